@@ -1,0 +1,61 @@
+# Pomona. `make serve` and `make test` work from a clean clone with Python 3.11, make and a package index.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+export BENTOML_DO_NOT_TRACK := True
+
+.PHONY: help serve test check format bench golden lock clean
+.DEFAULT_GOAL := help
+
+help:  ## these lines
+	@sed -n 's/^\([a-z]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
+
+serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000), fetching the weights first if they are not here
+	$(BIN)/bentoml serve service.app:Pomona
+
+test: check  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp  ## ruff (lint and format), mypy strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.stamp  ## measure one picture's whole path, memory and start; writes loadtest/reports/
+	$(BIN)/python -m loadtest.bench
+
+lock: $(VENV)/lock.stamp  ## refresh both lock files from pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements.lock \
+	    pyproject.toml --group dev --output-file requirements-dev.lock
+
+clean:  ## remove the virtual environment and what the tools left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runtime.stamp: requirements.lock | $(VENV)/bin/python
+	@echo "Installing the locked packages into $(VENV) (about 5.5 GB with PyTorch; some minutes, once) …"
+	$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock $(VENV)/runtime.stamp
+	@echo "Installing the locked development packages …"
+	$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/lock.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install uv
+	@touch $@

@@ -1,0 +1,87 @@
+"""From a catalogue entry to a model on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.backends.base import BackendName, SamBackend
+from models.backends.devices import cuda_device_count
+from models.backends.openvino_files import converted_folder, ensure_converted
+from models.weights import fetch
+from models.zoo import CatalogueEntry
+
+BackendChoice = Literal["auto", "torch", "openvino"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where checkpoints and converted models lie.
+
+    Attributes:
+        cache_dir: written to: downloaded checkpoints and converted models.
+        weights_dir: read only, tried first: checkpoints that somebody put there, or None.
+    """
+
+    cache_dir: Path
+    weights_dir: Path | None = None
+
+
+def choose_backend(choice: BackendChoice) -> BackendName:
+    """`auto` is PyTorch where there is a CUDA device, else OpenVINO."""
+    if choice != "auto":
+        return choice
+    return "torch" if cuda_device_count() else "openvino"
+
+
+def ensure_files(entry: CatalogueEntry, backend: BackendName, shelf: Shelf) -> Path:
+    """Fetch, verify and convert what `backend` needs to run `entry`; does nothing where all is there.
+
+    Returns:
+        the checkpoint for PyTorch, the folder of converted models for OpenVINO.
+
+    Raises:
+        WeightsError: the checkpoint cannot be had.
+        BackendError: the conversion failed.
+    """
+    if backend == "openvino" and (folder := converted_folder(entry, shelf.cache_dir)).is_dir():
+        return folder
+    checkpoint = fetch(entry, cache_dir=shelf.cache_dir, weights_dir=shelf.weights_dir)
+    if backend == "torch":
+        return checkpoint
+    return ensure_converted(entry, checkpoint, shelf.cache_dir)
+
+
+def load_sam(
+    entry: CatalogueEntry,
+    backend: BackendName,
+    shelf: Shelf,
+    *,
+    device_index: int = 0,
+    threads: int = 0,
+) -> SamBackend:
+    """Load `entry`, fetching and converting it first where that was not done before.
+
+    Args:
+        entry: what to load.
+        backend: what runs it.
+        shelf: where its files lie.
+        device_index: which CUDA device, where there is more than one.
+        threads: CPU threads of one inference on OpenVINO; 0 for all cores.
+
+    Raises:
+        WeightsError: the checkpoint cannot be had, or does not fit its architecture.
+        BackendError: the device or the model compiler failed.
+    """
+    path = ensure_files(entry, backend, shelf)
+    # Imported here: serving with OpenVINO needs no PyTorch in memory, and PyTorch no OpenVINO.
+    if backend == "openvino":
+        from models.backends.openvino_backend import OpenVinoSam
+
+        return OpenVinoSam(path, threads=threads)
+    from models.backends.torch_backend import TorchSam
+    from models.checkpoints import load_state_dict
+
+    device = f"cuda:{device_index}" if cuda_device_count() else "cpu"
+    return TorchSam(entry.architecture, load_state_dict(path), device)

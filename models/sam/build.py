@@ -1,0 +1,103 @@
+"""From a checkpoint's tensors to an encoder and a decoder, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from models.errors import BadCheckpoint
+from models.sam.constants import EMBEDDING_CHANNELS, EMBEDDING_STRIDE, INPUT_SIDE
+from models.sam.decoder import PromptDecoder
+from models.sam.tiny_vit import TinyViTEncoder, translate_names
+
+_ENCODER = "image_encoder."
+
+
+@dataclass(frozen=True, slots=True)
+class SamModel:
+    """The two halves of a SAM in evaluation mode, float32 on the CPU.
+
+    Attributes:
+        encoder: normalised float32 (batch, 3, 1024, 1024) to float32 (batch, 256, 64, 64).
+        decoder: embeddings and prompts to logits and predicted IoUs.
+    """
+
+    encoder: nn.Module
+    decoder: PromptDecoder
+
+
+def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
+    """Build `architecture` and load every tensor of `state_dict` into it.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        state_dict: a checkpoint's tensors under segment-anything's names (for `mobile-sam`, MobileSAM's).
+
+    Raises:
+        BadCheckpoint: a tensor is missing, left over, or of the wrong shape.
+    """
+    parts = ARCHITECTURES[architecture]()
+    tensors = dict(state_dict)
+    if isinstance(parts.image_encoder, TinyViTEncoder):
+        encoder = {k.removeprefix(_ENCODER): v for k, v in tensors.items() if k.startswith(_ENCODER)}
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(_ENCODER)}
+        tensors |= {_ENCODER + k: v for k, v in translate_names(encoder).items()}
+    try:
+        parts.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise BadCheckpoint(
+            f"The checkpoint does not fit the architecture {architecture}: {_first_lines(error)} "
+            "Name the architecture that it was trained with."
+        ) from error
+    parts.eval().requires_grad_(requires_grad=False)
+    return SamModel(parts.image_encoder, PromptDecoder(parts.prompt_encoder, parts.mask_decoder))
+
+
+class _Parts(nn.Module):
+    """The three modules under the names that checkpoints use."""
+
+    def __init__(self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+
+
+def _mobile_sam() -> _Parts:
+    side = INPUT_SIDE // EMBEDDING_STRIDE
+    prompt_encoder = PromptEncoder(
+        embed_dim=EMBEDDING_CHANNELS,
+        image_embedding_size=(side, side),
+        input_image_size=(INPUT_SIDE, INPUT_SIDE),
+        mask_in_chans=16,
+    )
+    transformer = TwoWayTransformer(depth=2, embedding_dim=EMBEDDING_CHANNELS, mlp_dim=2048, num_heads=8)
+    mask_decoder = MaskDecoder(transformer_dim=EMBEDDING_CHANNELS, transformer=transformer)
+    return _Parts(TinyViTEncoder(), prompt_encoder, mask_decoder)
+
+
+def _segment_anything(name: str) -> _Parts:
+    # On the meta device: ViT-H's 2.5 GB are then allocated once, by the checkpoint.
+    with torch.device("meta"):
+        sam = sam_model_registry[name]()
+    return _Parts(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
+
+
+ARCHITECTURES: Final[Mapping[str, Callable[[], _Parts]]] = {
+    "mobile-sam": _mobile_sam,
+    "sam-vit-b": partial(_segment_anything, "vit_b"),
+    "sam-vit-l": partial(_segment_anything, "vit_l"),
+    "sam-vit-h": partial(_segment_anything, "vit_h"),
+}
+
+
+def _first_lines(error: RuntimeError, limit: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[:limit] + " …"

@@ -1,0 +1,149 @@
+"""SAM's prompt encoder and mask decoder for prompts of different images in one call.
+
+The weights and layers are segment-anything's; what differs is the order of the work. The reference repeats one
+picture's embedding for every prompt. Here each prompt gathers its own picture's embedding, and what the first
+transformer block projects from the embedding alone is computed once per picture and gathered too. Rows with fewer
+tokens than their batch are filled up, and the fillers are masked out of every attention, so that a prompt's answer
+does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
+
+from models.sam.constants import LABEL_FILLER, LABEL_PADDING, LOGITS_SIDE
+
+# Large enough that its softmax weight is exactly zero, small enough for bfloat16.
+_MASKED_OUT = -1e9
+
+
+class PromptDecoder(nn.Module):
+    """Embeddings and prompts to low-resolution logits and predicted IoUs.
+
+    Args:
+        prompt_encoder: segment-anything's, with its weights loaded.
+        mask_decoder: segment-anything's, with its weights loaded.
+    """
+
+    image_pe: Tensor
+
+    def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        with torch.no_grad():
+            image_pe = prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
+        self.register_buffer("image_pe", image_pe, persistent=False)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        image_index: Tensor,
+        coords: Tensor,
+        labels: Tensor,
+        mask_inputs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode P prompts on I pictures.
+
+        Args:
+            embeddings: float32 (I, 256, 64, 64).
+            image_index: int64 (P,), each prompt's picture in 0 to I - 1.
+            coords: float32 (P, N, 2), x and y in pixels of the model's padded square.
+            labels: int64 (P, N): 1 foreground, 0 background, 2 and 3 a box's corners, -1 SAM's padding point,
+                -2 a filler.
+            mask_inputs: float32 (P, 1, 256, 256) logits of an earlier guess, or None where no prompt has one.
+
+        Returns:
+            logits float32 (P, 4, 256, 256) and predicted IoU float32 (P, 4).
+        """
+        tokens, token_bias = self._tokens(coords, labels)
+        if mask_inputs is None:
+            dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+            pictures = (embeddings + dense).flatten(2).transpose(1, 2)
+        else:
+            # A mask prompt makes the picture's features its own: nothing is left to share.
+            dense = self.prompt_encoder.mask_downscaling(mask_inputs)
+            pictures = (embeddings[image_index] + dense).flatten(2).transpose(1, 2)
+            image_index = torch.arange(labels.shape[0], device=labels.device)
+        tokens, features = self._transform(pictures, image_index, tokens, token_bias)
+        return self._masks(tokens, features)
+
+    def _tokens(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens float32 (P, 5 + N, 256) and the attention bias of fillers float32 (P, 1, 1, 5 + N)."""
+        encoder, decoder = self.prompt_encoder, self.mask_decoder
+        height, width = encoder.input_image_size
+        scale = coords.new_tensor([width, height])
+        # +0.5: to the centre of the pixel, as the checkpoints were trained.
+        positions = encoder.pe_layer._pe_encoding((coords + 0.5) / scale)
+        kinds = torch.cat([encoder.not_a_point_embed.weight] + [e.weight for e in encoder.point_embeddings])
+        is_point = (labels > LABEL_PADDING)[..., None]
+        sparse = torch.where(is_point, positions, 0.0) + kinds[labels.clamp(min=LABEL_PADDING) + 1]
+
+        prompts = labels.shape[0]
+        output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([output[None].expand(prompts, -1, -1), sparse], dim=1)
+        filler = (labels == LABEL_FILLER).to(tokens.dtype) * _MASKED_OUT
+        bias = torch.cat([filler.new_zeros(prompts, output.shape[0]), filler], dim=1)
+        return tokens, bias[:, None, None, :]
+
+    def _transform(
+        self, pictures: Tensor, image_index: Tensor, tokens: Tensor, token_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's two-way transformer: tokens (P, T, C) and pictures (I, hw, C) to tokens and features (P, hw, C)."""
+        transformer = self.mask_decoder.transformer
+        queries = tokens
+        features = pictures
+        for number, layer in enumerate(transformer.layers):
+            if layer.skip_first_layer_pe:
+                queries = _attention(layer.self_attn, queries, queries, queries, token_bias)
+            else:
+                q = queries + tokens
+                queries = queries + _attention(layer.self_attn, q, q, queries, token_bias)
+            queries = layer.norm1(queries)
+
+            to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+            placed = features + self.image_pe
+            image_k = to_image.k_proj(placed)
+            image_v = to_image.v_proj(features)
+            image_q = to_tokens.q_proj(placed)
+            if number == 0:
+                image_k, image_v = image_k[image_index], image_v[image_index]
+                image_q, features = image_q[image_index], features[image_index]
+            attended = _attend(to_image, to_image.q_proj(queries + tokens), image_k, image_v)
+            queries = layer.norm2(queries + attended)
+            queries = layer.norm3(queries + layer.mlp(queries))
+
+            token_k, token_v = to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
+            features = layer.norm4(features + _attend(to_tokens, image_q, token_k, token_v, token_bias))
+        final = transformer.final_attn_token_to_image
+        attended = _attention(final, queries + tokens, features + self.image_pe, features)
+        return transformer.norm_final_attn(queries + attended), features
+
+    def _masks(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        decoder = self.mask_decoder
+        side = math.isqrt(self.image_pe.shape[1])
+        upscaled = decoder.output_upscaling(features.transpose(1, 2).reshape(-1, features.shape[-1], side, side))
+        weights = torch.stack(
+            [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
+            dim=1,
+        )
+        logits = weights @ upscaled.flatten(2)
+        logits = logits.reshape(-1, weights.shape[1], LOGITS_SIDE, LOGITS_SIDE)
+        return logits, decoder.iou_prediction_head(tokens[:, 0])
+
+
+def _attention(layer: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _attend(layer, layer.q_proj(q), layer.k_proj(k), layer.v_proj(v), bias)
+
+
+def _attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention over projected q, k, v (batch, length, channels), `bias` added to the scores."""
+    q, k, v = (x.reshape(*x.shape[:2], layer.num_heads, -1).transpose(1, 2) for x in (q, k, v))
+    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    result: Tensor = layer.out_proj(out.transpose(1, 2).flatten(2))
+    return result

@@ -1,0 +1,155 @@
+"""Prompts of different pictures packed into one rectangular batch for the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import MalformedPrompt, NoPrompt, PromptOutsideImage
+from models.sam.constants import (
+    INPUT_SIDE,
+    LABEL_BOX_BOTTOM_RIGHT,
+    LABEL_BOX_TOP_LEFT,
+    LABEL_FILLER,
+    LABEL_PADDING,
+    LOGITS_SIDE,
+)
+from models.transforms import Frame
+from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Logits, Prompt, Size
+
+_CONFIDENCE: Final = 1e-3
+"""A binary mask prompt is given to the model as logits of this and 1 minus this: about -6.9 and 6.9, the size of what
+the decoder itself returns well inside and outside an object."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPrompts:
+    """P prompts as the decoder takes them, padded to the N tokens of the longest.
+
+    Attributes:
+        coords: float32 (P, N, 2), x and y in pixels of the model's padded square.
+        labels: int64 (P, N), see `models.sam.constants`.
+        mask_inputs: float32 (P, 1, 256, 256) logits, or None where the prompts bring no mask.
+    """
+
+    coords: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    mask_inputs: NDArray[np.float32] | None
+
+
+def check(prompt: Prompt, size: Size) -> None:
+    """Refuse a prompt that has no meaning on a picture of `size`.
+
+    Raises:
+        NoPrompt: neither points, box nor mask.
+        MalformedPrompt: an unknown label, a number that is not finite, an empty box, a mask of another size.
+        PromptOutsideImage: a point or a box corner beyond the picture.
+    """
+    if not prompt.points and prompt.box is None and prompt.mask is None:
+        raise NoPrompt("A prompt needs points, a box or a mask.")
+    for number, point in enumerate(prompt.points):
+        if point.label not in (FOREGROUND, BACKGROUND):
+            raise MalformedPrompt(f"labels[{number}] is {point.label}: 1 is foreground, 0 is background.")
+        if not np.isfinite((point.x, point.y)).all():
+            raise MalformedPrompt(f"points[{number}] is not a pair of finite numbers.")
+        if not (0 <= point.x < size.width and 0 <= point.y < size.height):
+            raise PromptOutsideImage(
+                f"points[{number}] is at ({point.x:g}, {point.y:g}), outside the picture of "
+                f"{size.width} x {size.height} pixels (x to the right, y down, after EXIF orientation)."
+            )
+    if prompt.box is not None:
+        _check_box(prompt.box, size)
+    mask = prompt.mask
+    if mask is not None:
+        wanted = (size.height, size.width) if mask.dtype == np.bool_ else (LOGITS_SIDE, LOGITS_SIDE)
+        if mask.shape != wanted:
+            raise MalformedPrompt(
+                f"The mask has {mask.shape[1]} x {mask.shape[0]} cells; {wanted[1]} x {wanted[0]} would be right."
+            )
+        if mask.dtype != np.bool_ and not np.isfinite(mask).all():
+            raise MalformedPrompt("The mask's logits are not all finite numbers.")
+
+
+def _check_box(box: Box, size: Size) -> None:
+    corners = (box.x0, box.y0, box.x1, box.y1)
+    if not np.isfinite(corners).all() or not (box.x0 < box.x1 and box.y0 < box.y1):
+        raise MalformedPrompt(
+            f"The box {list(corners)} is empty: [x0, y0, x1, y1] with x0 < x1 and y0 < y1 would be right."
+        )
+    if box.x0 < 0 or box.y0 < 0 or box.x1 > size.width or box.y1 > size.height:
+        raise PromptOutsideImage(
+            f"The box {list(corners)} reaches beyond the picture of {size.width} x {size.height} pixels."
+        )
+
+
+def pack(prompts: Sequence[Prompt], frames: Sequence[Frame]) -> PackedPrompts:
+    """Pack checked prompts, each with the frame of its own picture, into one batch.
+
+    Either all prompts bring a mask or none does: the decoder has one path for each.
+
+    Args:
+        prompts: at least one.
+        frames: as many as prompts.
+
+    Raises:
+        ValueError: the lengths differ, or prompts with and without a mask are mixed.
+    """
+    if len(prompts) != len(frames) or not prompts:
+        raise ValueError(f"{len(prompts)} prompts and {len(frames)} frames: equal and at least one")
+    if len({prompt.mask is None for prompt in prompts}) == 2:
+        raise ValueError("prompts with and without a mask go into batches of their own")
+    rows = [_tokens(prompt, frame) for prompt, frame in zip(prompts, frames, strict=True)]
+    width = _padded_width(max(len(labels) for _, labels in rows))
+    coords = np.zeros((len(rows), width, 2), np.float32)
+    labels = np.full((len(rows), width), LABEL_FILLER, np.int64)
+    for row, (row_coords, row_labels) in enumerate(rows):
+        coords[row, : len(row_labels)] = row_coords
+        labels[row, : len(row_labels)] = row_labels
+    masks = [
+        _mask_input(prompt.mask, frame)
+        for prompt, frame in zip(prompts, frames, strict=True)
+        if prompt.mask is not None
+    ]
+    return PackedPrompts(coords, labels, np.stack(masks)[:, None] if masks else None)
+
+
+def _padded_width(tokens: int) -> int:
+    """The next power of two, at least 2: few shapes for a compiler to specialise on."""
+    return max(2, 1 << (tokens - 1).bit_length()) if tokens else 2
+
+
+def _tokens(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float32], list[int]]:
+    """A prompt's coordinates (n, 2) in the model's frame and its labels, in the reference's order."""
+    coords = [(point.x, point.y) for point in prompt.points]
+    labels = [point.label for point in prompt.points]
+    if prompt.box is not None:
+        coords += [(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)]
+        labels += [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT]
+    placed = frame.to_model(np.asarray(coords, np.float64).reshape(-1, 2)).astype(np.float32)
+    if labels and prompt.box is None:
+        placed = np.concatenate([placed, np.zeros((1, 2), np.float32)])
+        labels.append(LABEL_PADDING)
+    return placed, labels
+
+
+def _mask_input(mask: BinaryMask | Logits, frame: Frame) -> NDArray[np.float32]:
+    """Logits float32 (256, 256) of the padded square."""
+    if mask.dtype != np.bool_:
+        return np.asarray(mask, np.float32)
+    resized = cv2.resize(
+        mask.astype(np.float32),
+        (frame.resized.width, frame.resized.height),
+        interpolation=cv2.INTER_AREA,
+    )
+    square = np.zeros((INPUT_SIDE, INPUT_SIDE), np.float32)
+    square[: frame.resized.height, : frame.resized.width] = resized
+    cell = INPUT_SIDE // LOGITS_SIDE
+    share = square.reshape(LOGITS_SIDE, cell, LOGITS_SIDE, cell).mean(axis=(1, 3))
+    share = np.clip(share, _CONFIDENCE, 1 - _CONFIDENCE)
+    logits: NDArray[np.float32] = np.log(share / (1 - share)).astype(np.float32)
+    return logits

@@ -1,0 +1,1 @@
+"""The running system: doors, pipeline, runners and what surrounds them."""

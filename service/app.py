@@ -1,0 +1,92 @@
+"""The BentoML service: wiring and lifecycle only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import bentoml
+
+from models.backends.devices import cuda_device_count
+from models.errors import PomonaError
+from service import lifecycle, logs
+from service.http.app import create_app
+from service.pipeline import Pipeline
+from service.settings import load_settings
+
+_LOG = logging.getLogger("pomona.app")
+_EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
+
+SETTINGS = load_settings()
+HTTP = create_app(SETTINGS)
+logs.configure(SETTINGS.log_level)
+
+
+@bentoml.service(
+    name="pomona",
+    workers=max(1, cuda_device_count()),
+    http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
+    # Ours come first and answer with a problem; BentoML's is the net below.
+    traffic={"timeout": SETTINGS.request_timeout_s + 30},
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(HTTP, path="/")
+class Pomona:
+    """Segmentation for fruit sorting lines."""
+
+    def __init__(self) -> None:
+        self._pipeline: Pipeline | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._failed = False
+
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare() -> None:
+        """Once, before the workers start: fetch and convert, so that they find all files."""
+        try:
+            lifecycle.prepare_files(SETTINGS)
+        except PomonaError as error:
+            raise SystemExit(f"pomona: {error.detail}") from error
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load in the background, so that /livez answers while /readyz is still red."""
+        self._loading = asyncio.create_task(self._load())
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Finish what runs, then stop."""
+        if self._loading is not None:
+            self._loading.cancel()
+        HTTP.state.pipeline = None
+        if self._pipeline is not None:
+            await asyncio.to_thread(self._pipeline.close)
+
+    async def __is_ready__(self) -> bool:
+        return self._pipeline is not None
+
+    async def __is_alive__(self) -> bool:
+        return not self._failed
+
+    async def _load(self) -> None:
+        worker = bentoml.server_context.worker_index or 1
+        try:
+            self._pipeline = await lifecycle.load_pipeline(SETTINGS, device_index=worker - 1)
+        except PomonaError as error:
+            self._failed = True
+            _LOG.critical("the models cannot be loaded", extra={"detail": error.detail})
+            return
+        except Exception:
+            self._failed = True
+            _LOG.exception("the models cannot be loaded")
+            raise
+        HTTP.state.pipeline = self._pipeline
+        _LOG.info("ready", extra={"worker": worker})
+        if worker == 1 and _EXAMPLE.exists():
+            print(f"\nReady. Try:\n\n{_example_call()}\n", flush=True)  # noqa: T201 (for the person at the terminal)
+
+
+def _example_call() -> str:
+    request = '{"prompts": [{"points": [[548, 190]]}]}'
+    return f"curl -s -F image=@{_EXAMPLE} -F 'request={request}' http://localhost:{SETTINGS.http_port}/v1/segment"

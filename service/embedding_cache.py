@@ -1,0 +1,105 @@
+"""Embeddings of recent pictures: bounded in bytes and age, each picture encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from models.backends.base import Embedding
+from models.transforms import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """A picture's embedding and how the picture lies in the model's square."""
+
+    embedding: Embedding
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKey:
+    """A picture by the hash of its encoded bytes, for one revision of one model."""
+
+    image_id: str
+    model: str
+    revision: str
+
+
+class EmbeddingCache:
+    """Least recently used goes first; ages count from the encoding. For one event loop.
+
+    Args:
+        max_bytes: bound of the sum of the embeddings' bytes; a larger one is answered but not kept.
+        max_age: seconds after which an embedding is forgotten.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, *, max_bytes: int, max_age: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._clock = clock
+        self._kept: OrderedDict[ImageKey, tuple[EmbeddedImage, float]] = OrderedDict()
+        self._bytes = 0
+        self._coming: dict[ImageKey, asyncio.Task[EmbeddedImage]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all kept embeddings."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: ImageKey) -> EmbeddedImage | None:
+        """The embedding, now the most recently used, or None where it is unknown or expired."""
+        self._expire()
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
+        """The kept embedding, the one that is on its way, or a new one.
+
+        The encoding goes on when the caller who started it is cancelled, as others may wait for it. Its failure reaches
+        everybody who waits, and the next caller tries anew.
+        """
+        if (kept := self.get(key)) is not None:
+            return kept
+        if (coming := self._coming.get(key)) is None:
+            coming = asyncio.ensure_future(self._encode_and_keep(key, encode))
+            self._coming[key] = coming
+            coming.add_done_callback(lambda task: self._arrived(key, task))
+        return await asyncio.shield(coming)
+
+    async def _encode_and_keep(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
+        embedded = await encode()
+        self._keep(key, embedded)
+        return embedded
+
+    def _arrived(self, key: ImageKey, task: asyncio.Task[EmbeddedImage]) -> None:
+        del self._coming[key]
+        if not task.cancelled():
+            task.exception()  # seen: nobody may be left to await it
+
+    def _keep(self, key: ImageKey, embedded: EmbeddedImage) -> None:
+        self._forget(key)
+        if embedded.embedding.nbytes > self._max_bytes:
+            return
+        self._kept[key] = (embedded, self._clock())
+        self._bytes += embedded.embedding.nbytes
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def _expire(self) -> None:
+        oldest_allowed = self._clock() - self._max_age
+        for key in [key for key, (_, born) in self._kept.items() if born <= oldest_allowed]:
+            self._forget(key)
+
+    def _forget(self, key: ImageKey) -> None:
+        if (found := self._kept.pop(key, None)) is not None:
+            self._bytes -= found[0].embedding.nbytes

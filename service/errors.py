@@ -1,0 +1,129 @@
+"""The service's own errors, and one table from every error to its answer.
+
+PomonaError                        (models.errors holds the rest of the tree)
+└── RequestError                   the request itself is at fault
+    ├── MalformedRequest           not the parts or values that the endpoint takes
+    │   ├── MalformedJson
+    │   ├── UnknownField
+    │   └── UnsupportedFormat      a mask format that is not offered
+    ├── NoImage                    neither a picture nor an image id
+    ├── UnknownImageId             never seen here, expired or evicted
+    ├── UploadTooLarge
+    ├── NotFound
+    └── MethodNotAllowed
+├── ModelNotLoaded                 in the catalogue, but not served here
+├── NotReady                       models are still loading
+└── TimedOut                       no answer within the request timeout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from models import errors as domain
+from models.errors import PomonaError, UnknownModel
+
+
+class RequestError(PomonaError):
+    """The request itself is at fault."""
+
+
+class MalformedRequest(RequestError):
+    """Not the parts or values that the endpoint takes."""
+
+
+class MalformedJson(MalformedRequest):
+    """The field `request` is not JSON."""
+
+
+class UnknownField(MalformedRequest):
+    """A field or part that the endpoint does not know."""
+
+
+class UnsupportedFormat(MalformedRequest):
+    """A mask format that is not offered."""
+
+
+class NoImage(RequestError):
+    """Neither a picture nor an image id."""
+
+
+class UnknownImageId(RequestError):
+    """The embedding is not here: never seen, expired or evicted."""
+
+
+class UploadTooLarge(RequestError):
+    """The body is larger than the limit."""
+
+
+class NotFound(RequestError):
+    """No such path."""
+
+
+class MethodNotAllowed(RequestError):
+    """The path does not take this method."""
+
+
+class ModelNotLoaded(UnknownModel):
+    """In the catalogue, but not served here."""
+
+
+class NotReady(PomonaError):
+    """Models are still loading."""
+
+
+class TimedOut(PomonaError):
+    """No answer within the request timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How an error is told to a caller.
+
+    Attributes:
+        code: stable and machine-readable.
+        title: the same for every occurrence.
+        status: HTTP status.
+        retry_after: seconds after which the same request may succeed, or None.
+    """
+
+    code: str
+    title: str
+    status: int
+    retry_after: int | None = None
+
+
+PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
+    domain.NotAnImage: Problem("not_an_image", "The bytes are not a picture", 415),
+    domain.UnsupportedImageFormat: Problem(
+        "unsupported_image_format", "Pictures of this format are not read here", 415
+    ),
+    domain.TruncatedImage: Problem("truncated_image", "The picture ends early or is damaged", 422),
+    domain.TooManyPixels: Problem("too_many_pixels", "The picture has too many pixels", 413),
+    domain.NoPrompt: Problem("no_prompt", "Nothing to segment was asked for", 422),
+    domain.MalformedPrompt: Problem("malformed_prompt", "A prompt is malformed", 422),
+    domain.MaskError: Problem("malformed_prompt", "A prompt is malformed", 422),
+    domain.PromptOutsideImage: Problem("prompt_outside_image", "A prompt lies outside the picture", 422),
+    domain.TooManyPrompts: Problem("too_many_prompts", "Too many prompts or points", 422),
+    domain.UnknownModel: Problem("unknown_model", "No model of that name", 404),
+    ModelNotLoaded: Problem("model_not_loaded", "The model is not loaded here", 404),
+    MalformedRequest: Problem("malformed_request", "The request is malformed", 400),
+    MalformedJson: Problem("malformed_json", "The request field is not valid JSON", 400),
+    UnknownField: Problem("unknown_field", "A field is not known here", 422),
+    UnsupportedFormat: Problem("unsupported_format", "Masks of this format are not offered", 422),
+    NoImage: Problem("no_image", "Neither a picture nor an image id", 422),
+    UnknownImageId: Problem("unknown_image_id", "The picture is not known here", 404),
+    UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413),
+    NotFound: Problem("not_found", "No such path", 404),
+    MethodNotAllowed: Problem("method_not_allowed", "The path does not take this method", 405),
+    NotReady: Problem("not_ready", "Models are still loading", 503, retry_after=2),
+    TimedOut: Problem("timed_out", "No answer within the request timeout", 504),
+    PomonaError: Problem("internal_error", "Something failed on the server", 500),
+}
+
+
+def problem_of(error: PomonaError) -> Problem:
+    """The table's row of the error's class or of its nearest ancestor."""
+    return next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)

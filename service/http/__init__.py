@@ -1,0 +1,1 @@
+"""The HTTP door: a thin adapter over the pipeline."""

@@ -1,0 +1,186 @@
+"""The HTTP door: routes, request ids, time limit, one log line per request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from models.errors import PomonaError
+from service.errors import MethodNotAllowed, NoImage, NotFound, NotReady, TimedOut, problem_of
+from service.http import answers
+from service.http.openapi import PAGE, openapi
+from service.http.reading import parse_json, read_parts, segment_request
+from service.http.schema import EmbedIn, SegmentIn
+from service.pipeline import Pipeline
+from service.settings import Settings
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_LOG = logging.getLogger("pomona.http")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CLIENT_CLOSED: Final = 499  # nginx's status for a caller who left; nobody reads it but the log
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The routes of the door; `app.state.pipeline` is None until the models are ready."""
+    app = Starlette(
+        routes=[
+            Route("/v1/segment", _guarded(_segment), methods=["POST"]),
+            Route("/v1/embed", _guarded(_embed), methods=["POST"]),
+            Route("/v1/models", _guarded(_models), methods=["GET"]),
+            Route("/v1/{path:path}", _guarded(_nothing_here), methods=None),
+            Route("/docs.json", _openapi, methods=["GET"]),
+            Route("/", _page, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _http_exception},
+    )
+    app.state.settings = settings
+    app.state.pipeline = None
+    return app
+
+
+async def _segment(request: Request) -> Response:
+    pipeline, settings = _ready(request), _settings(request)
+    parts = await read_parts(
+        request,
+        allowed=frozenset({"image", "image_id", "request"}),
+        max_bytes=settings.max_upload_bytes,
+    )
+    body = parse_json(parts.request, SegmentIn)
+    if any(prompt.mask is not None for prompt in body.prompts):
+        asked = await asyncio.to_thread(segment_request, parts, body, max_pixels=settings.max_pixels)
+    else:
+        asked = segment_request(parts, body, max_pixels=settings.max_pixels)
+    answer = await pipeline.segment(asked)
+    response = answers.segmented(answer, request.state.request_id)
+    request.state.log |= {
+        "model": answer.model.name,
+        "prompts": len(asked.prompts),
+        "timing_ms": answers.timings_ms(answer.timings),
+    }
+    return response
+
+
+async def _embed(request: Request) -> Response:
+    pipeline, settings = _ready(request), _settings(request)
+    parts = await read_parts(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
+    body = parse_json(parts.request, EmbedIn)
+    if parts.image is None:
+        raise NoImage("Send a picture in the part image.")
+    answer = await pipeline.embed(parts.image, body.model)
+    request.state.log |= {
+        "model": answer.model.name,
+        "timing_ms": answers.timings_ms(answer.timings),
+    }
+    return answers.embedded(answer, request.state.request_id)
+
+
+async def _models(request: Request) -> Response:
+    pipeline = _ready(request)
+    return answers.models(pipeline.runners, pipeline.catalogue)
+
+
+async def _nothing_here(request: Request) -> Response:
+    raise NotFound(f"There is nothing at {request.url.path}; the API is described at /.")
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(openapi(_settings(request)))
+
+
+async def _page(request: Request) -> Response:  # noqa: ARG001 (an endpoint's signature)
+    return HTMLResponse(PAGE)
+
+
+def _guarded(endpoint: Endpoint) -> Endpoint:
+    """Give a request its id, its time limit, its problem where it fails, and its line in the log."""
+
+    async def guarded(request: Request) -> Response:
+        started = time.perf_counter()
+        request_id = _request_id(request)
+        request.state.request_id = request_id
+        request.state.log = {}
+        response: Response | None = None
+        try:
+            limit = _settings(request).request_timeout_s
+            response = await _answer(endpoint, request, limit)
+            response.headers["x-request-id"] = request_id
+            return response
+        finally:
+            status = response.status_code if response else _CLIENT_CLOSED
+            line = {
+                "request_id": request_id,
+                "method": request.method,
+                "path": request.url.path,
+                "status": status,
+                "ms": round((time.perf_counter() - started) * 1000, 2),
+            }
+            _LOG.info("request", extra=line | request.state.log)
+
+    return guarded
+
+
+async def _answer(endpoint: Endpoint, request: Request, limit: float) -> Response:
+    request_id: str = request.state.request_id
+    error: PomonaError
+    try:
+        async with asyncio.timeout(limit):
+            return await endpoint(request)
+    except ClientDisconnect:
+        return Response(status_code=_CLIENT_CLOSED)
+    except TimeoutError:
+        error = TimedOut(f"No answer within {limit:g} s (POMONA_REQUEST_TIMEOUT_S).")
+    except PomonaError as known:
+        error = known
+    except Exception as unknown:  # noqa: BLE001 (nothing may leak; it is logged with its traceback)
+        _LOG.exception("internal error", extra={"request_id": request_id})
+        error = PomonaError(type(unknown).__name__)
+    row = problem_of(error)
+    request.state.log["code"] = row.code
+    if row.status == 500:
+        if type(error) is not PomonaError:
+            _LOG.error("internal error", extra={"request_id": request_id, "detail": error.detail})
+        return answers.problem(error, request_id, detail="Something failed on the server; its log has the request id.")
+    return answers.problem(error, request_id)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """What Starlette refuses by itself: a method that a path does not take."""
+    allowed = getattr(error, "headers", None) or {}
+    problem = MethodNotAllowed(
+        f"{request.method} is not taken here; {allowed.get('Allow', 'another method')} would be right."
+    )
+    request_id = _request_id(request)
+    response = answers.problem(problem, request_id)
+    response.headers.update(allowed)
+    response.headers["x-request-id"] = request_id
+    return response
+
+
+def _request_id(request: Request) -> str:
+    """The caller's `X-Request-Id` where it is a plain token, else a new one."""
+    asked = request.headers.get("x-request-id", "")
+    return asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _ready(request: Request) -> Pipeline:
+    pipeline: Pipeline | None = request.app.state.pipeline
+    if pipeline is None:
+        raise NotReady("Models are still loading; /readyz tells when they are ready.")
+    return pipeline

@@ -1,0 +1,186 @@
+"""Request bodies: read within the limit, taken apart, and turned into what the pipeline takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from models.errors import MalformedPrompt, NoPrompt
+from models.masks import EncodedLogits, Rle, decode_logits, decode_rle
+from models.types import FOREGROUND, BinaryMask, Box, Logits, Point, Prompt
+from service.errors import (
+    MalformedJson,
+    MalformedRequest,
+    NoImage,
+    UnknownField,
+    UnsupportedFormat,
+    UploadTooLarge,
+)
+from service.http.schema import PromptIn, RleMask, SegmentIn
+from service.pipeline import SegmentRequest
+
+M = TypeVar("M", bound=BaseModel)
+
+_SPOOL_NOTHING = 1 << 40  # bodies are bounded: parts stay in memory rather than on a disk
+
+
+class _Parser(MultiPartParser):
+    spool_max_size = _SPOOL_NOTHING
+
+
+class Parts:
+    """The parts of a multipart body: `image`, `image_id` and `request`, each None where absent."""
+
+    def __init__(self, image: bytes | None, image_id: str | None, request: bytes | None) -> None:
+        self.image = image
+        self.image_id = image_id
+        self.request = request
+
+
+async def read_parts(request: Request, *, allowed: frozenset[str], max_bytes: int) -> Parts:
+    """Read a multipart body.
+
+    Args:
+        request: whose body was not read yet.
+        allowed: names of the parts that the endpoint takes.
+        max_bytes: limit of the whole body.
+
+    Raises:
+        UploadTooLarge: as soon as the announced or the read bytes pass the limit.
+        MalformedRequest: not multipart, or damaged, or a part twice.
+        UnknownField: a part of another name.
+    """
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
+        raise MalformedRequest(
+            f"The body is {content_type or 'of no type'}; multipart/form-data would be right, "
+            "with the picture in the part image and JSON in the field request."
+        )
+    limited = _limited(request, max_bytes)
+    parser = _Parser(request.headers, limited, max_files=8, max_fields=8, max_part_size=max_bytes)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise MalformedRequest(f"The multipart body is damaged: {error}.") from error
+    try:
+        return await _parts(form, allowed)
+    finally:
+        await form.close()
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    too_large = UploadTooLarge(f"The request body is larger than {max_bytes / 2**20:g} MiB (POMONA_MAX_UPLOAD_MIB).")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise too_large
+    read = 0
+    async for chunk in request.stream():
+        read += len(chunk)
+        if read > max_bytes:
+            raise too_large
+        yield chunk
+
+
+async def _parts(form: FormData, allowed: frozenset[str]) -> Parts:
+    values: dict[str, bytes] = {}
+    for name, value in form.multi_items():
+        if name not in allowed:
+            raise UnknownField(f"There is no part {name!r} here; known: {', '.join(sorted(allowed))}.")
+        if name in values:
+            raise MalformedRequest(f"The part {name} was sent twice.")
+        values[name] = await value.read() if isinstance(value, UploadFile) else value.encode()
+    image_id = values.get("image_id")
+    return Parts(
+        values.get("image"),
+        None if image_id is None else image_id.decode(errors="replace"),
+        values.get("request"),
+    )
+
+
+def parse_json(raw: bytes | None, model: type[M]) -> M:
+    """Check the field `request` against its schema.
+
+    Args:
+        raw: the JSON, or None where the field is absent: as if it were `{}`.
+        model: the schema.
+
+    Raises:
+        MalformedJson, UnknownField, UnsupportedFormat, NoPrompt, MalformedPrompt, MalformedRequest: by what is wrong
+            first; the detail names the place.
+    """
+    try:
+        return model.model_validate_json(b"{}" if raw is None else raw)
+    except ValidationError as error:
+        # An unknown field often is a misspelt known one: it tells more than what is then missing.
+        problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        place, kind, text = problems[0]["loc"], problems[0]["type"], problems[0]["msg"]
+        where = _where(place)
+        if kind == "json_invalid":
+            raise MalformedJson(f"The field request is not valid JSON: {text}.") from error
+        if kind == "extra_forbidden":
+            raise UnknownField(f"There is no field {where} in the request.") from error
+        if place == ("format",):
+            raise UnsupportedFormat(f"format: {text}.") from error
+        if place == ("prompts",) and kind == "missing":
+            raise NoPrompt("The request has no prompts.") from error
+        if place[:1] == ("prompts",):
+            raise MalformedPrompt(f"{where}: {text}.") from error
+        raise MalformedRequest(f"{where or 'request'}: {text}.") from error
+
+
+def _where(place: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return path.removeprefix(".")
+
+
+def segment_request(parts: Parts, body: SegmentIn, *, max_pixels: int) -> SegmentRequest:
+    """Build the pipeline's request; decodes mask prompts, so it belongs into a worker thread where there are any.
+
+    Raises:
+        NoImage, NoPrompt, MalformedPrompt, MaskError, MalformedRequest: by what is wrong.
+    """
+    if parts.image is not None and parts.image_id is not None:
+        raise MalformedRequest("Send either image or image_id, not both.")
+    if parts.image is None and parts.image_id is None:
+        raise NoImage("Send a picture in the part image, or the image_id of an earlier answer.")
+    if body.overlay and parts.image is None:
+        raise MalformedRequest(
+            "An overlay needs the picture's pixels, of which only the embedding is kept: "
+            "send the part image, or leave overlay out."
+        )
+    if not body.prompts:
+        raise NoPrompt("The request has no prompts.")
+    return SegmentRequest(
+        prompts=[_prompt(number, prompt, max_pixels) for number, prompt in enumerate(body.prompts)],
+        data=parts.image,
+        image_id=parts.image_id,
+        model=body.model,
+        format=body.format,
+        overlay=body.overlay,
+    )
+
+
+def _prompt(number: int, prompt: PromptIn, max_pixels: int) -> Prompt:
+    points = prompt.points or []
+    labels = [FOREGROUND] * len(points) if prompt.labels is None else prompt.labels
+    if len(points) != len(labels):
+        raise MalformedPrompt(
+            f"prompts[{number}] has {len(points)} points and {len(labels)} labels: one label per point is right."
+        )
+    mask: BinaryMask | Logits | None = None
+    if isinstance(prompt.mask, RleMask):
+        mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
+    elif prompt.mask is not None:
+        encoded = EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data)
+        mask = decode_logits(encoded)
+    return Prompt(
+        points=tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)),
+        box=None if prompt.box is None else Box(*prompt.box),
+        mask=mask,
+        multimask=prompt.multimask,
+    )

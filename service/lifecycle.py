@@ -1,0 +1,80 @@
+"""What happens between the process's start and its end: files, models, readiness, the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from models.backends.load import choose_backend, ensure_files, load_sam
+from models.errors import UnknownModel
+from models.zoo import CatalogueEntry, load_catalogue
+from service.embedding_cache import EmbeddingCache
+from service.pipeline import Pipeline
+from service.runners import SamRunner
+from service.settings import Settings
+
+_LOG = logging.getLogger("pomona.lifecycle")
+
+
+def wanted_entries(settings: Settings, catalogue: Mapping[str, CatalogueEntry]) -> list[CatalogueEntry]:
+    """The catalogue's entries of `settings.models`, the default first.
+
+    Raises:
+        UnknownModel: a name is not in the catalogue.
+    """
+    unknown = [name for name in settings.models if name not in catalogue]
+    if unknown:
+        raise UnknownModel(
+            f"POMONA_MODELS names {', '.join(unknown)}, which the catalogue does not have; "
+            f"it has {', '.join(catalogue)}. POMONA_MODELS_FILE adds your own."
+        )
+    return [catalogue[name] for name in settings.models]
+
+
+def prepare_files(settings: Settings) -> None:
+    """Fetch, verify and convert what the workers will load, once for all of them.
+
+    Raises:
+        PomonaError: a checkpoint cannot be had, or cannot be converted.
+    """
+    backend = choose_backend(settings.backend)
+    for entry in wanted_entries(settings, load_catalogue(settings.models_file)):
+        ensure_files(entry, backend, settings.shelf)
+
+
+async def load_pipeline(settings: Settings, *, device_index: int) -> Pipeline:
+    """Load and warm up the models of one worker.
+
+    Args:
+        settings: what to load.
+        device_index: which CUDA device, where there is more than one.
+
+    Raises:
+        PomonaError: a model cannot be loaded.
+    """
+    catalogue = load_catalogue(settings.models_file)
+    backend = choose_backend(settings.backend)
+    runners: dict[str, SamRunner] = {}
+    for entry in wanted_entries(settings, catalogue):
+        started = time.perf_counter()
+        runner = SamRunner(
+            entry,
+            load_sam(entry, backend, settings.shelf, device_index=device_index, threads=settings.threads),
+        )
+        loaded = time.perf_counter()
+        await runner.warm_up()
+        runners[entry.name] = runner
+        _LOG.info(
+            "model ready",
+            extra={
+                "model": entry.name,
+                "revision": entry.revision,
+                "backend": runner.backend.name,
+                "device": runner.backend.device,
+                "load_s": round(loaded - started, 2),
+                "warm_up_s": round(time.perf_counter() - loaded, 2),
+            },
+        )
+    cache = EmbeddingCache(max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s)
+    return Pipeline(runners, catalogue, cache, settings)

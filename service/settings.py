@@ -1,0 +1,112 @@
+"""All settings, from environment variables that start with `POMONA_`, checked together at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_cache_path
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from models.backends.load import BackendChoice, Shelf
+from models.errors import PomonaError
+
+_MIB = 1024 * 1024
+
+
+class SettingsError(PomonaError):
+    """A setting is missing or wrong."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. Each is the environment variable `POMONA_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="POMONA_", frozen=True, extra="ignore")
+
+    http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
+    http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("mobile-sam",),
+        min_length=1,
+        description="Models to load, separated by commas. The first answers requests that name none.",
+    )
+    models_file: Path | None = Field(None, description="YAML file that adds your own checkpoints to the catalogue.")
+    weights_dir: Path | None = Field(
+        None,
+        description="Folder with checkpoints under their official names; tried before any download.",
+    )
+    cache_dir: Path = Field(
+        user_cache_path("pomona"),
+        description="Folder for downloaded checkpoints and converted models.",
+    )
+    backend: BackendChoice = Field(
+        "auto",
+        description="What runs the models: torch, openvino, or auto (torch with a CUDA device, else openvino).",
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores.")
+    max_upload_mib: float = Field(32, gt=0, description="Largest request body in MiB, enforced while it is read.")
+    max_megapixels: float = Field(
+        50, gt=0, description="Largest picture in millions of pixels, checked before it is decoded."
+    )
+    max_prompts: int = Field(64, ge=1, description="Most prompts in one request.")
+    max_points: int = Field(64, ge=1, description="Most points in one prompt.")
+    embedding_cache_mib: float = Field(
+        512, ge=0, description="Memory for embeddings of recent pictures; one takes 4 MiB."
+    )
+    embedding_max_age_s: float = Field(600, gt=0, description="Seconds after which an embedding is forgotten.")
+    request_timeout_s: float = Field(
+        60, gt=0, description="Seconds from a request's first byte to its answer, reading included."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe log lines that are written."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("models_file", "weights_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """`max_upload_mib` in bytes."""
+        return int(self.max_upload_mib * _MIB)
+
+    @property
+    def max_pixels(self) -> int:
+        """`max_megapixels` in pixels."""
+        return int(self.max_megapixels * 1_000_000)
+
+    @property
+    def embedding_cache_bytes(self) -> int:
+        """`embedding_cache_mib` in bytes."""
+        return int(self.embedding_cache_mib * _MIB)
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where checkpoints and converted models lie."""
+        return Shelf(self.cache_dir, self.weights_dir)
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: naming every variable that is wrong and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"POMONA_{'_'.join(str(part) for part in problem['loc'][:1]).upper()}: {problem['msg']}"
+            f" (got {problem['input']!r})"
+            for problem in error.errors()
+        )
+        raise SettingsError(problems) from error

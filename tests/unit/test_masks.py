@@ -1,0 +1,438 @@
+import base64
+import dataclasses
+import io
+import json
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco
+
+from models import masks, polygons
+from models.errors import MaskError
+from models.masks import EncodedLogits, Rle
+from models.types import BinaryMask, Logits, Size
+
+
+def checkerboard(height: int, width: int) -> BinaryMask:
+    rows, columns = np.indices((height, width))
+    board: BinaryMask = (rows + columns) % 2 == 0
+    return board
+
+
+def nested_rings() -> BinaryMask:
+    rows, columns = np.mgrid[:61, :83]
+    distance = np.hypot(rows - 30, columns - 41)
+    rings: BinaryMask = (distance.astype(int) // 6) % 2 == 0
+    return rings
+
+
+@st.composite
+def blobs(draw: st.DrawFn) -> BinaryMask:
+    """Rectangles added and removed: long runs, holes, and edges along the border."""
+    height, width = draw(st.integers(1, 120)), draw(st.integers(1, 120))
+    mask = np.full((height, width), draw(st.booleans()))
+    for _ in range(draw(st.integers(0, 6))):
+        y0, y1 = sorted((draw(st.integers(0, height)), draw(st.integers(0, height))))
+        x0, x1 = sorted((draw(st.integers(0, width)), draw(st.integers(0, width))))
+        mask[y0:y1, x0:x1] = draw(st.booleans())
+    return mask
+
+
+MASKS = blobs() | hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24))
+
+SPECIAL: dict[str, BinaryMask] = {
+    "empty": np.zeros((7, 9), np.bool_),
+    "full": np.ones((7, 9), np.bool_),
+    "one pixel, False": np.zeros((1, 1), np.bool_),
+    "one pixel, True": np.ones((1, 1), np.bool_),
+    "a row": checkerboard(1, 33),
+    "a column": checkerboard(33, 1),
+    "a full row": np.ones((1, 70000), np.bool_),
+    "checkerboard": checkerboard(31, 44),
+    "inverted checkerboard": ~checkerboard(31, 44),
+    "nested rings": nested_rings(),
+    "a diagonal": np.eye(20, dtype=np.bool_),
+    "noise": np.random.default_rng(0).random((150, 131)) < 0.5,
+    "a turned view": nested_rings().T,
+    "a strided view": nested_rings()[::-1, ::2],
+}
+
+
+def by_coco(mask: BinaryMask) -> Rle:
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return Rle(tuple(encoded["size"]), encoded["counts"].decode())
+
+
+def agrees_with_coco(mask: BinaryMask) -> None:
+    rle = masks.encode_rle(mask)
+    assert rle == by_coco(mask)
+    decoded = coco.decode({"size": list(rle.size), "counts": rle.counts.encode()})
+    assert np.array_equal(decoded.astype(bool), mask)
+
+
+ROUND_TRIPS: dict[str, Callable[[BinaryMask], BinaryMask]] = {
+    "rle": lambda mask: masks.decode_rle(masks.encode_rle(mask)),
+    "png": lambda mask: masks.decode_png(masks.encode_png(mask)),
+    "polygons": lambda mask: polygons.decode_polygons(polygons.encode_polygons(mask), Size(*mask.shape)),
+}
+
+
+def survives(mask: BinaryMask, round_trip: Callable[[BinaryMask], BinaryMask]) -> None:
+    again = round_trip(mask)
+    assert again.dtype == np.bool_
+    assert again.flags.c_contiguous
+    assert np.array_equal(again, mask)
+
+
+@pytest.mark.parametrize("kind", ROUND_TRIPS)
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_masks_survive_every_round_trip(name: str, kind: str) -> None:
+    survives(SPECIAL[name], ROUND_TRIPS[kind])
+
+
+@pytest.mark.parametrize("kind", ROUND_TRIPS)
+@settings(deadline=None, max_examples=200)
+@given(mask=MASKS)
+def test_any_mask_survives_every_round_trip(kind: str, mask: BinaryMask) -> None:
+    survives(mask, ROUND_TRIPS[kind])
+
+
+# RLE
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_the_rle_of_special_masks_is_that_of_pycocotools(name: str) -> None:
+    agrees_with_coco(SPECIAL[name])
+
+
+@settings(deadline=None, max_examples=200)
+@given(MASKS)
+def test_the_rle_of_any_mask_is_that_of_pycocotools(mask: BinaryMask) -> None:
+    agrees_with_coco(mask)
+
+
+@given(MASKS)
+def test_the_rle_of_pycocotools_is_read(mask: BinaryMask) -> None:
+    assert np.array_equal(masks.decode_rle(by_coco(mask)), mask)
+
+
+def test_an_rle_as_json_is_what_coco_files_hold() -> None:
+    rle = masks.encode_rle(np.array([[False, True], [True, True]]))
+    assert json.loads(json.dumps(dataclasses.asdict(rle))) == {"size": [2, 2], "counts": "13"}
+
+
+def test_runs_of_no_length_within_an_rle_are_read_as_pycocotools_reads_them() -> None:
+    # 1 False, 0 True, 1 False, 2 True; the last is written as 2 more than the run two before.
+    rle = Rle((2, 2), "1012")
+    decoded = coco.decode({"size": [2, 2], "counts": rle.counts.encode()}).astype(bool)
+    assert np.array_equal(masks.decode_rle(rle), decoded)
+
+
+@pytest.mark.parametrize(
+    ("rle", "match"),
+    [
+        (Rle((0, 4), "0"), "positive"),
+        (Rle((-2, -2), "4"), "positive"),
+        (Rle((2.0, 2), "4"), "whole"),  # type: ignore[arg-type]
+        (Rle((True, 4), "4"), "whole"),
+        (Rle((2, 2, 1), "4"), "whole"),  # type: ignore[arg-type]
+        (Rle((2, 2), ""), "empty"),
+        (Rle((2, 2), "3"), "add up"),
+        (Rle((2, 2), "41"), "add up"),
+        (Rle((2, 2), "4/"), "outside"),
+        (Rle((2, 2), "p"), "outside"),
+        (Rle((2, 2), "4\n"), "outside"),
+        (Rle((2, 2), "４"), "ASCII"),
+        (Rle((2, 2), "T"), "within a number"),
+        (Rle((2, 2), "O"), "negative"),
+        (Rle((2, 2), "5O"), "negative"),
+        (Rle((2, 2), "0" * 6), "more than its 4 pixels"),
+        (Rle((2, 2), "T" + "P" * 6 + "0"), "digits"),
+        (Rle((2, 2), "o" * 6 + "7" + "1"), "add up"),
+        (Rle((100_000, 100_000), "0"), "limit"),
+    ],
+)
+def test_a_wrong_rle_is_a_mask_error(rle: Rle, match: str) -> None:
+    with pytest.raises(MaskError, match=match):
+        masks.decode_rle(rle)
+
+
+def test_the_pixel_limit_of_an_rle_is_the_callers() -> None:
+    rle = masks.encode_rle(np.ones((10, 10), np.bool_))
+    assert masks.decode_rle(rle, max_pixels=100).all()
+    with pytest.raises(MaskError, match="the limit is 99"):
+        masks.decode_rle(rle, max_pixels=99)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.tuples(st.integers(-1, 9), st.integers(-1, 9)),
+    st.text(st.characters(min_codepoint=47, max_codepoint=112), max_size=12),
+)
+@example((1, 1), "oooooo?oooooo?oooooo?oooooo?")
+def test_any_text_as_an_rle_decodes_or_is_a_mask_error(size: tuple[int, int], counts: str) -> None:
+    try:
+        mask = masks.decode_rle(Rle(size, counts))
+    except MaskError:
+        return
+    assert mask.shape == size
+
+
+# PNG
+
+
+def test_a_mask_png_has_one_bit_per_pixel_and_white_is_the_mask() -> None:
+    mask = nested_rings()
+    data = masks.encode_png(mask)
+    picture = PIL.Image.open(io.BytesIO(data))
+    assert picture.mode == "1"
+    assert data[24:26] == b"\x01\x00"  # depth, colour type
+    assert np.array_equal(np.asarray(picture.convert("L")), mask * np.uint8(255))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_png_of_any_grey_is_read_as_not_zero(dtype: type[np.unsignedinteger]) -> None:
+    mask = nested_rings()
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(mask.astype(dtype)).save(buffer, "PNG")
+    assert np.array_equal(masks.decode_png(buffer.getvalue()), mask)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_a_mask_png_with_colours_is_a_mask_error(mode: str) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.new(mode, (3, 3)).save(buffer, "PNG")
+    with pytest.raises(MaskError, match="greyscale"):
+        masks.decode_png(buffer.getvalue())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"text"])
+def test_bytes_that_are_no_png_are_a_mask_error(data: bytes) -> None:
+    with pytest.raises(MaskError, match="PNG"):
+        masks.decode_png(data)
+
+
+def test_a_mask_png_beyond_the_limit_is_a_mask_error() -> None:
+    data = masks.encode_png(np.ones((10, 10), np.bool_))
+    with pytest.raises(MaskError, match="the limit is 99"):
+        masks.decode_png(data, max_pixels=99)
+
+
+def test_a_mask_png_cut_anywhere_decodes_or_is_a_mask_error() -> None:
+    data = masks.encode_png(nested_rings())
+    for length in range(len(data)):
+        try:
+            mask = masks.decode_png(data[:length])
+        except MaskError:
+            continue
+        assert np.array_equal(mask, nested_rings())
+
+
+# Logits
+
+
+def random_logits(scale: float) -> Logits:
+    return np.random.default_rng(0).normal(0, scale, (256, 256)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scale", [0.1, 8, 1000])
+def test_logits_survive_within_half_precision(scale: float) -> None:
+    logits = random_logits(scale)
+    encoded = masks.encode_logits(logits)
+    assert (encoded.shape, encoded.dtype) == ((256, 256), "float16")
+    again = masks.decode_logits(encoded)
+    assert again.dtype == np.float32
+    assert again.flags.writeable
+    np.testing.assert_allclose(again, logits, rtol=1 / 2048, atol=1e-7)
+    assert np.array_equal(again > 0, logits > 0)
+
+
+def test_half_precision_logits_survive_exactly() -> None:
+    logits = random_logits(8).astype(np.float16).astype(np.float32)
+    assert np.array_equal(masks.decode_logits(masks.encode_logits(logits)), logits)
+
+
+def test_logits_are_written_little_endian() -> None:
+    logits = np.ones((256, 256), np.float32)
+    assert base64.b64decode(masks.encode_logits(logits).data)[:2] == b"\x00\x3c"
+
+
+def test_huge_logits_are_clipped() -> None:
+    logits = np.full((256, 256), -1e9, np.float32)
+    logits[0, 0] = np.inf
+    again = masks.decode_logits(masks.encode_logits(logits))
+    assert again[0, 0] == 65504
+    assert again[1, 1] == -65504
+
+
+GOOD = masks.encode_logits(random_logits(8))
+
+
+@pytest.mark.parametrize(
+    ("encoded", "match"),
+    [
+        (EncodedLogits((64, 64), "float16", GOOD.data), "shape"),
+        (EncodedLogits((256, 256, 1), "float16", GOOD.data), "shape"),  # type: ignore[arg-type]
+        (EncodedLogits((256, 256), "float32", GOOD.data), "float16"),
+        (EncodedLogits((256, 256), "float16", GOOD.data[:-4]), "bytes"),
+        (EncodedLogits((256, 256), "float16", GOOD.data[:-1]), "base64"),
+        (EncodedLogits((256, 256), "float16", "no base64!"), "base64"),
+        (EncodedLogits((256, 256), "float16", "ä" * 8), "base64"),
+        (EncodedLogits((256, 256), "float16", base64.b64encode(b"\0\x7e" * 65536).decode()), "finite"),
+    ],
+)
+def test_wrong_logits_are_a_mask_error(encoded: EncodedLogits, match: str) -> None:
+    with pytest.raises(MaskError, match=match):
+        masks.decode_logits(encoded)
+
+
+# Polygons
+
+
+def test_a_lone_pixel_is_a_diamond_around_its_centre() -> None:
+    mask = np.zeros((5, 7), np.bool_)
+    mask[3, 2] = True
+    [[ring]] = polygons.encode_polygons(mask)
+    assert sorted(map(tuple, ring)) == [(2.0, 3.5), (2.5, 3.0), (2.5, 4.0), (3.0, 3.5)]
+
+
+def test_a_rectangle_has_eight_vertices_and_nothing_between() -> None:
+    mask = np.zeros((40, 50), np.bool_)
+    mask[10:30, 5:45] = True
+    [[ring]] = polygons.encode_polygons(mask)
+    xs, ys = np.array(ring).T
+    assert len(ring) == 8
+    assert (xs.min(), ys.min(), xs.max(), ys.max()) == (5, 10, 45, 30)
+
+
+def test_holes_stay_with_the_polygon_around_them() -> None:
+    mask = np.zeros((40, 80), np.bool_)
+    mask[5:35, 5:35] = True
+    mask[10:15, 10:15] = mask[20:30, 20:30] = False
+    mask[22:24, 22:24] = True
+    mask[5:35, 45:75] = True
+    assert sorted(len(polygon) for polygon in polygons.encode_polygons(mask)) == [1, 1, 3]
+
+
+def test_an_empty_mask_has_no_polygons() -> None:
+    assert polygons.encode_polygons(np.zeros((4, 5), np.bool_)) == []
+    assert not polygons.decode_polygons([], Size(4, 5)).any()
+
+
+def test_polygons_are_plain_json() -> None:
+    encoded = polygons.encode_polygons(nested_rings())
+    assert json.loads(json.dumps(encoded)) == encoded
+
+
+@settings(deadline=None)
+@given(MASKS)
+def test_rings_turn_at_every_vertex_and_do_not_repeat_the_first(mask: BinaryMask) -> None:
+    for polygon in polygons.encode_polygons(mask):
+        for ring in polygon:
+            points = np.array(ring)
+            into = points - np.roll(points, 1, axis=0)
+            out = np.roll(points, -1, axis=0) - points
+            assert (into[:, 0] * out[:, 1] != into[:, 1] * out[:, 0]).all()
+            assert (points * 2 == np.round(points * 2)).all()
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12), st.integers(0, 12))
+def test_a_half_open_box_as_a_polygon_fills_its_pixels(y0: int, y1: int, x0: int, x1: int) -> None:
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+    expected = np.zeros((10, 11), np.bool_)
+    expected[min(y0, y1) : max(y0, y1), min(x0, x1) : max(x0, x1)] = True
+    assert np.array_equal(polygons.decode_polygons([[ring]], Size(10, 11)), expected)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=9))
+def test_any_ring_is_filled_by_the_even_odd_rule(vertices: list[tuple[float, float]]) -> None:
+    filled = polygons.decode_polygons([[vertices]], Size(12, 13))
+    y, x = np.indices((12, 13)) + 0.5
+    expected = np.zeros((12, 13), np.bool_)
+    for (xa, ya), (xb, yb) in zip(vertices, vertices[1:] + vertices[:1], strict=True):
+        if ya != yb:
+            crosses = (min(ya, yb) <= y) & (y < max(ya, yb))
+            expected ^= crosses & (x >= xa + (y - ya) * ((xb - xa) / (yb - ya)))
+    assert np.array_equal(filled, expected)
+
+
+def test_overlapping_polygons_are_united_while_rings_of_one_polygon_cancel() -> None:
+    big = [[0, 0], [8, 0], [8, 8], [0, 8]]
+    small = [[2, 2], [6, 2], [6, 6], [2, 6]]
+    assert polygons.decode_polygons([[big], [small]], Size(8, 8)).all()
+    assert polygons.decode_polygons([[big, small]], Size(8, 8)).sum() == 64 - 16
+
+
+def test_parts_beyond_the_mask_are_cut_off() -> None:
+    ring = [[-1e6, -1e6], [1e6, -1e6], [1e6, 1e6], [-1e6, 1e6]]
+    assert polygons.decode_polygons([[ring]], Size(3, 4)).all()
+    assert not polygons.decode_polygons([[[[9, 9], [12, 9], [12, 12]]]], Size(3, 4)).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        5,
+        [5],
+        [[5]],
+        [[[5]]],
+        [[[[0, 0], [1, 1]]]],
+        [[[]]],
+        [[[[0, 0], [1, 1], [2]]]],
+        [[[[0, 0], [1, 1], [2, 2, 2]]]],
+        [[[[0, 0, 0], [1, 1, 1], [2, 2, 2]]]],
+        [[[["0", "0"], ["1", "1"], ["2", "0"]]]],
+        [[[[None, 0], [1, 1], [2, 0]]]],
+        [[[[float("nan"), 0], [1, 1], [2, 0]]]],
+        [[[[float("inf"), 0], [1, 1], [2, 0]]]],
+        [[[[1e300, 0], [1, 1], [2, 0]]]],
+        [[[[10**400, 0], [1, 1], [2, 0]]]],
+        [[[{"x": 1, "y": 2}, {"x": 1, "y": 2}, {"x": 1, "y": 2}]]],
+        None,
+    ],
+)
+def test_wrong_polygons_are_a_mask_error(wrong: object) -> None:
+    with pytest.raises(MaskError):
+        polygons.decode_polygons(wrong, Size(4, 4))  # type: ignore[arg-type]
+
+
+def test_polygons_too_intricate_for_their_mask_are_a_mask_error() -> None:
+    zigzag = [[x, (x % 2) * 1000] for x in range(2000)]
+    with pytest.raises(MaskError, match="simpler"):
+        polygons.decode_polygons([[zigzag]], Size(1000, 1))
+
+
+# Measures
+
+
+@settings(deadline=None)
+@given(MASKS)
+def test_box_and_area_measure_the_mask(mask: BinaryMask) -> None:
+    x0, y0, x1, y1 = masks.bounding_box(mask)
+    assert masks.area(mask) == mask.sum()
+    if not mask.any():
+        assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+        return
+    assert mask[y0:y1, x0:x1].sum() == mask.sum()
+    assert mask[y0].any()
+    assert mask[y1 - 1].any()
+    assert mask[:, x0].any()
+    assert mask[:, x1 - 1].any()
+
+
+def test_measures_are_plain_integers() -> None:
+    mask = np.eye(3, dtype=np.bool_)
+    assert json.dumps([masks.bounding_box(mask), masks.area(mask)]) == "[[0, 0, 3, 3], 3]"
+
+
+def test_a_png_of_a_large_mask_compresses_well() -> None:
+    data = masks.encode_png(np.ones((1000, 1000), np.bool_))
+    assert len(data) < 5000
+    assert zlib.crc32(data[12:29]) == int.from_bytes(data[29:33], "big")

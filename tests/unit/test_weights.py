@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.errors import DiskFull, NoSource, WeightsError, WrongHash
+from models.weights import cached_path, fetch, sha256_of
+from models.zoo import Architecture, CatalogueEntry, LocalFile, OfficialAddress
+from tests.file_server import FileServer, serving
+
+CONTENT = bytes(range(256)) * 9000  # more than two chunks
+PATH = "/weights/tiny.pt"
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serving() as files:
+        files.files[PATH] = CONTENT
+        yield files
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def entry_of(*sources: str | Path) -> CatalogueEntry:
+    return CatalogueEntry(
+        name="tiny",
+        architecture=Architecture.MOBILE_SAM,
+        licence="Apache-2.0",
+        filename="tiny.pt",
+        size=len(CONTENT),
+        sha256=hashlib.sha256(CONTENT).hexdigest(),
+        sources=tuple(LocalFile(source) if isinstance(source, Path) else OfficialAddress(source) for source in sources),
+    )
+
+
+def part_of(entry: CatalogueEntry, cache: Path) -> Path:
+    part = cached_path(entry, cache).with_name("tiny.pt.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    return part
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if not path.is_dir() and path.suffix != ".lock")
+
+
+def test_a_checkpoint_is_downloaded_once_and_then_taken_from_the_cache(server: FileServer, cache: Path) -> None:
+    entry = entry_of(server.url(PATH))
+    first = fetch(entry, cache_dir=cache, weights_dir=None)
+    second = fetch(entry, cache_dir=cache, weights_dir=None)
+    assert first == second == cached_path(entry, cache)
+    assert sha256_of(first) == entry.sha256
+    assert files_in(cache) == ["tiny.pt"]
+    assert len(server.seen) == 1
+
+
+def test_a_file_in_the_weights_folder_is_used_in_place(server: FileServer, cache: Path) -> None:
+    placed = cache.parent / "tiny.pt"
+    placed.write_bytes(CONTENT)
+    entry = entry_of(server.url(PATH))
+    assert fetch(entry, cache_dir=cache, weights_dir=placed.parent) == placed
+    assert not server.seen
+    assert not cache.exists()
+
+
+def test_a_wrong_file_in_the_weights_folder_is_named_and_left_alone(server: FileServer, cache: Path) -> None:
+    placed = cache.parent / "tiny.pt"
+    placed.write_bytes(CONTENT[::-1])
+    with pytest.raises(WrongHash, match="put the right file there") as caught:
+        fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=placed.parent)
+    assert str(placed) in caught.value.detail
+    assert placed.exists()
+    assert not server.seen
+
+
+def test_a_users_own_file_is_used_in_place_and_no_namesake_in_the_weights_folder(cache: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "tiny.pt"
+    own.parent.mkdir()
+    own.write_bytes(CONTENT)
+    (tmp_path / "tiny.pt").write_bytes(b"another")
+    assert fetch(entry_of(own), cache_dir=cache, weights_dir=tmp_path) == own
+
+
+def test_a_users_own_file_that_has_changed_is_refused(cache: Path, tmp_path: Path) -> None:
+    own = tmp_path / "tiny.pt"
+    own.write_bytes(CONTENT + b"!")
+    with pytest.raises(WrongHash, match="models file"):
+        fetch(entry_of(own), cache_dir=cache, weights_dir=None)
+
+
+def test_a_users_own_file_that_has_gone_is_missed(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoSource, match="there is no such file"):
+        fetch(entry_of(tmp_path / "tiny.pt"), cache_dir=cache, weights_dir=None)
+
+
+def test_a_source_that_cannot_be_reached_is_reported_and_the_next_one_tried(
+    server: FileServer, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = entry_of("http://127.0.0.1:1/tiny.pt", server.url("/lost"), server.url(PATH))
+    fetch(entry, cache_dir=cache, weights_dir=None)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert ["cannot be reached" in warnings[0], "answered 404" in warnings[1]] == [True, True]
+
+
+@pytest.mark.parametrize("weights_dir", [None, Path("/no/such/folder")])
+def test_without_any_source_the_error_lists_every_reason_and_the_next_step(
+    server: FileServer, cache: Path, weights_dir: Path | None
+) -> None:
+    entry = entry_of("http://127.0.0.1:1/tiny.pt?token=secret", server.url("/lost"), "nonsense")
+    with pytest.raises(NoSource, match="POMONA_WEIGHTS_DIR") as caught:
+        fetch(entry, cache_dir=cache, weights_dir=weights_dir)
+    for word in ["127.0.0.1:1/tiny.pt", "cannot be reached", "answered 404", "nonsense"]:
+        assert word in caught.value.detail
+    assert "secret" not in caught.value.detail
+    assert str(weights_dir or "tiny.pt into a folder") in caught.value.detail
+
+
+def test_a_wrong_hash_ends_in_one_clear_error_and_leaves_no_file(server: FileServer, cache: Path) -> None:
+    server.files[PATH] = CONTENT[::-1]
+    with pytest.raises(WrongHash, match=r"tiny\.pt: the file there has a wrong hash"):
+        fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=None)
+    assert files_in(cache) == []
+
+
+def test_after_a_wrong_hash_the_next_source_is_tried(server: FileServer, cache: Path) -> None:
+    server.files["/wrong"] = CONTENT[::-1]
+    entry = entry_of(server.url("/wrong"), server.url(PATH))
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == CONTENT
+
+
+def test_a_page_in_place_of_the_file_is_told_from_its_length(server: FileServer, cache: Path) -> None:
+    server.files[PATH] = b"<html>please log in</html>"
+    with pytest.raises(NoSource, match=f"offers 26 bytes where {len(CONTENT)} are right"):
+        fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=None)
+    assert files_in(cache) == []
+
+
+def test_a_body_that_does_not_end_is_given_up(server: FileServer, cache: Path) -> None:
+    server.tells_length = False
+    server.files[PATH] = CONTENT * 3
+    with pytest.raises(NoSource, match="sent more than"):
+        fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=None)
+    assert files_in(cache) == []
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again_with_a_warning(
+    server: FileServer, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = entry_of(server.url(PATH))
+    part_of(entry, cache)
+    cached_path(entry, cache).write_bytes(CONTENT[:-1] + b"x")
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == CONTENT
+    assert "wrong hash; fetching it again" in caplog.text
+
+
+def test_a_certificate_file_that_is_not_there_is_a_reason_and_no_crash(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+    with pytest.raises(NoSource, match="/no/such/file"):
+        fetch(entry_of("https://127.0.0.1:1/tiny.pt"), cache_dir=cache, weights_dir=None)
+
+
+def test_pips_certificates_are_trusted_where_requests_has_none_of_its_own(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("PIP_CERT", "/pips/own/file")
+    with pytest.raises(NoSource, match="/pips/own/file"):
+        fetch(entry_of("https://127.0.0.1:1/tiny.pt"), cache_dir=cache, weights_dir=None)
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(server: FileServer, cache: Path) -> None:
+    server.breaks_after = [1_500_000, 200_000]
+    path = fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=None)
+    assert path.read_bytes() == CONTENT
+    ranges = [request.range for request in server.seen]
+    assert ranges == [None, "bytes=1500000-", "bytes=1700000-"]
+
+
+def test_what_an_earlier_run_left_is_not_downloaded_again(server: FileServer, cache: Path) -> None:
+    entry = entry_of(server.url(PATH))
+    part_of(entry, cache).write_bytes(CONTENT[:1000])
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == CONTENT
+    assert [request.range for request in server.seen] == ["bytes=1000-"]
+    assert files_in(cache) == ["tiny.pt"]
+
+
+def test_a_complete_part_needs_no_request(server: FileServer, cache: Path) -> None:
+    entry = entry_of(server.url(PATH))
+    part_of(entry, cache).write_bytes(CONTENT)
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == CONTENT
+    assert not server.seen
+
+
+@pytest.mark.parametrize("left", [b"x" * 1000, CONTENT + b"x"], ids=["of something else", "too long"])
+def test_a_useless_part_is_thrown_away(server: FileServer, cache: Path, left: bytes) -> None:
+    entry = entry_of(server.url(PATH))
+    part_of(entry, cache).write_bytes(left)
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == CONTENT
+    assert server.seen[-1].range is None
+
+
+@pytest.mark.parametrize("fault", ["takes_ranges", "refuses_ranges"])
+def test_a_server_that_cannot_resume_sends_the_file_from_its_start(server: FileServer, cache: Path, fault: str) -> None:
+    setattr(server, fault, fault == "refuses_ranges")
+    entry = entry_of(server.url(PATH))
+    part_of(entry, cache).write_bytes(CONTENT[:1000])
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == CONTENT
+    assert server.seen[0].range == "bytes=1000-"
+
+
+def test_a_connection_that_brings_nothing_is_not_tried_for_ever(server: FileServer, cache: Path) -> None:
+    server.breaks_after = [0] * 100
+    with pytest.raises(NoSource, match="the connection broke"):
+        fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=None)
+    assert len(server.seen) == 1
+
+
+def test_a_full_disk_is_named_with_the_room_needed_and_leaves_nothing_behind(server: FileServer, cache: Path) -> None:
+    entry = entry_of(server.url(PATH), server.url(PATH))
+    part_of(entry, cache).symlink_to("/dev/full")  # every write fails as on a full disk
+    with pytest.raises(DiskFull, match=f"{len(CONTENT):,} bytes are needed") as caught:
+        fetch(entry, cache_dir=cache, weights_dir=None)
+    assert str(cache) in caught.value.detail
+    assert "POMONA_WEIGHTS_DIR" in caught.value.detail
+    assert files_in(cache) == []
+    assert len(server.seen) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(server: FileServer, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(WeightsError, match=r"cache.*POMONA_WEIGHTS_DIR"):
+        fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=None)
+
+
+def test_two_workers_that_ask_at_once_download_once(server: FileServer, cache: Path) -> None:
+    server.pause_s = 0.2
+    entry = entry_of(server.url(PATH))
+    paths: list[Path] = []
+    workers = [
+        threading.Thread(target=lambda: paths.append(fetch(entry, cache_dir=cache, weights_dir=None))) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert paths == [cached_path(entry, cache)] * 2
+    assert len(server.seen) == 1
+
+
+def test_fetching_needs_no_torch() -> None:
+    code = "import sys, models.weights, models.zoo, models.checkpoints; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
