@@ -265,7 +265,8 @@ def _damage_as_truncated(name: str) -> Iterator[None]:
         yield
     except PIL.UnidentifiedImageError as error:
         raise TruncatedImage(
-            f"The bytes start like a {name} picture, but its header ends early or is damaged. Send the whole file."
+            f"The bytes start like a {name} picture, but its header ends early, is damaged or tells of a rare kind "
+            f"of {name}. Send the whole file, or save it as PNG and send that."
         ) from error
     except _DAMAGE as error:
         raise TruncatedImage(f"The {name} picture ends early or is damaged ({error}). Send the whole file.") from error

@@ -112,11 +112,11 @@ def _outline(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int], line
 
 def _draw_box(drawn: Pixels, box: Box, line: int) -> None:
     # A half-open box ends at the pixel before x1, y1.
-    corner = _fixed(box.x0 + 0.5, box.y0 + 0.5)
-    opposite = _fixed(box.x1 - 0.5, box.y1 - 0.5)
+    corner = (round(box.x0), round(box.y0))
+    opposite = (round(box.x1) - 1, round(box.y1) - 1)
     # White on dark is seen on any picture.
     for colour, thickness in ((_DARK, 3 * line), (_WHITE, line)):
-        cv2.rectangle(drawn, corner, opposite, colour, thickness, cv2.LINE_AA, shift=_SUBPIXEL_BITS)
+        cv2.rectangle(drawn, corner, opposite, colour, thickness)
 
 
 def _draw_point(drawn: Pixels, point: Point, radius: int) -> None:

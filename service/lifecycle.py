@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -58,10 +59,11 @@ async def load_pipeline(settings: Settings, *, device_index: int) -> Pipeline:
     runners: dict[str, SamRunner] = {}
     for entry in wanted_entries(settings, catalogue):
         started = time.perf_counter()
-        runner = SamRunner(
-            entry,
-            load_sam(entry, backend, settings.shelf, device_index=device_index, threads=settings.threads),
+        # In a thread: the event loop keeps answering /livez.
+        sam = await asyncio.to_thread(
+            load_sam, entry, backend, settings.shelf, device_index=device_index, threads=settings.threads
         )
+        runner = SamRunner(entry, sam)
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner

@@ -22,7 +22,7 @@ class SettingsError(PomonaError):
 class Settings(BaseSettings):
     """Every setting of the service. Each is the environment variable `POMONA_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="POMONA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="POMONA_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
     http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.masks import bounding_box
+from models.masks import area, bounding_box
 from models.sam.constants import INPUT_SIDE
 from models.transforms import Frame
 from models.types import Logits, Mask
@@ -35,8 +35,8 @@ def upsample(logits: Logits, frame: Frame) -> Logits:
 
 def stability_score(logits: Logits) -> float:
     """IoU of the masks at thresholds +1 and -1 (SAM paper, appendix B); 0 where the larger one is empty."""
-    inner = np.count_nonzero(logits > _STABILITY_OFFSET)
-    outer = np.count_nonzero(logits > -_STABILITY_OFFSET)
+    inner = int(np.count_nonzero(logits > _STABILITY_OFFSET))
+    outer = int(np.count_nonzero(logits > -_STABILITY_OFFSET))
     return inner / outer if outer else 0.0
 
 
@@ -62,5 +62,5 @@ def _mask(low_resolution: Logits, score: float, frame: Frame) -> Mask:
         score=score,
         stability_score=stability_score(logits),
         box=bounding_box(pixels),
-        area=int(np.count_nonzero(pixels)),
+        area=area(pixels),
     )

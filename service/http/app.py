@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route, Router
 
 from models.errors import PomonaError
 from service.errors import MethodNotAllowed, NoImage, NotFound, NotReady, TimedOut, problem_of
@@ -34,12 +34,14 @@ _CLIENT_CLOSED: Final = 499  # nginx's status for a caller who left; nobody read
 
 def create_app(settings: Settings) -> Starlette:
     """The routes of the door; `app.state.pipeline` is None until the models are ready."""
+    api = [
+        Route("/segment", _guarded(_segment), methods=["POST"]),
+        Route("/embed", _guarded(_embed), methods=["POST"]),
+        Route("/models", _guarded(_models), methods=["GET"]),
+    ]
     app = Starlette(
         routes=[
-            Route("/v1/segment", _guarded(_segment), methods=["POST"]),
-            Route("/v1/embed", _guarded(_embed), methods=["POST"]),
-            Route("/v1/models", _guarded(_models), methods=["GET"]),
-            Route("/v1/{path:path}", _guarded(_nothing_here), methods=None),
+            Mount("/v1", Router(api, redirect_slashes=False)),
             Route("/docs.json", _openapi, methods=["GET"]),
             Route("/", _page, methods=["GET"]),
         ],
@@ -89,10 +91,6 @@ async def _embed(request: Request) -> Response:
 async def _models(request: Request) -> Response:
     pipeline = _ready(request)
     return answers.models(pipeline.runners, pipeline.catalogue)
-
-
-async def _nothing_here(request: Request) -> Response:
-    raise NotFound(f"There is nothing at {request.url.path}; the API is described at /.")
 
 
 async def _openapi(request: Request) -> Response:
@@ -156,15 +154,16 @@ async def _answer(endpoint: Endpoint, request: Request, limit: float) -> Respons
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
-    """What Starlette refuses by itself: a method that a path does not take."""
-    allowed = getattr(error, "headers", None) or {}
-    problem = MethodNotAllowed(
-        f"{request.method} is not taken here; {allowed.get('Allow', 'another method')} would be right."
-    )
-    request_id = _request_id(request)
-    response = answers.problem(problem, request_id)
-    response.headers.update(allowed)
-    response.headers["x-request-id"] = request_id
+    """What Starlette refuses by itself: a path that is not there, a method that a path does not take."""
+    headers = (isinstance(error, HTTPException) and error.headers) or {}
+
+    async def refuse(request: Request) -> Response:
+        if "Allow" in headers:
+            raise MethodNotAllowed(f"{request.method} is not taken here; {headers['Allow']} would be right.")
+        raise NotFound(f"There is nothing at {request.url.path}; the API is described at /.")
+
+    response = await _guarded(refuse)(request)
+    response.headers.update(headers)
     return response
 
 

@@ -31,6 +31,10 @@ _SPOOL_NOTHING = 1 << 40  # bodies are bounded: parts stay in memory rather than
 
 class _Parser(MultiPartParser):
     spool_max_size = _SPOOL_NOTHING
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
 
 
 class Parts:
@@ -65,9 +69,11 @@ async def read_parts(request: Request, *, allowed: frozenset[str], max_bytes: in
     parser = _Parser(request.headers, limited, max_files=8, max_fields=8, max_part_size=max_bytes)
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, KeyError, UnicodeError) as error:
         raise MalformedRequest(f"The multipart body is damaged: {error}.") from error
     try:
+        if not parser.complete:
+            raise MalformedRequest("The multipart body is damaged: it ends before its closing boundary.")
         return await _parts(form, allowed)
     finally:
         await form.close()
@@ -76,7 +82,7 @@ async def read_parts(request: Request, *, allowed: frozenset[str], max_bytes: in
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     too_large = UploadTooLarge(f"The request body is larger than {max_bytes / 2**20:g} MiB (POMONA_MAX_UPLOAD_MIB).")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
     read = 0
     async for chunk in request.stream():
@@ -93,7 +99,7 @@ async def _parts(form: FormData, allowed: frozenset[str]) -> Parts:
             raise UnknownField(f"There is no part {name!r} here; known: {', '.join(sorted(allowed))}.")
         if name in values:
             raise MalformedRequest(f"The part {name} was sent twice.")
-        values[name] = await value.read() if isinstance(value, UploadFile) else value.encode()
+        values[name] = await value.read() if isinstance(value, UploadFile) else value.encode(errors="replace")
     image_id = values.get("image_id")
     return Parts(
         values.get("image"),

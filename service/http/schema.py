@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 XY = tuple[Coordinate, Coordinate]
@@ -41,6 +41,16 @@ class PolygonsMask(_Strict):
     polygons: list[list[list[list[float]]]]
 
 
+def _kind_of_mask(mask: object) -> str:
+    """Which of the two was meant, so that an error tells of that one alone."""
+    return "logits" if isinstance(mask, LogitsMask) or (isinstance(mask, dict) and "data" in mask) else "rle"
+
+
+MaskIn = Annotated[
+    Annotated[RleMask, Tag("rle")] | Annotated[LogitsMask, Tag("logits")], Discriminator(_kind_of_mask)
+]
+
+
 class PromptIn(_Strict):
     """Points, a box, a mask, or points with a box or a mask."""
 
@@ -52,7 +62,7 @@ class PromptIn(_Strict):
     box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = Field(
         None, description="[x0, y0, x1, y1], half-open."
     )
-    mask: RleMask | LogitsMask | None = Field(
+    mask: MaskIn | None = Field(
         None, description="An earlier guess: RLE of the picture's size, or the logits of an answer."
     )
     multimask: bool = Field(
@@ -119,11 +129,15 @@ class EmbedTimings(_Strict):
     total: float = Field(description="From the whole request read to the answer ready.")
 
 
-class SegmentTimings(EmbedTimings):
+class SegmentTimings(_Strict):
     """Milliseconds."""
 
+    decode: float = Field(description="Picture decoded and resized; 0 where its embedding was at hand.")
+    queue: float = Field(description="Waiting for the device.")
+    encode: float = Field(description="Image encoder; 0 where the embedding was at hand.")
     prompt: float = Field(description="Mask decoder.")
     postprocess: float = Field(description="Upsampling, figures, encoding, overlay.")
+    total: float = Field(description="From the whole request read to the answer ready.")
 
 
 class SegmentOut(_Strict):

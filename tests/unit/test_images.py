@@ -32,7 +32,7 @@ def scene(height: int = 37, width: int = 53) -> PIL.Image.Image:
 
 def encoded(picture: PIL.Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)  # type: ignore[arg-type]
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -64,7 +64,7 @@ ENCODINGS = {
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "lossless WEBP"])
 def test_lossless_formats_give_the_pixels_that_were_encoded(kind: str) -> None:
     options = {"lossless": True} if kind.endswith("WEBP") else {}
-    image = images.decode(encoded(scene(), kind.split()[-1], **options), max_pixels=LIMIT)
+    image = images.decode(encoded(scene(), kind.removeprefix("lossless "), **options), max_pixels=LIMIT)
     assert np.array_equal(image.pixels, np.asarray(scene()))
 
 
@@ -391,7 +391,7 @@ def decode_or_image_error(data: bytes) -> None:
         image = images.decode(data, max_pixels=LIMIT)
     except ImageError as error:
         assert error.detail  # noqa: PT017 - either outcome is right
-        assert "0x" not in error.detail.replace("\\x", "")  # noqa: PT017 - no addresses
+        assert "at 0x" not in error.detail  # noqa: PT017 - no addresses
     else:
         assert image.size.pixels <= LIMIT
 

@@ -1,0 +1,164 @@
+"""One picture's whole path on both backends, with its parts, the memory that waiting takes, and the second start.
+
+    make bench
+
+The path is measured in one process, a new picture each time (the cache is off), the backends taking turns, so that both
+meet the same noise of the machine. Memory and start are a real server's, whose files lie ready from a start before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import PIL.Image
+from tqdm import tqdm
+
+from loadtest.server import running_server
+from models.backends.base import BackendName
+from models.data.render import render_oranges
+from models.types import Point, Prompt, Size
+from service.lifecycle import load_pipeline
+from service.pipeline import Pipeline, SegmentRequest
+from service.settings import Settings
+
+REPORTS: Final = Path(__file__).parent / "reports"
+BACKENDS: Final[tuple[BackendName, ...]] = ("openvino", "torch")
+PICTURE: Final = Size(1200, 1800)
+ROUNDS: Final = 15
+STARTS: Final = 3
+PARTS: Final = ("decode", "encode", "prompt", "postprocess", "total")
+
+
+def main() -> None:
+    """Measure, print, write `loadtest/reports/one_picture.json` and `.md`."""
+    figures: dict[str, Any] = {
+        "machine": _machine(),
+        "picture": f"{PICTURE.width} x {PICTURE.height} JPEG, one point, three masks as RLE",
+        "path_ms": asyncio.run(_measure_path()),
+        "server": {backend: _measure_server(backend) for backend in BACKENDS},
+    }
+    REPORTS.mkdir(exist_ok=True)
+    (REPORTS / "one_picture.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (REPORTS / "one_picture.md").write_text(_table(figures))
+    print(_table(figures))
+
+
+async def _measure_path() -> dict[str, dict[str, dict[str, float]]]:
+    """Median, and the lower and upper quartile, in milliseconds by backend and part."""
+    pipelines: dict[BackendName, Pipeline] = {
+        backend: await load_pipeline(Settings(backend=backend, embedding_cache_mib=0), device_index=0)
+        for backend in BACKENDS
+    }
+    picture, prompt = _picture()
+    request = SegmentRequest([prompt], data=picture)
+    seconds: dict[BackendName, dict[str, list[float]]] = {backend: {part: [] for part in PARTS} for backend in BACKENDS}
+    for _ in tqdm(range(ROUNDS), desc="whole path, backends in turn"):
+        for backend, pipeline in pipelines.items():
+            timings = asdict((await pipeline.segment(request)).timings)
+            for part in PARTS:
+                seconds[backend][part].append(timings[part])
+    for pipeline in pipelines.values():
+        pipeline.close()
+    return {backend: {part: _spread(values) for part, values in parts.items()} for backend, parts in seconds.items()}
+
+
+def _measure_server(backend: BackendName) -> dict[str, float]:
+    """Start to readiness, and resident memory when idle and after requests."""
+    ready, idle, used = [], [], []
+    picture, prompt = _picture()
+    point = prompt.points[0]
+    body = {"request": json.dumps({"prompts": [{"points": [[point.x, point.y]]}]})}
+    for _ in tqdm(range(STARTS), desc=f"starts on {backend}"):
+        with running_server({"POMONA_BACKEND": backend}) as server:
+            ready.append(server.ready_s)
+            idle.append(server.resident_mib())
+            for _ in range(3):
+                answer = httpx.post(f"{server.url}/v1/segment", files={"image": picture}, data=body, timeout=60)
+                answer.raise_for_status()
+            used.append(server.resident_mib())
+    return {
+        "ready_s": round(statistics.median(ready), 2),
+        "idle_mib": round(statistics.median(idle)),
+        "after_requests_mib": round(statistics.median(used)),
+    }
+
+
+def _picture() -> tuple[bytes, Prompt]:
+    """The encoded picture, and a point on its first fruit."""
+    scene = render_oranges(3, PICTURE)
+    encoded = io.BytesIO()
+    PIL.Image.fromarray(scene.pixels).save(encoded, "JPEG", quality=90)
+    box = scene.fruit_box(scene.instances.max())
+    return encoded.getvalue(), Prompt((Point((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2),))
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return {
+        "median": round(middle * 1000, 1),
+        "low": round(low * 1000, 1),
+        "high": round(high * 1000, 1),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("bentoml", "openvino", "torch", "timm", "pillow", "numpy")},
+    }
+
+
+def _table(figures: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    machine = figures["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    rows = [
+        f"{figures['picture']}; {ROUNDS} rounds, the backends taking turns; milliseconds, median (quartiles).",
+        "",
+        "| backend | " + " | ".join(PARTS) + " |",
+        "|---|" + "---:|" * len(PARTS),
+    ]
+    for backend, parts in figures["path_ms"].items():
+        cells = [f"{part['median']:g} ({part['low']:g} to {part['high']:g})" for part in parts.values()]
+        rows.append(f"| {backend} | " + " | ".join(cells) + " |")
+    rows += [
+        "",
+        f"Server, median of {STARTS} starts with all files ready.",
+        "",
+        "| backend | ready after | resident, idle | resident, after requests |",
+        "|---|---:|---:|---:|",
+    ]
+    for backend, server in figures["server"].items():
+        rows.append(
+            f"| {backend} | {server['ready_s']:g} s | {server['idle_mib']} MiB | {server['after_requests_mib']} MiB |"
+        )
+    rows += [
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}; {versions}; "
+        f"commit {machine['commit']}.",
+        "",
+    ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

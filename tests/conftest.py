@@ -1,0 +1,28 @@
+"""What tests of several folders share: the real checkpoint and the models loaded from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.backends.base import SamBackend
+from models.backends.load import Shelf, load_sam
+from models.zoo import CATALOGUE
+from service.settings import load_settings
+
+
+@pytest.fixture(scope="session")
+def shelf() -> Shelf:
+    """Where the service keeps its files, so that a developer's checkpoint is fetched and converted once."""
+    return load_settings().shelf
+
+
+@pytest.fixture(scope="session")
+def torch_sam(shelf: Shelf) -> SamBackend:
+    """MobileSAM with its real checkpoint on PyTorch."""
+    return load_sam(CATALOGUE["mobile-sam"], "torch", shelf)
+
+
+@pytest.fixture(scope="session")
+def openvino_sam(shelf: Shelf) -> SamBackend:
+    """MobileSAM with its real checkpoint on OpenVINO."""
+    return load_sam(CATALOGUE["mobile-sam"], "openvino", shelf)

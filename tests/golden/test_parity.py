@@ -1,0 +1,108 @@
+"""Our encoder and decoder against segment-anything's own, on seeded random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from models.errors import BadCheckpoint
+from models.sam.build import SamModel, build_sam
+from models.sam.prompts import pack
+from models.transforms import frame_for
+from models.types import Box, Logits, Point, Prompt, Size
+
+SIZES = ["vit_b", "vit_l", "vit_h"]
+FRAME = frame_for(Size(1024, 1024))
+GUESS: Logits = np.random.default_rng(5).normal(0, 8, (256, 256)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pair:
+    ours: SamModel
+    reference: Sam
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    torch.manual_seed(0)
+    reference = sam_model_registry[request.param]().eval()
+    # Fresh position embeddings and biases are zero: random ones are seen in the output.
+    with torch.no_grad():
+        for name, tensor in reference.named_parameters():
+            if "pos" in name or name.endswith("bias"):
+                tensor.normal_(0, 0.02)
+    name = request.param.replace("_", "-")
+    return Pair(build_sam(f"sam-{name}", reference.state_dict()), reference)
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float((ours - reference).abs().max() / reference.abs().max())
+
+
+def test_the_encoder_agrees_with_the_reference(pair: Pair) -> None:
+    torch.manual_seed(1)
+    picture = torch.randn(1, 3, 1024, 1024)
+    with torch.inference_mode():
+        ours = pair.ours.encoder(picture)
+        reference = pair.reference.image_encoder(picture)
+    assert relative_error(ours, reference) <= 1e-3
+
+
+PROMPTS = {
+    "a point": Prompt((Point(500, 375),)),
+    "points": Prompt((Point(500, 375), Point(80.5, 900.25, 0), Point(700, 700))),
+    "a box": Prompt(box=Box(100, 150, 800, 700)),
+    "points with a box": Prompt((Point(500, 375), Point(110, 160, 0)), box=Box(100, 150, 800, 700)),
+    "a mask": Prompt(mask=GUESS),
+    "a point with a mask": Prompt((Point(500, 375),), mask=GUESS),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_decoder_agrees_with_the_reference(pair: Pair, name: str) -> None:
+    prompt = PROMPTS[name]
+    torch.manual_seed(2)
+    embedding = torch.randn(1, 256, 64, 64)
+    packed = pack([prompt], [FRAME])
+    with torch.inference_mode():
+        logits, scores = pair.ours.decoder(
+            embedding,
+            torch.zeros(1, dtype=torch.int64),
+            torch.from_numpy(packed.coords),
+            torch.from_numpy(packed.labels),
+            None if packed.mask_inputs is None else torch.from_numpy(packed.mask_inputs),
+        )
+        expected, expected_scores = reference_decode(pair.reference, embedding, prompt)
+    assert relative_error(logits, expected) <= 1e-3
+    assert relative_error(scores, expected_scores) <= 1e-3
+
+
+def reference_decode(sam: Sam, embedding: Tensor, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """All four masks and scores, by segment-anything's modules."""
+    points = box = mask = None
+    if prompt.points:
+        coords = torch.tensor([[[point.x, point.y] for point in prompt.points]])
+        points = (coords, torch.tensor([[point.label for point in prompt.points]]))
+    if prompt.box is not None:
+        box = torch.tensor([[prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1]])
+    if prompt.mask is not None:
+        mask = torch.from_numpy(np.asarray(prompt.mask, np.float32))[None, None]
+    sparse, dense = sam.prompt_encoder(points=points, boxes=box, masks=mask)
+    logits, scores = sam.mask_decoder.predict_masks(
+        image_embeddings=embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+    )
+    return logits, scores
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_name() -> None:
+    with pytest.raises(BadCheckpoint, match=r"does not fit the architecture mobile-sam: .*image_encoder"):
+        build_sam("mobile-sam", {"image_encoder.pos_embed": torch.zeros(1)})

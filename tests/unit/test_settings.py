@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from models.backends.load import Shelf
+from service.settings import Settings, SettingsError, load_settings
+
+FROM_TEXT = {
+    "POMONA_HTTP_HOST": ("127.0.0.1", "127.0.0.1"),
+    "POMONA_HTTP_PORT": ("8080", 8080),
+    "POMONA_MODELS": ("sam-vit-b", ("sam-vit-b",)),
+    "POMONA_MODELS_FILE": ("own/models.yaml", Path("own/models.yaml")),
+    "POMONA_WEIGHTS_DIR": ("own/weights", Path("own/weights")),
+    "POMONA_CACHE_DIR": ("own/cache", Path("own/cache")),
+    "POMONA_BACKEND": ("torch", "torch"),
+    "POMONA_THREADS": ("3", 3),
+    "POMONA_MAX_UPLOAD_MIB": ("1.5", 1.5),
+    "POMONA_MAX_MEGAPIXELS": ("0.25", 0.25),
+    "POMONA_MAX_PROMPTS": ("7", 7),
+    "POMONA_MAX_POINTS": ("8", 8),
+    "POMONA_EMBEDDING_CACHE_MIB": ("0", 0.0),
+    "POMONA_EMBEDDING_MAX_AGE_S": ("12.5", 12.5),
+    "POMONA_REQUEST_TIMEOUT_S": ("0.5", 0.5),
+    "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
+}
+
+WRONG = [
+    ("POMONA_HTTP_PORT", "0"),
+    ("POMONA_HTTP_PORT", "65536"),
+    ("POMONA_HTTP_PORT", "http"),
+    ("POMONA_MODELS", ""),
+    ("POMONA_MODELS", " , "),
+    ("POMONA_BACKEND", "onnx"),
+    ("POMONA_THREADS", "-1"),
+    ("POMONA_MAX_UPLOAD_MIB", "0"),
+    ("POMONA_MAX_UPLOAD_MIB", "inf"),
+    ("POMONA_MAX_MEGAPIXELS", "nan"),
+    ("POMONA_MAX_PROMPTS", "0"),
+    ("POMONA_MAX_POINTS", "1.5"),
+    ("POMONA_EMBEDDING_CACHE_MIB", "-1"),
+    ("POMONA_EMBEDDING_MAX_AGE_S", "0"),
+    ("POMONA_REQUEST_TIMEOUT_S", "soon"),
+    ("POMONA_LOG_LEVEL", "info"),
+]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith("POMONA_"):
+            monkeypatch.delenv(name)
+
+
+def test_every_setting_has_its_variable_in_these_tests() -> None:
+    assert set(FROM_TEXT) == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("variable", FROM_TEXT)
+def test_each_setting_is_read_from_its_variable(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = FROM_TEXT[variable]
+    name = variable.removeprefix("POMONA_").lower()
+    before = getattr(load_settings(), name)
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), name) == value
+    assert before != value
+
+
+def test_the_defaults_are_those_that_the_documentation_promises() -> None:
+    settings = load_settings()
+    assert settings.http_port == 3000
+    assert settings.models == ("mobile-sam",)
+    assert settings.backend == "auto"
+    assert settings.max_upload_bytes == 32 * 1024 * 1024
+    assert settings.max_pixels == 50_000_000
+    assert settings.embedding_cache_bytes == 512 * 1024 * 1024
+    assert settings.shelf == Shelf(settings.cache_dir, None)
+    assert settings.cache_dir.is_absolute()
+
+
+def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, (text, _) in FROM_TEXT.items():
+        monkeypatch.setenv(variable, text)
+    settings = load_settings()
+    assert settings.max_upload_bytes == 1_572_864
+    assert settings.max_pixels == 250_000
+    assert settings.embedding_cache_bytes == 0
+    assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"))
+
+
+@pytest.mark.parametrize(
+    "text", ["mobile-sam,sam-vit-b", " mobile-sam , sam-vit-b ", "mobile-sam,,sam-vit-b,", ",mobile-sam,sam-vit-b"]
+)
+def test_models_are_a_comma_list_in_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POMONA_MODELS", text)
+    assert load_settings().models == ("mobile-sam", "sam-vit-b")
+
+
+@pytest.mark.parametrize("variable", ["POMONA_MODELS_FILE", "POMONA_WEIGHTS_DIR"])
+def test_an_empty_path_is_no_path(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "")
+    assert getattr(load_settings(), variable.removeprefix("POMONA_").lower()) is None
+
+
+@pytest.mark.parametrize(("variable", "text"), WRONG)
+def test_a_wrong_value_is_refused_with_the_name_of_its_variable(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert caught.value.detail.startswith(f"{variable}: ")
+    assert caught.value.detail.count("POMONA_") == 1
+
+
+def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POMONA_HTTP_PORT", "http")
+    monkeypatch.setenv("POMONA_MAX_PROMPTS", "-3")
+    monkeypatch.setenv("POMONA_BACKEND", "openvino")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "POMONA_HTTP_PORT: " in caught.value.detail
+    assert "'http'" in caught.value.detail
+    assert "POMONA_MAX_PROMPTS: " in caught.value.detail
+    assert "'-3'" in caught.value.detail
+    assert "POMONA_BACKEND" not in caught.value.detail
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.http_port = 1  # type: ignore[misc]
