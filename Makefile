@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench golden lock clean
+.PHONY: help serve test check format bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines

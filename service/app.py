@@ -13,12 +13,20 @@ from models.errors import PomonaError
 from service import lifecycle, logs
 from service.http.app import create_app
 from service.pipeline import Pipeline
-from service.settings import load_settings
+from service.settings import Settings, SettingsError, load_settings
 
 _LOG = logging.getLogger("pomona.app")
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
 
-SETTINGS = load_settings()
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        raise SystemExit(f"pomona: {error.detail}") from error
+
+
+SETTINGS = _settings()
 HTTP = create_app(SETTINGS)
 logs.configure(SETTINGS.log_level)
 

@@ -176,9 +176,11 @@ def make_pipeline(
 ) -> Pipeline:
     """A pipeline that serves the first one or two models of `CATALOGUE`; to be closed."""
     entries = (LOADED, SECOND)
+    if cache is None:
+        cache = EmbeddingCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600)
     return Pipeline(
         runners={entry.name: SamRunner(entry, sam) for entry, sam in zip(entries, sams, strict=False)},
         catalogue=CATALOGUE,
-        cache=cache or EmbeddingCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600),
+        cache=cache,
         settings=settings or make_settings(),
     )

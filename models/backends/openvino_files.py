@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import filelock
-from openvino import get_version
 
 import models
 from models.errors import BackendError, DiskFull
@@ -30,8 +30,7 @@ _LOG = logging.getLogger("pomona.openvino")
 
 def converted_folder(entry: CatalogueEntry, cache_dir: Path) -> Path:
     """Where the converted models of `entry` lie, keyed by checkpoint, OpenVINO version and options."""
-    version = get_version().split("-")[0]
-    return cache_dir / entry.revision / f"openvino-{version}-{_OPTIONS}"
+    return cache_dir / entry.revision / f"openvino-{version('openvino')}-{_OPTIONS}"
 
 
 def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path) -> Path:

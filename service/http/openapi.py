@@ -48,7 +48,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
             f"{settings.max_megapixels:g} megapixels."
         ),
     }
-    image_id = {"type": "string", "description": "Of an earlier answer, instead of image."}
+    image_id = {"type": "string", "description": "Of an earlier answer, instead of image.", "example": ""}
     return {
         "openapi": "3.1.0",
         "info": {

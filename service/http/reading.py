@@ -100,12 +100,10 @@ async def _parts(form: FormData, allowed: frozenset[str]) -> Parts:
         if name in values:
             raise MalformedRequest(f"The part {name} was sent twice.")
         values[name] = await value.read() if isinstance(value, UploadFile) else value.encode(errors="replace")
-    image_id = values.get("image_id")
-    return Parts(
-        values.get("image"),
-        None if image_id is None else image_id.decode(errors="replace"),
-        values.get("request"),
-    )
+    # Forms in a browser send what was left empty as empty parts.
+    image_id = values.get("image_id", b"").decode(errors="replace") or None
+    image = values.get("image")
+    return Parts(None if image_id and not image else image, image_id, values.get("request"))
 
 
 def parse_json(raw: bytes | None, model: type[M]) -> M:

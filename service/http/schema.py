@@ -46,9 +46,7 @@ def _kind_of_mask(mask: object) -> str:
     return "logits" if isinstance(mask, LogitsMask) or (isinstance(mask, dict) and "data" in mask) else "rle"
 
 
-MaskIn = Annotated[
-    Annotated[RleMask, Tag("rle")] | Annotated[LogitsMask, Tag("logits")], Discriminator(_kind_of_mask)
-]
+MaskIn = Annotated[Annotated[RleMask, Tag("rle")] | Annotated[LogitsMask, Tag("logits")], Discriminator(_kind_of_mask)]
 
 
 class PromptIn(_Strict):

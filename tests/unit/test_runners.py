@@ -115,9 +115,7 @@ async def test_the_wait_for_the_device_is_told_apart_from_the_run(runner: SamRun
         at_least = time.perf_counter() - begin
     sam.blocks.set()
     assert (await first).ran >= at_least
-    waited = await second
-    assert waited.queued >= at_least
-    assert waited.ran < waited.queued
+    assert (await second).queued >= at_least
 
 
 async def test_chunks_of_one_request_add_up_their_times(runner: SamRunner) -> None:

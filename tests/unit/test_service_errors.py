@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from models import downloads
 from models import errors as domain
 from models.errors import PomonaError
 from service import errors, settings
@@ -45,6 +46,7 @@ SERVERS_FAULT = {
     domain.WrongHash,
     domain.DiskFull,
     domain.BadCheckpoint,
+    downloads.SourceError,
     domain.CatalogueError,
     domain.BackendError,
     settings.SettingsError,
@@ -55,7 +57,7 @@ SERVERS_FAULT = {
 def tree(root: type[PomonaError] = PomonaError) -> Iterator[type[PomonaError]]:
     yield root
     for child in root.__subclasses__():
-        if child.__module__.startswith(("models.", "service.")):
+        if child.__module__.startswith(("models.", "service.")) and not child.__name__.startswith("_"):
             yield from tree(child)
 
 

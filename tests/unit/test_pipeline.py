@@ -1,0 +1,387 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from models import images
+from models.errors import (
+    BackendError,
+    MalformedPrompt,
+    NoPrompt,
+    NotAnImage,
+    PomonaError,
+    PromptOutsideImage,
+    TooManyPixels,
+    TooManyPrompts,
+    UnknownModel,
+)
+from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
+from models.polygons import decode_polygons
+from models.types import BACKGROUND, Box, Point, Prompt, Size
+from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
+from service.errors import ModelNotLoaded, NoImage, UnknownImageId
+from service.formats import Png, Polygons
+from service.pipeline import MaskResult, Pipeline, Segmented, SegmentRequest, Timings
+from tests.fakes import (
+    EMBEDDING_BYTES,
+    LOADED,
+    PATIENCE_S,
+    SCORES,
+    SECOND,
+    SIZE,
+    DecodeCall,
+    FakeClock,
+    FakeSam,
+    make_pipeline,
+    make_settings,
+    picture,
+    rectangle,
+)
+
+CENTRE = Prompt((Point(64, 48),))
+BOX = Prompt(box=Box(32, 16, 64, 48), multimask=False)
+
+
+@pytest.fixture
+def sam() -> FakeSam:
+    return FakeSam(max_prompts=3)
+
+
+@pytest.fixture
+def lemon_sam() -> FakeSam:
+    return FakeSam()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+class WatchedCache(EmbeddingCache):
+    asked = 0
+
+    async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
+        self.asked += 1
+        return await super().get_or_encode(key, encode)
+
+
+@pytest.fixture
+def cache(clock: FakeClock) -> WatchedCache:
+    return WatchedCache(max_bytes=2 * EMBEDDING_BYTES, max_age=60, clock=clock)
+
+
+@pytest.fixture
+def pipeline(sam: FakeSam, lemon_sam: FakeSam, cache: WatchedCache) -> Iterator[Pipeline]:
+    pipeline = make_pipeline(
+        sam,
+        lemon_sam,
+        settings=make_settings(max_prompts=20, max_points=4, max_megapixels=0.1),
+        cache=cache,
+    )
+    yield pipeline
+    if sam.blocks is not None:
+        sam.blocks.set()
+    pipeline.close()
+
+
+def request(*prompts: Prompt, red: int = 0, **changes: object) -> SegmentRequest:
+    return dataclasses.replace(SegmentRequest(prompts, data=picture(red)), **changes)  # type: ignore[arg-type]
+
+
+def boxes(answer: Segmented) -> list[list[tuple[int, int, int, int]]]:
+    return [[result.mask.box for result in results] for results in answer.results]
+
+
+def only(answer: Segmented) -> MaskResult:
+    assert [len(results) for results in answer.results] == [1]
+    return answer.results[0][0]
+
+
+async def test_a_point_gets_three_masks_best_first(pipeline: Pipeline) -> None:
+    answer = await pipeline.segment(request(CENTRE))
+    # The square around the point is 16 pixels wide; the tokens 2, 3 and 1 make it 1, 2 and 3 pixels smaller all around.
+    assert boxes(answer) == [[(57, 41, 71, 55), (58, 42, 70, 54), (59, 43, 69, 53)]]
+    masks = [result.mask for result in answer.results[0]]
+    assert [mask.score for mask in masks] == pytest.approx([0.9, 0.8, 0.7])
+    assert [mask.area for mask in masks] == [14 * 14, 12 * 12, 10 * 10]
+    for mask in masks:
+        np.testing.assert_array_equal(mask.pixels, rectangle(*mask.box))
+
+
+async def test_without_multimask_it_is_the_one_mask_of_the_first_token(pipeline: Pipeline) -> None:
+    mask = only(await pipeline.segment(request(BOX))).mask
+    assert mask.box == (32, 16, 64, 48)
+    assert mask.area == 32 * 32
+    assert mask.score == SCORES[0]
+    # Of 32 pixels a side, those beyond 1 logit from the edge are all inside, and none outside is within 1.
+    assert mask.stability_score == 1
+
+
+async def test_the_answer_says_what_picture_and_model_it_is_about(pipeline: Pipeline) -> None:
+    answer = await pipeline.segment(request(CENTRE))
+    assert answer.image_id == images.content_id(picture())
+    assert answer.size == SIZE
+    assert answer.model is LOADED
+    assert answer.overlay is None
+
+
+async def test_the_second_request_for_a_picture_skips_the_encoder_and_the_decoding(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    first = await pipeline.segment(request(CENTRE))
+    second = await pipeline.segment(request(CENTRE))
+    assert first.timings.encode > 0
+    assert first.timings.decode > 0
+    assert second.timings.encode == second.timings.decode == 0
+    assert boxes(first) == boxes(second)
+    assert (sam.encodes, sam.prepares) == ([1], 1)
+
+
+async def test_an_embedded_picture_is_prompted_by_its_id(pipeline: Pipeline, sam: FakeSam) -> None:
+    embedded = await pipeline.embed(picture(7))
+    assert (embedded.size, embedded.model) == (SIZE, LOADED)
+    assert embedded.timings.encode > 0
+    answer = await pipeline.segment(SegmentRequest([BOX], image_id=embedded.image_id))
+    assert (answer.image_id, answer.size) == (embedded.image_id, SIZE)
+    assert only(answer).mask.box == (32, 16, 64, 48)
+    assert answer.timings.encode == 0
+    again = await pipeline.embed(picture(7))
+    assert (again.image_id, again.timings.encode) == (embedded.image_id, 0)
+    assert sam.encodes == [1]
+
+
+async def test_masks_are_decoded_from_the_pictures_own_embedding(pipeline: Pipeline) -> None:
+    await pipeline.embed(picture(0))
+    on_red = only(await pipeline.segment(request(BOX, red=255))).mask
+    on_black = only(await pipeline.segment(request(BOX))).mask
+    np.testing.assert_allclose(on_red.logits, 2 * on_black.logits)
+
+
+async def test_two_requests_at_once_for_a_new_picture_encode_it_once_and_the_second_waits(
+    pipeline: Pipeline, cache: WatchedCache, sam: FakeSam
+) -> None:
+    sam.blocks = threading.Event()
+    calls = [asyncio.create_task(pipeline.segment(request(CENTRE))) for _ in range(2)]
+    while cache.asked < 2:
+        await asyncio.sleep(0)
+    sam.blocks.set()
+    second, first = sorted(await asyncio.gather(*calls), key=lambda answer: answer.timings.encode)
+    assert sam.encodes == [1]
+    assert second.timings.encode == 0 < first.timings.encode
+    assert first.timings.encode < second.timings.queue <= second.timings.total
+    assert boxes(first) == boxes(second)
+
+
+async def test_a_cancelled_request_leaves_its_embedding_to_the_next(pipeline: Pipeline, sam: FakeSam) -> None:
+    sam.blocks = threading.Event()
+    call = asyncio.create_task(pipeline.segment(request(CENTRE)))
+    assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    sam.blocks.set()
+    answer = await pipeline.segment(request(CENTRE))
+    assert answer.timings.encode == 0
+    assert sam.encodes == [1]
+
+
+async def test_many_prompts_are_answered_in_their_order_and_in_chunks(pipeline: Pipeline, sam: FakeSam) -> None:
+    prompts = [Prompt(box=Box(x, 8, x + 16, 24), multimask=False) for x in range(0, 112, 16)]
+    answer = await pipeline.segment(request(*prompts))
+    assert boxes(answer) == [[(x, 8, x + 16, 24)] for x in range(0, 112, 16)]
+    assert sam.decodes == [DecodeCall(count, with_masks=False) for count in (3, 3, 1)]
+
+
+async def test_prompts_with_and_without_masks_may_be_mixed(pipeline: Pipeline, sam: FakeSam) -> None:
+    guess = np.full((256, 256), -4.0, np.float32)
+    guess[32:64, 64:128] = 4
+    prompts = [
+        Prompt(mask=guess, multimask=False),
+        BOX,
+        Prompt(mask=rectangle(32, 16, 64, 48), multimask=False),
+        CENTRE,
+    ]
+    answer = await pipeline.segment(request(*prompts))
+    expected = rectangle(32, 16, 64, 32)
+    np.testing.assert_array_equal(answer.results[0][0].mask.pixels, expected)
+    np.testing.assert_array_equal(answer.results[0][0].mask.logits, guess)
+    assert boxes(answer)[1:3] == [[(32, 16, 64, 48)], [(32, 16, 64, 48)]]
+    assert [len(results) for results in answer.results] == [1, 1, 1, 3]
+    assert sam.decodes == [DecodeCall(2, with_masks=False), DecodeCall(2, with_masks=True)]
+
+
+async def test_a_picture_that_is_not_square_or_small_keeps_its_coordinates(pipeline: Pipeline) -> None:
+    tall = Size(256, 64)
+    prompt = Prompt(box=Box(16, 64, 48, 192), multimask=False)
+    mask = only(await pipeline.segment(SegmentRequest([prompt], data=picture(1, tall)))).mask
+    assert mask.pixels.shape == (256, 64)
+    np.testing.assert_array_equal(mask.pixels, rectangle(16, 64, 48, 192, tall))
+
+
+async def test_masks_come_in_the_format_that_was_asked_for(pipeline: Pipeline) -> None:
+    expected = rectangle(32, 16, 64, 48)
+    rle = only(await pipeline.segment(request(BOX, format="rle"))).encoded
+    assert isinstance(rle, Rle)
+    np.testing.assert_array_equal(decode_rle(rle), expected)
+    png = only(await pipeline.segment(request(BOX, format="png"))).encoded
+    assert isinstance(png, Png)
+    np.testing.assert_array_equal(decode_png(png.data), expected)
+    polygons = only(await pipeline.segment(request(BOX, format="polygons"))).encoded
+    assert isinstance(polygons, Polygons)
+    np.testing.assert_array_equal(decode_polygons(polygons.polygons, SIZE), expected)
+    logits = only(await pipeline.segment(request(BOX, format="logits")))
+    assert isinstance(logits.encoded, EncodedLogits)
+    np.testing.assert_array_equal(decode_logits(logits.encoded), logits.mask.logits)
+
+
+async def test_an_overlay_is_drawn_into_the_picture_even_when_its_embedding_is_at_hand(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    await pipeline.embed(picture())
+    answer = await pipeline.segment(request(BOX, overlay=True))
+    assert answer.overlay is not None
+    drawn = np.asarray(PIL.Image.open(io.BytesIO(answer.overlay)))
+    assert drawn.shape == (96, 128, 3)
+    assert drawn[32, 48].any()
+    assert not drawn[80, 112].any()
+    assert answer.timings.decode > 0 == answer.timings.encode
+    assert sam.encodes == [1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "says"),
+    [
+        (Prompt(), NoPrompt, "points, a box or a mask"),
+        (Prompt((Point(1, 1, 7),)), MalformedPrompt, r"labels\[0\] is 7"),
+        (Prompt((Point(float("nan"), 1),)), MalformedPrompt, "finite"),
+        (Prompt(box=Box(9, 1, 9, 5)), MalformedPrompt, "empty"),
+        (Prompt(mask=rectangle(1, 1, 2, 2, Size(95, 128))), MalformedPrompt, "128 x 96"),
+        (Prompt((Point(128, 1, BACKGROUND),)), PromptOutsideImage, r"points\[0\]"),
+        (Prompt(box=Box(0, 0, 128, 96.5)), PromptOutsideImage, "128 x 96"),
+    ],
+)
+async def test_a_bad_prompt_is_refused_before_the_encoder_runs_and_named(
+    pipeline: Pipeline, sam: FakeSam, prompt: Prompt, error: type[PomonaError], says: str
+) -> None:
+    with pytest.raises(error, match=says) as caught:
+        await pipeline.segment(request(CENTRE, prompt))
+    assert type(caught.value) is error
+    assert caught.value.detail.startswith("prompts[1]: ")
+    assert sam.encodes == []
+    embedded = await pipeline.embed(picture())
+    for known in (request(CENTRE, prompt), SegmentRequest([CENTRE, prompt], image_id=embedded.image_id)):
+        with pytest.raises(error, match=says):
+            await pipeline.segment(known)
+    assert sam.decodes == []
+
+
+async def test_a_picture_that_cannot_be_used_is_refused_before_the_encoder_runs(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    with pytest.raises(NotAnImage):
+        await pipeline.embed(b"https://example.org/orange.jpg")
+    with pytest.raises(TooManyPixels, match="100000"):
+        await pipeline.segment(SegmentRequest([CENTRE], data=picture(0, Size(250, 401))))
+    assert sam.encodes == []
+
+
+async def test_more_prompts_or_points_than_the_limit_are_refused_before_the_picture_is_looked_at(
+    pipeline: Pipeline,
+) -> None:
+    with pytest.raises(TooManyPrompts, match="21 prompts; at most 20"):
+        await pipeline.segment(SegmentRequest([CENTRE] * 21, data=b""))
+    with pytest.raises(TooManyPrompts, match=r"prompts\[1\] has 5 points; at most 4"):
+        await pipeline.segment(SegmentRequest([CENTRE, Prompt((Point(1, 1),) * 5)], data=b""))
+    answer = await pipeline.segment(request(*[Prompt((Point(1, 1),) * 4, multimask=False)] * 20))
+    assert len(answer.results) == 20
+
+
+async def test_an_unknown_an_evicted_and_an_expired_picture_are_to_be_sent_again(
+    pipeline: Pipeline, clock: FakeClock
+) -> None:
+    async def by_id(image_id: str) -> Segmented:
+        return await pipeline.segment(SegmentRequest([CENTRE], image_id=image_id))
+
+    with pytest.raises(UnknownImageId, match="send it again"):
+        await by_id("0" * 32)
+    first, second, third = [(await pipeline.embed(picture(red))).image_id for red in (1, 2, 3)]
+    with pytest.raises(UnknownImageId, match=first):
+        await by_id(first)
+    assert (await by_id(second)).image_id == second
+    clock.now += 60
+    with pytest.raises(UnknownImageId, match=third):
+        await by_id(third)
+
+
+async def test_a_model_answers_by_its_name_with_its_own_embeddings(
+    pipeline: Pipeline, sam: FakeSam, lemon_sam: FakeSam
+) -> None:
+    embedded = await pipeline.embed(picture(), SECOND.name)
+    assert embedded.model is SECOND
+    assert (sam.encodes, lemon_sam.encodes) == ([], [1])
+    by_id = SegmentRequest([CENTRE], image_id=embedded.image_id)
+    with pytest.raises(UnknownImageId, match=LOADED.name):
+        await pipeline.segment(by_id)
+    answer = await pipeline.segment(dataclasses.replace(by_id, model=SECOND.name))
+    assert answer.model is SECOND
+    assert (len(sam.decodes), len(lemon_sam.decodes)) == (0, 1)
+
+
+async def test_a_model_that_is_not_there_is_told_apart_from_one_that_is_not_loaded(pipeline: Pipeline) -> None:
+    with pytest.raises(UnknownModel, match="'plum-sam'; loaded: orange-sam, lemon-sam") as caught:
+        await pipeline.segment(request(CENTRE, model="plum-sam"))
+    assert type(caught.value) is UnknownModel
+    with pytest.raises(ModelNotLoaded, match="POMONA_MODELS=orange-sam,lemon-sam,melon-sam would load it"):
+        await pipeline.embed(picture(), "melon-sam")
+
+
+async def test_neither_a_picture_nor_an_id_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(NoImage):
+        await pipeline.segment(SegmentRequest([CENTRE]))
+
+
+async def test_a_failing_device_reaches_the_caller_and_the_next_request_tries_anew(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    sam.fails = BackendError("the device failed")
+    with pytest.raises(BackendError, match="the device failed"):
+        await pipeline.segment(request(CENTRE))
+    sam.fails = None
+    assert len((await pipeline.segment(request(CENTRE))).results) == 1
+    assert sam.encodes == [1, 1]
+
+
+async def test_the_parts_of_the_time_lie_within_the_whole(pipeline: Pipeline) -> None:
+    timings = (await pipeline.segment(request(CENTRE, CENTRE, overlay=True))).timings
+    parts = dataclasses.asdict(timings)
+    total = parts.pop("total")
+    assert set(parts) == {"decode", "queue", "encode", "prompt", "postprocess"}
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) <= total
+
+
+async def test_an_embedding_alone_takes_no_time_for_prompts(pipeline: Pipeline) -> None:
+    timings = (await pipeline.embed(picture())).timings
+    assert timings.prompt == timings.postprocess == 0
+    assert timings.decode + timings.queue + timings.encode <= timings.total
+    assert Timings() == Timings(0, 0, 0, 0, 0, 0)
+
+
+async def test_closing_finishes_what_runs(sam: FakeSam) -> None:
+    pipeline = make_pipeline(sam)
+    sam.blocks = threading.Event()
+    call = asyncio.create_task(pipeline.runners[LOADED.name].encode(np.zeros(3, np.float32)))
+    assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
+    closing = asyncio.create_task(asyncio.to_thread(pipeline.close))
+    sam.blocks.set()
+    assert np.asarray((await call).value).tolist() == [0, 0, 0]
+    await closing
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await pipeline.embed(picture())
