@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,7 +26,7 @@ import httpx
 import PIL.Image
 from tqdm import tqdm
 
-from loadtest.server import running_server
+from loadtest.server import running
 from models.backends.base import BackendName
 from models.data.render import render_oranges
 from models.types import Point, Prompt, Size
@@ -81,11 +82,11 @@ def _measure_server(backend: BackendName) -> dict[str, float]:
     point = prompt.points[0]
     body = {"request": json.dumps({"prompts": [{"points": [[point.x, point.y]]}]})}
     for _ in tqdm(range(STARTS), desc=f"starts on {backend}"):
-        with running_server({"POMONA_BACKEND": backend}) as server:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder), backend=backend) as server:
             ready.append(server.ready_s)
             idle.append(server.resident_mib())
             for _ in range(3):
-                answer = httpx.post(f"{server.url}/v1/segment", files={"image": picture}, data=body, timeout=60)
+                answer = httpx.post(f"{server.address}/v1/segment", files={"image": picture}, data=body, timeout=60)
                 answer.raise_for_status()
             used.append(server.resident_mib())
     return {

@@ -1,17 +1,16 @@
-"""A real server process for measurements, on this machine only."""
+"""The real service as a process of its own, on this machine only: for measurements and for system tests."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,70 +18,120 @@ import httpx
 import psutil
 
 _ROOT: Final = Path(__file__).parent.parent
+_READY_WITHIN_S: Final = 180
+_GONE_WITHIN_S: Final = 30
 _MIB: Final = 1024 * 1024
 
 
 class ServerFailed(Exception):
-    """The server ended, or was not ready in time; its output is in the message."""
+    """The server did not start or did not end as it should; its output is in the message."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Server:
-    """A ready server.
+    """A running server.
 
     Attributes:
-        url: where it answers.
-        process: the one that was started; workers are its children.
+        address: where it answers, without a slash at its end.
+        output: file that its output goes to.
+        process: the one that was started; it has children.
         ready_s: seconds from the command to the first green `/readyz`.
+        seen_while_loading: status of /livez and /readyz, each time they were asked before the server was ready; None
+            where nobody listened yet.
     """
 
-    url: str
+    address: str
+    output: Path
     process: subprocess.Popen[bytes]
-    ready_s: float
+    ready_s: float = 0.0
+    seen_while_loading: list[tuple[int | None, int | None]] = field(default_factory=list)
+
+    def log(self) -> str:
+        """All that it printed so far."""
+        return self.output.read_text(errors="replace")
 
     def resident_mib(self) -> float:
         """Resident memory of all its processes; pages that they share count more than once."""
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return sum(process.memory_info().rss for process in family) / _MIB
+        main = psutil.Process(self.process.pid)
+        return sum(process.memory_info().rss for process in [main, *main.children(recursive=True)]) / _MIB
+
+    def stop(self) -> None:
+        """Ask it to stop, and see that it ends well and leaves no process behind.
+
+        Raises:
+            ServerFailed: it did not.
+        """
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(_GONE_WITHIN_S)
+        _, alive = psutil.wait_procs(children, _GONE_WITHIN_S)
+        if status != 0 or alive:
+            raise ServerFailed(f"ended with {status}, leaving {alive}:\n{self.log()}")
 
 
-@contextmanager
-def running_server(environment: Mapping[str, str], *, ready_within_s: float = 300) -> Iterator[Server]:
-    """Start the service on a free port and stop it afterwards.
+@contextlib.contextmanager
+def running(folder: Path, *, bento: str = "service.app:Pomona", **settings: str) -> Iterator[Server]:
+    """Start a server on a free port, wait until it is ready, and stop it afterwards where that was not done.
+
+    Args:
+        folder: for its output and BentoML's files.
+        bento: what `bentoml serve` serves.
+        settings: `POMONA_` settings without the prefix; where the weights lie is taken from the environment.
 
     Raises:
-        ServerFailed: it ended, or was not ready within `ready_within_s`.
+        ServerFailed: it ended, or was not ready in time, or did not stop.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as output:
-        started = time.perf_counter()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    kept = {"POMONA_CACHE_DIR", "POMONA_WEIGHTS_DIR"}
+    environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("POMONA_")}
+    environment |= {f"POMONA_{name.upper()}": value for name, value in settings.items()}
+    environment |= {
+        "POMONA_HTTP_HOST": "127.0.0.1",
+        "POMONA_HTTP_PORT": str(port),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(folder / "bentoml"),
+    }
+    output = folder / "output.txt"
+    started = time.monotonic()
+    with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "service.app:Pomona"],
+            [sys.executable, "-m", "bentoml", "serve", bento],
             cwd=_ROOT,
-            env=os.environ
-            | {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"}
-            | {"POMONA_HTTP_PORT": str(port), "POMONA_HTTP_HOST": "127.0.0.1"}
-            | dict(environment),
-            stdout=output,
+            env=environment,
+            stdout=file,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            while not _is_ready(url):
-                if process.poll() is not None or time.perf_counter() - started > ready_within_s:
-                    output.seek(0)
-                    raise ServerFailed(f"not ready; its output:\n{output.read().decode(errors='replace')}")
-                time.sleep(0.05)
-            yield Server(url, process, time.perf_counter() - started)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-
-def _is_ready(url: str) -> bool:
+    server = Server(f"http://127.0.0.1:{port}", output, process)
     try:
-        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+        _wait_until_ready(server)
+        server.ready_s = time.monotonic() - started
+        yield server
+        if process.poll() is None:
+            server.stop()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_until_ready(server: Server) -> None:
+    until = time.monotonic() + _READY_WITHIN_S
+    with httpx.Client(base_url=server.address, timeout=2) as client:
+        while time.monotonic() < until:
+            if server.process.poll() is not None:
+                raise ServerFailed(f"it ended with {server.process.returncode}:\n{server.log()}")
+            livez, readyz = _status(client, "/livez"), _status(client, "/readyz")
+            if readyz == 200:
+                return
+            server.seen_while_loading.append((livez, readyz))
+            time.sleep(0.05)
+    raise ServerFailed(f"it was not ready within {_READY_WITHIN_S} s:\n{server.log()}")
+
+
+def _status(client: httpx.Client, path: str) -> int | None:
+    try:
+        return client.get(path).status_code
     except httpx.TransportError:
-        return False
+        return None

@@ -22,7 +22,9 @@ class SettingsError(PomonaError):
 class Settings(BaseSettings):
     """Every setting of the service. Each is the environment variable `POMONA_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="POMONA_", frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix="POMONA_", frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
+    )
 
     http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
     http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")
@@ -69,10 +71,10 @@ class Settings(BaseSettings):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
-    @field_validator("models_file", "weights_dir", mode="before")
+    @field_validator("models_file", "weights_dir", "cache_dir")
     @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        return value or None
+    def _expand_home(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser()
 
     @property
     def max_upload_bytes(self) -> int:

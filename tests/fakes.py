@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -73,13 +74,16 @@ class FakeSam:
     encodes: list[int] = field(default_factory=list)
     """Pictures in each call."""
     decodes: list[DecodeCall] = field(default_factory=list)
+    decoding_s: float = 0.0
+    """Of all calls to `decode` together."""
     overlapped: bool = False
     """Whether two calls ever ran at the same time."""
     _busy: threading.Lock = field(default_factory=threading.Lock)
 
     def prepare(self, pixels: Pixels) -> NDArray[np.float32]:
         self.prepares += 1
-        return pixels.reshape(-1, 3).mean(axis=0).astype(np.float32)
+        colour: NDArray[np.float32] = pixels.reshape(-1, 3).mean(axis=0).astype(np.float32)
+        return colour
 
     def encode(self, prepared: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         self.encodes.append(len(prepared))
@@ -100,6 +104,7 @@ class FakeSam:
         count = len(prompts.labels)
         self.decodes.append(DecodeCall(count, prompts.mask_inputs is not None))
         self._alone()
+        started = time.perf_counter()
         try:
             if self.fails is not None:
                 raise self.fails
@@ -114,6 +119,7 @@ class FakeSam:
                     logits[row, token] = (distances - inset) * (1 + colours[image_index[row], 0] / 255)
             return logits, np.tile(np.asarray(SCORES, np.float32), (count, 1))
         finally:
+            self.decoding_s += time.perf_counter() - started
             self._busy.release()
 
     def _alone(self) -> None:
@@ -171,9 +177,7 @@ def make_settings(**changes: Any) -> Settings:
     return Settings(_env_prefix="NOT_POMONA_", **changes)
 
 
-def make_pipeline(
-    *sams: FakeSam, settings: Settings | None = None, cache: EmbeddingCache | None = None
-) -> Pipeline:
+def make_pipeline(*sams: FakeSam, settings: Settings | None = None, cache: EmbeddingCache | None = None) -> Pipeline:
     """A pipeline that serves the first one or two models of `CATALOGUE`; to be closed."""
     entries = (LOADED, SECOND)
     if cache is None:

@@ -22,9 +22,9 @@ from models.sam.constants import (
 from models.transforms import Frame
 from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Logits, Prompt, Size
 
-_CONFIDENCE: Final = 1e-3
-"""A binary mask prompt is given to the model as logits of this and 1 minus this: about -6.9 and 6.9, the size of what
-the decoder itself returns well inside and outside an object."""
+_CONFIDENCE: Final = 1e-6
+"""A binary mask prompt is given to the model as logits of this and 1 minus this: about -13.8 and 13.8, the size of what
+the decoder itself returns well inside and outside an object. At half of that, a mask prompt alone is lost on it."""
 
 
 @dataclass(frozen=True, slots=True)

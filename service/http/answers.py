@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Final
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -18,6 +19,8 @@ from service.formats import EncodedMask, Png
 from service.http import schema
 from service.pipeline import Embedded, MaskResult, Segmented, Timings
 from service.runners import SamRunner
+
+_MAX_DETAIL: Final = 600
 
 
 def segmented(answer: Segmented, request_id: str) -> Response:
@@ -85,7 +88,7 @@ def problem(error: PomonaError, request_id: str, *, detail: str | None = None) -
         type=f"urn:pomona:problem:{row.code}",
         title=row.title,
         status=row.status,
-        detail=detail or error.detail,
+        detail=_shortened(detail or error.detail),
         code=row.code,
         request_id=request_id,
     )
@@ -130,6 +133,11 @@ def _encoding(
     if isinstance(encoded, EncodedLogits):
         return schema.LogitsMask(shape=encoded.shape, dtype="float16", data=encoded.data)
     return schema.PolygonsMask.model_construct(polygons=encoded.polygons)
+
+
+def _shortened(detail: str) -> str:
+    """A detail may quote what the caller sent, which may be of any length."""
+    return detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
 
 
 def _base64(data: bytes) -> str:

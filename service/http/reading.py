@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from models.errors import MalformedPrompt, NoPrompt
+from models.errors import MalformedPrompt, MaskError, NoPrompt, NotAnImage
 from models.masks import EncodedLogits, Rle, decode_logits, decode_rle
 from models.types import FOREGROUND, BinaryMask, Box, Logits, Point, Prompt
 from service.errors import (
@@ -30,11 +30,23 @@ _SPOOL_NOTHING = 1 << 40  # bodies are bounded: parts stay in memory rather than
 
 
 class _Parser(MultiPartParser):
+    """Refuses a body that ends before its closing boundary, of which Starlette's would drop the last part."""
+
     spool_max_size = _SPOOL_NOTHING
-    complete = False
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_part_size: int) -> None:
+        super().__init__(headers, self._whole(stream), max_files=8, max_fields=8, max_part_size=max_part_size)
+        self._complete = False
 
     def on_end(self) -> None:
-        self.complete = True
+        """The closing boundary was read."""
+        self._complete = True
+
+    async def _whole(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._complete:
+            raise MultiPartException("it ends before its closing boundary")
 
 
 class Parts:
@@ -65,15 +77,12 @@ async def read_parts(request: Request, *, allowed: frozenset[str], max_bytes: in
             f"The body is {content_type or 'of no type'}; multipart/form-data would be right, "
             "with the picture in the part image and JSON in the field request."
         )
-    limited = _limited(request, max_bytes)
-    parser = _Parser(request.headers, limited, max_files=8, max_fields=8, max_part_size=max_bytes)
+    parser = _Parser(request.headers, _limited(request, max_bytes), max_part_size=max_bytes)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeError) as error:
         raise MalformedRequest(f"The multipart body is damaged: {error}.") from error
     try:
-        if not parser.complete:
-            raise MalformedRequest("The multipart body is damaged: it ends before its closing boundary.")
         return await _parts(form, allowed)
     finally:
         await form.close()
@@ -99,7 +108,16 @@ async def _parts(form: FormData, allowed: frozenset[str]) -> Parts:
             raise UnknownField(f"There is no part {name!r} here; known: {', '.join(sorted(allowed))}.")
         if name in values:
             raise MalformedRequest(f"The part {name} was sent twice.")
-        values[name] = await value.read() if isinstance(value, UploadFile) else value.encode(errors="replace")
+        if isinstance(value, UploadFile):
+            values[name] = await value.read()
+        elif name == "image" and value:
+            # Decoded as text by now: the bytes are lost. Also what a URL looks like.
+            raise NotAnImage(
+                "The part image came as text, without a file name; send the picture's bytes as a file "
+                "(curl -F image=@orange.jpg). URLs are never fetched."
+            )
+        else:
+            values[name] = value.encode(errors="replace")
     # Forms in a browser send what was left empty as empty parts.
     image_id = values.get("image_id", b"").decode(errors="replace") or None
     image = values.get("image")
@@ -177,11 +195,13 @@ def _prompt(number: int, prompt: PromptIn, max_pixels: int) -> Prompt:
             f"prompts[{number}] has {len(points)} points and {len(labels)} labels: one label per point is right."
         )
     mask: BinaryMask | Logits | None = None
-    if isinstance(prompt.mask, RleMask):
-        mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
-    elif prompt.mask is not None:
-        encoded = EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data)
-        mask = decode_logits(encoded)
+    try:
+        if isinstance(prompt.mask, RleMask):
+            mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
+        elif prompt.mask is not None:
+            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
+    except MaskError as error:
+        raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
     return Prompt(
         points=tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)),
         box=None if prompt.box is None else Box(*prompt.box),

@@ -4,7 +4,7 @@
     python -m tests.golden.make_golden --reference MobileSAM --checkpoint MobileSAM/weights/mobile_sam.pt
 
 Three pictures are drawn by `models.data.render` (seeds below) and stored as JPEG, so that the masks do not depend on
-the renderer; one is the portrait of Grace Hopper that matplotlib carries (NASA, public domain), which is not copied. Each
+the renderer; one is the portrait of Grace Hopper that matplotlib carries (NASA, public domain), not copied. Each
 prompt goes through `mobile_sam.SamPredictor` on PyTorch in float32 on a CPU, at 1024 pixels, padded to a square. Stored
 are the masks as COCO RLE (written by pycocotools) with their predicted IoUs, in the order of the decoder's tokens.
 """

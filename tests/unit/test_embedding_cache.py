@@ -34,10 +34,12 @@ class Encoder:
     answer: EmbeddedImage = field(default_factory=embedded)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     fails: Exception | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
     runs: int = 0
 
     async def __call__(self) -> EmbeddedImage:
         self.runs += 1
+        self.started.set()
         await self.go.wait()
         if self.fails is not None:
             raise self.fails
@@ -58,11 +60,6 @@ async def keep(cache: EmbeddingCache, *image_ids: str, nbytes: int = 10) -> None
 
 def kept(cache: EmbeddingCache, *image_ids: str) -> list[str]:
     return [image_id for image_id in image_ids if cache.get(key(image_id)) is not None]
-
-
-async def started(encoder: Encoder) -> None:
-    while not encoder.runs:
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -162,7 +159,7 @@ async def test_ages_count_from_the_encoding_and_not_from_the_last_use(cache: Emb
 async def test_the_age_counts_from_the_end_of_the_encoding(cache: EmbeddingCache, clock: FakeClock) -> None:
     encoder = Encoder()
     slow = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
-    await started(encoder)
+    await encoder.started.wait()
     clock.now += 100
     encoder.go.set()
     await slow
@@ -174,7 +171,7 @@ async def test_two_callers_for_the_same_new_picture_encode_once(cache: Embedding
     first, second = Encoder(), Encoder()
     one = asyncio.create_task(cache.get_or_encode(key("a"), first))
     two = asyncio.create_task(cache.get_or_encode(key("a"), second))
-    await started(first)
+    await first.started.wait()
     first.go.set()
     assert await one is await two is first.answer
     assert (first.runs, second.runs) == (1, 0)
@@ -185,8 +182,8 @@ async def test_callers_for_different_pictures_encode_side_by_side(cache: Embeddi
     first, second = Encoder(), Encoder()
     one = asyncio.create_task(cache.get_or_encode(key("a"), first))
     two = asyncio.create_task(cache.get_or_encode(key("b"), second))
-    await started(first)
-    await started(second)
+    await first.started.wait()
+    await second.started.wait()
     second.go.set()
     assert await two is second.answer
     assert not one.done()
@@ -197,7 +194,7 @@ async def test_callers_for_different_pictures_encode_side_by_side(cache: Embeddi
 async def test_a_failing_encoding_reaches_all_who_wait_and_the_next_caller_tries_anew(cache: EmbeddingCache) -> None:
     failing = Encoder(fails=BackendError("the device failed"))
     waiting = [asyncio.create_task(cache.get_or_encode(key("a"), failing)) for _ in range(3)]
-    await started(failing)
+    await failing.started.wait()
     failing.go.set()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert outcomes == [failing.fails] * 3
@@ -211,7 +208,7 @@ async def test_cancelling_the_first_caller_leaves_the_second_its_answer(cache: E
     encoder = Encoder()
     first = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
     second = asyncio.create_task(cache.get_or_encode(key("a"), Encoder()))
-    await started(encoder)
+    await encoder.started.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -223,7 +220,7 @@ async def test_cancelling_the_first_caller_leaves_the_second_its_answer(cache: E
 async def test_an_encoding_that_everybody_left_is_kept_all_the_same(cache: EmbeddingCache) -> None:
     encoder = Encoder()
     only = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
-    await started(encoder)
+    await encoder.started.wait()
     only.cancel()
     with pytest.raises(asyncio.CancelledError):
         await only
@@ -237,7 +234,7 @@ async def test_a_failure_that_everybody_left_is_not_reported_as_forgotten(cache:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
     failing = Encoder(fails=BackendError("the device failed"))
     only = asyncio.create_task(cache.get_or_encode(key("a"), failing))
-    await started(failing)
+    await failing.started.wait()
     only.cancel()
     with pytest.raises(asyncio.CancelledError):
         await only

@@ -108,20 +108,34 @@ async def test_the_wait_for_the_device_is_told_apart_from_the_run(runner: SamRun
     assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
     second = asyncio.create_task(runner.encode(RED))
     await asyncio.sleep(0)  # runs until it waits for the device
-    begin = time.perf_counter()
-    at_least = 0.0
-    while at_least <= 0.01:
-        await asyncio.sleep(0)
-        at_least = time.perf_counter() - begin
+    at_least = await _a_moment()
     sam.blocks.set()
     assert (await first).ran >= at_least
     assert (await second).queued >= at_least
 
 
-async def test_chunks_of_one_request_add_up_their_times(runner: SamRunner) -> None:
+async def test_chunks_of_one_request_add_up_their_times(runner: SamRunner, sam: FakeSam) -> None:
+    sam.blocks = threading.Event()
+    busy = asyncio.create_task(runner.encode(BLACK))
+    assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
     begin = time.perf_counter()
-    done = await runner.decode(BLACK, [Prompt((Point(1, 1),))] * 9, FRAME)
-    assert 0 < done.ran < done.ran + done.queued <= time.perf_counter() - begin
+    call = asyncio.create_task(runner.decode(BLACK, [Prompt((Point(1, 1),))] * 9, FRAME))
+    await asyncio.sleep(0)  # runs until it waits for the device
+    at_least = await _a_moment()
+    sam.blocks.set()
+    done = await call
+    assert at_least <= done.queued
+    assert sam.decoding_s <= done.ran
+    assert done.queued + done.ran <= time.perf_counter() - begin
+    assert (await busy).value is BLACK
+
+
+async def _a_moment() -> float:
+    """Let other tasks run for a hundredth of a second; how long it was."""
+    begin = time.perf_counter()
+    while (passed := time.perf_counter() - begin) <= 0.01:  # noqa: ASYNC110 (it is the clock that is waited for)
+        await asyncio.sleep(0)
+    return passed
 
 
 async def test_a_failing_device_reaches_the_caller_and_not_the_next(runner: SamRunner, sam: FakeSam) -> None:

@@ -32,7 +32,6 @@ WRONG = [
     ("POMONA_HTTP_PORT", "0"),
     ("POMONA_HTTP_PORT", "65536"),
     ("POMONA_HTTP_PORT", "http"),
-    ("POMONA_MODELS", ""),
     ("POMONA_MODELS", " , "),
     ("POMONA_BACKEND", "onnx"),
     ("POMONA_THREADS", "-1"),
@@ -137,3 +136,17 @@ def test_settings_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValidationError, match="frozen"):
         settings.http_port = 1  # type: ignore[misc]
+
+
+def test_a_path_may_start_at_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POMONA_CACHE_DIR", "~/pomona-cache")
+    assert load_settings().cache_dir == Path.home() / "pomona-cache"
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POMONA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("POMONA_HTTP_PORT", raising=False)
+    unset = load_settings()
+    monkeypatch.setenv("POMONA_CACHE_DIR", "")
+    monkeypatch.setenv("POMONA_HTTP_PORT", "")
+    assert load_settings() == unset

@@ -1,0 +1,237 @@
+"""Requests that are refused, each with its code."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import PIL.Image
+
+from models.masks import encode_logits, encode_rle
+from models.types import BinaryMask, Size
+from tests.contract.door import PICTURE, POINT, Parts, asked, image, plain
+from tests.fakes import (
+    NOT_LOADED,
+    picture,
+    rectangle,
+)
+
+
+def gif() -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("P", (4, 4)).save(buffer, "GIF")
+    return buffer.getvalue()
+
+
+def rle_of(mask: BinaryMask) -> dict[str, Any]:
+    rle = encode_rle(mask)
+    return {"size": rle.size, "counts": rle.counts}
+
+
+def odd_logits(**changes: Any) -> dict[str, Any]:
+    good = encode_logits(np.zeros((256, 256), np.float32))
+    return {"shape": good.shape, "dtype": good.dtype, "data": good.data} | changes
+
+
+def multipart(*lines: str) -> dict[str, Any]:
+    return {
+        "content": "\r\n".join(lines).encode(),
+        "headers": {"content-type": "multipart/form-data; boundary=belt"},
+    }
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that is refused: with this code, and a detail that says this."""
+
+    name: str
+    code: str
+    says: str
+    parts: Parts = field(default_factory=list)
+    path: str = "/v1/segment"
+    method: str = "POST"
+    raw: Mapping[str, Any] | None = None
+
+
+REFUSALS: Final = [
+    # the picture
+    Refusal("text", "not_an_image", "no picture format", [image(b"an orange"), asked(POINT)]),
+    Refusal("no bytes", "not_an_image", "no bytes", [image(b""), asked(POINT)]),
+    Refusal("text to embed", "not_an_image", "no picture format", [image(b"an orange")], "/v1/embed"),
+    Refusal("a cut PNG", "truncated_image", "whole file", [image(PICTURE[:-40]), asked(POINT)]),
+    Refusal("a cut JPEG", "truncated_image", "JPEG", [image(picture(file_format="JPEG")[:400]), asked(POINT)]),
+    Refusal("a GIF", "unsupported_image_format", "GIF", [image(gif()), asked(POINT)]),
+    Refusal("pixels", "too_many_pixels", "401 x 250", [image(picture(size=Size(250, 401))), asked(POINT)]),
+    Refusal("no picture", "no_image", "image_id", [asked(POINT)]),
+    Refusal("nothing to embed", "no_image", "part image", [plain("request", "{}")], "/v1/embed"),
+    Refusal("unknown id", "unknown_image_id", "send it again", [plain("image_id", "0" * 32), asked(POINT)]),
+    Refusal(
+        "both picture and id", "malformed_request", "not both", [image(), plain("image_id", "0" * 32), asked(POINT)]
+    ),
+    Refusal(
+        "an overlay without pixels",
+        "malformed_request",
+        "overlay",
+        [plain("image_id", "0" * 32), asked(POINT, overlay=True)],
+    ),
+    # the prompts
+    Refusal("an empty list", "no_prompt", "no prompts", [image(), asked()]),
+    Refusal("no list", "no_prompt", "no prompts", [image(), plain("request", "{}")]),
+    Refusal("no request", "no_prompt", "no prompts", [image()]),
+    Refusal("an empty prompt", "no_prompt", "prompts[1]", [image(), asked(POINT, {})]),
+    Refusal("labels alone", "malformed_prompt", "0 points and 1 labels", [image(), asked({"labels": [1]})]),
+    Refusal(
+        "labels that do not pair",
+        "malformed_prompt",
+        "prompts[1] has 2 points and 1 labels",
+        [image(), asked(POINT, {"points": [[1, 1], [2, 2]], "labels": [1]})],
+    ),
+    Refusal(
+        "an unknown label", "malformed_prompt", "labels[0] is 7", [image(), asked({"points": [[1, 1]], "labels": [7]})]
+    ),
+    Refusal(
+        "a label of the model's own",
+        "malformed_prompt",
+        "is -1",
+        [image(), asked({"points": [[1, 1]], "labels": [-1]})],
+    ),
+    Refusal("an empty box", "malformed_prompt", "x0 < x1", [image(), asked({"box": [8, 8, 8, 16]})]),
+    Refusal("a box of three", "malformed_prompt", "prompts[0].box[3]", [image(), asked({"box": [8, 8, 16]})]),
+    Refusal("not a number", "malformed_prompt", "finite", [image(), asked({"points": [[float("nan"), 1]]})]),
+    Refusal("an endless box", "malformed_prompt", "finite", [image(), asked({"box": [0, 0, float("inf"), 1]})]),
+    Refusal(
+        "a number as text", "malformed_prompt", "prompts[0].points[0][0]", [image(), asked({"points": [["1", 1]]})]
+    ),
+    Refusal("a point of three", "malformed_prompt", "prompts[0].points[0]", [image(), asked({"points": [[1, 1, 1]]})]),
+    Refusal("prompts that are none", "malformed_prompt", "prompts[0]", [image(), plain("request", '{"prompts": [5]}')]),
+    Refusal(
+        "a mask of another size",
+        "malformed_prompt",
+        "128 x 96 would be right",
+        [image(), asked({"mask": rle_of(rectangle(0, 0, 4, 4, Size(96, 127)))})],
+    ),
+    Refusal(
+        "RLE of odd characters",
+        "malformed_prompt",
+        "counts",
+        [image(), asked({"mask": {"size": [96, 128], "counts": "!"}})],
+    ),
+    Refusal(
+        "RLE that does not add up",
+        "malformed_prompt",
+        "do not add up",
+        [image(), asked({"mask": {"size": [96, 128], "counts": "1"}})],
+    ),
+    Refusal(
+        "RLE of more than the limit",
+        "malformed_prompt",
+        "the limit is 100000",
+        [image(), asked({"mask": {"size": [100000, 100000], "counts": "0"}})],
+    ),
+    Refusal(
+        "RLE counts as a list",
+        "malformed_prompt",
+        "counts",
+        [image(), asked({"mask": {"size": [96, 128], "counts": [5]}})],
+    ),
+    Refusal("RLE without counts", "malformed_prompt", "counts", [image(), asked({"mask": {"size": [96, 128]}})]),
+    Refusal("a mask of nothing", "malformed_prompt", "prompts[0].mask", [image(), asked({"mask": {}})]),
+    Refusal("short logits", "malformed_prompt", "131072", [image(), asked({"mask": odd_logits(data="AAAA")})]),
+    Refusal(
+        "logits that are no base64", "malformed_prompt", "base64", [image(), asked({"mask": odd_logits(data="*")})]
+    ),
+    Refusal(
+        "logits of another shape", "malformed_prompt", "256, 256", [image(), asked({"mask": odd_logits(shape=[4, 4])})]
+    ),
+    Refusal(
+        "logits of another type", "malformed_prompt", "dtype", [image(), asked({"mask": odd_logits(dtype="float32")})]
+    ),
+    Refusal(
+        "logits that are not finite",
+        "malformed_prompt",
+        "not finite",
+        [image(), asked({"mask": odd_logits(data=base64.b64encode(b"\x00\x7e" * 65536).decode())})],
+    ),
+    Refusal("a point outside", "prompt_outside_image", "(128, 48)", [image(), asked({"points": [[128, 48]]})]),
+    Refusal("a point above", "prompt_outside_image", "points[0]", [image(), asked({"points": [[64, -0.5]]})]),
+    Refusal("a box that reaches out", "prompt_outside_image", "128 x 96", [image(), asked({"box": [0, 0, 128, 97]})]),
+    Refusal("prompts", "too_many_prompts", "at most 3", [image(), asked(*[POINT] * 4)]),
+    Refusal("points", "too_many_prompts", "at most 4", [image(), asked(POINT, {"points": [[1, 1]] * 5})]),
+    # the rest of the request
+    Refusal("model", "unknown_model", "'plum-sam'", [image(), asked(POINT, model="plum-sam")]),
+    Refusal(
+        "model to embed",
+        "unknown_model",
+        "'plum-sam'",
+        [image(), plain("request", '{"model": "plum-sam"}')],
+        "/v1/embed",
+    ),
+    Refusal("model of the catalogue", "model_not_loaded", "melon-sam", [image(), asked(POINT, model=NOT_LOADED.name)]),
+    Refusal("format", "unsupported_format", "format", [image(), asked(POINT, format="webp")]),
+    Refusal("a format that is no text", "unsupported_format", "format", [image(), asked(POINT, format=5)]),
+    Refusal("not JSON", "malformed_json", "JSON", [image(), plain("request", '{"prompts": [')]),
+    Refusal("empty JSON", "malformed_json", "JSON", [image(), plain("request", "")]),
+    Refusal("JSON to embed", "malformed_json", "JSON", [image(), plain("request", "orange")], "/v1/embed"),
+    Refusal("not UTF-8", "malformed_json", "JSON", [image(), plain("request", b"\xff\xfe{}")]),
+    Refusal("a list", "malformed_request", "object", [image(), plain("request", "[]")]),
+    Refusal("overlay as text", "malformed_request", "overlay", [image(), asked(POINT, overlay="yes")]),
+    Refusal("a field", "unknown_field", "promts", [image(), plain("request", '{"promts": []}')]),
+    Refusal("a field of a prompt", "unknown_field", "prompts[0].point", [image(), asked({"point": [1, 1]})]),
+    Refusal(
+        "a field of a mask",
+        "unknown_field",
+        "order",
+        [image(), asked({"mask": {"size": [96, 128], "counts": "0", "order": "C"}})],
+    ),
+    Refusal("a field to embed", "unknown_field", "prompts", [image(), asked(POINT)], "/v1/embed"),
+    Refusal("a part", "unknown_field", "'picture'", [("picture", ("a.png", PICTURE)), asked(POINT)]),
+    Refusal("a part to embed", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)], "/v1/embed"),
+    Refusal("a part twice", "malformed_request", "image was sent twice", [image(), image(), asked(POINT)]),
+    Refusal("a field twice", "malformed_request", "request was sent twice", [image(), asked(POINT), asked(POINT)]),
+    Refusal("many parts", "malformed_request", "damaged", [image()] * 9),
+    Refusal("no body", "malformed_request", "of no type", raw={}),
+    Refusal("JSON as the body", "malformed_request", "application/json", raw={"json": {"prompts": []}}),
+    Refusal(
+        "no boundary",
+        "malformed_request",
+        "boundary",
+        raw={"content": b"", "headers": {"content-type": "multipart/form-data"}},
+    ),
+    Refusal("an empty body", "malformed_request", "closing boundary", raw=multipart("")),
+    Refusal("bytes that are no parts", "malformed_request", "damaged", raw=multipart("oranges", "and", "lemons")),
+    Refusal(
+        "a part without a name",
+        "malformed_request",
+        "name",
+        raw=multipart("--belt", "Content-Type: a/b", "", "x", "--belt--", ""),
+    ),
+    Refusal(
+        "a body that ends early",
+        "malformed_request",
+        "closing boundary",
+        raw=multipart("--belt", 'Content-Disposition: form-data; name="image"; filename="a.png"', "", "half an or"),
+    ),
+    Refusal(
+        "an odd character set",
+        "malformed_request",
+        "damaged",
+        raw={
+            "content": multipart("--belt", 'Content-Disposition: form-data; name="request"', "", "{}", "--belt--", "")[
+                "content"
+            ],
+            "headers": {"content-type": "multipart/form-data; boundary=belt; charset=undefined"},
+        },
+    ),
+    Refusal("path", "not_found", "/v1/segmnet", [image()], "/v1/segmnet"),
+    Refusal("path to get", "not_found", "/v1/oranges", path="/v1/oranges", method="GET", raw={}),
+    Refusal("path with a slash too many", "not_found", "/v1/segment/", [image()], "/v1/segment/"),
+    Refusal("path elsewhere", "not_found", "/oranges", path="/oranges", method="GET", raw={}),
+    Refusal("segment to get", "method_not_allowed", "POST would be right", method="GET", raw={}),
+    Refusal("embed to put", "method_not_allowed", "POST would be right", path="/v1/embed", method="PUT", raw={}),
+    Refusal("models to post", "method_not_allowed", "GET", [image()], "/v1/models"),
+    Refusal("page to delete", "method_not_allowed", "GET", path="/", method="DELETE", raw={}),
+]

@@ -1,0 +1,97 @@
+"""Calls to the real server, and drawn pictures whose fruit is known exactly."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+import numpy as np
+
+from models.data.render import Scene, render_oranges
+from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
+from models.polygons import decode_polygons
+from models.sam.postprocess import upsample
+from models.transforms import frame_for
+from models.types import BinaryMask, Size
+from models.zoo import CATALOGUE
+from service.http import schema
+from tests.fakes import encode_picture
+
+SIZE: Final = Size(480, 640)
+FRUITS: Final = 3
+ENTRY: Final = CATALOGUE["mobile-sam"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A drawn picture as it is sent, and its fruits' exact masks, boxes and centres."""
+
+    scene: Scene
+    data: bytes
+
+    def fruit(self, number: int) -> BinaryMask:
+        mask: BinaryMask = self.scene.instances == number
+        return mask
+
+    def box(self, number: int) -> list[float]:
+        return list(dataclasses.astuple(self.scene.fruit_box(number)))
+
+    def centre(self, number: int) -> list[float]:
+        ys, xs = np.nonzero(self.fruit(number))
+        return [float(xs.mean()), float(ys.mean())]
+
+
+def draw(seed: int) -> Drawn:
+    scene = render_oranges(seed, SIZE, FRUITS)
+    return Drawn(scene, encode_picture(scene.pixels))
+
+
+def embed(client: httpx.Client, data: bytes) -> schema.EmbedOut:
+    answer = client.post("/v1/embed", files={"image": ("oranges.png", data)})
+    assert answer.status_code == 200, answer.text
+    return schema.EmbedOut.model_validate_json(answer.content)
+
+
+def segment(
+    client: httpx.Client, picture: bytes | str, *prompts: Mapping[str, Any], **fields: Any
+) -> schema.SegmentOut:
+    """Send a picture, or the id of one, with prompts."""
+    what = ("image", ("oranges.png", picture)) if isinstance(picture, bytes) else ("image_id", (None, picture))
+    request = json.dumps({"prompts": prompts, **fields})
+    answer = client.post("/v1/segment", files=[what, ("request", (None, request))])
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    return schema.SegmentOut.model_validate_json(answer.content)
+
+
+def pixels_of(mask: schema.MaskOut) -> BinaryMask:
+    """The mask from any format, with its figures checked against its pixels."""
+    encoded = mask.mask
+    if isinstance(encoded, schema.RleMask):
+        pixels = decode_rle(Rle(encoded.size, encoded.counts))
+    elif isinstance(encoded, schema.PngMask):
+        pixels = decode_png(base64.b64decode(encoded.png, validate=True))
+    elif isinstance(encoded, schema.PolygonsMask):
+        pixels = decode_polygons(encoded.polygons, SIZE)
+    else:
+        logits = decode_logits(EncodedLogits(encoded.shape, encoded.dtype, encoded.data))
+        pixels = upsample(logits, frame_for(SIZE)) > 0
+    ys, xs = np.nonzero(pixels)
+    assert mask.area == len(ys)
+    assert mask.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert 0 < mask.score < 1.2
+    assert 0 <= mask.stability_score <= 1
+    return pixels
+
+
+def only(result: schema.ResultOut) -> BinaryMask:
+    assert len(result.masks) == 1
+    return pixels_of(result.masks[0])
+
+
+def iou(one: BinaryMask, other: BinaryMask) -> float:
+    return float((one & other).sum() / (one | other).sum())

@@ -1,0 +1,45 @@
+"""One real server for all tests of this folder; its output is shown with every test that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import httpx
+import pytest
+
+from loadtest.server import Server, running
+from tests.system.calls import Drawn, draw, embed
+
+LIMITS = {"max_upload_mib": "4", "max_megapixels": "3", "max_prompts": "16", "max_points": "8"}
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("server"), **LIMITS) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.address, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Drawn:
+    return draw(2)
+
+
+@pytest.fixture(scope="session")
+def known(client: httpx.Client, drawn: Drawn) -> str:
+    """The id of `drawn`, whose embedding the server holds."""
+    return embed(client, drawn.data).image.id
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    started = getattr(item, "funcargs", {}).get("server")
+    if report.failed and isinstance(started, Server):
+        report.sections.append(("the server's output", started.log()[-8000:]))
+    return report
