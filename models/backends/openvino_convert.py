@@ -21,7 +21,7 @@ def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
     """Write `ENCODER`, `DECODER` and `MASK_DECODER`, float32, into an existing folder."""
     model = build_sam(architecture, load_state_dict(checkpoint))
     square = [1, 3, INPUT_SIDE, INPUT_SIDE]
-    encoder = openvino.convert_model(model.encoder, input=[("images", square)], example_input=torch.zeros(square))
+    encoder = openvino.convert_model(model.encoder, input=[square], example_input=torch.zeros(square))
     openvino.save_model(encoder, folder / ENCODER, compress_to_fp16=False)
 
     # Two pictures and two prompts: a traced length of one would be taken for a constant.

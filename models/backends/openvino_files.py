@@ -54,7 +54,7 @@ def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path) -
 
 
 def _convert(entry: CatalogueEntry, checkpoint: Path, folder: Path) -> None:
-    _LOG.info("converting %s for OpenVINO, once (about half a minute)", entry.name)
+    _LOG.info("converting %s for OpenVINO, once (half a minute for MobileSAM, longer for larger ones)", entry.name)
     started = time.monotonic()
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""A user's own checkpoint of a ViT, from its entry in a models file to masks on OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from segment_anything import sam_model_registry
+
+from models.backends.load import Shelf, load_sam
+from models.sam.prompts import pack
+from models.transforms import frame_for
+from models.types import Logits, Point, Prompt, Size
+from models.zoo import load_catalogue
+
+
+def test_a_users_own_checkpoint_gives_on_openvino_what_it_gives_on_pytorch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(sam_model_registry["vit_b"]().state_dict(), tmp_path / "mine.safetensors")
+    models_file = tmp_path / "models.yaml"
+    models_file.write_text(
+        "models:\n  mine:\n    architecture: sam-vit-b\n    file: mine.safetensors\n    licence: proprietary\n"
+    )
+    entry = load_catalogue(models_file)["mine"]
+    shelf = Shelf(tmp_path / "cache")
+    picture = np.random.default_rng(1).integers(0, 256, (600, 1024, 3), np.uint8)
+    frame = frame_for(Size(600, 1024))
+    guess: Logits = np.random.default_rng(2).normal(0, 8, (256, 256)).astype(np.float32)
+    batches = ([Prompt((Point(500, 375),)), Prompt((Point(10, 20), Point(900, 500, 0)))], [Prompt(mask=guess)])
+
+    outputs = []
+    for backend in ("torch", "openvino"):
+        sam = load_sam(entry, backend, shelf)
+        embeddings = sam.encode([sam.prepare(picture)])
+        for prompts in batches:
+            packed = pack(prompts, [frame] * len(prompts))
+            outputs.append(sam.decode(embeddings, np.zeros(len(prompts), np.int64), packed))
+
+    for (logits, scores), (expected, expected_scores) in zip(outputs[2:], outputs[:2], strict=True):
+        # Two compilers round differently over twelve blocks; 1e-3 of the range is the parity tests' measure.
+        assert np.abs(logits - expected).max() <= 1e-3 * np.abs(expected).max()
+        assert np.abs(scores - expected_scores).max() <= 1e-3 * np.abs(expected_scores).max()
