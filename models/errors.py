@@ -20,6 +20,8 @@ PomonaError
 │   └── BadCheckpoint             a verified file that does not fit its architecture
 ├── CatalogueError                the user's models file is wrong
 └── BackendError                  a device or a compiler failed
+    ├── DeviceOutOfMemory         a smaller batch may fit
+    └── DeviceBroken              nothing can run on it any more
 """
 
 from __future__ import annotations
@@ -111,3 +113,11 @@ class CatalogueError(PomonaError):
 
 class BackendError(PomonaError):
     """A device or a model compiler failed."""
+
+
+class DeviceOutOfMemory(BackendError):
+    """The device has no memory for this batch; a smaller one may fit."""
+
+
+class DeviceBroken(BackendError):
+    """The device failed for good; the process should be replaced."""

@@ -28,7 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.errors import NotAnImage, TooManyPixels, TruncatedImage, UnsupportedImageFormat
-from models.types import Image, Pixels
+from models.types import Image, Pixels, Size
 
 # `load` compares the header with its own limit; Pillow's would warn or raise at another number.
 PIL.Image.MAX_IMAGE_PIXELS = None
@@ -99,6 +99,8 @@ _TRANSPOSITIONS = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 
+_SWAPPING = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}
+
 _TILE_SIDES = (322, 323)  # TIFF tags
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _TILE_PIXELS = 1 << 24  # a TIFF tile may exceed a small picture, but not by this much
@@ -156,6 +158,38 @@ def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
         TooManyPixels: the header announces more than `max_pixels`.
         TruncatedImage: the file ends early or is damaged.
     """
+    with _opened(data, max_pixels) as picture:
+        picture.load()
+    return picture
+
+
+def read_size(data: bytes, *, max_pixels: int) -> Size:
+    """Tell a picture's size from its header, without decoding it.
+
+    Args:
+        data: a JPEG, PNG, WebP, BMP or TIFF file.
+        max_pixels: most pixels (height times width) that `decode` would take.
+
+    Returns:
+        The size after EXIF orientation, as `decode` gives it.
+
+    Raises:
+        NotAnImage: the bytes are of no picture format.
+        UnsupportedImageFormat: a picture format that is not read here.
+        TooManyPixels: the header announces more than `max_pixels`.
+        TruncatedImage: the header ends early or is damaged.
+    """
+    with _opened(data, max_pixels) as picture:
+        width, height = picture.size
+        # Pillow decodes a whole PNG to look for an orientation that is not there, and turns a TIFF's size itself.
+        may_turn = picture.format != "TIFF" and (picture.format != "PNG" or b"eXIf" in data)
+        turned = may_turn and _transposition(picture) in _SWAPPING
+    return Size(width, height) if turned else Size(height, width)
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[PIL.Image.Image]:
+    """A picture whose header is read and within the limit; damage met inside the block is told as such."""
     name = _sniff(data)
     # Checked each time, as whoever resets the filters would bring the warnings back.
     if _QUIET not in warnings.filters:
@@ -170,8 +204,7 @@ def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
             tile_width, tile_height = (int(picture.tag_v2.get(tag, 1)) for tag in _TILE_SIDES)
             _refuse_above(max(max_pixels, _TILE_PIXELS), tile_width, tile_height, "TIFF tile")
             picture.info["bits"] = picture.tag_v2.get(_BITS_PER_SAMPLE)
-        picture.load()
-    return picture
+        yield picture
 
 
 def to_pixels(picture: PIL.Image.Image) -> Pixels:
@@ -228,14 +261,15 @@ def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
 
     That function also rewrites the metadata, which fails on broken metadata that does not matter.
     """
+    transposition = _transposition(picture)
+    return picture if transposition is None else picture.transpose(transposition)
+
+
+def _transposition(picture: PIL.Image.Image) -> PIL.Image.Transpose | None:
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        transposition = _TRANSPOSITIONS.get(orientation)
+        return _TRANSPOSITIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE:
-        return picture
-    if transposition is None:
-        return picture
-    return picture.transpose(transposition)
+        return None
 
 
 def _sniff(data: bytes) -> str:

@@ -23,8 +23,8 @@ from models.types import BinaryMask, Logits
 MAX_PIXELS = 100_000_000
 """Largest mask that is decoded unless the caller knows better."""
 
-LOW_RES = 256
-"""Side of the low-resolution logits."""
+MAX_LOGITS_SIDE = 256
+"""Longest side of low-resolution logits: those of the square of 1024 pixels."""
 
 _MAX_DIGITS = 7  # 5 bits each: a run of 2^32 pixels, the most that COCO's tools write, takes 7
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -53,7 +53,7 @@ class EncodedLogits:
     """Low-resolution logits for transport.
 
     Attributes:
-        shape: (256, 256).
+        shape: height and width, 1 to 256 each.
         dtype: "float16".
         data: base64 of the values, little-endian, row by row.
     """
@@ -171,10 +171,10 @@ def encode_logits(logits: Logits) -> EncodedLogits:
     within 3e-8 of 0, which become 0.
 
     Args:
-        logits: float32 (256, 256), no NaN.
+        logits: float32 (height, width), 1 to 256 each, no NaN.
 
     Returns:
-        The logits in 128 KiB before base64.
+        The logits, two bytes each before base64.
     """
     halves = np.clip(logits, -_FLOAT16_MAX, _FLOAT16_MAX).astype("<f2")
     height, width = halves.shape
@@ -184,29 +184,34 @@ def encode_logits(logits: Logits) -> EncodedLogits:
 def decode_logits(encoded: EncodedLogits) -> Logits:
     """Decode low-resolution logits.
 
+    Whether their shape is that of a picture's frame is for `models.sam.prompts.check` to say.
+
     Args:
         encoded: logits from anywhere.
 
     Returns:
-        float32 (256, 256), finite.
+        float32 (height, width), 1 to 256 each, finite.
 
     Raises:
-        MaskError: another shape or dtype, data that is not base64 or of the wrong length, or values
-            that are not finite.
+        MaskError: a shape that no frame has or another dtype, data that is not base64 or of the
+            wrong length, or values that are not finite.
     """
-    if tuple(encoded.shape) != (LOW_RES, LOW_RES) or encoded.dtype != "float16":
+    shape = encoded.shape
+    plausible = len(shape) == 2 and all(type(side) is int and 1 <= side <= MAX_LOGITS_SIDE for side in shape)
+    if not plausible or encoded.dtype != "float16":
         raise MaskError(
-            f"Logits have shape [{LOW_RES}, {LOW_RES}] and dtype float16, "
-            f"not {list(encoded.shape)} and {encoded.dtype}."
+            f"Logits have a shape [height, width] of 1 to {MAX_LOGITS_SIDE} each and dtype float16, "
+            f"not {list(shape)} and {encoded.dtype}."
         )
-    expected = LOW_RES * LOW_RES * 2
+    height, width = shape
+    expected = height * width * 2
     try:
         data = base64.b64decode(encoded.data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise MaskError(f"The logits' data is not base64: {error}.") from error
     if len(data) != expected:
         raise MaskError(f"The logits' data has {len(data)} bytes; {expected} are expected.")
-    logits = np.frombuffer(data, "<f2").astype(np.float32).reshape(LOW_RES, LOW_RES)
+    logits = np.frombuffer(data, "<f2").astype(np.float32).reshape(height, width)
     if not np.isfinite(logits).all():
         raise MaskError("The logits hold values that are not finite.")
     return logits

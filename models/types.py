@@ -83,7 +83,7 @@ class Prompt:
         points: clicks in the image.
         box: box around the object, or None.
         mask: an earlier guess, or None: a binary mask of the image's size (bool (height, width)), or the
-            low-resolution logits that an earlier answer returned (float32 (256, 256)).
+            low-resolution logits that an earlier answer for the same frame returned (float32).
         multimask: three masks for an ambiguous prompt (whole, part, sub-part); else one.
     """
 
@@ -99,7 +99,8 @@ class Mask:
 
     Attributes:
         pixels: bool (height, width) of the original image.
-        logits: float32 (256, 256), the model's low-resolution logits of the padded square.
+        logits: float32, the model's low-resolution logits, one per 4 x 4 pixels of what it saw, padding included;
+            (256, 256) for the padded square of 1024.
         score: predicted IoU; near 0 to 1, and a little above 1 at times, as the model's head is not bounded.
         stability_score: 0 to 1, IoU of the mask at a threshold 1 above and 1 below (SAM paper, appendix B).
         box: tight half-open box in whole pixels; (0, 0, 0, 0) for an empty mask.

@@ -8,18 +8,25 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sam.constants import INPUT_SIDE, PIXEL_MEAN, PIXEL_STD
+from models.sam.constants import INPUT_SIDE, PADDING_STEP, PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
-from models.types import Logits, Pixels
+from models.transforms import Frame
+from models.types import Logits, Pixels, Size
 
 BackendName = Literal["torch", "openvino"]
+
+MAX_GRIDS: Final = 8
+"""Position grids that a backend keeps, one for each shape of frame, 4 MiB at most."""
 
 _SCALE: Final = (1 / np.asarray(PIXEL_STD)).astype(np.float32)
 _SHIFT: Final = (-np.asarray(PIXEL_MEAN) / np.asarray(PIXEL_STD)).astype(np.float32)
 
 
 class Embedding(Protocol):
-    """One picture's embedding, kept where the backend computes (256 x 64 x 64 float32: 4 MiB)."""
+    """One picture's embedding, kept where the backend computes: float32 (256, h, w) of the frame's cells.
+
+    4 MiB for the square of 1024.
+    """
 
     @property
     def nbytes(self) -> int:
@@ -32,17 +39,34 @@ class SamBackend(Protocol):
 
     name: BackendName
     device: str
-    max_prompts: int
-    """Prompts per `decode` call that keep memory bounded and lose no throughput."""
+    picture_batches: tuple[int, ...]
+    """Rising sizes of `encode` batches that may pay; the runner measures which does."""
+    prompt_batches: tuple[int, ...]
+    """Rising sizes of `decode` batches that may pay; the last keeps memory bounded."""
 
-    def prepare(self, pixels: Pixels) -> Any:
-        """Turn a picture of at most 1024 x 1024, uint8 (height, width, 3), into what `encode` takes."""
+    flexible: bool
+    """Whether frames of any side and padding are taken, in multiples of 64; else only the square of 1024."""
+
+    def prepare(self, pixels: Pixels, frame: Frame) -> Any:
+        """Turn a picture into what `encode` takes.
+
+        Args:
+            pixels: uint8 (height, width, 3) of size `frame.resized`.
+            frame: how the picture lies in the model's square.
+
+        Raises:
+            ValueError: pixels of another size, or a frame that this model has no answer to.
+        """
         ...
 
     def encode(self, prepared: Sequence[Any]) -> list[Embedding]:
         """Encode prepared pictures in one batch.
 
+        Args:
+            prepared: of pictures whose frames are equal in `padded`.
+
         Raises:
+            ValueError: the padded sizes differ.
             BackendError: the device failed.
         """
         ...
@@ -56,32 +80,72 @@ class SamBackend(Protocol):
         """Decode P prompts on their pictures in one batch.
 
         Args:
-            embeddings: of the I pictures in the batch.
+            embeddings: of the I pictures in the batch, h x w cells each, whose frames are equal in `side` and `padded`.
             image_index: int64 (P,), each prompt's picture.
-            prompts: P of them, at most `max_prompts`.
+            prompts: P of them, at most the last of `prompt_batches`, packed for these frames.
 
         Returns:
-            logits float32 (P, 4, 256, 256), of the padded square, and predicted IoU float32 (P, 4).
+            logits float32 (P, 4, 4 h, 4 w), padding included, and predicted IoU float32 (P, 4).
 
         Raises:
+            ValueError: embeddings of other cells than the prompts were packed for.
             BackendError: the device failed.
         """
         ...
 
 
-def normalise(pixels: Pixels) -> NDArray[np.float32]:
-    """Normalise a picture and pad it to the model's square, as segment-anything's `Sam.preprocess`.
+def check_frame(pixels: Pixels, frame: Frame, *, flexible: bool) -> None:
+    """Refuse a picture that an encoder would take and answer wrongly.
 
     Args:
-        pixels: uint8 (height, width, 3), at most 1024 x 1024.
+        pixels: uint8 (height, width, 3).
+        frame: said to be theirs.
+        flexible: see `SamBackend`.
+
+    Raises:
+        ValueError: pixels of another size, or a frame that this model has no answer to.
+    """
+    if pixels.shape[:2] != (frame.resized.height, frame.resized.width):
+        raise ValueError(f"pixels of shape {pixels.shape} for a frame of {frame.resized}")
+    padded = frame.padded
+    if not flexible and (frame.side != INPUT_SIDE or padded != Size(INPUT_SIDE, INPUT_SIDE)):
+        raise ValueError(
+            f"This model's position embeddings are of the padded square of {INPUT_SIDE} pixels; "
+            f"it has no answer to {padded.width} x {padded.height} pixels of a square of {frame.side}."
+        )
+    if padded.height % PADDING_STEP or padded.width % PADDING_STEP:
+        raise ValueError(f"{padded.width} x {padded.height} pixels are not multiples of {PADDING_STEP}.")
+
+
+def check_cells(shapes: Sequence[tuple[int, ...]], prompts: PackedPrompts) -> None:
+    """Refuse embeddings that `prompts` were not packed for.
+
+    Args:
+        shapes: of the embeddings, (256, h, w) each.
+        prompts: what is to be decoded on them.
+
+    Raises:
+        ValueError: a shape is not of the prompts' cells.
+    """
+    cells = (prompts.cells.height, prompts.cells.width)
+    if any(shape[1:] != cells for shape in shapes):
+        raise ValueError(f"embeddings of shapes {shapes} and prompts for {cells} cells do not go together")
+
+
+def normalise(pixels: Pixels, padded: Size) -> NDArray[np.float32]:
+    """Normalise a picture and pad it, as segment-anything's `Sam.preprocess`.
+
+    Args:
+        pixels: uint8 (height, width, 3), at most of size `padded`.
+        padded: what the encoder sees.
 
     Returns:
-        float32 (3, 1024, 1024); zero right of and below the picture.
+        float32 (3, height, width) of size `padded`; zero right of and below the picture.
     """
     height, width = pixels.shape[:2]
-    square = np.zeros((3, INPUT_SIDE, INPUT_SIDE), np.float32)
+    normalised = np.zeros((3, padded.height, padded.width), np.float32)
     for channel in range(3):
-        inside = square[channel, :height, :width]
+        inside = normalised[channel, :height, :width]
         np.multiply(pixels[..., channel], _SCALE[channel], out=inside)
         inside += _SHIFT[channel]
-    return square
+    return normalised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -10,18 +11,20 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from models.backends.base import BackendName, Embedding, normalise
-from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER
+from models.backends.base import MAX_GRIDS, BackendName, Embedding, check_cells, check_frame, normalise
+from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX
 from models.errors import BackendError
+from models.sam.positions import position_grid
 from models.sam.prompts import PackedPrompts
+from models.transforms import Frame
 from models.types import Logits, Pixels
 
-_MAX_PROMPTS: Final = 4
-"""A prompt costs the same in a batch as alone (about 40 ms on two cores), and 60 MB that OpenVINO then keeps."""
+_PROMPT_BATCHES: Final = (1, 2, 4)
+"""A prompt takes about 40 ms on two cores, and 60 MB that OpenVINO then keeps."""
 
 
 class OpenVinoSam:
-    """See `SamBackend`. An embedding is a float32 array (256, 64, 64).
+    """See `SamBackend`. An embedding is a float32 array (256, h, w).
 
     Args:
         folder: converted models, see `models.backends.openvino_files`.
@@ -33,7 +36,8 @@ class OpenVinoSam:
 
     name: BackendName = "openvino"
     device = "cpu"
-    max_prompts = _MAX_PROMPTS
+    picture_batches: tuple[int, ...] = (1,)
+    prompt_batches: tuple[int, ...] = _PROMPT_BATCHES
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
         core = openvino.Core()
@@ -48,18 +52,24 @@ class OpenVinoSam:
                 core.compile_model(folder / name, "CPU", options).create_infer_request()
                 for name in (ENCODER, DECODER, MASK_DECODER)
             )
-        except RuntimeError as error:
+            matrix = np.load(folder / POSITION_MATRIX)
+        except (RuntimeError, OSError, ValueError) as error:
             raise BackendError(
                 f"OpenVINO cannot compile the models in {folder}: {error} "
                 "Delete that folder: they are converted again at the next start."
             ) from error
+        self.flexible = bool(self._encoder.model_inputs[0].partial_shape.is_dynamic)
+        self._grid = lru_cache(MAX_GRIDS)(lambda side, cells: position_grid(matrix, side, cells))
 
-    def prepare(self, pixels: Pixels) -> NDArray[np.float32]:
-        """A picture as the normalised square float32 (3, 1024, 1024)."""
-        return normalise(pixels)
+    def prepare(self, pixels: Pixels, frame: Frame) -> NDArray[np.float32]:
+        """A picture, normalised and padded, as float32 (3, height, width)."""
+        check_frame(pixels, frame, flexible=self.flexible)
+        return normalise(pixels, frame.padded)
 
     def encode(self, prepared: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         """See `SamBackend.encode`. Runs picture by picture: on a CPU a batch gains nothing."""
+        if len({picture.shape for picture in prepared}) > 1:
+            raise ValueError("pictures of different padded sizes go into batches of their own")
         return [_infer(self._encoder, [picture[None]])[0][0] for picture in prepared]
 
     def decode(
@@ -69,8 +79,10 @@ class OpenVinoSam:
         prompts: PackedPrompts,
     ) -> tuple[Logits, NDArray[np.float32]]:
         """See `SamBackend.decode`."""
-        stacked = np.stack([e for e in embeddings if isinstance(e, np.ndarray)])
-        inputs = [stacked, image_index, prompts.coords, prompts.labels]
+        pictures = [e for e in embeddings if isinstance(e, np.ndarray)]
+        check_cells([e.shape for e in pictures], prompts)
+        grid = self._grid(prompts.side, prompts.cells)
+        inputs = [np.stack(pictures), image_index, prompts.points, prompts.labels, grid]
         if prompts.mask_inputs is None:
             logits, scores = _infer(self._decoder, inputs)
         else:

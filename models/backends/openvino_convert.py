@@ -6,42 +6,49 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import openvino
 import torch
 
-from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER
+from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX
 from models.checkpoints import load_state_dict
 from models.sam.build import build_sam
-from models.sam.constants import EMBEDDING_CHANNELS, EMBEDDING_STRIDE, INPUT_SIDE, LOGITS_SIDE
-
-_CELLS = INPUT_SIDE // EMBEDDING_STRIDE
+from models.sam.constants import EMBEDDING_CHANNELS, INPUT_SIDE
 
 
 def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
-    """Write `ENCODER`, `DECODER` and `MASK_DECODER`, float32, into an existing folder."""
+    """Write `ENCODER`, `DECODER`, `MASK_DECODER` and `POSITION_MATRIX`, float32, into an existing folder."""
     model = build_sam(architecture, load_state_dict(checkpoint))
-    square = [1, 3, INPUT_SIDE, INPUT_SIDE]
-    encoder = openvino.convert_model(model.encoder, input=[square], example_input=torch.zeros(square))
+    np.save(folder / POSITION_MATRIX, model.decoder.position_matrix.numpy())
+
+    # Two of everything and no squares: a traced length of one, or one that occurs twice, would be taken for a constant.
+    pictures, shape = torch.zeros(2, 3, 704, 1024), [-1, 3, -1, -1]
+    if not model.flexible:
+        shape = [1, 3, INPUT_SIDE, INPUT_SIDE]
+        pictures = torch.zeros(shape)
+    encoder = openvino.convert_model(model.encoder, input=[shape], example_input=pictures)
     openvino.save_model(encoder, folder / ENCODER, compress_to_fp16=False)
 
-    # Two pictures and two prompts: a traced length of one would be taken for a constant.
+    height, width = 12, 20
     example = {
-        "embeddings": torch.zeros(2, EMBEDDING_CHANNELS, _CELLS, _CELLS),
+        "embeddings": torch.zeros(2, EMBEDDING_CHANNELS, height, width),
         "image_index": torch.tensor([0, 1]),
-        "coords": torch.zeros(2, 3, 2),
+        "points": torch.zeros(2, 3, 2),
         "labels": torch.tensor([[1, -1, -2], [1, 0, -1]]),
+        "image_pe": torch.zeros(1, height * width, EMBEDDING_CHANNELS),
     }
     shapes = {
-        "embeddings": [-1, EMBEDDING_CHANNELS, _CELLS, _CELLS],
+        "embeddings": [-1, EMBEDDING_CHANNELS, -1, -1],
         "image_index": [-1],
-        "coords": [-1, -1, 2],
+        "points": [-1, -1, 2],
         "labels": [-1, -1],
+        "image_pe": [1, -1, EMBEDDING_CHANNELS],
     }
     decoder = openvino.convert_model(model.decoder, input=list(shapes.items()), example_input=example)
     openvino.save_model(decoder, folder / DECODER, compress_to_fp16=False)
 
-    example["mask_inputs"] = torch.zeros(2, 1, LOGITS_SIDE, LOGITS_SIDE)
-    shapes["mask_inputs"] = [-1, 1, LOGITS_SIDE, LOGITS_SIDE]
+    example["mask_inputs"] = torch.zeros(2, 1, 4 * height, 4 * width)
+    shapes["mask_inputs"] = [-1, 1, -1, -1]
     mask_decoder = openvino.convert_model(model.decoder, input=list(shapes.items()), example_input=example)
     openvino.save_model(mask_decoder, folder / MASK_DECODER, compress_to_fp16=False)
 

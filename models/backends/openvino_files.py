@@ -23,8 +23,10 @@ ENCODER: Final = "encoder.xml"
 DECODER: Final = "decoder.xml"
 MASK_DECODER: Final = "mask_decoder.xml"
 """The decoder for prompts that bring a mask."""
+POSITION_MATRIX: Final = "position_matrix.npy"
+"""What `models.sam.positions` needs of the checkpoint."""
 
-_OPTIONS: Final = "1024-fp32"
+_OPTIONS: Final = "dynamic-fp32"
 _LOG = logging.getLogger("pomona.openvino")
 
 

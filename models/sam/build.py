@@ -25,12 +25,15 @@ class SamModel:
     """The two halves of a SAM in evaluation mode, float32 on the CPU.
 
     Attributes:
-        encoder: normalised float32 (batch, 3, 1024, 1024) to float32 (batch, 256, 64, 64).
+        encoder: normalised float32 (batch, 3, height, width) to float32 (batch, 256, height / 16, width / 16).
         decoder: embeddings and prompts to logits and predicted IoUs.
+        flexible: whether the encoder takes any multiples of 64; else, for its absolute position embeddings, only the
+            square of 1024.
     """
 
     encoder: nn.Module
     decoder: PromptDecoder
+    flexible: bool
 
 
 def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
@@ -57,7 +60,11 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
             "Name the architecture that it was trained with."
         ) from error
     parts.eval().requires_grad_(requires_grad=False)
-    return SamModel(parts.image_encoder, PromptDecoder(parts.prompt_encoder, parts.mask_decoder))
+    return SamModel(
+        parts.image_encoder,
+        PromptDecoder(parts.prompt_encoder, parts.mask_decoder),
+        flexible=isinstance(parts.image_encoder, TinyViTEncoder),
+    )
 
 
 class _Parts(nn.Module):

@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 INPUT_SIDE: Final = 1024
-"""Side of the padded square that the encoder sees, in pixels."""
+"""Side of the padded square that the checkpoints were trained on, in pixels."""
+
+PADDING_STEP: Final = 64
+"""What the encoder sees is a multiple of this each way: few shapes, so that pictures share batches and graphs."""
 
 EMBEDDING_STRIDE: Final = 16
 """Pixels of the input per cell of the embedding: 1024 gives 64 x 64."""
 
 EMBEDDING_CHANNELS: Final = 256
 
-LOGITS_SIDE: Final = 256
-"""Side of the low-resolution logits and of mask prompts; one cell covers 4 x 4 pixels of the input."""
+LOGITS_STRIDE: Final = 4
+"""Pixels of the input per cell of the low-resolution logits and of mask prompts."""
+
+LOGITS_SIDE: Final = INPUT_SIDE // LOGITS_STRIDE
+"""Side of the low-resolution logits of the square that the checkpoints were trained on."""
 
 MASK_TOKENS: Final = 4
 """Masks per prompt out of the decoder: token 0 for an unambiguous prompt, tokens 1 to 3 for an ambiguous one."""

@@ -9,14 +9,12 @@ does not depend on its batch mates.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-from models.sam.constants import LABEL_FILLER, LABEL_PADDING, LOGITS_SIDE
+from models.sam.constants import LABEL_FILLER, LABEL_PADDING
 
 # Large enough that its softmax weight is exactly zero, small enough for bfloat16.
 _MASKED_OUT = -1e9
@@ -30,38 +28,41 @@ class PromptDecoder(nn.Module):
         mask_decoder: segment-anything's, with its weights loaded.
     """
 
-    image_pe: Tensor
-
     def __init__(self, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
         super().__init__()
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        with torch.no_grad():
-            image_pe = prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
-        self.register_buffer("image_pe", image_pe, persistent=False)
 
-    def forward(
+    @property
+    def position_matrix(self) -> Tensor:
+        """The frequencies float32 (2, 128) that `models.sam.positions` needs."""
+        matrix: Tensor = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        return matrix
+
+    def forward(  # noqa: PLR0913, PLR0917 (the inputs of a converted graph)
         self,
         embeddings: Tensor,
         image_index: Tensor,
-        coords: Tensor,
+        points: Tensor,
         labels: Tensor,
+        image_pe: Tensor,
         mask_inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode P prompts on I pictures.
+        """Decode P prompts on I pictures of h x w cells.
 
         Args:
-            embeddings: float32 (I, 256, 64, 64).
+            embeddings: float32 (I, 256, h, w).
             image_index: int64 (P,), each prompt's picture in 0 to I - 1.
-            coords: float32 (P, N, 2), x and y in pixels of the model's padded square.
+            points: float32 (P, N, 2), x and y as fractions of the model's square, 0 to 1.
             labels: int64 (P, N): 1 foreground, 0 background, 2 and 3 a box's corners, -1 SAM's padding point,
                 -2 a filler.
-            mask_inputs: float32 (P, 1, 256, 256) logits of an earlier guess, or None where no prompt has one.
+            image_pe: float32 (1, h * w, 256), where the cells lie, see `models.sam.positions`.
+            mask_inputs: float32 (P, 1, 4 h, 4 w) logits of an earlier guess, or None where no prompt has one.
 
         Returns:
-            logits float32 (P, 4, 256, 256) and predicted IoU float32 (P, 4).
+            logits float32 (P, 4, 4 h, 4 w) and predicted IoU float32 (P, 4).
         """
-        tokens, token_bias = self._tokens(coords, labels)
+        tokens, token_bias = self._tokens(points, labels)
         if mask_inputs is None:
             dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
             pictures = (embeddings + dense).flatten(2).transpose(1, 2)
@@ -70,16 +71,14 @@ class PromptDecoder(nn.Module):
             dense = self.prompt_encoder.mask_downscaling(mask_inputs)
             pictures = (embeddings[image_index] + dense).flatten(2).transpose(1, 2)
             image_index = torch.arange(labels.shape[0], device=labels.device)
-        tokens, features = self._transform(pictures, image_index, tokens, token_bias)
-        return self._masks(tokens, features)
+        tokens, features = self._transform(pictures, image_pe, image_index, tokens, token_bias)
+        height, width = embeddings.shape[-2:]
+        return self._masks(tokens, features.transpose(1, 2).reshape(-1, features.shape[-1], height, width))
 
-    def _tokens(self, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens float32 (P, 5 + N, 256) and the attention bias of fillers float32 (P, 1, 1, 5 + N)."""
         encoder, decoder = self.prompt_encoder, self.mask_decoder
-        height, width = encoder.input_image_size
-        scale = coords.new_tensor([width, height])
-        # +0.5: to the centre of the pixel, as the checkpoints were trained.
-        positions = encoder.pe_layer._pe_encoding((coords + 0.5) / scale)
+        positions = encoder.pe_layer._pe_encoding(points)
         kinds = torch.cat([encoder.not_a_point_embed.weight] + [e.weight for e in encoder.point_embeddings])
         is_point = (labels > LABEL_PADDING)[..., None]
         sparse = torch.where(is_point, positions, 0.0) + kinds[labels.clamp(min=LABEL_PADDING) + 1]
@@ -92,7 +91,7 @@ class PromptDecoder(nn.Module):
         return tokens, bias[:, None, None, :]
 
     def _transform(
-        self, pictures: Tensor, image_index: Tensor, tokens: Tensor, token_bias: Tensor
+        self, pictures: Tensor, image_pe: Tensor, image_index: Tensor, tokens: Tensor, token_bias: Tensor
     ) -> tuple[Tensor, Tensor]:
         """SAM's two-way transformer: tokens (P, T, C) and pictures (I, hw, C) to tokens and features (P, hw, C)."""
         transformer = self.mask_decoder.transformer
@@ -107,7 +106,7 @@ class PromptDecoder(nn.Module):
             queries = layer.norm1(queries)
 
             to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-            placed = features + self.image_pe
+            placed = features + image_pe
             image_k = to_image.k_proj(placed)
             image_v = to_image.v_proj(features)
             image_q = to_tokens.q_proj(placed)
@@ -121,19 +120,19 @@ class PromptDecoder(nn.Module):
             token_k, token_v = to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
             features = layer.norm4(features + _attend(to_tokens, image_q, token_k, token_v, token_bias))
         final = transformer.final_attn_token_to_image
-        attended = _attention(final, queries + tokens, features + self.image_pe, features)
+        attended = _attention(final, queries + tokens, features + image_pe, features)
         return transformer.norm_final_attn(queries + attended), features
 
     def _masks(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and predicted IoUs from tokens (P, T, C) and features (P, C, h, w)."""
         decoder = self.mask_decoder
-        side = math.isqrt(self.image_pe.shape[1])
-        upscaled = decoder.output_upscaling(features.transpose(1, 2).reshape(-1, features.shape[-1], side, side))
+        upscaled = decoder.output_upscaling(features)
         weights = torch.stack(
             [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
         )
         logits = weights @ upscaled.flatten(2)
-        logits = logits.reshape(-1, weights.shape[1], LOGITS_SIDE, LOGITS_SIDE)
+        logits = logits.reshape(-1, weights.shape[1], *upscaled.shape[-2:])
         return logits, decoder.iou_prediction_head(tokens[:, 0])
 
 

@@ -1,50 +1,45 @@
-"""From the decoder's low-resolution logits to masks of the original image."""
+"""From the decoder's low-resolution logits to masks of the original image.
+
+The reference enlarges the logits to the padded picture, cuts the padding off and resizes to the original image, both
+steps bilinear. Each is linear and treats rows and columns apart, so together they are a product with four weights per
+row and per column of the image. It is taken only where the logits come near a threshold, a stripe of the image at a
+time: no float array of the image's size is ever made.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.masks import area, bounding_box
-from models.sam.constants import INPUT_SIDE
+from models.masks import bounding_box
+from models.sam.constants import LOGITS_STRIDE
 from models.transforms import Frame
 from models.types import Logits, Mask
 
 _STABILITY_OFFSET: Final = 1.0
 """segment-anything's `stability_score_offset`."""
 
+_ROUNDING: Final = 1e-3
+"""More than float32 can lift what is interpolated between logits below a threshold."""
 
-def upsample(logits: Logits, frame: Frame) -> Logits:
-    """Logits of the padded square to logits of the original image, in the reference's two bilinear steps.
+_BLOCK: Final = 8192
+"""Rows or columns of the image whose weights are held at a time; bounds them for a picture that is one long line."""
 
-    Args:
-        logits: float32 (256, 256).
-        frame: how the picture lies in the model's square.
-
-    Returns:
-        float32 (height, width) of the original image.
-    """
-    square = cv2.resize(logits, (INPUT_SIDE, INPUT_SIDE), interpolation=cv2.INTER_LINEAR)
-    inside = square[: frame.resized.height, : frame.resized.width]
-    size = (frame.original.width, frame.original.height)
-    return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def stability_score(logits: Logits) -> float:
-    """IoU of the masks at thresholds +1 and -1 (SAM paper, appendix B); 0 where the larger one is empty."""
-    inner = int(np.count_nonzero(logits > _STABILITY_OFFSET))
-    outer = int(np.count_nonzero(logits > -_STABILITY_OFFSET))
-    return inner / outer if outer else 0.0
+_PRODUCT: Final = 1 << 18
+"""Multiplications of one matrix product. OpenBLAS starts its own threads above, which would compete with the model's;
+and a stripe's logits stay in the cache."""
 
 
 def masks_of(logits: Logits, scores: NDArray[np.float32], frame: Frame, *, multimask: bool) -> tuple[Mask, ...]:
     """One prompt's masks: three, best predicted IoU first, or the one that the model keeps for clear prompts.
 
     Args:
-        logits: float32 (4, 256, 256), the decoder's row of this prompt.
+        logits: float32 (4, height, width) of size `frame.logits`, the decoder's row of this prompt.
         scores: float32 (4,), its predicted IoUs.
         frame: of the prompt's picture.
         multimask: tokens 1 to 3 instead of token 0, as the reference chooses them.
@@ -53,14 +48,115 @@ def masks_of(logits: Logits, scores: NDArray[np.float32], frame: Frame, *, multi
     return tuple(_mask(logits[token], float(scores[token]), frame) for token in tokens)
 
 
-def _mask(low_resolution: Logits, score: float, frame: Frame) -> Mask:
-    logits = upsample(low_resolution, frame)
-    pixels = logits > 0
+def _mask(logits: Logits, score: float, frame: Frame) -> Mask:
+    """One mask. Its stability score is the IoU at thresholds +1 and -1 (SAM paper, appendix B), 0 if both are empty."""
+    pixels = np.zeros((frame.original.height, frame.original.width), np.bool_)
+    left, top, right, bottom = bounding_box(logits > -_STABILITY_OFFSET - _ROUNDING)
+    down = _Axis(frame.logits.height, frame.resized.height, frame.original.height)
+    across = _Axis(frame.logits.width, frame.resized.width, frame.original.width)
+    rows, columns = down.reach(top, bottom), across.reach(left, right)
+    inside = pixels[rows.start : rows.stop, columns.start : columns.stop]
+    area = inner = outer = 0
+    if rows and columns and bottom:
+        cells = down.cells_of(rows)
+        wide = np.empty((cells.stop - cells.start, len(columns)), np.float32)
+        for start, stop, values in across.stripes(columns, logits[cells].T):
+            wide[:, start:stop] = values.T
+        for start, stop, values in down.stripes(rows, wide, cells.start):
+            area += int(np.count_nonzero(np.greater(values, 0, out=inside[start:stop])))
+            inner += int(np.count_nonzero(values > _STABILITY_OFFSET))
+            outer += int(np.count_nonzero(values > -_STABILITY_OFFSET))
+    x0, y0, x1, y1 = bounding_box(inside)
+    dx, dy = (columns.start, rows.start) if area else (0, 0)
     return Mask(
         pixels=pixels,
-        logits=low_resolution,
+        logits=logits,
         score=score,
-        stability_score=stability_score(logits),
-        box=bounding_box(pixels),
-        area=area(pixels),
+        stability_score=inner / outer if outer else 0.0,
+        box=(x0 + dx, y0 + dy, x1 + dx, y1 + dy),
+        area=area,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Rows or columns, from the low-resolution logits to the image.
+
+    Attributes:
+        cells: of the logits, padding included.
+        resized: pixels of the picture as the model sees it, without the padding.
+        original: pixels of the image.
+    """
+
+    cells: int
+    resized: int
+    original: int
+
+    def reach(self, first: int, last: int) -> range:
+        """The pixels of the image that may depend on the cells from `first` to before `last`."""
+        scale = self.original / self.resized
+        # Half a cell and, in the second step, one pixel further each way; then outwards to whole pixels.
+        start = (LOGITS_STRIDE * (first - 0.5) - 1) * scale - 1
+        stop = (LOGITS_STRIDE * (last + 0.5) + 1) * scale + 1
+        return range(max(0, math.floor(start)), min(self.original, math.ceil(stop)))
+
+    def cells_of(self, pixels: range) -> slice:
+        """The cells that a range of pixels of the image depends on, at least one pixel."""
+        cells, _ = self._taps(pixels.start, pixels.start + 1)
+        ends, _ = self._taps(pixels.stop - 1, pixels.stop)
+        return slice(int(cells[0, 0]), int(ends[-1, 0]) + 1)
+
+    def stripes(
+        self, pixels: range, logits: NDArray[np.float32], offset: int = 0
+    ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Interpolate along the first axis, stripe by stripe.
+
+        Args:
+            pixels: of the image, what to compute.
+            logits: float32 (cells, others).
+            offset: the cell that `logits` begins with.
+
+        Yields:
+            Where a stripe starts and stops, counted from the first of `pixels`, and its values, float32 (n, others).
+        """
+        step = self._step(len(pixels), logits.shape[1])
+        for begin in range(pixels.start, pixels.stop, _BLOCK):
+            end = min(begin + _BLOCK, pixels.stop)
+            cells, shares = self._taps(begin, end)
+            base = int(cells[0, 0])
+            weights = np.zeros((end - begin, int(cells[-1, -1]) + 1 - base), np.float32)
+            row = np.arange(end - begin)
+            for cell, share in zip(cells, shares, strict=True):
+                weights[row, cell - base] += share
+            for start in range(0, end - begin, step):
+                stop = min(start + step, end - begin)
+                first, last = int(cells[0, start]), int(cells[-1, stop - 1]) + 1
+                values = weights[start:stop, first - base : last - base] @ logits[first - offset : last - offset]
+                yield begin + start - pixels.start, begin + stop - pixels.start, values
+
+    def _step(self, pixels: int, others: int) -> int:
+        """Pixels of a stripe."""
+        cells_per_pixel = self.resized / self.original / LOGITS_STRIDE
+        step = min(pixels, _BLOCK)
+        while step > 1 and step * (step * cells_per_pixel + 3) * others > _PRODUCT:
+            step //= 2
+        return step
+
+    def _taps(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """What the pixels from `start` to before `stop` depend on: cells (4, n), rising, and their weights (4, n)."""
+        low, high, share = _bilinear(np.arange(start, stop), self.resized, self.resized / self.original)
+        cells, shares = [], []
+        for pixels, weight in ((low, 1 - share), (high, share)):
+            first, second, part = _bilinear(pixels, self.cells, 1 / LOGITS_STRIDE)
+            cells += [first, second]
+            shares += [weight * (1 - part), weight * part]
+        return np.stack(cells), np.stack(shares)
+
+
+def _bilinear(
+    at: NDArray[np.intp], inputs: int, scale: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Which two inputs a bilinear resize mixes for the outputs `at`, and the share of the second; as OpenCV has it."""
+    centre = np.clip((at + 0.5) * scale - 0.5, 0, inputs - 1)
+    low = centre.astype(np.intp)
+    return low, np.minimum(low + 1, inputs - 1), centre - low

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from models.errors import MalformedPrompt, NoPrompt, PromptOutsideImage
 from models.sam.constants import (
-    INPUT_SIDE,
     LABEL_BOX_BOTTOM_RIGHT,
     LABEL_BOX_TOP_LEFT,
     LABEL_FILLER,
     LABEL_PADDING,
-    LOGITS_SIDE,
+    LOGITS_STRIDE,
 )
 from models.transforms import Frame
 from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Logits, Prompt, Size
@@ -29,27 +28,33 @@ the decoder itself returns well inside and outside an object. At half of that, a
 
 @dataclass(frozen=True, slots=True)
 class PackedPrompts:
-    """P prompts as the decoder takes them, padded to the N tokens of the longest.
+    """P prompts as the decoder takes them, padded to the N tokens of the longest, on pictures of h x w cells.
 
     Attributes:
-        coords: float32 (P, N, 2), x and y in pixels of the model's padded square.
+        points: float32 (P, N, 2), x and y as fractions of the model's square, 0 to 1; centres of pixels.
         labels: int64 (P, N), see `models.sam.constants`.
-        mask_inputs: float32 (P, 1, 256, 256) logits, or None where the prompts bring no mask.
+        mask_inputs: float32 (P, 1, 4 h, 4 w) logits, or None where the prompts bring no mask.
+        side: side of the model's square in pixels.
+        cells: h and w of every prompt's embedding.
     """
 
-    coords: NDArray[np.float32]
+    points: NDArray[np.float32]
     labels: NDArray[np.int64]
     mask_inputs: NDArray[np.float32] | None
+    side: int
+    cells: Size
 
 
-def check(prompt: Prompt, size: Size) -> None:
-    """Refuse a prompt that has no meaning on a picture of `size`.
+def check(prompt: Prompt, frame: Frame) -> None:
+    """Refuse a prompt that has no meaning on a picture of `frame`.
 
     Raises:
         NoPrompt: neither points, box nor mask.
-        MalformedPrompt: an unknown label, a number that is not finite, an empty box, a mask of another size.
+        MalformedPrompt: an unknown label, a number that is not finite, an empty box, a mask of another size than the
+            image, logits of another size than the frame's.
         PromptOutsideImage: a point or a box corner beyond the picture.
     """
+    size = frame.original
     if not prompt.points and prompt.box is None and prompt.mask is None:
         raise NoPrompt("A prompt needs points, a box or a mask.")
     for number, point in enumerate(prompt.points):
@@ -66,10 +71,11 @@ def check(prompt: Prompt, size: Size) -> None:
         _check_box(prompt.box, size)
     mask = prompt.mask
     if mask is not None:
-        wanted = (size.height, size.width) if mask.dtype == np.bool_ else (LOGITS_SIDE, LOGITS_SIDE)
-        if mask.shape != wanted:
+        wanted = size if mask.dtype == np.bool_ else frame.logits
+        if mask.shape != (wanted.height, wanted.width):
             raise MalformedPrompt(
-                f"The mask has {mask.shape[1]} x {mask.shape[0]} cells; {wanted[1]} x {wanted[0]} would be right."
+                f"The mask has {mask.shape[1]} x {mask.shape[0]} cells; "
+                f"{wanted.width} x {wanted.height} would be right for this picture."
             )
         if mask.dtype != np.bool_ and not np.isfinite(mask).all():
             raise MalformedPrompt("The mask's logits are not all finite numbers.")
@@ -94,28 +100,31 @@ def pack(prompts: Sequence[Prompt], frames: Sequence[Frame]) -> PackedPrompts:
 
     Args:
         prompts: at least one.
-        frames: as many as prompts.
+        frames: as many as prompts, equal in `side` and `padded`.
 
     Raises:
-        ValueError: the lengths differ, or prompts with and without a mask are mixed.
+        ValueError: the lengths differ, frames that cannot share a batch, or prompts with and without a mask are mixed.
     """
     if len(prompts) != len(frames) or not prompts:
         raise ValueError(f"{len(prompts)} prompts and {len(frames)} frames: equal and at least one")
     if len({prompt.mask is None for prompt in prompts}) == 2:
         raise ValueError("prompts with and without a mask go into batches of their own")
+    if len({(frame.side, frame.padded) for frame in frames}) > 1:
+        raise ValueError("pictures of different sides or padded sizes go into batches of their own")
     rows = [_tokens(prompt, frame) for prompt, frame in zip(prompts, frames, strict=True)]
     width = _padded_width(max(len(labels) for _, labels in rows))
-    coords = np.zeros((len(rows), width, 2), np.float32)
+    points = np.zeros((len(rows), width, 2), np.float32)
     labels = np.full((len(rows), width), LABEL_FILLER, np.int64)
-    for row, (row_coords, row_labels) in enumerate(rows):
-        coords[row, : len(row_labels)] = row_coords
+    for row, (row_points, row_labels) in enumerate(rows):
+        points[row, : len(row_labels)] = row_points
         labels[row, : len(row_labels)] = row_labels
     masks = [
         _mask_input(prompt.mask, frame)
         for prompt, frame in zip(prompts, frames, strict=True)
         if prompt.mask is not None
     ]
-    return PackedPrompts(coords, labels, np.stack(masks)[:, None] if masks else None)
+    mask_inputs = np.stack(masks)[:, None] if masks else None
+    return PackedPrompts(points, labels, mask_inputs, frames[0].side, frames[0].cells)
 
 
 def _padded_width(tokens: int) -> int:
@@ -124,13 +133,15 @@ def _padded_width(tokens: int) -> int:
 
 
 def _tokens(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float32], list[int]]:
-    """A prompt's coordinates (n, 2) in the model's frame and its labels, in the reference's order."""
+    """A prompt's points (n, 2) as fractions of the model's square and its labels, in the reference's order."""
     coords = [(point.x, point.y) for point in prompt.points]
     labels = [point.label for point in prompt.points]
     if prompt.box is not None:
         coords += [(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)]
         labels += [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT]
-    placed = frame.to_model(np.asarray(coords, np.float64).reshape(-1, 2)).astype(np.float32)
+    pixels = frame.to_model(np.asarray(coords, np.float64).reshape(-1, 2))
+    # +0.5: to the centre of the pixel, as the checkpoints were trained.
+    placed = ((pixels + 0.5) / frame.side).astype(np.float32)
     if labels and prompt.box is None:
         placed = np.concatenate([placed, np.zeros((1, 2), np.float32)])
         labels.append(LABEL_PADDING)
@@ -138,7 +149,7 @@ def _tokens(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float32], list[int
 
 
 def _mask_input(mask: BinaryMask | Logits, frame: Frame) -> NDArray[np.float32]:
-    """Logits float32 (256, 256) of the padded square."""
+    """Logits float32 of the frame's size."""
     if mask.dtype != np.bool_:
         return np.asarray(mask, np.float32)
     resized = cv2.resize(
@@ -146,10 +157,10 @@ def _mask_input(mask: BinaryMask | Logits, frame: Frame) -> NDArray[np.float32]:
         (frame.resized.width, frame.resized.height),
         interpolation=cv2.INTER_AREA,
     )
-    square = np.zeros((INPUT_SIDE, INPUT_SIDE), np.float32)
-    square[: frame.resized.height, : frame.resized.width] = resized
-    cell = INPUT_SIDE // LOGITS_SIDE
-    share = square.reshape(LOGITS_SIDE, cell, LOGITS_SIDE, cell).mean(axis=(1, 3))
+    padded = np.zeros((frame.padded.height, frame.padded.width), np.float32)
+    padded[: frame.resized.height, : frame.resized.width] = resized
+    height, width = frame.logits.height, frame.logits.width
+    share = padded.reshape(height, LOGITS_STRIDE, width, LOGITS_STRIDE).mean(axis=(1, 3))
     share = np.clip(share, _CONFIDENCE, 1 - _CONFIDENCE)
     logits: NDArray[np.float32] = np.log(share / (1 - share)).astype(np.float32)
     return logits

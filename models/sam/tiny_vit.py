@@ -30,8 +30,8 @@ _CLASSIFIER: Final = ("norm_head.", "head.")
 class TinyViTEncoder(nn.Module):
     """Normalised pictures to embeddings.
 
-    Input float32 (batch, 3, side, side), normalised, side a multiple of 64; output float32
-    (batch, 256, side / 16, side / 16).
+    Input float32 (batch, 3, height, width), normalised, height and width multiples of 64: it has no absolute position
+    embedding. Output float32 (batch, 256, height / 16, width / 16).
     """
 
     def __init__(self) -> None:

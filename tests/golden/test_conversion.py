@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
@@ -33,7 +34,10 @@ def test_a_users_own_checkpoint_gives_on_openvino_what_it_gives_on_pytorch(tmp_p
     outputs = []
     for backend in ("torch", "openvino"):
         sam = load_sam(entry, backend, shelf)
-        embeddings = sam.encode([sam.prepare(picture)])
+        embeddings = sam.encode([sam.prepare(picture, frame)])
+        for other in (frame_for(Size(600, 1024), padding="none"), frame_for(Size(300, 512), side=512)):
+            with pytest.raises(ValueError, match="has no answer to"):
+                sam.prepare(np.zeros((other.resized.height, other.resized.width, 3), np.uint8), other)
         for prompts in batches:
             packed = pack(prompts, [frame] * len(prompts))
             outputs.append(sam.decode(embeddings, np.zeros(len(prompts), np.int64), packed))

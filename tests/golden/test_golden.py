@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from models.backends.base import Embedding, SamBackend
-from models.sam.postprocess import masks_of, upsample
+from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
-from models.transforms import Frame, frame_for, resize
-from models.types import BinaryMask, Logits, Size
+from models.transforms import Frame, Padding, frame_for, resize
+from models.types import BinaryMask, Logits, Pixels, Point, Prompt, Size
 from tests.golden.golden import GoldenCase, golden_cases, read_picture
+from tests.reference import upsample
 
 pytestmark = pytest.mark.checkpoint
 
@@ -22,19 +23,24 @@ CASES = golden_cases()
 class Segmented:
     """Every golden picture encoded, and every golden prompt decoded alone, by one backend."""
 
-    def __init__(self, backend: SamBackend) -> None:
+    def __init__(self, backend: SamBackend, padding: Padding = "square") -> None:
         self.backend = backend
         self.pictures: dict[str, tuple[Embedding, Frame]] = {}
         self.outputs: list[tuple[Logits, Any]] = []
         for case in CASES:
             if case.picture not in self.pictures:
                 pixels = read_picture(case.picture)
-                frame = frame_for(Size(pixels.shape[0], pixels.shape[1]))
-                prepared = backend.prepare(resize(pixels, frame))
+                frame = frame_for(Size(pixels.shape[0], pixels.shape[1]), padding=padding)
+                prepared = backend.prepare(resize(pixels, frame), frame)
                 self.pictures[case.picture] = (backend.encode([prepared])[0], frame)
             embedding, frame = self.pictures[case.picture]
             logits, scores = backend.decode([embedding], np.zeros(1, np.int64), pack([case.prompt], [frame]))
             self.outputs.append((logits[0], scores[0]))
+
+    def masks(self, row: int) -> list[BinaryMask]:
+        """Of the golden case's tokens."""
+        _, frame = self.pictures[CASES[row].picture]
+        return [upsample(self.outputs[row][0][token], frame) > 0 for token in tokens_of(CASES[row])]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,16 @@ def on_torch(torch_sam: SamBackend) -> Segmented:
 @pytest.fixture(scope="module")
 def on_openvino(openvino_sam: SamBackend) -> Segmented:
     return Segmented(openvino_sam)
+
+
+@pytest.fixture(scope="module")
+def unpadded_on_torch(torch_sam: SamBackend) -> Segmented:
+    return Segmented(torch_sam, "none")
+
+
+@pytest.fixture(scope="module")
+def unpadded_on_openvino(openvino_sam: SamBackend) -> Segmented:
+    return Segmented(openvino_sam, "none")
 
 
 def iou(one: BinaryMask, other: BinaryMask) -> float:
@@ -61,10 +77,12 @@ def tokens_of(case: GoldenCase) -> tuple[int, ...]:
 def test_every_mask_agrees_with_the_reference(backend: str, least: float, request: pytest.FixtureRequest) -> None:
     segmented: Segmented = request.getfixturevalue(backend)
     worst = 1.0
-    for case, (logits, scores) in zip(CASES, segmented.outputs, strict=True):
-        _, frame = segmented.pictures[case.picture]
-        for token, golden, score in zip(tokens_of(case), case.masks, case.scores, strict=True):
-            found = iou(upsample(logits[token], frame) > 0, golden)
+    for row, case in enumerate(CASES):
+        _, scores = segmented.outputs[row]
+        for mask, token, golden, score in zip(
+            segmented.masks(row), tokens_of(case), case.masks, case.scores, strict=True
+        ):
+            found = iou(mask, golden)
             worst = min(worst, found)
             assert found >= least, (case.picture, case.prompt, token)
             # Predicted IoU is a smooth head on the same features: float32 rounding moves it far less than this.
@@ -93,6 +111,72 @@ def test_prompts_of_different_pictures_decoded_together_give_what_they_give_apar
         alone, alone_scores = segmented.outputs[row]
         assert np.abs(together - alone).max() <= 1e-3
         assert np.abs(together_scores - alone_scores).max() <= 1e-3
+
+
+def test_without_the_padding_both_backends_draw_the_same_masks(
+    unpadded_on_torch: Segmented, unpadded_on_openvino: Segmented
+) -> None:
+    for row in range(len(CASES)):
+        for one, other in zip(unpadded_on_torch.masks(row), unpadded_on_openvino.masks(row), strict=True):
+            assert iou(one, other) >= 0.98
+    assert {frame.padded for _, frame in unpadded_on_openvino.pictures.values()} == {
+        Size(768, 1024),
+        Size(1024, 768),
+        Size(448, 1024),
+        Size(1024, 960),
+    }
+
+
+def test_without_the_padding_boxes_draw_nearly_the_masks_of_the_padded_square(unpadded_on_openvino: Segmented) -> None:
+    rows = [row for row, case in enumerate(CASES) if case.prompt.box is not None and not case.prompt.multimask]
+    found = sorted(iou(unpadded_on_openvino.masks(row)[0], CASES[row].masks[0]) for row in rows)
+    # Measured: 0.995 and above, with the margin that frames leave; without it two fell to 0.84 and 0.80.
+    assert len(found) == 22
+    assert min(found) >= 0.98
+
+
+@pytest.mark.parametrize("name", ["torch_sam", "openvino_sam"])
+def test_unpadded_pictures_of_one_shape_share_batches(name: str, request: pytest.FixtureRequest) -> None:
+    backend: SamBackend = request.getfixturevalue(name)
+    case = CASES[1]
+    pixels = read_picture(case.picture)
+    height, width = pixels.shape[:2]
+    box = case.prompt.box
+    assert box is not None
+    centre = Point((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+    frame = frame_for(Size(height, width), 512, "none")
+    pictures: list[Pixels] = [pixels, np.ascontiguousarray(pixels[:, ::-1])]
+    prompts = [case.prompt, Prompt((Point(width - centre.x, centre.y),)), Prompt((centre,))]
+    index = np.array([0, 1, 0], np.int64)
+
+    together = backend.encode([backend.prepare(resize(picture, frame), frame) for picture in pictures])
+    logits, scores = backend.decode(together, index, pack(prompts, [frame] * 3))
+
+    for row, (prompt, picture) in enumerate(zip(prompts, index, strict=True)):
+        alone = backend.encode([backend.prepare(resize(pictures[picture], frame), frame)])
+        expected, expected_scores = backend.decode(alone, np.zeros(1, np.int64), pack([prompt], [frame]))
+        assert logits.shape == (3, 4, 96, 128)
+        assert np.abs(logits[row] - expected[0]).max() <= 1e-3
+        assert np.abs(scores[row] - expected_scores[0]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["torch_sam", "openvino_sam"])
+def test_what_does_not_go_together_is_refused_before_the_device(name: str, request: pytest.FixtureRequest) -> None:
+    backend: SamBackend = request.getfixturevalue(name)
+    assert backend.flexible
+    wide, tall = frame_for(Size(64, 192), 192, "none"), frame_for(Size(192, 64), 192, "none")
+    of_wide, of_tall = (
+        backend.prepare(np.zeros((frame.resized.height, frame.resized.width, 3), np.uint8), frame)
+        for frame in (wide, tall)
+    )
+    with pytest.raises(ValueError, match="batches of their own"):
+        backend.encode([of_wide, of_tall])
+    with pytest.raises(ValueError, match="do not go together"):
+        backend.decode(backend.encode([of_wide]), np.zeros(1, np.int64), pack([Prompt((Point(1, 1),))], [tall]))
+    with pytest.raises(ValueError, match="for a frame of"):
+        backend.prepare(np.zeros((64, 64, 3), np.uint8), wide)
+    with pytest.raises(ValueError, match="not multiples of 64"):
+        backend.prepare(np.zeros((50, 100, 3), np.uint8), frame_for(Size(50, 100), 100))
 
 
 def test_masks_come_best_first_with_figures_that_fit_their_pixels(on_openvino: Segmented) -> None:

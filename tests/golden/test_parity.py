@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.errors import BadCheckpoint
 from models.sam.build import SamModel, build_sam
+from models.sam.positions import position_grid
 from models.sam.prompts import pack
 from models.transforms import frame_for
 from models.types import Box, Logits, Point, Prompt, Size
@@ -54,6 +55,19 @@ def test_the_encoder_agrees_with_the_reference(pair: Pair) -> None:
     assert relative_error(ours, reference) <= 1e-3
 
 
+def test_the_position_grid_agrees_with_the_reference_and_a_smaller_one_is_its_corner(pair: Pair) -> None:
+    matrix = pair.ours.decoder.position_matrix.numpy()
+    reference = pair.reference.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).numpy()
+    whole = position_grid(matrix, 1024, Size(64, 64))
+    np.testing.assert_allclose(whole, reference, atol=1e-4)
+    corner = position_grid(matrix, 1024, Size(44, 28))
+    np.testing.assert_array_equal(corner[0].reshape(44, 28, 256), whole[0].reshape(64, 64, 256)[:44, :28])
+
+
+def test_the_position_embeddings_of_a_vit_take_no_other_frame(pair: Pair) -> None:
+    assert not pair.ours.flexible
+
+
 PROMPTS = {
     "a point": Prompt((Point(500, 375),)),
     "points": Prompt((Point(500, 375), Point(80.5, 900.25, 0), Point(700, 700))),
@@ -74,8 +88,9 @@ def test_the_decoder_agrees_with_the_reference(pair: Pair, name: str) -> None:
         logits, scores = pair.ours.decoder(
             embedding,
             torch.zeros(1, dtype=torch.int64),
-            torch.from_numpy(packed.coords),
+            torch.from_numpy(packed.points),
             torch.from_numpy(packed.labels),
+            torch.from_numpy(position_grid(pair.ours.decoder.position_matrix.numpy(), packed.side, packed.cells)),
             None if packed.mask_inputs is None else torch.from_numpy(packed.mask_inputs),
         )
         expected, expected_scores = reference_decode(pair.reference, embedding, prompt)

@@ -20,6 +20,7 @@ from models.errors import (
     TruncatedImage,
     UnsupportedImageFormat,
 )
+from models.types import Size
 
 LIMIT = 1_000_000
 
@@ -405,3 +406,24 @@ def test_pillows_warnings_stay_quiet_even_where_warnings_are_errors() -> None:
         count = len(warnings.filters)
         images.decode(ENCODINGS["palette png"], max_pixels=LIMIT)
         assert len(warnings.filters) == count
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_read_from_the_header_is_the_size_of_the_decoded_picture(kind: str, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if kind == "BMP" else {"exif": exif}
+    data = encoded(PIL.Image.new("RGB", (37, 23)), kind, **options)
+    assert images.read_size(data, max_pixels=LIMIT) == images.decode(data, max_pixels=LIMIT).size
+
+
+def test_the_size_of_a_picture_cut_after_its_header_is_still_read() -> None:
+    data = encoded(PIL.Image.new("RGB", (640, 480)), "JPEG")
+    assert images.read_size(data[: len(data) * 3 // 4], max_pixels=LIMIT) == Size(480, 640)
+
+
+def test_a_header_beyond_the_pixel_limit_is_refused_without_decoding() -> None:
+    data = encoded(PIL.Image.new("RGB", (64, 48)), "PNG")
+    with pytest.raises(TooManyPixels):
+        images.read_size(data, max_pixels=64 * 48 - 1)

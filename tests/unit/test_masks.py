@@ -274,13 +274,22 @@ def test_huge_logits_are_clipped() -> None:
     assert again[1, 1] == -65504
 
 
+def test_logits_of_an_unpadded_frame_keep_their_shape() -> None:
+    logits = random_logits(8)[:112]
+    encoded = masks.encode_logits(logits)
+    assert encoded.shape == (112, 256)
+    assert masks.decode_logits(encoded).shape == (112, 256)
+
+
 GOOD = masks.encode_logits(random_logits(8))
 
 
 @pytest.mark.parametrize(
     ("encoded", "match"),
     [
-        (EncodedLogits((64, 64), "float16", GOOD.data), "shape"),
+        (EncodedLogits((64, 64), "float16", GOOD.data), "8192 are expected"),
+        (EncodedLogits((0, 256), "float16", ""), "shape"),
+        (EncodedLogits((256, 257), "float16", GOOD.data), "shape"),
         (EncodedLogits((256, 256, 1), "float16", GOOD.data), "shape"),  # type: ignore[arg-type]
         (EncodedLogits((256, 256), "float32", GOOD.data), "float16"),
         (EncodedLogits((256, 256), "float16", GOOD.data[:-4]), "bytes"),

@@ -23,6 +23,32 @@ def test_the_default_side_is_that_of_segment_anything() -> None:
     assert (frame.side, frame.resized) == (1024, Size(1024, 443))
 
 
+def test_the_default_padding_is_that_of_segment_anything() -> None:
+    frame = transforms.frame_for(Size(4160, 1800))
+    assert (frame.padded, frame.cells, frame.logits) == (Size(1024, 1024), Size(64, 64), Size(256, 256))
+
+
+@given(SIDES, SIDES, st.sampled_from([64, 256, 512, 768, 1024]))
+def test_without_padding_the_frame_is_the_picture_to_the_next_multiples_of_64(
+    height: int, width: int, side: int
+) -> None:
+    frame = transforms.frame_for(Size(height, width), side, "none")
+    assert frame.resized == transforms.frame_for(Size(height, width), side).resized
+    for padded, resized, cells, logits in (
+        (frame.padded.height, frame.resized.height, frame.cells.height, frame.logits.height),
+        (frame.padded.width, frame.resized.width, frame.cells.width, frame.logits.width),
+    ):
+        assert padded % 64 == 0
+        assert padded == side or resized + 32 <= padded < resized + 96
+        assert resized <= padded <= side
+        assert (cells, logits) == (padded // 16, padded // 4)
+
+
+def test_a_square_picture_is_in_the_same_frame_with_and_without_padding() -> None:
+    size = Size(700, 700)
+    assert transforms.frame_for(size, padding="none") == transforms.frame_for(size, padding="square")
+
+
 def test_a_line_of_pixels_never_vanishes() -> None:
     assert transforms.frame_for(Size(1, 5000)).resized == Size(1, 1024)
     assert transforms.frame_for(Size(5000, 1)).resized == Size(1024, 1)
