@@ -1,13 +1,14 @@
 # Pomona. `make serve` and `make test` work from a clean clone with Python 3.11, make and a package index.
 
 PYTHON ?= python3.11
+HOST   ?= http://localhost:3000
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench lock clean
+.PHONY: help serve test check format bench loadtest lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -31,6 +32,9 @@ format: $(VENV)/dev.stamp  ## let ruff format and fix
 
 bench: $(VENV)/dev.stamp  ## measure one picture's whole path, memory and start; writes loadtest/reports/
 	$(BIN)/python -m loadtest.bench
+
+loadtest: $(VENV)/dev.stamp  ## load a running service, HOST (by default the one of make serve); ARGS="--help" lists options
+	$(BIN)/python -m loadtest.run --host $(HOST) $(ARGS)
 
 lock: $(VENV)/lock.stamp  ## refresh both lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
