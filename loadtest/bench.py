@@ -1,4 +1,4 @@
-"""One picture's whole path on both backends, with its parts, the memory that waiting takes, and the second start.
+"""One picture's whole path on both backends, memory, the second start, and what input size and padding cost and keep.
 
     make bench
 
@@ -9,7 +9,6 @@ meet the same noise of the machine. Memory and start are a real server's, whose 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import platform
@@ -23,15 +22,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import PIL.Image
 from tqdm import tqdm
 
+from loadtest import dials
+from loadtest.drawn import draw
 from loadtest.server import running
 from models.backends.base import BackendName
-from models.data.render import render_oranges
-from models.types import Point, Prompt, Size
+from models.types import Size
 from service.lifecycle import load_pipeline
-from service.pipeline import Pipeline, SegmentRequest
+from service.messages import SegmentRequest
+from service.pipeline import Pipeline
 from service.settings import Settings
 
 REPORTS: Final = Path(__file__).parent / "reports"
@@ -49,6 +49,8 @@ def main() -> None:
         "picture": f"{PICTURE.width} x {PICTURE.height} JPEG, one point, three masks as RLE",
         "path_ms": asyncio.run(_measure_path()),
         "server": {backend: _measure_server(backend) for backend in BACKENDS},
+        "dials_ms": asyncio.run(_measure_dials()),
+        "agreement": dials.measure_agreement(Settings().shelf),
     }
     REPORTS.mkdir(exist_ok=True)
     (REPORTS / "one_picture.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -62,8 +64,8 @@ async def _measure_path() -> dict[str, dict[str, dict[str, float]]]:
         backend: await load_pipeline(Settings(backend=backend, embedding_cache_mib=0), device_index=0)
         for backend in BACKENDS
     }
-    picture, prompt = _picture()
-    request = SegmentRequest([prompt], data=picture)
+    picture = draw(3, PICTURE)
+    request = SegmentRequest([picture.prompt], data=picture.data)
     seconds: dict[BackendName, dict[str, list[float]]] = {backend: {part: [] for part in PARTS} for backend in BACKENDS}
     for _ in tqdm(range(ROUNDS), desc="whole path, backends in turn"):
         for backend, pipeline in pipelines.items():
@@ -71,22 +73,33 @@ async def _measure_path() -> dict[str, dict[str, dict[str, float]]]:
             for part in PARTS:
                 seconds[backend][part].append(timings[part])
     for pipeline in pipelines.values():
-        pipeline.close()
+        await pipeline.close(10)
     return {backend: {part: _spread(values) for part, values in parts.items()} for backend, parts in seconds.items()}
+
+
+async def _measure_dials() -> dict[str, dict[str, Any]]:
+    settings = Settings(backend="openvino", embedding_cache_mib=0)
+    pipeline = await load_pipeline(settings, device_index=0)
+    try:
+        return await dials.measure_times(pipeline, settings.shelf)
+    finally:
+        await pipeline.close(10)
 
 
 def _measure_server(backend: BackendName) -> dict[str, float]:
     """Start to readiness, and resident memory when idle and after requests."""
     ready, idle, used = [], [], []
-    picture, prompt = _picture()
-    point = prompt.points[0]
+    picture = draw(3, PICTURE)
+    point = picture.prompt.points[0]
     body = {"request": json.dumps({"prompts": [{"points": [[point.x, point.y]]}]})}
     for _ in tqdm(range(STARTS), desc=f"starts on {backend}"):
         with tempfile.TemporaryDirectory() as folder, running(Path(folder), backend=backend) as server:
             ready.append(server.ready_s)
             idle.append(server.resident_mib())
             for _ in range(3):
-                answer = httpx.post(f"{server.address}/v1/segment", files={"image": picture}, data=body, timeout=60)
+                answer = httpx.post(
+                    f"{server.address}/v1/segment", files={"image": picture.data}, data=body, timeout=60
+                )
                 answer.raise_for_status()
             used.append(server.resident_mib())
     return {
@@ -94,15 +107,6 @@ def _measure_server(backend: BackendName) -> dict[str, float]:
         "idle_mib": round(statistics.median(idle)),
         "after_requests_mib": round(statistics.median(used)),
     }
-
-
-def _picture() -> tuple[bytes, Prompt]:
-    """The encoded picture, and a point on its first fruit."""
-    scene = render_oranges(3, PICTURE)
-    encoded = io.BytesIO()
-    PIL.Image.fromarray(scene.pixels).save(encoded, "JPEG", quality=90)
-    box = scene.fruit_box(scene.instances.max())
-    return encoded.getvalue(), Prompt((Point((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2),))
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:
@@ -152,6 +156,7 @@ def _table(figures: Mapping[str, Any]) -> str:
         rows.append(
             f"| {backend} | {server['ready_s']:g} s | {server['idle_mib']} MiB | {server['after_requests_mib']} MiB |"
         )
+    rows += ["", *dials.table(figures["dials_ms"], figures["agreement"])]
     rows += [
         "",
         f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}; {versions}; "

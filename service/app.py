@@ -12,6 +12,7 @@ from models.backends.devices import cuda_device_count
 from models.errors import PomonaError
 from service import lifecycle, logs
 from service.http.app import create_app
+from service.observability.metrics import PrometheusObserver
 from service.pipeline import Pipeline
 from service.settings import Settings, SettingsError, load_settings
 
@@ -27,7 +28,8 @@ def _settings() -> Settings:
 
 
 SETTINGS = _settings()
-HTTP = create_app(SETTINGS)
+OBSERVER = PrometheusObserver()
+HTTP = create_app(SETTINGS, OBSERVER)
 logs.configure(SETTINGS.log_level)
 
 
@@ -69,18 +71,18 @@ class Pomona:
             self._loading.cancel()
         HTTP.state.pipeline = None
         if self._pipeline is not None:
-            await asyncio.to_thread(self._pipeline.close)
+            await self._pipeline.close(SETTINGS.drain_timeout_s)
 
     async def __is_ready__(self) -> bool:
         return self._pipeline is not None
 
     async def __is_alive__(self) -> bool:
-        return not self._failed
+        return not (self._failed or (self._pipeline is not None and self._pipeline.broken))
 
     async def _load(self) -> None:
         worker = bentoml.server_context.worker_index or 1
         try:
-            self._pipeline = await lifecycle.load_pipeline(SETTINGS, device_index=worker - 1)
+            self._pipeline = await lifecycle.load_pipeline(SETTINGS, device_index=worker - 1, observer=OBSERVER)
         except PomonaError as error:
             self._failed = True
             _LOG.critical("the models cannot be loaded", extra={"detail": error.detail})

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from models.backends.base import Embedding
 from models.transforms import Frame
+from models.types import Size
+from service.observability.observer import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,21 @@ class EmbeddedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageKey:
-    """A picture by the hash of its encoded bytes, for one revision of one model."""
+    """A picture by the hash of its encoded bytes, for one revision of one model, as its encoder saw it."""
 
     image_id: str
     model: str
     revision: str
+    side: int
+    padded: Size
+
+
+@dataclass(slots=True)
+class _Coming:
+    """An encoding on its way, and how many wait for it."""
+
+    task: asyncio.Task[EmbeddedImage]
+    waiting: int = 0
 
 
 class EmbeddingCache:
@@ -36,15 +48,24 @@ class EmbeddingCache:
         max_bytes: bound of the sum of the embeddings' bytes; a larger one is answered but not kept.
         max_age: seconds after which an embedding is forgotten.
         clock: seconds, monotonic.
+        observer: hears of hits, misses, evictions and bytes.
     """
 
-    def __init__(self, *, max_bytes: int, max_age: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        max_age: float,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
+        self._observer = observer or Observer()
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._clock = clock
         self._kept: OrderedDict[ImageKey, tuple[EmbeddedImage, float]] = OrderedDict()
         self._bytes = 0
-        self._coming: dict[ImageKey, asyncio.Task[EmbeddedImage]] = {}
+        self._coming: dict[ImageKey, _Coming] = {}
 
     @property
     def nbytes(self) -> int:
@@ -60,21 +81,42 @@ class EmbeddingCache:
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
+        self._observer.cached("hit")
         return self._kept[key][0]
+
+    def find(self, image_id: str, model: str, revision: str) -> list[EmbeddedImage]:
+        """All embeddings of one picture for one revision of one model, now the most recently used."""
+        wanted = (image_id, model, revision)
+        keys = [key for key in self._kept if (key.image_id, key.model, key.revision) == wanted]
+        return [found for key in keys if (found := self.get(key)) is not None]
+
+    def has_or_expects(self, key: ImageKey) -> bool:
+        """Whether a call now would start no encoding."""
+        self._expire()
+        return key in self._kept or key in self._coming
 
     async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
         """The kept embedding, the one that is on its way, or a new one.
 
-        The encoding goes on when the caller who started it is cancelled, as others may wait for it. Its failure reaches
-        everybody who waits, and the next caller tries anew.
+        The encoding goes on when the caller who started it is cancelled while others wait for it, and is cancelled when
+        the last of them is. Its failure reaches everybody who waits, and the next caller tries anew.
         """
         if (kept := self.get(key)) is not None:
             return kept
+        self._observer.cached("miss")
         if (coming := self._coming.get(key)) is None:
-            coming = asyncio.ensure_future(self._encode_and_keep(key, encode))
+            coming = _Coming(asyncio.ensure_future(self._encode_and_keep(key, encode)))
             self._coming[key] = coming
-            coming.add_done_callback(lambda task: self._arrived(key, task))
-        return await asyncio.shield(coming)
+            coming.task.add_done_callback(lambda task: self._arrived(key, task))
+        coming.waiting += 1
+        try:
+            return await asyncio.shield(coming.task)
+        finally:
+            coming.waiting -= 1
+            if not coming.waiting and not coming.task.done():
+                # Forgotten at once: who comes next must not wait for a cancelled encoding.
+                del self._coming[key]
+                coming.task.cancel()
 
     async def _encode_and_keep(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
         embedded = await encode()
@@ -82,7 +124,8 @@ class EmbeddingCache:
         return embedded
 
     def _arrived(self, key: ImageKey, task: asyncio.Task[EmbeddedImage]) -> None:
-        del self._coming[key]
+        if key in self._coming and self._coming[key].task is task:
+            del self._coming[key]
         if not task.cancelled():
             task.exception()  # seen: nobody may be left to await it
 
@@ -93,7 +136,9 @@ class EmbeddingCache:
         self._kept[key] = (embedded, self._clock())
         self._bytes += embedded.embedding.nbytes
         while self._bytes > self._max_bytes:
+            self._observer.cached("eviction")
             self._forget(next(iter(self._kept)))
+        self._observer.holds(self._bytes)
 
     def _expire(self) -> None:
         oldest_allowed = self._clock() - self._max_age

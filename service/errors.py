@@ -5,7 +5,8 @@ PomonaError                        (models.errors holds the rest of the tree)
     ├── MalformedRequest           not the parts or values that the endpoint takes
     │   ├── MalformedJson
     │   ├── UnknownField
-    │   └── UnsupportedFormat      a mask format that is not offered
+    │   ├── UnsupportedFormat      a mask format that is not offered
+    │   └── UnsupportedInput       an input size or padding that the model does not take
     ├── NoImage                    neither a picture nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
     ├── UploadTooLarge
@@ -13,6 +14,9 @@ PomonaError                        (models.errors holds the rest of the tree)
     └── MethodNotAllowed
 ├── ModelNotLoaded                 in the catalogue, but not served here
 ├── NotReady                       models are still loading
+├── Overloaded                     refused at the door: the queue is full
+├── DeadlineUnreachable            refused at the door: by the learned times it would be late
+├── DeadlineExceeded               admitted, but its deadline passed
 └── TimedOut                       no answer within the request timeout
 """
 
@@ -46,6 +50,10 @@ class UnsupportedFormat(MalformedRequest):
     """A mask format that is not offered."""
 
 
+class UnsupportedInput(MalformedRequest):
+    """An input size or a padding that the model does not take."""
+
+
 class NoImage(RequestError):
     """Neither a picture nor an image id."""
 
@@ -72,6 +80,26 @@ class ModelNotLoaded(UnknownModel):
 
 class NotReady(PomonaError):
     """Models are still loading."""
+
+
+class Overloaded(PomonaError):
+    """The queue is full, or there is no place that makes nobody late.
+
+    Attributes:
+        retry_after: seconds until there should be room.
+    """
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class DeadlineUnreachable(PomonaError):
+    """By what was learned, the answer would be late; nothing was started."""
+
+
+class DeadlineExceeded(PomonaError):
+    """The deadline passed before the answer was there."""
 
 
 class TimedOut(PomonaError):
@@ -113,12 +141,16 @@ PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
     MalformedJson: Problem("malformed_json", "The request field is not valid JSON", 400),
     UnknownField: Problem("unknown_field", "A field is not known here", 422),
     UnsupportedFormat: Problem("unsupported_format", "Masks of this format are not offered", 422),
+    UnsupportedInput: Problem("unsupported_input", "The model does not take this input size or padding", 422),
     NoImage: Problem("no_image", "Neither a picture nor an image id", 422),
     UnknownImageId: Problem("unknown_image_id", "The picture is not known here", 404),
     UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413),
     NotFound: Problem("not_found", "No such path", 404),
     MethodNotAllowed: Problem("method_not_allowed", "The path does not take this method", 405),
     NotReady: Problem("not_ready", "Models are still loading", 503, retry_after=2),
+    Overloaded: Problem("overloaded", "More requests than can be answered in time", 429, retry_after=1),
+    DeadlineUnreachable: Problem("deadline_unreachable", "The deadline cannot be met", 504),
+    DeadlineExceeded: Problem("deadline_exceeded", "The deadline has passed", 504),
     TimedOut: Problem("timed_out", "No answer within the request timeout", 504),
     PomonaError: Problem("internal_error", "Something failed on the server", 500),
 }

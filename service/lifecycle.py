@@ -11,6 +11,7 @@ from models.backends.load import choose_backend, ensure_files, load_sam
 from models.errors import UnknownModel
 from models.zoo import CatalogueEntry, load_catalogue
 from service.embedding_cache import EmbeddingCache
+from service.observability.observer import Observer
 from service.pipeline import Pipeline
 from service.runners import SamRunner
 from service.settings import Settings
@@ -44,16 +45,18 @@ def prepare_files(settings: Settings) -> None:
         ensure_files(entry, backend, settings.shelf)
 
 
-async def load_pipeline(settings: Settings, *, device_index: int) -> Pipeline:
+async def load_pipeline(settings: Settings, *, device_index: int, observer: Observer | None = None) -> Pipeline:
     """Load and warm up the models of one worker.
 
     Args:
         settings: what to load.
         device_index: which CUDA device, where there is more than one.
+        observer: hears of everything.
 
     Raises:
         PomonaError: a model cannot be loaded.
     """
+    observer = observer or Observer()
     catalogue = load_catalogue(settings.models_file)
     backend = choose_backend(settings.backend)
     runners: dict[str, SamRunner] = {}
@@ -63,10 +66,11 @@ async def load_pipeline(settings: Settings, *, device_index: int) -> Pipeline:
         sam = await asyncio.to_thread(
             load_sam, entry, backend, settings.shelf, device_index=device_index, threads=settings.threads
         )
-        runner = SamRunner(entry, sam)
+        runner = SamRunner(entry, sam, options=settings.queue_options, observer=observer)
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner
+        observer.loaded(entry.name, entry.revision, sam.name, sam.device)
         _LOG.info(
             "model ready",
             extra={
@@ -78,5 +82,7 @@ async def load_pipeline(settings: Settings, *, device_index: int) -> Pipeline:
                 "warm_up_s": round(time.perf_counter() - loaded, 2),
             },
         )
-    cache = EmbeddingCache(max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s)
-    return Pipeline(runners, catalogue, cache, settings)
+    cache = EmbeddingCache(
+        max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
+    )
+    return Pipeline(runners, catalogue, cache, settings, observer=observer)

@@ -1,92 +1,57 @@
-"""From a picture and prompts to encoded masks: decode, embed, mask, encode."""
+"""From a picture and prompts to encoded masks: look up, reserve, decode, embed, mask, encode."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from models import images
 from models.errors import PromptError, TooManyPrompts, UnknownModel
-from models.overlay import draw_overlay, encode_overlay
-from models.sam.postprocess import masks_of
 from models.sam.prompts import check
-from models.transforms import frame_for, resize
-from models.types import Image, Mask, Prompt, Size
+from models.transforms import Frame, resize
+from models.types import Image, Prompt, Size
 from models.zoo import CatalogueEntry
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
-from service.errors import ModelNotLoaded, NoImage, UnknownImageId
-from service.formats import EncodedMask, MaskFormat, encode_mask
-from service.runners import Decoded, SamRunner
+from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, NoImage, UnknownImageId
+from service.frames import candidate_frames, matching
+from service.messages import Embedded, InputChoice, MaskResult, Segmented, SegmentRequest, Timings, When
+from service.observability.observer import Observer
+from service.rendering import render_masks, render_overlay
+from service.runners import Decoded, Reservation, SamRunner
+from service.service_times import ServiceTimes
 from service.settings import Settings
+from service.work import Terms
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class SegmentRequest:
-    """What a door hands over.
-
-    Attributes:
-        prompts: what to segment.
-        data: an encoded picture, or None.
-        image_id: of a picture that was sent before, or None; exactly one of the two.
-        model: catalogue name, or None for the default.
-        format: of the masks.
-        overlay: also draw the masks into the picture; needs `data`.
-    """
-
-    prompts: Sequence[Prompt]
-    data: bytes | None = None
-    image_id: str | None = None
-    model: str | None = None
-    format: MaskFormat = "rle"
-    overlay: bool = False
-
-
-@dataclass(slots=True)
-class Timings:
-    """Seconds that the parts of a request took; the queue is time spent waiting for the device."""
-
-    decode: float = 0.0
-    queue: float = 0.0
-    encode: float = 0.0
-    prompt: float = 0.0
-    postprocess: float = 0.0
-    total: float = 0.0
+_DECODE = "decode"
+_POSTPROCESS = "postprocess"
+_NO_IMAGE = "Send a picture in the part image, or the image_id of an earlier answer."
 
 
 @dataclass(frozen=True, slots=True)
-class MaskResult:
-    """A mask's figures and its encoding."""
+class _Visit:
+    """One request on its way: who answers it, since when and until when, and where its time went."""
 
-    mask: Mask
-    encoded: EncodedMask
+    runner: SamRunner
+    arrived: float
+    deadline: float | None
+    urgency: int
+    timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """The answer to an embed request."""
+class _Picture:
+    """A picture's id, the frames to try, and its embedding where that is at hand."""
 
     image_id: str
-    size: Size
-    model: CatalogueEntry
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Segmented:
-    """The answer to a segment request: for each prompt its masks, best first; and a PNG where asked for."""
-
-    image_id: str
-    size: Size
-    model: CatalogueEntry
-    results: Sequence[Sequence[MaskResult]]
-    overlay: bytes | None
-    timings: Timings
+    frames: Sequence[Frame]
+    known: EmbeddedImage | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +64,9 @@ class Pipeline:
         cache: embeddings of recent pictures.
         settings: limits.
         workers: threads for pictures and masks, so that the event loop stays free.
+        times: learned of what the workers do, by megapixels.
+        clock: seconds, monotonic; the event loop's.
+        observer: hears of deadlines and of what the workers do.
     """
 
     runners: Mapping[str, SamRunner]
@@ -106,24 +74,40 @@ class Pipeline:
     cache: EmbeddingCache
     settings: Settings
     workers: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
+    times: ServiceTimes = field(default_factory=ServiceTimes)
+    clock: Callable[[], float] = time.monotonic
+    observer: Observer = field(default_factory=Observer)
 
-    async def embed(self, data: bytes, model: str | None = None) -> Embedded:
+    @property
+    def broken(self) -> bool:
+        """A device failed for good."""
+        return any(runner.broken for runner in self.runners.values())
+
+    async def embed(
+        self,
+        data: bytes,
+        model: str | None = None,
+        choice: InputChoice | None = None,
+        when: When | None = None,
+    ) -> Embedded:
         """Encode a picture and keep its embedding.
 
         Raises:
             ImageError: the picture cannot be used.
             UnknownModel: no such model is loaded.
+            Overloaded, DeadlineUnreachable, DeadlineExceeded: it cannot be in time.
             BackendError: the device failed.
         """
-        started = time.perf_counter()
-        runner, timings = self._runner(model), Timings()
-        image_id = await self._in_worker(images.content_id, data)
-        embedded = self.cache.get(_key(image_id, runner.entry))
-        if embedded is None:
-            image = await self._decode(data, timings)
-            embedded = await self._embed(image, runner, timings)
-        timings.total = time.perf_counter() - started
-        return Embedded(image_id, embedded.frame.original, runner.entry, timings)
+        visit = self._arrive(model, when or When())
+        async with self._in_time(visit):
+            picture = await self._look_up(data, None, choice or InputChoice(), visit.runner)
+            known = picture.known
+            if known is None:
+                with self._reserved(visit, picture, ()) as (frame, reservation):
+                    image = await self._decode(data, visit)
+                    known = await self._embed(image, frame, visit, reservation)
+        visit.timings.total = self.clock() - visit.arrived
+        return Embedded(picture.image_id, known.frame, visit.runner.entry, visit.timings)
 
     async def segment(self, request: SegmentRequest) -> Segmented:
         """Answer every prompt on one picture.
@@ -131,27 +115,32 @@ class Pipeline:
         Raises:
             PomonaError: of `models.errors` and `service.errors`, whatever is wrong with the request or the device.
         """
-        started = time.perf_counter()
-        runner, timings = self._runner(request.model), Timings()
+        visit = self._arrive(request.model, request.when)
         self._check_counts(request.prompts)
-        image_id, image, embedded = await self._picture(request, runner, timings)
-        decoded = await self._prompt(embedded, request.prompts, runner, timings)
+        async with self._in_time(visit):
+            picture = await self._look_up(request.data, request.image_id, request.input, visit.runner)
+            known, image = picture.known, None
+            with self._reserved(visit, picture, request.prompts) as (frame, reservation):
+                if request.data is not None and (known is None or request.overlay):
+                    image = await self._decode(request.data, visit)
+                if known is None and image is not None:
+                    known = await self._embed(image, frame, visit, reservation)
+                if known is None:
+                    raise NoImage(_NO_IMAGE)
+                decoded = await self._prompt(known, request.prompts, visit, reservation)
+            masks, overlay = await self._finish(decoded, request, known, image, visit)
+        visit.timings.total = self.clock() - visit.arrived
+        return Segmented(picture.image_id, known.frame, visit.runner.entry, masks, overlay, visit.timings)
 
-        tick = time.perf_counter()
-        masks = await self._masks(decoded, request, embedded)
-        overlay = None
-        if request.overlay and image is not None:
-            overlay = await self._in_worker(_draw, image, request.prompts, masks)
-        timings.postprocess = time.perf_counter() - tick
-        timings.total = time.perf_counter() - started
-        size = embedded.frame.original
-        return Segmented(image_id, size, runner.entry, masks, overlay, timings)
-
-    def close(self) -> None:
-        """Finish what runs and stop all threads."""
+    async def close(self, within: float) -> None:
+        """Finish what was admitted, for at most `within` seconds, and stop all threads."""
         for runner in self.runners.values():
-            runner.close()
-        self.workers.shutdown(wait=True)
+            await runner.close(within)
+        await asyncio.to_thread(self.workers.shutdown, wait=True)
+
+    def _arrive(self, model: str | None, when: When) -> _Visit:
+        now = self.clock()
+        return _Visit(self._runner(model), now, None if when.within is None else now + when.within, when.urgency)
 
     def _runner(self, name: str | None) -> SamRunner:
         if name is None:
@@ -176,104 +165,164 @@ class Pipeline:
                     f"prompts[{number}] has {len(prompt.points)} points; at most {points} fit into one prompt."
                 )
 
-    async def _picture(
-        self, request: SegmentRequest, runner: SamRunner, timings: Timings
-    ) -> tuple[str, Image | None, EmbeddedImage]:
-        """The picture's id, its pixels where they are needed, and its embedding, with the prompts checked on it."""
-        if request.data is None:
-            if request.image_id is None:
-                raise NoImage("Send a picture in the part image, or the image_id of an earlier answer.")
-            known = self.cache.get(_key(request.image_id, runner.entry))
-            if known is None:
+    @asynccontextmanager
+    async def _in_time(self, visit: _Visit) -> AsyncIterator[None]:
+        """Answer that it is late the moment it is."""
+        met = False
+        try:
+            async with asyncio.timeout_at(visit.deadline):
+                yield
+            met = True
+        except TimeoutError as error:
+            raise DeadlineExceeded("The deadline passed before the answer was there.") from error
+        finally:
+            if visit.deadline is not None:
+                self.observer.had_deadline(visit.runner.entry.name, met=met)
+
+    async def _look_up(
+        self, data: bytes | None, image_id: str | None, choice: InputChoice, runner: SamRunner
+    ) -> _Picture:
+        """Find the picture's embedding, or the frames in which it may be encoded."""
+        entry = runner.entry
+        if data is None:
+            if image_id is None:
+                raise NoImage(_NO_IMAGE)
+            at_hand = {item.frame: item for item in self.cache.find(image_id, entry.name, entry.revision)}
+            frames = matching(choice, list(at_hand))
+            if not frames:
                 raise UnknownImageId(
-                    f"The picture {request.image_id} is not known here for {runner.entry.name} "
+                    f"The picture {image_id} is not known here for {entry.name} at this input size "
                     "(never seen, expired or evicted): send it again in the part image."
                 )
-            _check_prompts(request.prompts, known.frame.original)
-            return request.image_id, None, known
+            return _Picture(image_id, frames[:1], at_hand[frames[0]])
+        image_id = await self._in_worker(images.content_id, data)
+        size = images.read_size(data, max_pixels=self.settings.max_pixels)
+        frames = candidate_frames(choice, size, flexible=runner.backend.flexible, default=self.settings.input_size)
+        for frame in frames:
+            if (known := self.cache.get(_key(image_id, frame, entry))) is not None:
+                return _Picture(image_id, [frame], known)
+        return _Picture(image_id, frames, None)
 
-        image_id = await self._in_worker(images.content_id, request.data)
-        known = self.cache.get(_key(image_id, runner.entry))
-        if known is not None and not request.overlay:
-            _check_prompts(request.prompts, known.frame.original)
-            return image_id, None, known
-        image = await self._decode(request.data, timings)
-        _check_prompts(request.prompts, image.size)
-        return image_id, image, known or await self._embed(image, runner, timings)
+    @contextmanager
+    def _reserved(
+        self, visit: _Visit, picture: _Picture, prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[Frame, Reservation]]:
+        """The request's places on the device, in the largest frame that is in time; given up where they are unused."""
+        frame, reservation = self._reserve(visit, picture, prompts)
+        try:
+            yield frame, reservation
+        finally:
+            reservation.leave()
 
-    async def _decode(self, data: bytes, timings: Timings) -> Image:
-        tick = time.perf_counter()
+    def _reserve(self, visit: _Visit, picture: _Picture, prompts: Sequence[Prompt]) -> tuple[Frame, Reservation]:
+        for number, frame in enumerate(picture.frames, start=1):
+            _check_prompts(prompts, frame)
+            encode = not self.cache.has_or_expects(_key(picture.image_id, frame, visit.runner.entry))
+            work = _megapixels(frame.original)
+            after = self.times.predict(_POSTPROCESS, len(prompts) * work) if prompts else 0.0
+            deadline = None if visit.deadline is None else visit.deadline - after
+            ready_by = self.clock() + (self.times.predict(_DECODE, work) if encode else 0.0)
+            terms = Terms(visit.arrived, deadline, visit.urgency)
+            try:
+                return frame, visit.runner.reserve(terms, prompts, frame, encode=encode, ready_by=ready_by)
+            except DeadlineUnreachable:
+                if number == len(picture.frames):
+                    raise
+        raise ValueError("a picture without frames")
+
+    async def _decode(self, data: bytes, visit: _Visit) -> Image:
+        tick = self.clock()
         image = await self._in_worker(lambda: images.decode(data, max_pixels=self.settings.max_pixels))
-        timings.decode += time.perf_counter() - tick
+        visit.timings.decode += self.clock() - tick
+        self.observer.decoded(self.clock() - tick)
         return image
 
-    async def _embed(self, image: Image, runner: SamRunner, timings: Timings) -> EmbeddedImage:
+    async def _embed(self, image: Image, frame: Frame, visit: _Visit, reservation: Reservation) -> EmbeddedImage:
         """The picture's embedding; who finds it on its way counts the wait as queue."""
-        tick = time.perf_counter()
-        mine = Timings()
+        tick = self.clock()
+        key = _key(image.id, frame, visit.runner.entry)
+        mine: Timings | None = None
 
         async def encode() -> EmbeddedImage:
-            frame = frame_for(image.size)
-            start = time.perf_counter()
-            prepared = await self._in_worker(lambda: runner.prepare(resize(image.pixels, frame)))
-            mine.decode = time.perf_counter() - start
-            done = await runner.encode(prepared)
+            nonlocal mine
+            mine = Timings()
+            start = self.clock()
+            prepared = await self._in_worker(lambda: visit.runner.prepare(resize(image.pixels, frame), frame))
+            mine.decode = self.clock() - start
+            self.times.learn(_DECODE, _megapixels(image.size), visit.timings.decode + mine.decode)
+            place = reservation.encode or visit.runner.reserve_encode(
+                Terms(visit.arrived, visit.deadline, visit.urgency), frame, ready_by=self.clock()
+            )
+            done = await visit.runner.encode(place, prepared)
             mine.queue, mine.encode = done.queued, done.ran
             return EmbeddedImage(done.value, frame)
 
-        embedded = await self.cache.get_or_encode(_key(image.id, runner.entry), encode)
-        timings.decode += mine.decode
-        timings.encode = mine.encode
-        timings.queue += mine.queue if mine.encode else time.perf_counter() - tick
+        while True:
+            try:
+                embedded = await self.cache.get_or_encode(key, encode)
+                break
+            except (DeadlineExceeded, DeadlineUnreachable):
+                # Somebody else's deadline, under which the encoding was begun, is not ours.
+                if mine is not None:
+                    raise
+        if mine is None:
+            visit.timings.queue += self.clock() - tick
+        else:
+            visit.timings.decode += mine.decode
+            visit.timings.queue += mine.queue
+            visit.timings.encode = mine.encode
         return embedded
 
     async def _prompt(
-        self,
-        embedded: EmbeddedImage,
-        prompts: Sequence[Prompt],
-        runner: SamRunner,
-        timings: Timings,
+        self, embedded: EmbeddedImage, prompts: Sequence[Prompt], visit: _Visit, reservation: Reservation
     ) -> Decoded:
-        done = await runner.decode(embedded.embedding, prompts, embedded.frame)
-        timings.queue += done.queued
-        timings.prompt = done.ran
+        done = await visit.runner.decode(reservation, embedded.embedding, prompts, embedded.frame)
+        visit.timings.queue += done.queued
+        visit.timings.prompt = done.ran
         return done.value
 
-    async def _masks(
-        self, decoded: Decoded, request: SegmentRequest, embedded: EmbeddedImage
-    ) -> list[list[MaskResult]]:
-        def of(row: int, prompt: Prompt) -> list[MaskResult]:
-            logits, scores = decoded.logits[row], decoded.scores[row]
-            masks = masks_of(logits, scores, embedded.frame, multimask=prompt.multimask)
-            return [MaskResult(mask, encode_mask(mask, request.format)) for mask in masks]
-
-        return list(
-            await asyncio.gather(*(self._in_worker(of, row, prompt) for row, prompt in enumerate(request.prompts)))
+    async def _finish(
+        self,
+        decoded: Decoded,
+        request: SegmentRequest,
+        embedded: EmbeddedImage,
+        image: Image | None,
+        visit: _Visit,
+    ) -> tuple[list[list[MaskResult]], bytes | None]:
+        """Masks upsampled and encoded, and the overlay where it was asked for."""
+        tick = self.clock()
+        prompts = request.prompts
+        masks = list(
+            await asyncio.gather(
+                *(
+                    self._in_worker(render_masks, decoded, row, embedded.frame, prompt, request.format)
+                    for row, prompt in enumerate(prompts)
+                )
+            )
         )
+        self.times.learn(_POSTPROCESS, len(prompts) * _megapixels(embedded.frame.original), self.clock() - tick)
+        overlay = None
+        if request.overlay and image is not None:
+            overlay = await self._in_worker(render_overlay, image, prompts, masks)
+        visit.timings.postprocess = self.clock() - tick
+        self.observer.postprocessed(visit.timings.postprocess)
+        return masks, overlay
 
     async def _in_worker(self, call: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.workers, call, *arguments)
 
 
-def _key(image_id: str, entry: CatalogueEntry) -> ImageKey:
-    return ImageKey(image_id, entry.name, entry.revision)
+def _key(image_id: str, frame: Frame, entry: CatalogueEntry) -> ImageKey:
+    return ImageKey(image_id, entry.name, entry.revision, frame.side, frame.padded)
 
 
-def _check_prompts(prompts: Sequence[Prompt], size: Size) -> None:
+def _megapixels(size: Size) -> float:
+    return size.pixels / 1e6
+
+
+def _check_prompts(prompts: Sequence[Prompt], frame: Frame) -> None:
     for number, prompt in enumerate(prompts):
         try:
-            check(prompt, size)
+            check(prompt, frame)
         except PromptError as error:
             raise type(error)(f"prompts[{number}]: {error.detail}") from error
-
-
-def _draw(image: Image, prompts: Sequence[Prompt], results: Sequence[Sequence[MaskResult]]) -> bytes:
-    """Each prompt's best mask in the picture, with the points and boxes that asked for it; PNG."""
-    return encode_overlay(
-        draw_overlay(
-            image.pixels,
-            [masks[0].mask.pixels for masks in results],
-            points=[point for prompt in prompts for point in prompt.points],
-            boxes=[prompt.box for prompt in prompts if prompt.box is not None],
-        )
-    )

@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.backends.load import BackendChoice, Shelf
 from models.errors import PomonaError
+from service.messages import InputSize
+from service.work import QueueOptions
 
 _MIB = 1024 * 1024
 
@@ -60,6 +62,20 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         60, gt=0, description="Seconds from a request's first byte to its answer, reading included."
     )
+    max_queued: int = Field(
+        256, ge=1, description="Most pieces of work waiting for a device; a request beyond them is refused."
+    )
+    input_size: InputSize = Field(
+        1024,
+        description="Longest side in pixels at which pictures are encoded: 1024, 768, 512 or auto, where a request "
+        "names none and the model takes others than 1024.",
+    )
+    linger_ms: float = Field(
+        0, ge=0, description="Milliseconds that a request may wait for company on an idle device; 0 starts it at once."
+    )
+    drain_timeout_s: float = Field(
+        30, gt=0, description="Seconds that admitted work has to finish when the server stops."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log lines that are written."
     )
@@ -70,6 +86,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        """A variable's text is no member of the literal's numbers by itself."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("models_file", "weights_dir", "cache_dir")
     @classmethod
@@ -90,6 +112,11 @@ class Settings(BaseSettings):
     def embedding_cache_bytes(self) -> int:
         """`embedding_cache_mib` in bytes."""
         return int(self.embedding_cache_mib * _MIB)
+
+    @property
+    def queue_options(self) -> QueueOptions:
+        """How a device's queue behaves."""
+        return QueueOptions(max_queued=self.max_queued, linger=self.linger_ms / 1000)
 
     @property
     def shelf(self) -> Shelf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
@@ -12,12 +13,13 @@ from starlette.responses import Response
 
 from models.errors import PomonaError
 from models.masks import EncodedLogits, Rle
+from models.transforms import Frame
 from models.types import Size
 from models.zoo import CatalogueEntry
-from service.errors import problem_of
+from service.errors import Overloaded, problem_of
 from service.formats import EncodedMask, Png
 from service.http import schema
-from service.pipeline import Embedded, MaskResult, Segmented, Timings
+from service.messages import Embedded, MaskResult, Segmented, Timings
 from service.runners import SamRunner
 
 _MAX_DETAIL: Final = 600
@@ -28,8 +30,8 @@ def segmented(answer: Segmented, request_id: str) -> Response:
     return _json(
         schema.SegmentOut(
             request_id=request_id,
-            image=_image(answer.image_id, answer.size),
-            model=_model(answer.model),
+            image=_image(answer.image_id, answer.frame.original),
+            model=_model(answer.model, answer.frame),
             results=[schema.ResultOut(masks=[_mask(mask) for mask in masks]) for masks in answer.results],
             overlay=None if answer.overlay is None else _base64(answer.overlay),
             timing_ms=schema.SegmentTimings(**timings_ms(answer.timings)),
@@ -43,8 +45,8 @@ def embedded(answer: Embedded, request_id: str) -> Response:
     return _json(
         schema.EmbedOut(
             request_id=request_id,
-            image=_image(answer.image_id, answer.size),
-            model=_model(answer.model),
+            image=_image(answer.image_id, answer.frame.original),
+            model=_model(answer.model, answer.frame),
             timing_ms=schema.EmbedTimings(**{part: timings[part] for part in schema.EmbedTimings.model_fields}),
         )
     )
@@ -94,7 +96,8 @@ def problem(error: PomonaError, request_id: str, *, detail: str | None = None) -
     )
     response = Response(body.model_dump_json(), row.status, media_type="application/problem+json")
     if row.retry_after is not None:
-        response.headers["retry-after"] = str(row.retry_after)
+        seconds = error.retry_after if isinstance(error, Overloaded) else row.retry_after
+        response.headers["retry-after"] = str(max(1, math.ceil(seconds)))
     if row.status == 413:
         # The rest of the body is not read: the connection cannot be used again.
         response.headers["connection"] = "close"
@@ -109,8 +112,11 @@ def _image(image_id: str, size: Size) -> schema.ImageOut:
     return schema.ImageOut(id=image_id, width=size.width, height=size.height)
 
 
-def _model(entry: CatalogueEntry) -> schema.ModelRef:
-    return schema.ModelRef(name=entry.name, revision=entry.revision)
+def _model(entry: CatalogueEntry, frame: Frame) -> schema.ModelRef:
+    square = frame.padded == Size(frame.side, frame.side)
+    return schema.ModelRef(
+        name=entry.name, revision=entry.revision, input_size=frame.side, padding="square" if square else "none"
+    )
 
 
 def _mask(result: MaskResult) -> schema.MaskOut:

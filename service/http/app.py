@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from starlette.applications import Starlette
@@ -19,9 +20,13 @@ from starlette.routing import Mount, Route, Router
 from models.errors import PomonaError
 from service.errors import MethodNotAllowed, NoImage, NotFound, NotReady, TimedOut, problem_of
 from service.http import answers
+from service.http.headers import when_of
 from service.http.openapi import PAGE, openapi
-from service.http.reading import parse_json, read_parts, segment_request
+from service.http.presence import while_connected
+from service.http.reading import parse_json, read_body, segment_request
 from service.http.schema import EmbedIn, SegmentIn
+from service.messages import InputChoice
+from service.observability.observer import Observer, Outcome
 from service.pipeline import Pipeline
 from service.settings import Settings
 
@@ -32,12 +37,12 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_CLOSED: Final = 499  # nginx's status for a caller who left; nobody reads it but the log
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The routes of the door; `app.state.pipeline` is None until the models are ready."""
+def create_app(settings: Settings, observer: Observer | None = None) -> Starlette:
+    """The routes of the door, observed; `app.state.pipeline` is None until the models are ready."""
     api = [
-        Route("/segment", _guarded(_segment), methods=["POST"]),
-        Route("/embed", _guarded(_embed), methods=["POST"]),
-        Route("/models", _guarded(_models), methods=["GET"]),
+        Route("/segment", _guarded(_segment, "/v1/segment"), methods=["POST"]),
+        Route("/embed", _guarded(_embed, "/v1/embed"), methods=["POST"]),
+        Route("/models", _guarded(_models, "/v1/models"), methods=["GET"]),
     ]
     app = Starlette(
         routes=[
@@ -48,13 +53,14 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers={HTTPException: _http_exception},
     )
     app.state.settings = settings
+    app.state.observer = observer or Observer()
     app.state.pipeline = None
     return app
 
 
 async def _segment(request: Request) -> Response:
     pipeline, settings = _ready(request), _settings(request)
-    parts = await read_parts(
+    parts = await read_body(
         request,
         allowed=frozenset({"image", "image_id", "request"}),
         max_bytes=settings.max_upload_bytes,
@@ -64,10 +70,11 @@ async def _segment(request: Request) -> Response:
         asked = await asyncio.to_thread(segment_request, parts, body, max_pixels=settings.max_pixels)
     else:
         asked = segment_request(parts, body, max_pixels=settings.max_pixels)
-    answer = await pipeline.segment(asked)
+    _note_model(request, pipeline, body.model)
+    when = when_of(request.headers, request.state.arrived)
+    answer = await while_connected(request, pipeline.segment(replace(asked, when=when)))
     response = answers.segmented(answer, request.state.request_id)
     request.state.log |= {
-        "model": answer.model.name,
         "prompts": len(asked.prompts),
         "timing_ms": answers.timings_ms(answer.timings),
     }
@@ -76,15 +83,15 @@ async def _segment(request: Request) -> Response:
 
 async def _embed(request: Request) -> Response:
     pipeline, settings = _ready(request), _settings(request)
-    parts = await read_parts(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
+    parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
     body = parse_json(parts.request, EmbedIn)
     if parts.image is None:
         raise NoImage("Send a picture in the part image.")
-    answer = await pipeline.embed(parts.image, body.model)
-    request.state.log |= {
-        "model": answer.model.name,
-        "timing_ms": answers.timings_ms(answer.timings),
-    }
+    _note_model(request, pipeline, body.model)
+    choice = InputChoice(body.input_size, body.padding)
+    when = when_of(request.headers, request.state.arrived)
+    answer = await while_connected(request, pipeline.embed(parts.image, body.model, choice, when))
+    request.state.log["timing_ms"] = answers.timings_ms(answer.timings)
     return answers.embedded(answer, request.state.request_id)
 
 
@@ -101,11 +108,12 @@ async def _page(request: Request) -> Response:  # noqa: ARG001 (an endpoint's si
     return HTMLResponse(PAGE)
 
 
-def _guarded(endpoint: Endpoint) -> Endpoint:
+def _guarded(endpoint: Endpoint, endpoint_name: str) -> Endpoint:
     """Give a request its id, its time limit, its problem where it fails, and its line in the log."""
 
     async def guarded(request: Request) -> Response:
-        started = time.perf_counter()
+        started = time.monotonic()
+        request.state.arrived = started
         request_id = _request_id(request)
         request.state.request_id = request_id
         request.state.log = {}
@@ -117,12 +125,17 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return response
         finally:
             status = response.status_code if response else _CLIENT_CLOSED
+            observer: Observer = request.app.state.observer
+            seconds = time.monotonic() - started
+            observer.requested(endpoint_name, request.state.log.get("model", ""), _outcome(status), seconds)
+            if "code" in request.state.log:
+                observer.refused(request.state.log["code"])
             line = {
                 "request_id": request_id,
                 "method": request.method,
                 "path": request.url.path,
                 "status": status,
-                "ms": round((time.perf_counter() - started) * 1000, 2),
+                "ms": round(seconds * 1000, 2),
             }
             _LOG.info("request", extra=line | request.state.log)
 
@@ -162,15 +175,32 @@ async def _http_exception(request: Request, error: Exception) -> Response:
             raise MethodNotAllowed(f"{request.method} is not taken here; {headers['Allow']} would be right.")
         raise NotFound(f"There is nothing at {request.url.path}; the API is described at /.")
 
-    response = await _guarded(refuse)(request)
+    response = await _guarded(refuse, "other")(request)
     response.headers.update(headers)
     return response
+
+
+def _outcome(status: int) -> Outcome:
+    if status < 400:
+        return "ok"
+    if status == _CLIENT_CLOSED:
+        return "gone"
+    if status in (429, 504):
+        return "shed"
+    return "refused" if status < 500 else "failed"
 
 
 def _request_id(request: Request) -> str:
     """The caller's `X-Request-Id` where it is a plain token, else a new one."""
     asked = request.headers.get("x-request-id", "")
     return asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+
+
+def _note_model(request: Request, pipeline: Pipeline, asked: str | None) -> None:
+    """For the log and the metrics, also where no answer comes; a name that is not loaded is left out."""
+    name = asked or next(iter(pipeline.runners))
+    if name in pipeline.runners:
+        request.state.log["model"] = name
 
 
 def _settings(request: Request) -> Settings:

@@ -120,9 +120,33 @@ def _upload(summary: str, parts: dict[str, Any], required: list[str], answer: ty
                 "in": "header",
                 "schema": {"type": "string", "maxLength": 128},
                 "description": "Yours, echoed in the answer and in the log.",
-            }
+            },
+            {
+                "name": "request",
+                "in": "query",
+                "schema": {"type": "string", "contentMediaType": "application/json"},
+                "description": "The JSON, where the body is the picture itself (image/jpeg); else leave it out.",
+            },
+            {
+                "name": "X-Deadline-Ms",
+                "in": "header",
+                "schema": {"type": "number", "exclusiveMinimum": 0},
+                "description": "Milliseconds from arrival until the answer is too late; it is then refused or dropped.",
+            },
+            {
+                "name": "Priority",
+                "in": "header",
+                "schema": {"type": "string", "example": "u=3"},
+                "description": "RFC 9218: u=0, the most urgent, to u=7.",
+            },
         ],
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": body}}},
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": body},
+                "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
         "responses": {"200": _answer(answer), **_problems()},
     }
 

@@ -24,7 +24,7 @@ class RleMask(_Strict):
 class LogitsMask(_Strict):
     """The low-resolution logits of a mask, as the format `logits` returns them."""
 
-    shape: tuple[int, int] = Field(description="Always [256, 256].")
+    shape: tuple[int, int] = Field(description="Height and width: a quarter of what the encoder saw, padding included.")
     dtype: Literal["float16"] = Field(description="Little-endian.")
     data: str = Field(description="Base64 of the values, row by row.")
 
@@ -73,6 +73,16 @@ class SegmentIn(_Strict):
     """The field `request` of `/v1/segment`."""
 
     model: str | None = Field(None, description="Catalogue name; the first loaded model by default.")
+    input_size: Literal[1024, 768, 512, "auto"] | None = Field(
+        None,
+        description="Longest side in pixels for the encoder; auto takes the largest whose learned time meets "
+        "X-Deadline-Ms. By setting, 1024.",
+    )
+    padding: Literal["none", "square"] | None = Field(
+        None,
+        description="none spares the encoder what is only padding; square is the reference. By default none where the "
+        "model takes it.",
+    )
     prompts: list[PromptIn] = Field(description="Many prompts may share one picture.")
     format: Literal["rle", "png", "polygons", "logits"] = Field("rle", description="How masks are encoded.")
     overlay: bool = Field(
@@ -85,6 +95,16 @@ class EmbedIn(_Strict):
     """The field `request` of `/v1/embed`."""
 
     model: str | None = Field(None, description="Catalogue name; the first loaded model by default.")
+    input_size: Literal[1024, 768, 512, "auto"] | None = Field(
+        None,
+        description="Longest side in pixels for the encoder; auto takes the largest whose learned time meets "
+        "X-Deadline-Ms. By setting, 1024.",
+    )
+    padding: Literal["none", "square"] | None = Field(
+        None,
+        description="none spares the encoder what is only padding; square is the reference. By default none where the "
+        "model takes it.",
+    )
 
 
 class ImageOut(_Strict):
@@ -100,6 +120,8 @@ class ModelRef(_Strict):
 
     name: str
     revision: str = Field(description="First 12 hex digits of the checkpoint's SHA-256.")
+    input_size: int = Field(description="Longest side in pixels at which the picture was encoded.")
+    padding: Literal["none", "square"] = Field(description="How the picture was padded for the encoder.")
 
 
 class MaskOut(_Strict):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -16,8 +17,13 @@ from starlette.applications import Starlette
 from service.errors import PROBLEMS
 from service.http import schema
 from service.http.app import create_app
+from service.pipeline import Pipeline
 from tests.fakes import (
+    LOADED,
+    PATIENCE_S,
     FakeSam,
+    WatchedCache,
+    WatchedRunner,
     make_pipeline,
     make_settings,
     picture,
@@ -30,6 +36,10 @@ BOX: Final = {"box": [32, 16, 64, 48], "multimask": False}
 BOX_MASK: Final = rectangle(32, 16, 64, 48)
 LIMITS: Final = {"max_prompts": 3, "max_points": 4, "max_megapixels": 0.1, "max_upload_mib": 1}
 MIB: Final = 1 << 20
+HELD: Final = 200
+"""Mean red of the picture that keeps the device busy."""
+NEVER: Final = 1e9
+"""Seconds after which an idle device is tried anew: no test waits for that."""
 
 Parts = list[tuple[str, Any]]
 M = TypeVar("M", bound=BaseModel)
@@ -49,12 +59,24 @@ def asked(*prompts: Mapping[str, Any], **fields: Any) -> tuple[str, Any]:
 
 @dataclass
 class Door:
-    """The app, its client, and the backends behind it."""
+    """The app, its client, and the backends behind it; the second takes pictures in one size only."""
 
     app: Starlette
     client: httpx.AsyncClient
+    pipeline: Pipeline
     sam: FakeSam
     second: FakeSam
+
+    @property
+    def runner(self) -> WatchedRunner:
+        runner = self.pipeline.runners[LOADED.name]
+        assert isinstance(runner, WatchedRunner)
+        return runner
+
+    @property
+    def cache(self) -> WatchedCache:
+        assert isinstance(self.pipeline.cache, WatchedCache)
+        return self.pipeline.cache
 
     async def post(self, *parts: tuple[str, Any], path: str = "/v1/segment", **options: Any) -> httpx.Response:
         return await self.client.post(path, files=list(parts), **options)
@@ -63,8 +85,31 @@ class Door:
         answer = await self.post(*parts, **options)
         return checked(answer, schema.SegmentOut)
 
-    async def embed(self, data: bytes = PICTURE) -> schema.EmbedOut:
-        return checked(await self.post(image(data), path="/v1/embed"), schema.EmbedOut)
+    async def embed(self, data: bytes = PICTURE, **fields: Any) -> schema.EmbedOut:
+        return checked(
+            await self.post(image(data), plain("request", json.dumps(fields)), path="/v1/embed"), schema.EmbedOut
+        )
+
+    def start(self, *parts: tuple[str, Any], **options: Any) -> asyncio.Task[httpx.Response]:
+        return asyncio.create_task(self.post(*parts, **options))
+
+    async def hold(self) -> asyncio.Task[schema.EmbedOut]:
+        """Keep the device busy with a picture until it is let go."""
+        self.sam.entered.clear()
+        self.sam.blocks = threading.Event()
+        busy = asyncio.create_task(self.embed(picture(HELD)))
+        assert await asyncio.to_thread(self.sam.entered.wait, PATIENCE_S)
+        return busy
+
+    def let_go(self) -> None:
+        assert self.sam.blocks is not None
+        self.sam.blocks.set()
+
+    async def learn(self) -> None:
+        """Warm up as at the start; one request, as the first is tried whatever its deadline; and count from here."""
+        await self.runner.warm_up()
+        await self.embed(picture(HELD + 1))
+        self.sam.forget()
 
 
 def checked(answer: httpx.Response, model: type[M]) -> M:
@@ -89,19 +134,20 @@ def problem(answer: httpx.Response, code: str) -> schema.ProblemOut:
 
 @asynccontextmanager
 async def open_door(**settings: Any) -> AsyncIterator[Door]:
-    sam, second = FakeSam(), FakeSam(name="openvino", device="fake:1")
+    sam, second = FakeSam(), FakeSam(name="openvino", device="fake:1", flexible=False)
     checked_settings = make_settings(**settings)
-    pipeline = make_pipeline(sam, second, settings=checked_settings)
+    options = replace(checked_settings.queue_options, probe_after=NEVER)
+    pipeline = make_pipeline(sam, second, settings=checked_settings, options=options)
     app = create_app(checked_settings)
     app.state.pipeline = pipeline
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pomona") as client:
-            yield Door(app, client, sam, second)
+            yield Door(app, client, pipeline, sam, second)
     finally:
         for fake in (sam, second):
             if fake.blocks is not None:
                 fake.blocks.set()
-        await asyncio.to_thread(pipeline.close)
+        await pipeline.close(PATIENCE_S)
 
 
 def only(answer: schema.SegmentOut) -> schema.MaskOut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +17,8 @@ from models.types import BinaryMask, Size
 from tests.contract.door import PICTURE, POINT, Parts, asked, image, plain
 from tests.fakes import (
     NOT_LOADED,
+    SECOND,
+    UNPADDED,
     picture,
     rectangle,
 )
@@ -55,6 +58,7 @@ class Refusal:
     path: str = "/v1/segment"
     method: str = "POST"
     raw: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 REFUSALS: Final = [
@@ -145,7 +149,22 @@ REFUSALS: Final = [
         "logits that are no base64", "malformed_prompt", "base64", [image(), asked({"mask": odd_logits(data="*")})]
     ),
     Refusal(
-        "logits of another shape", "malformed_prompt", "256, 256", [image(), asked({"mask": odd_logits(shape=[4, 4])})]
+        "logits of a shape that none have",
+        "malformed_prompt",
+        "1 to 256",
+        [image(), asked({"mask": odd_logits(shape=[4, 257])})],
+    ),
+    Refusal(
+        "logits of another frame",
+        "malformed_prompt",
+        "4 x 4 cells",
+        [image(), asked({"mask": odd_logits(shape=[4, 4], data=base64.b64encode(bytes(32)).decode())})],
+    ),
+    Refusal(
+        "logits of a square for a picture that was not padded to one",
+        "malformed_prompt",
+        f"{UNPADDED.logits.width} x {UNPADDED.logits.height} would be right",
+        [image(), asked({"mask": odd_logits()})],
     ),
     Refusal(
         "logits of another type", "malformed_prompt", "dtype", [image(), asked({"mask": odd_logits(dtype="float32")})]
@@ -177,6 +196,46 @@ REFUSALS: Final = [
     Refusal("empty JSON", "malformed_json", "JSON", [image(), plain("request", "")]),
     Refusal("JSON to embed", "malformed_json", "JSON", [image(), plain("request", "orange")], "/v1/embed"),
     Refusal("not UTF-8", "malformed_json", "JSON", [image(), plain("request", b"\xff\xfe{}")]),
+    Refusal(
+        "an input size",
+        "unsupported_input",
+        "leave input_size",
+        [image(), asked(POINT, model=SECOND.name, input_size=512)],
+    ),
+    Refusal(
+        "a padding",
+        "unsupported_input",
+        "padded to a square",
+        [image(), asked(POINT, model=SECOND.name, padding="none")],
+    ),
+    Refusal(
+        "an input size to embed",
+        "unsupported_input",
+        "1024 pixels",
+        [image(), plain("request", json.dumps({"model": SECOND.name, "input_size": 768}))],
+        "/v1/embed",
+    ),
+    Refusal("an input size of no model", "malformed_request", "input_size", [image(), asked(POINT, input_size=640)]),
+    Refusal("an input size as text", "malformed_request", "input_size", [image(), asked(POINT, input_size="512")]),
+    Refusal("a padding of no model", "malformed_request", "padding", [image(), asked(POINT, padding="mirror")]),
+    *(
+        Refusal(
+            f"a deadline of {text or 'nothing'}",
+            "malformed_request",
+            "X-Deadline-Ms",
+            [image(), asked(POINT)],
+            headers={"x-deadline-ms": text},
+        )
+        for text in ("soon", "0", "-1", "", "nan", "inf", "3600001", "50ms", "10, 20")
+    ),
+    Refusal(
+        "a deadline to embed",
+        "malformed_request",
+        "milliseconds",
+        [image()],
+        "/v1/embed",
+        headers={"x-deadline-ms": "-0.5"},
+    ),
     Refusal("a list", "malformed_request", "object", [image(), plain("request", "[]")]),
     Refusal("overlay as text", "malformed_request", "overlay", [image(), asked(POINT, overlay="yes")]),
     Refusal("a field", "unknown_field", "promts", [image(), plain("request", '{"promts": []}')]),

@@ -21,6 +21,7 @@ from tests.fakes import (
     LOADED,
     SECOND,
     SIZE,
+    UNPADDED,
     DecodeCall,
     picture,
     rectangle,
@@ -30,7 +31,7 @@ from tests.fakes import (
 async def test_a_picture_and_a_point_go_in_and_three_masks_with_their_figures_come_out(door: Door) -> None:
     answer = await door.segment(image(), asked(POINT))
     assert answer.image == schema.ImageOut(id=images.content_id(PICTURE), width=128, height=96)
-    assert answer.model == schema.ModelRef(name=LOADED.name, revision="0a" * 6)
+    assert answer.model == schema.ModelRef(name=LOADED.name, revision="0a" * 6, input_size=1024, padding="none")
     assert answer.overlay is None
     assert len(answer.results) == 1
     masks = answer.results[0].masks
@@ -60,7 +61,8 @@ def from_polygons(mask: Any) -> BinaryMask:
 
 def from_logits(mask: Any) -> BinaryMask:
     logits = decode_logits(EncodedLogits(mask.shape, mask.dtype, mask.data))
-    # Of the padded square, four of its pixels to a cell; eight are one of this picture's.
+    assert logits.shape == (UNPADDED.logits.height, UNPADDED.logits.width)
+    # Of what the encoder saw, four of its pixels to a cell; eight are one of this picture's.
     inside: BinaryMask = logits[: 96 * 2, : 128 * 2] > 0
     return inside[::2, ::2]
 
@@ -163,7 +165,9 @@ async def test_the_id_of_a_segmented_picture_serves_as_well(door: Door) -> None:
 
 async def test_the_model_that_is_named_answers(door: Door) -> None:
     embedded = await door.post(image(), plain("request", '{"model": "lemon-sam"}'), path="/v1/embed")
-    assert checked(embedded, schema.EmbedOut).model == schema.ModelRef(name=SECOND.name, revision="0b" * 6)
+    assert checked(embedded, schema.EmbedOut).model == schema.ModelRef(
+        name=SECOND.name, revision="0b" * 6, input_size=1024, padding="square"
+    )
     answer = await door.segment(image(), asked(BOX, model="lemon-sam"))
     assert answer.model.name == SECOND.name
     assert (door.sam.encodes, door.second.encodes) == ([], [1])

@@ -14,12 +14,13 @@ import numpy as np
 from models.data.render import Scene, render_oranges
 from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
 from models.polygons import decode_polygons
-from models.sam.postprocess import upsample
+from models.sam.constants import LOGITS_STRIDE
 from models.transforms import frame_for
-from models.types import BinaryMask, Size
+from models.types import BinaryMask, Logits, Size
 from models.zoo import CATALOGUE
 from service.http import schema
 from tests.fakes import encode_picture
+from tests.reference import upsample
 
 SIZE: Final = Size(480, 640)
 FRUITS: Final = 3
@@ -50,22 +51,45 @@ def draw(seed: int) -> Drawn:
     return Drawn(scene, encode_picture(scene.pixels))
 
 
-def embed(client: httpx.Client, data: bytes) -> schema.EmbedOut:
-    answer = client.post("/v1/embed", files={"image": ("oranges.png", data)})
+def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedOut:
+    files = [("image", ("oranges.png", data)), ("request", (None, json.dumps(fields).encode()))]
+    answer = client.post("/v1/embed", files=files)
     assert answer.status_code == 200, answer.text
     return schema.EmbedOut.model_validate_json(answer.content)
 
 
-def segment(
-    client: httpx.Client, picture: bytes | str, *prompts: Mapping[str, Any], **fields: Any
-) -> schema.SegmentOut:
+def ask(
+    client: httpx.Client,
+    picture: bytes | str,
+    *prompts: Mapping[str, Any],
+    headers: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> httpx.Response:
     """Send a picture, or the id of one, with prompts."""
     what = ("image", ("oranges.png", picture)) if isinstance(picture, bytes) else ("image_id", (None, picture))
     request = json.dumps({"prompts": prompts, **fields})
-    answer = client.post("/v1/segment", files=[what, ("request", (None, request))])
+    return client.post("/v1/segment", files=[what, ("request", (None, request))], headers=headers)
+
+
+def segment(
+    client: httpx.Client,
+    picture: bytes | str,
+    *prompts: Mapping[str, Any],
+    headers: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> schema.SegmentOut:
+    """As `ask`, for what is answered."""
+    answer = ask(client, picture, *prompts, headers=headers, **fields)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
     return schema.SegmentOut.model_validate_json(answer.content)
+
+
+def enlarged(logits: Logits) -> BinaryMask:
+    """The mask of a picture of `SIZE` from its low-resolution logits; their shape tells what the encoder saw."""
+    height, width = logits.shape
+    frame = frame_for(SIZE, LOGITS_STRIDE * width, "square" if height == width else "none")
+    return upsample(logits, frame) > 0
 
 
 def pixels_of(mask: schema.MaskOut) -> BinaryMask:
@@ -79,7 +103,7 @@ def pixels_of(mask: schema.MaskOut) -> BinaryMask:
         pixels = decode_polygons(encoded.polygons, SIZE)
     else:
         logits = decode_logits(EncodedLogits(encoded.shape, encoded.dtype, encoded.data))
-        pixels = upsample(logits, frame_for(SIZE)) > 0
+        pixels = enlarged(logits)
     ys, xs = np.nonzero(pixels)
     assert mask.area == len(ys)
     assert mask.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)

@@ -15,13 +15,11 @@ import pytest
 
 from loadtest.server import Server
 from models.masks import EncodedLogits, decode_logits
-from models.sam.postprocess import upsample
-from models.transforms import frame_for
 from models.types import Pixels
 from models.zoo import CATALOGUE
 from service.http import schema
 from tests.fakes import encode_picture
-from tests.system.calls import ENTRY, SIZE, Drawn, draw, embed, iou, only, pixels_of, segment
+from tests.system.calls import ENTRY, SIZE, Drawn, draw, embed, enlarged, iou, only, pixels_of, segment
 
 pytestmark = pytest.mark.checkpoint
 
@@ -30,7 +28,7 @@ def test_a_new_picture_is_encoded_once_and_then_known_by_its_bytes_and_its_id(cl
     new = draw(11)
     box = {"box": new.box(1), "multimask": False}
     first = segment(client, new.data, box)
-    assert first.model == schema.ModelRef(name=ENTRY.name, revision=ENTRY.revision)
+    assert first.model == schema.ModelRef(name=ENTRY.name, revision=ENTRY.revision, input_size=1024, padding="none")
     assert (first.image.width, first.image.height) == (SIZE.width, SIZE.height)
     timings = first.timing_ms.model_dump()
     total = timings.pop("total")
@@ -62,7 +60,7 @@ def test_all_formats_hold_the_same_mask(client: httpx.Client, drawn: Drawn, know
         np.testing.assert_array_equal(pixels_of(other), pixels_of(rle))
     assert isinstance(logits.mask, schema.LogitsMask)
     values = decode_logits(EncodedLogits(logits.mask.shape, logits.mask.dtype, logits.mask.data))
-    assert iou(upsample(values, frame_for(SIZE)) > 0, pixels_of(rle)) >= 0.999  # half precision moves single pixels
+    assert iou(enlarged(values), pixels_of(rle)) >= 0.999  # half precision moves single pixels
 
 
 def test_an_overlay_is_the_picture_with_the_fruit_tinted(client: httpx.Client, drawn: Drawn) -> None:

@@ -50,6 +50,7 @@ REFUSALS: Final[list[tuple[str, int, dict[str, Any]]]] = [
     ("unknown_field", 422, {"request": {"prompts": [POINT], "fromat": "rle"}}),
     ("unknown_field", 422, {"picture": SMALL}),
     ("malformed_request", 400, {"image_id": b"0" * 32}),
+    ("malformed_request", 400, {"request": {"prompts": [POINT], "input_size": 640}}),
 ]
 
 

@@ -13,6 +13,8 @@ from models.types import Size
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from tests.fakes import FakeClock
 
+SQUARE = Size(1024, 1024)
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -23,8 +25,10 @@ def embedded(nbytes: int = 10) -> EmbeddedImage:
     return EmbeddedImage(Blob(nbytes), frame_for(Size(4, 4)))
 
 
-def key(image_id: str, model: str = "orange-sam", revision: str = "0a") -> ImageKey:
-    return ImageKey(image_id, model, revision)
+def key(
+    image_id: str, model: str = "orange-sam", revision: str = "0a", side: int = 1024, padded: Size = SQUARE
+) -> ImageKey:
+    return ImageKey(image_id, model, revision, side, padded)
 
 
 @dataclass
@@ -86,10 +90,59 @@ async def test_an_unknown_picture_is_not_found(cache: EmbeddingCache) -> None:
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
-@pytest.mark.parametrize("other", [key("b"), key("a", model="lemon-sam"), key("a", revision="0b")])
-async def test_another_picture_model_or_revision_is_another_embedding(cache: EmbeddingCache, other: ImageKey) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        key("b"),
+        key("a", model="lemon-sam"),
+        key("a", revision="0b"),
+        key("a", side=512),
+        key("a", padded=Size(768, 1024)),
+    ],
+)
+async def test_another_picture_model_revision_size_or_padding_is_another_embedding(
+    cache: EmbeddingCache, other: ImageKey
+) -> None:
     await keep(cache, "a")
     assert cache.get(other) is None
+    assert not cache.has_or_expects(other)
+
+
+async def test_all_embeddings_of_a_picture_are_found_whatever_their_size(
+    cache: EmbeddingCache, clock: FakeClock
+) -> None:
+    small, large = embedded(1), embedded(4)
+    await cache.get_or_encode(key("a", side=512), at_once(small))
+    clock.now += 30
+    await cache.get_or_encode(key("a"), at_once(large))
+    for other in (key("b"), key("a", model="lemon-sam"), key("a", revision="0b")):
+        await cache.get_or_encode(other, at_once(embedded(1)))
+    assert cache.find("a", "orange-sam", "0a") == [small, large]
+    assert cache.find("c", "orange-sam", "0a") == []
+    clock.now += 30
+    assert cache.find("a", "orange-sam", "0a") == [large]
+
+
+async def test_what_was_found_by_its_picture_is_the_most_recently_used(cache: EmbeddingCache) -> None:
+    await keep(cache, "a", "b", "c")
+    assert len(cache.find("a", "orange-sam", "0a")) == 1
+    await keep(cache, "d", "e")
+    assert kept(cache, "a", "b", "c", "d", "e") == ["a", "d", "e"]
+
+
+async def test_an_embedding_is_expected_from_its_beginning_until_it_is_forgotten(
+    cache: EmbeddingCache, clock: FakeClock
+) -> None:
+    encoder = Encoder()
+    assert not cache.has_or_expects(key("a"))
+    call = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
+    await encoder.started.wait()
+    assert cache.has_or_expects(key("a"))
+    encoder.go.set()
+    await call
+    assert cache.has_or_expects(key("a"))
+    clock.now += 60
+    assert not cache.has_or_expects(key("a"))
 
 
 async def test_the_bytes_are_the_sum_of_what_is_kept(cache: EmbeddingCache, clock: FakeClock) -> None:
@@ -217,30 +270,60 @@ async def test_cancelling_the_first_caller_leaves_the_second_its_answer(cache: E
     assert encoder.runs == 1
 
 
-async def test_an_encoding_that_everybody_left_is_kept_all_the_same(cache: EmbeddingCache) -> None:
+async def test_an_encoding_that_everybody_left_is_cancelled_and_the_next_caller_begins_anew(
+    cache: EmbeddingCache,
+) -> None:
     encoder = Encoder()
-    only = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
+    callers = [asyncio.create_task(cache.get_or_encode(key("a"), encoder)) for _ in range(2)]
     await encoder.started.wait()
-    only.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await only
-    encoder.go.set()
-    assert await cache.get_or_encode(key("a"), Encoder()) is encoder.answer
-    assert kept(cache, "a") == ["a"]
+    (encoding,) = asyncio.all_tasks() - {asyncio.current_task(), *callers}
+    for caller in callers:
+        assert not encoding.cancelling()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    assert not cache.has_or_expects(key("a"))
+    sound = embedded()
+    assert await cache.get_or_encode(key("a"), at_once(sound)) is sound
+    await asyncio.wait({encoding})
+    assert encoding.cancelled()
+    assert cache.get(key("a")) is sound
 
 
-async def test_a_failure_that_everybody_left_is_not_reported_as_forgotten(cache: EmbeddingCache) -> None:
+async def test_who_comes_while_an_encoding_is_being_cancelled_is_not_drawn_in(cache: EmbeddingCache) -> None:
+    encoder = Encoder()
+    first = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
+    await encoder.started.wait()
+    first.cancel()
+    await asyncio.wait({first})
+    again = Encoder()
+    second = asyncio.create_task(cache.get_or_encode(key("a"), again))
+    await again.started.wait()
+    assert cache.has_or_expects(key("a"))
+    again.go.set()
+    assert await second is again.answer
+
+
+async def test_a_failure_after_everybody_left_is_not_reported_as_forgotten(cache: EmbeddingCache) -> None:
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
-    failing = Encoder(fails=BackendError("the device failed"))
-    only = asyncio.create_task(cache.get_or_encode(key("a"), failing))
-    await failing.started.wait()
+    started = asyncio.Event()
+
+    async def fails_when_it_is_cancelled() -> EmbeddedImage:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            raise BackendError("the device failed") from error
+        raise AssertionError
+
+    only = asyncio.create_task(cache.get_or_encode(key("a"), fails_when_it_is_cancelled))
+    await started.wait()
+    left_alone = asyncio.all_tasks() - {asyncio.current_task(), only}
+    assert len(left_alone) == 1
     only.cancel()
     with pytest.raises(asyncio.CancelledError):
         await only
-    left_alone = asyncio.all_tasks() - {asyncio.current_task()}
-    assert len(left_alone) == 1
-    failing.go.set()
     await asyncio.wait(left_alone)
     del left_alone
     await asyncio.sleep(0)

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import io
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
 
 import numpy as np
 import PIL.Image
@@ -13,6 +13,7 @@ import pytest
 from models import images
 from models.errors import (
     BackendError,
+    DeviceBroken,
     MalformedPrompt,
     NoPrompt,
     NotAnImage,
@@ -24,11 +25,21 @@ from models.errors import (
 )
 from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
 from models.polygons import decode_polygons
+from models.transforms import Frame, Padding, frame_for
 from models.types import BACKGROUND, Box, Point, Prompt, Size
-from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
-from service.errors import ModelNotLoaded, NoImage, UnknownImageId
+from service.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    ModelNotLoaded,
+    NoImage,
+    NotReady,
+    UnknownImageId,
+    UnsupportedInput,
+)
 from service.formats import Png, Polygons
-from service.pipeline import MaskResult, Pipeline, Segmented, SegmentRequest, Timings
+from service.messages import Embedded, InputChoice, MaskResult, Segmented, SegmentRequest, Timings, When
+from service.pipeline import Pipeline
+from service.work import QueueOptions
 from tests.fakes import (
     EMBEDDING_BYTES,
     LOADED,
@@ -36,9 +47,12 @@ from tests.fakes import (
     SCORES,
     SECOND,
     SIZE,
+    UNPADDED,
     DecodeCall,
     FakeClock,
     FakeSam,
+    WatchedCache,
+    WatchedRunner,
     make_pipeline,
     make_settings,
     picture,
@@ -47,11 +61,14 @@ from tests.fakes import (
 
 CENTRE = Prompt((Point(64, 48),))
 BOX = Prompt(box=Box(32, 16, 64, 48), multimask=False)
+SQUARE = Size(96, 96)
+NEVER = 1e9
+"""Seconds after which an idle device is tried anew: no test waits for that."""
 
 
 @pytest.fixture
 def sam() -> FakeSam:
-    return FakeSam(max_prompts=3)
+    return FakeSam(prompt_batches=(1, 2, 3))
 
 
 @pytest.fixture
@@ -64,38 +81,24 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-class WatchedCache(EmbeddingCache):
-    """Tells when two callers wait for an encoding."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        super().__init__(max_bytes=2 * EMBEDDING_BYTES, max_age=60, clock=clock)
-        self.asked = 0
-        self.asked_twice = asyncio.Event()
-
-    async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
-        self.asked += 1
-        if self.asked == 2:
-            self.asked_twice.set()
-        return await super().get_or_encode(key, encode)
-
-
 @pytest.fixture
 def cache(clock: FakeClock) -> WatchedCache:
-    return WatchedCache(clock)
+    return WatchedCache(max_bytes=2 * EMBEDDING_BYTES, max_age=60, clock=clock)
 
 
 @pytest.fixture
-def pipeline(sam: FakeSam, lemon_sam: FakeSam, cache: WatchedCache) -> Iterator[Pipeline]:
+async def pipeline(sam: FakeSam, lemon_sam: FakeSam, cache: WatchedCache) -> AsyncIterator[Pipeline]:
     pipeline = make_pipeline(
         sam,
         lemon_sam,
         settings=make_settings(max_prompts=20, max_points=4, max_megapixels=0.1),
         cache=cache,
+        options=QueueOptions(probe_after=NEVER),
     )
     yield pipeline
     if sam.blocks is not None:
         sam.blocks.set()
-    pipeline.close()
+    await pipeline.close(PATIENCE_S)
 
 
 def request(*prompts: Prompt, red: int = 0, **changes: object) -> SegmentRequest:
@@ -109,6 +112,25 @@ def boxes(answer: Segmented) -> list[list[tuple[int, int, int, int]]]:
 def only(answer: Segmented) -> MaskResult:
     assert [len(results) for results in answer.results] == [1]
     return answer.results[0][0]
+
+
+async def held(pipeline: Pipeline, sam: FakeSam) -> asyncio.Task[Embedded]:
+    """A picture that stays on the device until `sam.blocks` is set."""
+    sam.blocks = threading.Event()
+    running = asyncio.create_task(pipeline.embed(picture(200)))
+    assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
+    return running
+
+
+def let_go(sam: FakeSam) -> None:
+    assert sam.blocks is not None
+    sam.blocks.set()
+
+
+def watched(pipeline: Pipeline) -> WatchedRunner:
+    runner = pipeline.runners[LOADED.name]
+    assert isinstance(runner, WatchedRunner)
+    return runner
 
 
 async def test_a_point_gets_three_masks_best_first(pipeline: Pipeline) -> None:
@@ -134,7 +156,7 @@ async def test_without_multimask_it_is_the_one_mask_of_the_first_token(pipeline:
 async def test_the_answer_says_what_picture_and_model_it_is_about(pipeline: Pipeline) -> None:
     answer = await pipeline.segment(request(CENTRE))
     assert answer.image_id == images.content_id(picture())
-    assert answer.size == SIZE
+    assert answer.frame == UNPADDED
     assert answer.model is LOADED
     assert answer.overlay is None
 
@@ -153,10 +175,10 @@ async def test_the_second_request_for_a_picture_skips_the_encoder_and_the_decodi
 
 async def test_an_embedded_picture_is_prompted_by_its_id(pipeline: Pipeline, sam: FakeSam) -> None:
     embedded = await pipeline.embed(picture(7))
-    assert (embedded.size, embedded.model) == (SIZE, LOADED)
+    assert (embedded.frame, embedded.model) == (UNPADDED, LOADED)
     assert embedded.timings.encode > 0
     answer = await pipeline.segment(SegmentRequest([BOX], image_id=embedded.image_id))
-    assert (answer.image_id, answer.size) == (embedded.image_id, SIZE)
+    assert (answer.image_id, answer.frame) == (embedded.image_id, embedded.frame)
     assert only(answer).mask.box == (32, 16, 64, 48)
     assert answer.timings.encode == 0
     again = await pipeline.embed(picture(7))
@@ -176,7 +198,7 @@ async def test_two_requests_at_once_for_a_new_picture_encode_it_once_and_the_sec
 ) -> None:
     sam.blocks = threading.Event()
     calls = [asyncio.create_task(pipeline.segment(request(CENTRE))) for _ in range(2)]
-    await cache.asked_twice.wait()
+    await cache.asked.reach(2)
     sam.blocks.set()
     second, first = sorted(await asyncio.gather(*calls), key=lambda answer: answer.timings.encode)
     assert sam.encodes == [1]
@@ -185,7 +207,23 @@ async def test_two_requests_at_once_for_a_new_picture_encode_it_once_and_the_sec
     assert boxes(first) == boxes(second)
 
 
-async def test_a_cancelled_request_leaves_its_embedding_to_the_next(pipeline: Pipeline, sam: FakeSam) -> None:
+async def test_a_picture_whose_only_caller_left_while_it_waited_is_never_encoded(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    busy = await held(pipeline, sam)
+    leaving = asyncio.create_task(pipeline.segment(request(CENTRE, red=1)))
+    staying = asyncio.create_task(pipeline.segment(request(CENTRE, red=2)))
+    await watched(pipeline).pictures.reach(3)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    let_go(sam)
+    await asyncio.gather(busy, staying)
+    assert sam.encoded == [200, 2]
+    assert (await pipeline.segment(request(CENTRE, red=1))).timings.encode > 0
+
+
+async def test_a_cancelled_request_does_not_hinder_the_next(pipeline: Pipeline, sam: FakeSam) -> None:
     sam.blocks = threading.Event()
     call = asyncio.create_task(pipeline.segment(request(CENTRE)))
     assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
@@ -193,20 +231,177 @@ async def test_a_cancelled_request_leaves_its_embedding_to_the_next(pipeline: Pi
     with pytest.raises(asyncio.CancelledError):
         await call
     sam.blocks.set()
-    answer = await pipeline.segment(request(CENTRE))
-    assert answer.timings.encode == 0
+    assert len((await pipeline.segment(request(CENTRE))).results) == 1
+
+
+async def test_who_waits_for_an_encoding_is_answered_when_the_one_who_began_it_leaves(
+    pipeline: Pipeline, cache: WatchedCache, sam: FakeSam
+) -> None:
+    busy = await held(pipeline, sam)
+    first = asyncio.create_task(pipeline.segment(request(CENTRE)))
+    await watched(pipeline).pictures.reach(2)
+    second = asyncio.create_task(pipeline.segment(request(CENTRE)))
+    await cache.asked.reach(3)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    let_go(sam)
+    await busy
+    async with asyncio.timeout(PATIENCE_S):
+        assert len((await second).results) == 1
+    assert sam.encoded == [200, 0]
+
+
+async def test_who_waits_for_an_encoding_is_answered_when_the_deadline_of_the_one_who_began_it_passes(
+    pipeline: Pipeline, cache: WatchedCache, sam: FakeSam
+) -> None:
+    busy = await held(pipeline, sam)
+    first = asyncio.create_task(pipeline.segment(request(CENTRE, when=When(within=0.2))))
+    await watched(pipeline).pictures.reach(2)
+    second = asyncio.create_task(pipeline.segment(request(CENTRE)))
+    await cache.asked.reach(3)
+    with pytest.raises(DeadlineExceeded):
+        await first
+    let_go(sam)
+    await busy
+    async with asyncio.timeout(PATIENCE_S):
+        assert len((await second).results) == 1
+    assert sam.encoded == [200, 0]
+
+
+async def test_who_waits_for_an_encoding_is_answered_when_it_is_dropped_as_late_for_the_one_who_began_it(
+    pipeline: Pipeline, cache: WatchedCache, sam: FakeSam
+) -> None:
+    busy = await held(pipeline, sam)
+    first = asyncio.create_task(pipeline.segment(request(CENTRE, when=When(within=1000))))
+    await watched(pipeline).pictures.reach(2)
+    second, third = (asyncio.create_task(pipeline.segment(request(prompt))) for prompt in (CENTRE, BOX))
+    await cache.asked.reach(4)
+    sam.clock.leap(2000)
+    let_go(sam)
+    await busy
+    with pytest.raises(DeadlineExceeded):
+        await first
+    async with asyncio.timeout(PATIENCE_S):
+        assert [len((await call).results) for call in (second, third)] == [1, 1]
+    assert sam.encoded == [200, 0]
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_done(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    sam.encode_s_per_megapixel = 100
+    await pipeline.embed(picture(1))
+    sam.forget()
+    for asked in (request(CENTRE, when=When(within=50)), request(CENTRE, red=2, when=When(within=50))):
+        with pytest.raises(DeadlineUnreachable):
+            await pipeline.segment(asked)
+    with pytest.raises(DeadlineUnreachable):
+        await pipeline.embed(picture(), when=When(within=50))
+    assert (sam.prepares, sam.encodes, sam.decodes) == (0, [], [])
+    assert (await pipeline.segment(request(CENTRE, red=1, when=When(within=50)))).timings.encode == 0
+    assert (await pipeline.segment(request(CENTRE, when=When(within=200)))).timings.encode > 0
+
+
+async def test_the_largest_input_that_is_in_time_is_taken_where_the_size_is_left_open(
+    pipeline: Pipeline, sam: FakeSam
+) -> None:
+    sam.encode_s_per_megapixel = 100
+    await watched(pipeline).warm_up()
+    await pipeline.embed(picture(100))  # what comes first is tried in any case
+    auto = InputChoice("auto")
+    # The encoder takes about 80, 45 and 20 seconds.
+    for red, within, side in ((1, None, 1024), (2, 100, 1024), (3, 60, 768), (4, 35, 512)):
+        answer = await pipeline.segment(request(BOX, red=red, input=auto, when=When(within=within)))
+        assert answer.frame == frame_for(SIZE, side, "none")
+        assert only(answer).mask.box == (32, 16, 64, 48)
+    with pytest.raises(DeadlineUnreachable):
+        await pipeline.segment(request(BOX, red=5, input=auto, when=When(within=15)))
+
+
+async def test_an_embedding_of_any_size_serves_where_the_size_is_left_open(pipeline: Pipeline, sam: FakeSam) -> None:
+    small = await pipeline.embed(picture(), choice=InputChoice(512))
+    assert (await pipeline.segment(request(CENTRE, input=InputChoice("auto")))).frame == small.frame
+    assert (await pipeline.embed(picture(), choice=InputChoice("auto"))).frame == small.frame
+    assert len(sam.frames) == 1
+
+
+async def test_of_several_embeddings_of_a_picture_its_id_finds_the_largest_that_fits(pipeline: Pipeline) -> None:
+    for choice in (InputChoice(512, "square"), InputChoice(1024)):
+        image_id = (await pipeline.embed(picture(), choice=choice)).image_id
+
+    async def found(choice: InputChoice) -> Frame:
+        return (await pipeline.segment(SegmentRequest([BOX], image_id=image_id, input=choice))).frame
+
+    large, small = UNPADDED, frame_for(SIZE, 512, "square")
+    for choice in (InputChoice(), InputChoice("auto"), InputChoice(1024), InputChoice(padding="none")):
+        assert await found(choice) == large
+    for choice in (InputChoice(512), InputChoice(padding="square"), InputChoice("auto", "square")):
+        assert await found(choice) == small
+    for choice in (InputChoice(768), InputChoice(1024, "square"), InputChoice(512, "none")):
+        with pytest.raises(UnknownImageId, match="at this input size"):
+            await found(choice)
+
+
+@pytest.mark.parametrize("padding", ["none", "square"])
+async def test_a_square_picture_is_found_by_its_id_whatever_padding_it_was_sent_with(
+    pipeline: Pipeline, sam: FakeSam, padding: Padding
+) -> None:
+    data = picture(1, SQUARE)
+    image_id = (await pipeline.embed(data, choice=InputChoice(padding=padding))).image_id
+    for asked in ("none", "square"):
+        choice = InputChoice(padding=asked)
+        answer = await pipeline.segment(SegmentRequest([CENTRE], image_id=image_id, input=choice))
+        assert answer.frame.padded == Size(1024, 1024)
+        assert (await pipeline.embed(data, choice=choice)).timings.encode == 0
     assert sam.encodes == [1]
+
+
+async def test_the_setting_is_the_input_size_of_requests_that_name_none(sam: FakeSam, lemon_sam: FakeSam) -> None:
+    lemon_sam.flexible = False
+    pipeline = make_pipeline(sam, lemon_sam, settings=make_settings(input_size=512))
+    assert (await pipeline.embed(picture())).frame == frame_for(SIZE, 512, "none")
+    assert (await pipeline.embed(picture(), choice=InputChoice(768))).frame == frame_for(SIZE, 768, "none")
+    # A model that takes one size only is not asked for another by a setting.
+    assert (await pipeline.embed(picture(), SECOND.name)).frame == frame_for(SIZE)
+    await pipeline.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "choice", [InputChoice(512), InputChoice(768, "square"), InputChoice(padding="none"), InputChoice("auto", "none")]
+)
+async def test_a_model_of_one_input_size_refuses_others(
+    pipeline: Pipeline, lemon_sam: FakeSam, choice: InputChoice
+) -> None:
+    lemon_sam.flexible = False
+    with pytest.raises(UnsupportedInput, match="1024 pixels, padded to a square"):
+        await pipeline.segment(request(CENTRE, model=SECOND.name, input=choice))
+    assert lemon_sam.prepares == 0
+    for fitting in (InputChoice(), InputChoice("auto"), InputChoice(1024), InputChoice(padding="square")):
+        answer = await pipeline.segment(request(CENTRE, model=SECOND.name, input=fitting))
+        assert answer.frame == frame_for(SIZE)
+    assert lemon_sam.encodes == [1]
+
+
+async def test_masks_lie_where_they_should_at_every_input_size_and_padding(pipeline: Pipeline) -> None:
+    for side in (1024, 768, 512):
+        for padding in ("none", "square"):
+            answer = await pipeline.segment(request(BOX, red=9, input=InputChoice(side, padding)))
+            frame = frame_for(SIZE, side, padding)
+            assert answer.frame == frame
+            np.testing.assert_array_equal(only(answer).mask.pixels, rectangle(32, 16, 64, 48))
+            assert only(answer).mask.logits.shape == (frame.logits.height, frame.logits.width)
 
 
 async def test_many_prompts_are_answered_in_their_order_and_in_chunks(pipeline: Pipeline, sam: FakeSam) -> None:
     prompts = [Prompt(box=Box(x, 8, x + 16, 24), multimask=False) for x in range(0, 112, 16)]
-    answer = await pipeline.segment(request(*prompts))
+    answer = await pipeline.segment(request(*prompts, input=InputChoice(padding="square")))
     assert boxes(answer) == [[(x, 8, x + 16, 24)] for x in range(0, 112, 16)]
     assert sam.decodes == [DecodeCall(count, with_masks=False) for count in (3, 3, 1)]
 
 
 async def test_prompts_with_and_without_masks_may_be_mixed(pipeline: Pipeline, sam: FakeSam) -> None:
-    guess = np.full((256, 256), -4.0, np.float32)
+    guess = np.full((UNPADDED.logits.height, UNPADDED.logits.width), -4.0, np.float32)
     guess[32:64, 64:128] = 4
     prompts = [
         Prompt(mask=guess, multimask=False),
@@ -380,14 +575,42 @@ async def test_an_embedding_alone_takes_no_time_for_prompts(pipeline: Pipeline) 
     assert Timings() == Timings(0, 0, 0, 0, 0, 0)
 
 
-async def test_closing_finishes_what_runs(sam: FakeSam) -> None:
+async def test_a_device_that_broke_is_told_by_the_pipeline(pipeline: Pipeline, lemon_sam: FakeSam) -> None:
+    told = [pipeline.broken]
+    lemon_sam.fails = DeviceBroken("the card fell off the bus")
+    with pytest.raises(DeviceBroken, match="fell off the bus"):
+        await pipeline.embed(picture(), SECOND.name)
+    told.append(pipeline.broken)
+    assert told == [False, True]
+    assert len((await pipeline.segment(request(CENTRE))).results) == 1
+
+
+async def test_closing_finishes_what_was_admitted_and_takes_nothing_more(sam: FakeSam) -> None:
     pipeline = make_pipeline(sam)
-    sam.blocks = threading.Event()
-    call = asyncio.create_task(pipeline.runners[LOADED.name].encode(np.zeros(3, np.float32)))
-    assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
-    closing = asyncio.create_task(asyncio.to_thread(pipeline.close))
-    sam.blocks.set()
-    assert np.asarray((await call).value).tolist() == [0, 0, 0]
+    busy = await held(pipeline, sam)
+    call = asyncio.create_task(pipeline.segment(request(CENTRE)))
+    await watched(pipeline).pictures.reach(2)
+    closing = asyncio.create_task(pipeline.close(PATIENCE_S))
+    await asyncio.sleep(0)
+    with pytest.raises(NotReady):
+        await pipeline.embed(picture(1))
+    let_go(sam)
+    assert len((await call).results) == 1
+    assert (await busy).image_id == images.content_id(picture(200))
     await closing
-    with pytest.raises(RuntimeError, match="shutdown"):
-        await pipeline.embed(picture())
+    assert sam.encoded == [200, 0]
+
+
+async def test_closing_drops_what_does_not_end_in_time(sam: FakeSam) -> None:
+    pipeline = make_pipeline(sam)
+    busy = await held(pipeline, sam)
+    call = asyncio.create_task(pipeline.segment(request(CENTRE)))
+    await watched(pipeline).pictures.reach(2)
+    closing = asyncio.create_task(pipeline.close(0.01))
+    with pytest.raises(NotReady):
+        await call
+    let_go(sam)
+    await closing
+    with pytest.raises(NotReady):
+        await busy
+    assert sam.encoded == [200]

@@ -34,9 +34,13 @@ STATUS_OF_CODE = {
     "too_many_prompts": 422,
     "unknown_field": 422,
     "unsupported_format": 422,
+    "unsupported_input": 422,
     "no_image": 422,
+    "overloaded": 429,
     "internal_error": 500,
     "not_ready": 503,
+    "deadline_exceeded": 504,
+    "deadline_unreachable": 504,
     "timed_out": 504,
 }
 """Programs depend on these: a code is never renamed, and never gets another status."""
@@ -54,6 +58,8 @@ SERVERS_FAULT = {
     downloads.SourceError,
     domain.CatalogueError,
     domain.BackendError,
+    domain.DeviceOutOfMemory,
+    domain.DeviceBroken,
     settings.SettingsError,
 }
 """What a caller can do nothing about, and the bases that are never raised themselves."""
@@ -107,7 +113,9 @@ def test_the_nearest_row_wins() -> None:
     assert problem_of(errors.ModelNotLoaded("x")).code == "model_not_loaded"
     assert problem_of(domain.UnknownModel("x")).code == "unknown_model"
     assert problem_of(errors.MalformedJson("x")).code == "malformed_json"
+    assert problem_of(errors.UnsupportedInput("x")).code == "unsupported_input"
     assert problem_of(domain.WrongHash("x")).code == "internal_error"
+    assert problem_of(domain.DeviceBroken("x")).code == "internal_error"
 
 
 def test_a_code_has_one_title_and_one_status() -> None:
@@ -116,4 +124,8 @@ def test_a_code_has_one_title_and_one_status() -> None:
 
 
 def test_only_what_passes_by_itself_says_when_to_come_back() -> None:
-    assert {row.code for row in PROBLEMS.values() if row.retry_after is not None} == {"not_ready"}
+    assert {row.code for row in PROBLEMS.values() if row.retry_after is not None} == {"not_ready", "overloaded"}
+
+
+def test_who_is_refused_for_load_is_told_when_there_should_be_room() -> None:
+    assert errors.Overloaded("many are waiting", 2.5).retry_after == 2.5

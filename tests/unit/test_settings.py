@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from models.backends.load import Shelf
 from service.settings import Settings, SettingsError, load_settings
+from service.work import QueueOptions
 
 FROM_TEXT = {
     "POMONA_HTTP_HOST": ("127.0.0.1", "127.0.0.1"),
@@ -25,6 +26,10 @@ FROM_TEXT = {
     "POMONA_EMBEDDING_CACHE_MIB": ("0", 0.0),
     "POMONA_EMBEDDING_MAX_AGE_S": ("12.5", 12.5),
     "POMONA_REQUEST_TIMEOUT_S": ("0.5", 0.5),
+    "POMONA_MAX_QUEUED": ("9", 9),
+    "POMONA_INPUT_SIZE": ("768", 768),
+    "POMONA_LINGER_MS": ("2.5", 2.5),
+    "POMONA_DRAIN_TIMEOUT_S": ("0.5", 0.5),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
 
@@ -43,6 +48,12 @@ WRONG = [
     ("POMONA_EMBEDDING_CACHE_MIB", "-1"),
     ("POMONA_EMBEDDING_MAX_AGE_S", "0"),
     ("POMONA_REQUEST_TIMEOUT_S", "soon"),
+    ("POMONA_MAX_QUEUED", "0"),
+    ("POMONA_INPUT_SIZE", "640"),
+    ("POMONA_INPUT_SIZE", "largest"),
+    ("POMONA_LINGER_MS", "-1"),
+    ("POMONA_LINGER_MS", "nan"),
+    ("POMONA_DRAIN_TIMEOUT_S", "0"),
     ("POMONA_LOG_LEVEL", "info"),
 ]
 
@@ -80,6 +91,9 @@ def test_the_defaults_are_those_that_the_documentation_promises() -> None:
     assert settings.max_upload_bytes == 32 * 1024 * 1024
     assert settings.max_pixels == 50_000_000
     assert settings.embedding_cache_bytes == 512 * 1024 * 1024
+    assert settings.queue_options == QueueOptions(max_queued=256, linger=0)
+    assert settings.input_size == 1024
+    assert settings.drain_timeout_s == 30
     assert settings.shelf == Shelf(settings.cache_dir, None)
     assert settings.cache_dir.is_absolute()
 
@@ -91,6 +105,7 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
     assert settings.max_upload_bytes == 1_572_864
     assert settings.max_pixels == 250_000
     assert settings.embedding_cache_bytes == 0
+    assert settings.queue_options == QueueOptions(max_queued=9, linger=0.0025)
     assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"))
 
 
@@ -100,6 +115,14 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
 def test_models_are_a_comma_list_in_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMONA_MODELS", text)
     assert load_settings().models == ("mobile-sam", "sam-vit-b")
+
+
+@pytest.mark.parametrize(("text", "size"), [("1024", 1024), ("768", 768), ("512", 512), ("auto", "auto")])
+def test_the_input_size_is_one_of_three_numbers_or_auto(
+    text: str, size: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POMONA_INPUT_SIZE", text)
+    assert load_settings().input_size == size
 
 
 @pytest.mark.parametrize("variable", ["POMONA_MODELS_FILE", "POMONA_WEIGHTS_DIR"])

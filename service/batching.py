@@ -1,0 +1,240 @@
+"""The batching policy: which items run next and together, which are refused, which are dropped.
+
+Pure and synchronous: no device, no HTTP, no event loop; the clock is an argument. The device's driver calls `admit`
+when work arrives, `take` when the device is free, and `finished` when a batch is done.
+
+- A lone item on an idle device runs at once; while the device is busy, items gather.
+- More urgent first (RFC 9218), then earliest deadline, then first come. An item that waited longer than `max_age`
+  goes before all others, so that none starves.
+- Items share a batch only where their keys are equal. A batch grows while its count, its cost and its predicted end
+  allow.
+- What cannot be in time is refused at the door or dropped from the queue, never run; nobody is admitted who would make
+  one late that was admitted before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from service.errors import DeadlineUnreachable, Overloaded
+from service.service_times import ServiceTimes
+from service.work import Item, Limits, QueueOptions, Taken
+
+T = TypeVar("T")
+
+
+class BatchPolicy(Generic[T]):
+    """See the module.
+
+    Args:
+        limits: of a batch, by key.
+        times: predicts how long a batch takes, and learns from those that ran.
+        clock: seconds, monotonic.
+        options: of the queue.
+    """
+
+    def __init__(
+        self,
+        limits: Callable[[Hashable], Limits],
+        times: ServiceTimes,
+        *,
+        clock: Callable[[], float],
+        options: QueueOptions | None = None,
+    ) -> None:
+        self._limits = limits
+        self._times = times
+        self._clock = clock
+        self._options = options or QueueOptions()
+        self._waiting: list[Item[T]] = []
+        self._running: list[Item[T]] = []
+        self._running_until = -math.inf
+        self._last_ended = -math.inf
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue, prepared or not."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """A batch was taken and is not finished."""
+        return bool(self._running)
+
+    def admit(self, *items: Item[T]) -> None:
+        """Queue the items of one request, which run one after another: all or none.
+
+        Raises:
+            Overloaded: the queue is full, or an item that was admitted before would become late.
+            DeadlineUnreachable: by the learned times one would end after its deadline.
+        """
+        now = self._clock()
+        if self._waiting and len(self._waiting) + len(items) > self._options.max_queued:
+            raise Overloaded(f"{len(self._waiting)} pieces of work are waiting already.", self._drain(now))
+        if self._may_probe(now):
+            for item in items:
+                item.probe = True
+        else:
+            for number in range(len(items)):
+                self._check_in_time(list(items[: number + 1]), now)
+        self._waiting.extend(items)
+
+    def drop(self, item: Item[T]) -> bool:
+        """Take an item out of the queue that nobody wants any more; tells whether it was still there."""
+        before = len(self._waiting)
+        self._waiting = [other for other in self._waiting if other is not item]
+        return len(self._waiting) < before
+
+    def is_running(self, item: Item[T]) -> bool:
+        """The item is in the batch that runs now."""
+        return any(other is item for other in self._running)
+
+    def take(self) -> Taken[T]:
+        """Choose the next batch for a free device, and drop what must not run.
+
+        Raises:
+            RuntimeError: the last batch is not finished.
+        """
+        if self._running:
+            raise RuntimeError("take() before finished()")
+        now = self._clock()
+        taken: Taken[T] = Taken()
+        kept: list[Item[T]] = []
+        for item in self._waiting:
+            if item.abandoned:
+                taken.abandoned.append(item)
+            elif self._is_late(item, now):
+                taken.late.append(item)
+            else:
+                kept.append(item)
+        self._waiting = kept
+        ready = sorted((item for item in kept if item.payload is not None), key=lambda item: self._rank(item, now))
+        if not ready:
+            return taken
+        batch, full = self._grow(ready, now)
+        if not full and (wait := self._lingers(batch, now)) > 0:
+            return Taken([], taken.late, taken.abandoned, wait)
+        chosen = {id(item) for item in batch}
+        self._waiting = [item for item in kept if id(item) not in chosen]
+        self._running = batch
+        self._running_until = now + self._times.predict(batch[0].key, sum(item.cost for item in batch))
+        taken.batch.extend(batch)
+        return taken
+
+    def finished(self, seconds: float | None) -> None:
+        """The batch that was taken last has ended.
+
+        Args:
+            seconds: how long it ran, to learn from, or None where that tells nothing (it failed).
+        """
+        if self._running and seconds is not None:
+            self._times.learn(self._running[0].key, sum(item.cost for item in self._running), seconds)
+        self._running = []
+        self._running_until = -math.inf
+        self._last_ended = self._clock()
+
+    def _may_probe(self, now: float) -> bool:
+        idle = not self._running and not self._waiting
+        return idle and now - self._last_ended >= self._options.probe_after
+
+    def _is_late(self, item: Item[T], now: float) -> bool:
+        if item.terms.deadline is None:
+            return False
+        earliest = now if item.probe else now + self._times.predict(item.key, item.cost)
+        return earliest > item.terms.deadline
+
+    def _rank(self, item: Item[T], now: float) -> tuple[bool, int, float, float]:
+        """Smaller goes first."""
+        terms = item.terms
+        if now - terms.arrived > self._options.max_age:
+            return (False, 0, 0.0, terms.arrived)
+        deadline = math.inf if terms.deadline is None else terms.deadline
+        return (True, terms.urgency, deadline, terms.arrived)
+
+    def _grow(self, ordered: list[Item[T]], now: float) -> tuple[list[Item[T]], bool]:
+        """The head of the queue and what may run with it; and whether more could not have joined."""
+        head = ordered[0]
+        limits = self._limits(head.key)
+        batch, cost = [head], head.cost
+        tightest = math.inf if head.terms.deadline is None else head.terms.deadline
+        for item in ordered[1:]:
+            if item.key != head.key:
+                continue
+            tighter = tightest if item.terms.deadline is None else min(tightest, item.terms.deadline)
+            if (
+                len(batch) >= limits.items
+                or cost + item.cost > limits.cost
+                or now + self._times.predict(head.key, cost + item.cost) > tighter
+            ):
+                return batch, True
+            batch.append(item)
+            cost, tightest = cost + item.cost, tighter
+        return batch, len(batch) >= limits.items or cost >= limits.cost
+
+    def _lingers(self, batch: list[Item[T]], now: float) -> float:
+        """Seconds that this batch may still wait for company."""
+        if self._options.linger <= 0:
+            return 0.0
+        until = min(item.terms.arrived for item in batch) + self._options.linger
+        cost = sum(item.cost for item in batch)
+        for item in batch:
+            if item.terms.deadline is not None:
+                until = min(until, item.terms.deadline - self._times.predict(item.key, cost))
+        return until - now
+
+    def _check_in_time(self, items: list[Item[T]], now: float) -> None:
+        """Refuse the last of `items` where it, or one behind it that would have been in time, would be late."""
+        item = items[-1]
+        rank = self._rank(item, now)
+        ordered = sorted(self._waiting, key=lambda other: self._rank(other, now))
+        place = sum(self._rank(other, now) <= rank for other in ordered)
+        without, with_it = _Backlog(), _Backlog()
+        for other in ordered[:place]:
+            without.add(other)
+            with_it.add(other)
+        end = now + self._seconds(without, now)
+        for own in items:
+            with_it.add(own)
+            end = max(end, own.piece.ready_by) + self._times.predict(own.key, own.cost)
+        if item.terms.deadline is not None and end > item.terms.deadline:
+            raise DeadlineUnreachable(
+                f"The answer would come {(end - item.terms.deadline) * 1000:.0f} ms after its deadline, with "
+                f"{place} pieces of work ahead of it."
+            )
+        for other in ordered[place:]:
+            without.add(other)
+            with_it.add(other)
+            if other.terms.deadline is None:
+                continue
+            if now + self._seconds(without, now) <= other.terms.deadline < now + self._seconds(with_it, now):
+                raise Overloaded("It would make a request late that was admitted before.", self._drain(now))
+
+    def _drain(self, now: float) -> float:
+        """Predicted seconds until all that runs and waits is done."""
+        backlog = _Backlog()
+        for item in self._waiting:
+            backlog.add(item)
+        return self._seconds(backlog, now)
+
+    def _seconds(self, backlog: _Backlog, now: float) -> float:
+        """Predicted seconds until the running batch and `backlog` are done."""
+        running = max(0.0, self._running_until - now) if self._running else 0.0
+        return running + sum(self._batches(key, count, cost) for key, (count, cost) in backlog.by_key.items())
+
+    def _batches(self, key: Hashable, count: int, cost: float) -> float:
+        limits = self._limits(key)
+        batches = max(1, math.ceil(count / limits.items), math.ceil(cost / limits.cost))
+        return batches * self._times.predict(key, cost / batches)
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """Count and cost of waiting items by key."""
+
+    by_key: dict[Hashable, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, item: Item[Any]) -> None:
+        count, cost = self.by_key.get(item.key, (0, 0.0))
+        self.by_key[item.key] = (count + 1, cost + item.cost)

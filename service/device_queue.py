@@ -1,0 +1,250 @@
+"""Feeds one device from one queue: the batching policy on an event loop and the device's own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from models.errors import DeviceBroken
+from service.batching import BatchPolicy
+from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded, problem_of
+from service.isolation import run_isolated
+from service.observability.observer import Observer, Stage
+from service.work import Item, Piece
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[T]):
+    """What came off the device: when it was started there, how long it had waited and ran, how many ran together."""
+
+    value: T
+    queued: float
+    ran: float
+    batch: int = 1
+    started: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tells:
+    """Who hears of a queue, and under which names.
+
+    Attributes:
+        runner: the queue's owner.
+        observer: hears of batches, waits and drops.
+        stage: names a key's part of the work.
+    """
+
+    runner: str = "device"
+    observer: Observer = field(default_factory=Observer)
+    stage: Callable[[Hashable], Stage] = lambda _: "decode"
+
+
+class Place:
+    """A place in the queue, taken at the door; `run` hands in the payload once that is prepared."""
+
+    def __init__(self, queue: DeviceQueue, item: Item[Any]) -> None:
+        self._queue = queue
+        self._item = item
+        self._future: asyncio.Future[Ran[Any]] = asyncio.get_running_loop().create_future()
+        self._ready_at = 0.0
+
+    async def run(self, payload: Any) -> Ran[Any]:
+        """Wait for the device and the result.
+
+        Raises:
+            DeadlineExceeded: it was dropped, as it would have been late.
+            Exception: whatever the device raised for this item.
+        """
+        if not self._future.done():
+            self._item.payload = payload
+            self._ready_at = self._queue.clock()
+            self._queue.pump()
+        try:
+            return await self._future
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give the place up, where it is not running yet; harmless afterwards."""
+        self._item.abandoned = True
+        self._queue.leave(self)
+
+    @property
+    def item(self) -> Item[Any]:
+        """What the policy sees."""
+        return self._item
+
+    @property
+    def ready_at(self) -> float:
+        """When the payload was handed in."""
+        return self._ready_at
+
+    def settle(self, outcome: Ran[Any] | Exception) -> None:
+        """Give whoever waits the result or the error; nobody may be waiting any more."""
+        if self._future.done():
+            return
+        if isinstance(outcome, Exception):
+            self._future.set_exception(outcome)
+            # Seen: a place may be settled before anybody awaits it, and then be given up.
+            self._future.exception()
+        else:
+            self._future.set_result(outcome)
+
+
+class DeviceQueue:
+    """One device, one thread, one policy. For one event loop.
+
+    Args:
+        run: what the device does with a batch: key and payloads to results in their order.
+        policy: which items run next.
+        clock: the policy's.
+        tells: who hears of batches, waits and drops.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Hashable, Sequence[Any]], Sequence[Any]],
+        policy: BatchPolicy[Any],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tells: Tells | None = None,
+    ) -> None:
+        tells = tells or Tells()
+        self._runner, self._observer, self._stage = tells.runner, tells.observer, tells.stage
+        self.clock = clock
+        self._run = run
+        self._policy = policy
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pomona-{self._runner}")
+        self._places: dict[int, Place] = {}
+        self._closing = False
+        self._broken: DeviceBroken | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def broken(self) -> bool:
+        """The device failed for good: the process should be replaced."""
+        return self._broken is not None
+
+    def reserve(self, *pieces: Piece) -> list[Place]:
+        """Take the places of one request, all or none.
+
+        Args:
+            pieces: in the order in which they run.
+
+        Raises:
+            Overloaded, DeadlineUnreachable: by the policy.
+            NotReady: the queue is closing.
+            DeviceBroken: the device failed for good.
+        """
+        if self._broken is not None:
+            raise DeviceBroken(self._broken.detail)
+        if self._closing:
+            raise NotReady("The server is shutting down; another one takes this request.")
+        items: list[Item[Any]] = [Item(piece) for piece in pieces]
+        try:
+            self._policy.admit(*items)
+        except (Overloaded, DeadlineUnreachable) as refusal:
+            self._observer.dropped(self._runner, problem_of(refusal).code)
+            raise
+        places = [Place(self, item) for item in items]
+        self._places |= {id(place.item): place for place in places}
+        self._idle.clear()
+        return places
+
+    def leave(self, place: Place) -> None:
+        """Forget a place that is not running."""
+        if not self._policy.is_running(place.item):
+            if self._policy.drop(place.item):
+                self._observer.dropped(self._runner, "abandoned")
+            self._places.pop(id(place.item), None)
+            # Others may wait for what its holder began: they begin it anew.
+            place.settle(DeadlineExceeded("It was given up by the request that had asked for it."))
+            self._note_idle()
+
+    def pump(self) -> None:
+        """Start the next batch where the device is free."""
+        if self._policy.busy or self._broken is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        taken = self._policy.take()
+        for item in taken.late:
+            self._observer.dropped(self._runner, PROBLEMS[DeadlineExceeded].code)
+            self._settle(item, DeadlineExceeded("The deadline passed, or could not be met any more, while waiting."))
+        for item in taken.abandoned:
+            self._observer.dropped(self._runner, "abandoned")
+            self._places.pop(id(item), None)
+        if taken.batch:
+            started = self.clock()
+            batch = taken.batch
+            future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, batch)
+            future.add_done_callback(lambda done: self._finished(batch, started, done))
+        elif taken.wait is not None:
+            self._timer = asyncio.get_running_loop().call_later(taken.wait, self.pump)
+        self._note_idle()
+
+    async def close(self, within: float) -> None:
+        """Admit nothing more, finish what was admitted, stop; after `within` seconds drop what is left."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(within):
+                await self._idle.wait()
+        except TimeoutError:
+            for place in list(self._places.values()):
+                self._policy.drop(place.item)
+                self._settle(place.item, NotReady("The server shut down before it came to this request."))
+        await asyncio.to_thread(self._thread.shutdown, wait=True)
+
+    def _execute(self, batch: list[Item[Any]]) -> tuple[list[Any], float]:
+        key = batch[0].key
+        started = self.clock()
+        outcomes = run_isolated(lambda payloads: self._run(key, payloads), [item.payload for item in batch])
+        return outcomes, self.clock() - started
+
+    def _finished(self, batch: list[Item[Any]], started: float, done: asyncio.Future[tuple[list[Any], float]]) -> None:
+        error = done.exception()
+        if error is not None:
+            self._policy.finished(None)
+            broken = error if isinstance(error, DeviceBroken) else DeviceBroken(f"The device's thread died: {error!r}")
+            self._break(broken)
+            return
+        outcomes, seconds = done.result()
+        failed = any(isinstance(outcome, Exception) for outcome in outcomes)
+        self._policy.finished(None if failed else seconds)
+        stage = self._stage(batch[0].key)
+        self._observer.ran(self._runner, stage, len(batch), seconds)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                self._settle(item, outcome)
+            else:
+                queued = started - self._places[id(item)].ready_at if id(item) in self._places else 0.0
+                self._observer.waited(self._runner, stage, max(0.0, queued))
+                self._settle(item, Ran(outcome, max(0.0, queued), seconds, len(batch), started))
+        self.pump()
+
+    def _break(self, error: DeviceBroken) -> None:
+        self._broken = error
+        for place in list(self._places.values()):
+            place.settle(DeviceBroken(error.detail))
+        self._places.clear()
+        self._note_idle()
+
+    def _settle(self, item: Item[Any], outcome: Ran[Any] | Exception) -> None:
+        place = self._places.pop(id(item), None)
+        if place is not None:
+            place.settle(outcome)
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._places:
+            self._idle.set()

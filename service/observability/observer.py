@@ -1,0 +1,54 @@
+"""What the running system has to tell, apart from who listens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+CacheEvent = Literal["hit", "miss", "eviction"]
+Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
+Stage = Literal["encode", "decode"]
+
+
+class Observer:
+    """Hears everything and does nothing with it; listeners override what they want to hear."""
+
+    def requested(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
+        """A request was answered, refused, or left.
+
+        Args:
+            endpoint: the path.
+            model: that answered, or "" where none was chosen.
+            outcome: ok; refused (the request is at fault); shed (no answer in time was possible); failed; gone (the
+                caller left).
+            seconds: from arrival to answer.
+        """
+
+    def refused(self, code: str) -> None:
+        """A problem was answered, by its code."""
+
+    def had_deadline(self, model: str, *, met: bool) -> None:
+        """A request with a deadline was answered in time, or not."""
+
+    def ran(self, runner: str, stage: Stage, size: int, seconds: float) -> None:
+        """A batch of `size` items ran."""
+
+    def waited(self, runner: str, stage: Stage, seconds: float) -> None:
+        """A prepared item waited for the device."""
+
+    def dropped(self, runner: str, reason: str) -> None:
+        """Work was refused at the door or dropped from the queue, by reason."""
+
+    def cached(self, event: CacheEvent) -> None:
+        """An embedding was found, missed, or driven out."""
+
+    def holds(self, nbytes: int) -> None:
+        """The embeddings at hand take this many bytes."""
+
+    def decoded(self, seconds: float) -> None:
+        """A picture was decoded."""
+
+    def postprocessed(self, seconds: float) -> None:
+        """A request's masks were upsampled and encoded."""
+
+    def loaded(self, model: str, revision: str, backend: str, device: str) -> None:
+        """A model is ready."""
