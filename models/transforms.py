@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import ArrayLike, NDArray
 
-from models.sam.constants import EMBEDDING_STRIDE, LOGITS_STRIDE, PADDING_STEP
+from models.sam.constants import EMBEDDING_STRIDE, INPUT_SIDE, LOGITS_STRIDE, PADDING_STEP
 from models.types import Pixels, Size
 
 Padding = Literal["none", "square"]
@@ -52,6 +52,11 @@ class Frame:
     def logits(self) -> Size:
         """Size of the low-resolution logits and of mask prompts: one covers 4 x 4 pixels of `padded`."""
         return Size(self.padded.height // LOGITS_STRIDE, self.padded.width // LOGITS_STRIDE)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the encoder sees what the checkpoints were trained on: the padded square of 1024."""
+        return self.side == INPUT_SIDE and self.padded == Size(INPUT_SIDE, INPUT_SIDE)
 
     @property
     def scale(self) -> NDArray[np.float64]:

@@ -63,8 +63,13 @@ class BatchPolicy(Generic[T]):
         """A batch was taken and is not finished."""
         return bool(self._running)
 
-    def admit(self, *items: Item[T]) -> None:
+    def admit(self, *items: Item[T], may_probe: bool = True) -> None:
         """Queue the items of one request, which run one after another: all or none.
+
+        Args:
+            items: in the order in which they run.
+            may_probe: take them although they would be late, where the learned times may be wrong (see
+                `QueueOptions.probe_after`).
 
         Raises:
             Overloaded: the queue is full, or an item that was admitted before would become late.
@@ -73,12 +78,14 @@ class BatchPolicy(Generic[T]):
         now = self._clock()
         if self._waiting and len(self._waiting) + len(items) > self._options.max_queued:
             raise Overloaded(f"{len(self._waiting)} pieces of work are waiting already.", self._drain(now))
-        if self._may_probe(now):
-            for item in items:
-                item.probe = True
-        else:
+        try:
             for number in range(len(items)):
                 self._check_in_time(list(items[: number + 1]), now)
+        except DeadlineUnreachable:
+            if not (may_probe and self._may_probe(now)):
+                raise
+            for item in items:
+                item.probe = True
         self._waiting.extend(items)
 
     def drop(self, item: Item[T]) -> bool:
@@ -122,6 +129,17 @@ class BatchPolicy(Generic[T]):
         self._running_until = now + self._times.predict(batch[0].key, sum(item.cost for item in batch))
         taken.batch.extend(batch)
         return taken
+
+    def expects_better(self) -> bool:
+        """Whether an item that should be prepared by now would go before all that are."""
+        now = self._clock()
+        ready = [self._rank(item, now) for item in self._waiting if item.payload is not None]
+        coming = [
+            self._rank(item, now)
+            for item in self._waiting
+            if item.payload is None and not item.abandoned and item.piece.ready_by <= now
+        ]
+        return bool(ready and coming) and min(coming) < min(ready)
 
     def finished(self, seconds: float | None) -> None:
         """The batch that was taken last has ended.

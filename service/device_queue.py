@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from models.errors import DeviceBroken
 from service.batching import BatchPolicy
@@ -17,6 +18,9 @@ from service.observability.observer import Observer, Stage
 from service.work import Item, Piece
 
 T = TypeVar("T")
+
+_HANDOVER_S: Final = 0.002
+"""For a request to come back with its next piece of work: some turns of the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class DeviceQueue:
         self._closing = False
         self._broken: DeviceBroken | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._hold_until = -math.inf
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -134,11 +139,12 @@ class DeviceQueue:
         """The device failed for good: the process should be replaced."""
         return self._broken is not None
 
-    def reserve(self, *pieces: Piece) -> list[Place]:
+    def reserve(self, *pieces: Piece, may_probe: bool = True) -> list[Place]:
         """Take the places of one request, all or none.
 
         Args:
             pieces: in the order in which they run.
+            may_probe: see `BatchPolicy.admit`.
 
         Raises:
             Overloaded, DeadlineUnreachable: by the policy.
@@ -151,7 +157,7 @@ class DeviceQueue:
             raise NotReady("The server is shutting down; another one takes this request.")
         items: list[Item[Any]] = [Item(piece) for piece in pieces]
         try:
-            self._policy.admit(*items)
+            self._policy.admit(*items, may_probe=may_probe)
         except (Overloaded, DeadlineUnreachable) as refusal:
             self._observer.dropped(self._runner, problem_of(refusal).code)
             raise
@@ -174,6 +180,8 @@ class DeviceQueue:
         """Start the next batch where the device is free."""
         if self._policy.busy or self._broken is not None:
             return
+        if self.clock() < self._hold_until and self._policy.expects_better():
+            return  # a timer is set, and whoever hands in the better item pumps
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -230,7 +238,12 @@ class DeviceQueue:
                 queued = started - self._places[id(item)].ready_at if id(item) in self._places else 0.0
                 self._observer.waited(self._runner, stage, max(0.0, queued))
                 self._settle(item, Ran(outcome, max(0.0, queued), seconds, len(batch), started))
-        self.pump()
+        if self._policy.expects_better():
+            # Whoever got an embedding just now hands in its prompts within this time, and goes before the next picture.
+            self._hold_until = self.clock() + _HANDOVER_S
+            self._timer = asyncio.get_running_loop().call_later(_HANDOVER_S, self.pump)
+        else:
+            self.pump()
 
     def _break(self, error: DeviceBroken) -> None:
         self._broken = error

@@ -33,14 +33,6 @@ class ImageKey:
     padded: Size
 
 
-@dataclass(slots=True)
-class _Coming:
-    """An encoding on its way, and how many wait for it."""
-
-    task: asyncio.Task[EmbeddedImage]
-    waiting: int = 0
-
-
 class EmbeddingCache:
     """Least recently used goes first; ages count from the encoding. For one event loop.
 
@@ -65,7 +57,7 @@ class EmbeddingCache:
         self._clock = clock
         self._kept: OrderedDict[ImageKey, tuple[EmbeddedImage, float]] = OrderedDict()
         self._bytes = 0
-        self._coming: dict[ImageKey, _Coming] = {}
+        self._coming: dict[ImageKey, asyncio.Task[EmbeddedImage]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -98,25 +90,18 @@ class EmbeddingCache:
     async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
         """The kept embedding, the one that is on its way, or a new one.
 
-        The encoding goes on when the caller who started it is cancelled while others wait for it, and is cancelled when
-        the last of them is. Its failure reaches everybody who waits, and the next caller tries anew.
+        The encoding goes on when the caller who started it is cancelled, as others may wait for it, and what ran is
+        worth keeping; what has not run yet ends by itself when its place in the queue is given up. Its failure reaches
+        everybody who waits, and the next caller tries anew.
         """
         if (kept := self.get(key)) is not None:
             return kept
         self._observer.cached("miss")
         if (coming := self._coming.get(key)) is None:
-            coming = _Coming(asyncio.ensure_future(self._encode_and_keep(key, encode)))
+            coming = asyncio.ensure_future(self._encode_and_keep(key, encode))
             self._coming[key] = coming
-            coming.task.add_done_callback(lambda task: self._arrived(key, task))
-        coming.waiting += 1
-        try:
-            return await asyncio.shield(coming.task)
-        finally:
-            coming.waiting -= 1
-            if not coming.waiting and not coming.task.done():
-                # Forgotten at once: who comes next must not wait for a cancelled encoding.
-                del self._coming[key]
-                coming.task.cancel()
+            coming.add_done_callback(lambda task: self._arrived(key, task))
+        return await asyncio.shield(coming)
 
     async def _encode_and_keep(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
         embedded = await encode()
@@ -124,8 +109,7 @@ class EmbeddingCache:
         return embedded
 
     def _arrived(self, key: ImageKey, task: asyncio.Task[EmbeddedImage]) -> None:
-        if key in self._coming and self._coming[key].task is task:
-            del self._coming[key]
+        del self._coming[key]
         if not task.cancelled():
             task.exception()  # seen: nobody may be left to await it
 

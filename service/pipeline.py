@@ -17,7 +17,7 @@ from models.transforms import Frame, resize
 from models.types import Image, Prompt, Size
 from models.zoo import CatalogueEntry
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
-from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, NoImage, UnknownImageId
+from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, NoImage, Overloaded, UnknownImageId
 from service.frames import candidate_frames, matching
 from service.messages import Embedded, InputChoice, MaskResult, Segmented, SegmentRequest, Timings, When
 from service.observability.observer import Observer
@@ -223,10 +223,11 @@ class Pipeline:
             deadline = None if visit.deadline is None else visit.deadline - after
             ready_by = self.clock() + (self.times.predict(_DECODE, work) if encode else 0.0)
             terms = Terms(visit.arrived, deadline, visit.urgency)
+            last = number == len(picture.frames)
             try:
-                return frame, visit.runner.reserve(terms, prompts, frame, encode=encode, ready_by=ready_by)
+                return frame, visit.runner.reserve(terms, prompts, frame, encode=encode, ready_by=ready_by, last=last)
             except DeadlineUnreachable:
-                if number == len(picture.frames):
+                if last:
                     raise
         raise ValueError("a picture without frames")
 
@@ -242,29 +243,35 @@ class Pipeline:
         tick = self.clock()
         key = _key(image.id, frame, visit.runner.entry)
         mine: Timings | None = None
+        place = reservation.encode
 
         async def encode() -> EmbeddedImage:
-            nonlocal mine
+            nonlocal mine, place
             mine = Timings()
             start = self.clock()
             prepared = await self._in_worker(lambda: visit.runner.prepare(resize(image.pixels, frame), frame))
             mine.decode = self.clock() - start
             self.times.learn(_DECODE, _megapixels(image.size), visit.timings.decode + mine.decode)
-            place = reservation.encode or visit.runner.reserve_encode(
-                Terms(visit.arrived, visit.deadline, visit.urgency), frame, ready_by=self.clock()
-            )
+            if place is None:
+                # It was on its way when this request came, and then was given up.
+                terms = Terms(visit.arrived, visit.deadline, visit.urgency)
+                place = visit.runner.reserve_encode(terms, frame, ready_by=self.clock())
             done = await visit.runner.encode(place, prepared)
             mine.queue, mine.encode = done.queued, done.ran
             return EmbeddedImage(done.value, frame)
 
-        while True:
-            try:
-                embedded = await self.cache.get_or_encode(key, encode)
-                break
-            except (DeadlineExceeded, DeadlineUnreachable):
-                # Somebody else's deadline, under which the encoding was begun, is not ours.
-                if mine is not None:
-                    raise
+        try:
+            while True:
+                try:
+                    embedded = await self.cache.get_or_encode(key, encode)
+                    break
+                except (DeadlineExceeded, DeadlineUnreachable, Overloaded):
+                    # Somebody else's deadline, under which the encoding was begun, is not ours.
+                    if mine is not None:
+                        raise
+        finally:
+            if place is not None:
+                place.leave()
         if mine is None:
             visit.timings.queue += self.clock() - tick
         else:

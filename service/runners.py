@@ -146,7 +146,7 @@ class SamRunner:
         return self.backend.prepare(pixels, frame)
 
     def reserve(
-        self, terms: Terms, prompts: Sequence[Prompt], frame: Frame, *, encode: bool, ready_by: float
+        self, terms: Terms, prompts: Sequence[Prompt], frame: Frame, *, encode: bool, ready_by: float, last: bool = True
     ) -> Reservation:
         """Take the places of one request at the door.
 
@@ -156,6 +156,7 @@ class SamRunner:
             frame: how the picture lies in the model's square.
             encode: whether the picture must be encoded first.
             ready_by: when the picture should be prepared, seconds on the clock.
+            last: no smaller frame is tried after this one.
 
         Raises:
             Overloaded, DeadlineUnreachable: by the policy.
@@ -176,7 +177,7 @@ class SamRunner:
             decoding = sum(self._times.predict(piece.key, piece.cost) for piece in pieces)
             before = None if terms.deadline is None else terms.deadline - decoding
             pieces.insert(0, self._encoding(Terms(terms.arrived, before, terms.urgency), frame, ready_by))
-        places = self._queue.reserve(*pieces)
+        places = self._queue.reserve(*pieces, may_probe=last)
         first = places.pop(0) if encode else None
         return Reservation(first, list(zip(groups, places, strict=True)))
 

@@ -82,7 +82,8 @@ class SamBackend(Protocol):
         Args:
             embeddings: of the I pictures in the batch, h x w cells each, whose frames are equal in `side` and `padded`.
             image_index: int64 (P,), each prompt's picture.
-            prompts: P of them, at most the last of `prompt_batches`, packed for these frames.
+            prompts: P of them, packed for these frames; in all at most the cells of the last of `prompt_batches` on the
+                full square.
 
         Returns:
             logits float32 (P, 4, 4 h, 4 w), padding included, and predicted IoU float32 (P, 4).

@@ -39,7 +39,7 @@ class PromptDecoder(nn.Module):
         matrix: Tensor = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         return matrix
 
-    def forward(  # noqa: PLR0913, PLR0917 (the inputs of a converted graph)
+    def forward(
         self,
         embeddings: Tensor,
         image_index: Tensor,

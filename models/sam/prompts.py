@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import MalformedPrompt, NoPrompt, PromptOutsideImage
+from models.masks import bounding_box
 from models.sam.constants import (
     LABEL_BOX_BOTTOM_RIGHT,
     LABEL_BOX_TOP_LEFT,
@@ -136,16 +137,34 @@ def _tokens(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float32], list[int
     """A prompt's points (n, 2) as fractions of the model's square and its labels, in the reference's order."""
     coords = [(point.x, point.y) for point in prompt.points]
     labels = [point.label for point in prompt.points]
-    if prompt.box is not None:
-        coords += [(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)]
+    box = prompt.box
+    if prompt.mask is not None and not coords and box is None and not frame.is_reference:
+        box = _box_of(prompt.mask, frame)
+    if box is not None:
+        coords += [(box.x0, box.y0), (box.x1, box.y1)]
         labels += [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT]
     pixels = frame.to_model(np.asarray(coords, np.float64).reshape(-1, 2))
     # +0.5: to the centre of the pixel, as the checkpoints were trained.
     placed = ((pixels + 0.5) / frame.side).astype(np.float32)
-    if labels and prompt.box is None:
+    if labels and box is None:
         placed = np.concatenate([placed, np.zeros((1, 2), np.float32)])
         labels.append(LABEL_PADDING)
     return placed, labels
+
+
+def _box_of(mask: BinaryMask | Logits, frame: Frame) -> Box | None:
+    """The box of a mask prompt in the image, or None where the mask is empty.
+
+    Off the square of 1024 that they were trained on, the checkpoints lose a mask that comes alone.
+    """
+    x0, y0, x1, y1 = bounding_box(mask > 0)
+    if x1 == 0:
+        return None
+    corners = np.array([[x0, y0], [x1, y1]], np.float64)
+    if mask.dtype != np.bool_:
+        corners = frame.to_image(corners * LOGITS_STRIDE)
+    (left, top), (right, bottom) = corners.tolist()
+    return Box(left, top, right, bottom)
 
 
 def _mask_input(mask: BinaryMask | Logits, frame: Frame) -> NDArray[np.float32]:

@@ -315,3 +315,28 @@ def test_a_place_whose_preparation_failed_is_given_up() -> None:
     bench = Bench()
     bench.policy.drop(bench.admit(None))
     assert bench.policy.waiting == 0
+
+
+def test_a_smaller_choice_is_tried_before_a_probe() -> None:
+    bench = Bench(options=QueueOptions(probe_after=2.0))
+    bench.clock.now += 2.0
+    item = Item[str](Piece("a", Terms(bench.clock.now, bench.clock.now + 0.001)))
+    with pytest.raises(DeadlineUnreachable):
+        bench.policy.admit(item, may_probe=False)
+    bench.policy.admit(item, may_probe=True)
+
+
+def test_better_work_that_should_be_prepared_by_now_is_expected() -> None:
+    bench = Bench(Limits(1, 1))
+    coming = bench.admit(None, urgency=0)
+    bench.admit("2")
+    assert bench.policy.expects_better()
+    coming.payload = "1"
+    assert not bench.policy.expects_better()
+
+
+def test_work_that_is_still_being_prepared_is_not_waited_for() -> None:
+    bench = Bench(Limits(1, 1))
+    bench.policy.admit(Item(Piece("a", Terms(bench.clock.now, urgency=0), ready_by=bench.clock.now + 1)))
+    bench.admit("2")
+    assert not bench.policy.expects_better()

@@ -180,3 +180,27 @@ async def test_closing_is_bounded(queue: DeviceQueue, device: Device) -> None:
     with pytest.raises(NotReady):
         await first
     assert device.batches == [[0]]
+
+
+async def test_a_request_that_hands_in_its_next_piece_goes_before_less_urgent_work(
+    queue: DeviceQueue, device: Device
+) -> None:
+    held_back = await held(queue, device)
+    now = time.monotonic()
+    first, second = queue.reserve(Piece("k", Terms(now, urgency=0)), Piece("k2", Terms(now, urgency=0)))
+
+    async def urgent() -> None:
+        await first.run(1)
+        await asyncio.sleep(0)  # some turns of the loop, as a pipeline takes
+        await asyncio.sleep(0)
+        await second.run(2)
+
+    going = asyncio.ensure_future(urgent())
+    await asyncio.sleep(0)
+    (later,) = queue.reserve(Piece("k3", Terms(time.monotonic(), urgency=7)))
+    less_urgent = asyncio.ensure_future(later.run(3))
+    await asyncio.sleep(0)
+    assert device.gate is not None
+    device.gate.set()
+    await asyncio.gather(held_back, going, less_urgent)
+    assert device.batches == [[0], [1], [2], [3]]

@@ -270,60 +270,30 @@ async def test_cancelling_the_first_caller_leaves_the_second_its_answer(cache: E
     assert encoder.runs == 1
 
 
-async def test_an_encoding_that_everybody_left_is_cancelled_and_the_next_caller_begins_anew(
-    cache: EmbeddingCache,
-) -> None:
+async def test_an_encoding_that_everybody_left_is_kept_all_the_same(cache: EmbeddingCache) -> None:
     encoder = Encoder()
-    callers = [asyncio.create_task(cache.get_or_encode(key("a"), encoder)) for _ in range(2)]
+    only = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
     await encoder.started.wait()
-    (encoding,) = asyncio.all_tasks() - {asyncio.current_task(), *callers}
-    for caller in callers:
-        assert not encoding.cancelling()
-        caller.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-    assert not cache.has_or_expects(key("a"))
-    sound = embedded()
-    assert await cache.get_or_encode(key("a"), at_once(sound)) is sound
-    await asyncio.wait({encoding})
-    assert encoding.cancelled()
-    assert cache.get(key("a")) is sound
-
-
-async def test_who_comes_while_an_encoding_is_being_cancelled_is_not_drawn_in(cache: EmbeddingCache) -> None:
-    encoder = Encoder()
-    first = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
-    await encoder.started.wait()
-    first.cancel()
-    await asyncio.wait({first})
-    again = Encoder()
-    second = asyncio.create_task(cache.get_or_encode(key("a"), again))
-    await again.started.wait()
-    assert cache.has_or_expects(key("a"))
-    again.go.set()
-    assert await second is again.answer
-
-
-async def test_a_failure_after_everybody_left_is_not_reported_as_forgotten(cache: EmbeddingCache) -> None:
-    complaints: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
-    started = asyncio.Event()
-
-    async def fails_when_it_is_cancelled() -> EmbeddedImage:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError as error:
-            raise BackendError("the device failed") from error
-        raise AssertionError
-
-    only = asyncio.create_task(cache.get_or_encode(key("a"), fails_when_it_is_cancelled))
-    await started.wait()
-    left_alone = asyncio.all_tasks() - {asyncio.current_task(), only}
-    assert len(left_alone) == 1
     only.cancel()
     with pytest.raises(asyncio.CancelledError):
         await only
+    encoder.go.set()
+    assert await cache.get_or_encode(key("a"), Encoder()) is encoder.answer
+    assert kept(cache, "a") == ["a"]
+
+
+async def test_a_failure_that_everybody_left_is_not_reported_as_forgotten(cache: EmbeddingCache) -> None:
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    failing = Encoder(fails=BackendError("the device failed"))
+    only = asyncio.create_task(cache.get_or_encode(key("a"), failing))
+    await failing.started.wait()
+    only.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await only
+    left_alone = asyncio.all_tasks() - {asyncio.current_task()}
+    assert len(left_alone) == 1
+    failing.go.set()
     await asyncio.wait(left_alone)
     del left_alone
     await asyncio.sleep(0)
