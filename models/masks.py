@@ -234,18 +234,6 @@ def bounding_box(mask: BinaryMask) -> tuple[int, int, int, int]:
     return (int(columns[0]), top, int(columns[-1]) + 1, bottom)
 
 
-def area(mask: BinaryMask) -> int:
-    """Count the pixels in a mask.
-
-    Args:
-        mask: bool (height, width).
-
-    Returns:
-        How many are True.
-    """
-    return int(np.count_nonzero(mask))
-
-
 def _write_runs(runs: NDArray[np.int64]) -> str:
     values = runs.copy()
     values[3:] -= runs[1:-2]
