@@ -21,53 +21,15 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 from PIL import ExifTags
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from models.errors import NotAnImage, TooManyPixels, TruncatedImage, UnsupportedImageFormat
+from models.errors import TooManyPixels, TruncatedImage, UnsupportedImageFormat
+from models.image_formats import FORMATS, sniff
 from models.types import Image, Pixels, Size
 
 # `load` compares the header with its own limit; Pillow's would warn or raise at another number.
 PIL.Image.MAX_IMAGE_PIXELS = None
-
-ACCEPTED = "JPEG, PNG, WebP, BMP or TIFF"
-"""What is read, in words."""
-
-# Taken from the plugins so that they are registered: Pillow otherwise imports all of its plugins
-# when the first TIFF or WebP arrives.
-_FORMATS = tuple(
-    str(reader.format) for reader in (JpegImageFile, PngImageFile, WebPImageFile, BmpImageFile, TiffImageFile)
-)
-
-_READ = (
-    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
-    # Text may start with "BM", so the size of the second header must be a known one or cut off.
-    (re.compile(rb"BM.{12}([\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|.{0,3}\Z)", re.DOTALL), "BMP"),
-    (re.compile(rb"BM.{0,11}\Z", re.DOTALL), "BMP"),
-    (re.compile(rb"II[*+]\0|MM\0[*+]|MM\*\0|II\0\*"), "TIFF"),
-)
-
-_NOT_READ = (
-    (re.compile(rb"GIF8[79]a"), "GIF"),
-    (re.compile(rb"8BPS"), "PSD"),
-    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "AVIF"),
-    (re.compile(rb".{4}ftypmif1.{4}.{0,48}avif", re.DOTALL), "AVIF"),
-    (re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
-    (re.compile(rb"\x00\x00\x01\x00[^\x00]\x00"), "ICO"),
-    (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "JPEG 2000"),
-    (re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"), "JPEG XL"),
-    (re.compile(rb"%PDF-"), "PDF"),
-    (
-        re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!doctype svg|<svg).*<svg|\s*<svg", re.I | re.S),
-        "SVG",
-    ),
-)
-_SNIFFED = 1024
 
 # What Pillow's decoders raise on damaged bytes. MemoryError is not among them: that is the
 # machine's fault, not the picture's.
@@ -107,6 +69,11 @@ _TILE_PIXELS = 1 << 24  # a TIFF tile may exceed a small picture, but not by thi
 _STRIP = 64  # rows copied at a time: they stay in the cache, 5 times faster than all at once
 
 
+_LEAST_OF_SCALED = 2
+"""Times the size asked for. Left with less to average, the resizing filter shifts masks: IoU 0.97 on the golden
+pictures where a scaled decode is the size asked for, 0.994 where it is twice that."""
+
+
 def content_id(data: bytes) -> str:
     """Name encoded bytes by what they hold.
 
@@ -140,6 +107,37 @@ def decode(data: bytes, *, max_pixels: int) -> Image:
     with _damage_as_truncated(picture.format or "picture"):
         pixels = to_pixels(_upright(picture))
     return Image(id=content_id(data), pixels=pixels)
+
+
+def decode_resized(data: bytes, resized: Size, *, max_pixels: int, scaled: bool = False) -> Pixels:
+    """Decode a picture straight to the size at which a model sees it.
+
+    No full-size array is made, which spares two copies of every pixel.
+
+    Args:
+        data: a JPEG, PNG, WebP, BMP or TIFF file.
+        resized: size to give, height and width after EXIF orientation, at least 1.
+        max_pixels: most pixels (height times width) to decode.
+        scaled: a JPEG at least 4 times as large may be decoded at a half, a quarter or an eighth by leaving out DCT
+            coefficients (libjpeg's scaled inverse DCT), to no less than twice the size asked for.
+
+    Returns:
+        uint8 (height, width, 3) of size `resized`, RGB: where not scaled, exactly what `models.transforms.resize`
+        makes of `decode`'s pixels.
+
+    Raises:
+        NotAnImage, UnsupportedImageFormat, TooManyPixels, TruncatedImage: as `decode`.
+    """
+    with _opened(data, max_pixels) as picture:
+        # Only for colours that the decoder gives as RGB: drafts of others may change their mode.
+        if scaled and isinstance(picture, JpegImageFile) and picture.mode == "RGB":
+            upright = (resized.width, resized.height)
+            width, height = reversed(upright) if _transposition(picture) in _SWAPPING else upright
+            picture.draft("RGB", (_LEAST_OF_SCALED * width, _LEAST_OF_SCALED * height))
+        picture.load()
+        turned = _upright(picture)
+        rgb = turned if turned.mode == "RGB" else PIL.Image.fromarray(to_pixels(turned))
+        return np.array(rgb.resize((resized.width, resized.height), PIL.Image.Resampling.BILINEAR))
 
 
 def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
@@ -190,12 +188,12 @@ def read_size(data: bytes, *, max_pixels: int) -> Size:
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[PIL.Image.Image]:
     """A picture whose header is read and within the limit; damage met inside the block is told as such."""
-    name = _sniff(data)
+    name = sniff(data)
     # Checked each time, as whoever resets the filters would bring the warnings back.
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     with _damage_as_truncated(name):
-        picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+        picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = picture.size
         if width < 1 or height < 1:
             raise ValueError(f"its header says {width} x {height} pixels")
@@ -270,20 +268,6 @@ def _transposition(picture: PIL.Image.Image) -> PIL.Image.Transpose | None:
         return _TRANSPOSITIONS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE:
         return None
-
-
-def _sniff(data: bytes) -> str:
-    """Name the format that the leading bytes claim, or raise where it is not read."""
-    head = data[:_SNIFFED]
-    for pattern, name in _READ:
-        if pattern.match(head):
-            return name
-    for pattern, name in _NOT_READ:
-        if pattern.match(head):
-            raise UnsupportedImageFormat(f"The picture is {name}. Send {ACCEPTED}.")
-    if not data:
-        raise NotAnImage(f"There are no bytes. Send a picture: {ACCEPTED}.")
-    raise NotAnImage(f"The {len(data)} bytes start like no picture format: {data[:8]!r}. Send {ACCEPTED}.")
 
 
 def _refuse_above(limit: int, width: int, height: int, what: str) -> None:
