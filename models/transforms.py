@@ -9,7 +9,7 @@ also where the encoder sees only the part of it that the picture covers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import PIL.Image
@@ -122,12 +122,21 @@ def _padded(length: int, side: int) -> int:
     return min(side, -(-(length + _MARGIN) // PADDING_STEP) * PADDING_STEP)
 
 
-def resize(pixels: Pixels, frame: Frame) -> Pixels:
-    """Resize an image to its size in the model's square.
+class HasResized(Protocol):
+    """A frame of any model."""
+
+    @property
+    def resized(self) -> Size:
+        """Size of the image as the model sees it, without the padding."""
+        ...
+
+
+def resize(pixels: Pixels, frame: HasResized) -> Pixels:
+    """Resize an image to its size in what a model sees.
 
     Args:
-        pixels: uint8 (height, width, 3) of size `frame.original`.
-        frame: from `frame_for`.
+        pixels: uint8 (height, width, 3) of the size that the frame was made for.
+        frame: from `frame_for` or `unet_frame`.
 
     Returns:
         uint8 (height, width, 3) of size `frame.resized`: Pillow's bilinear filter, which averages

@@ -7,6 +7,7 @@ PomonaError                        (models.errors holds the rest of the tree)
     │   ├── UnknownField
     │   ├── UnsupportedFormat      a mask format that is not offered
     │   └── UnsupportedInput       an input size or padding that the model does not take
+    ├── WrongFamily                a model that cannot do what was asked
     ├── NoImage                    neither a picture nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
     ├── UploadTooLarge
@@ -52,6 +53,10 @@ class UnsupportedFormat(MalformedRequest):
 
 class UnsupportedInput(MalformedRequest):
     """An input size or a padding that the model does not take."""
+
+
+class WrongFamily(RequestError):
+    """A model that cannot do what was asked: a U-Net for prompts, or a SAM for classes."""
 
 
 class NoImage(RequestError):
@@ -142,6 +147,7 @@ PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
     UnknownField: Problem("unknown_field", "A field is not known here", 422),
     UnsupportedFormat: Problem("unsupported_format", "Masks of this format are not offered", 422),
     UnsupportedInput: Problem("unsupported_input", "The model does not take this input size or padding", 422),
+    WrongFamily: Problem("wrong_model_family", "The model cannot do what was asked", 422),
     NoImage: Problem("no_image", "Neither a picture nor an image id", 422),
     UnknownImageId: Problem("unknown_image_id", "The picture is not known here", 404),
     UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413),

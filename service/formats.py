@@ -8,9 +8,10 @@ from typing import Final, Literal, TypeAlias
 
 from models.masks import EncodedLogits, Rle, encode_logits, encode_png, encode_rle
 from models.polygons import Polygon, encode_polygons
-from models.types import Mask
+from models.types import BinaryMask, Mask
 
 MaskFormat = Literal["rle", "png", "polygons", "logits"]
+SemanticFormat = Literal["rle", "png", "polygons"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +41,10 @@ _ENCODERS: Final[Mapping[MaskFormat, Callable[[Mask], EncodedMask]]] = {
 def encode_mask(mask: Mask, mask_format: MaskFormat) -> EncodedMask:
     """Encode a mask: COCO RLE, 1-bit PNG, polygons, or the low-resolution logits of the padded square."""
     return _ENCODERS[mask_format](mask)
+
+
+def encode_class(pixels: BinaryMask, mask_format: SemanticFormat) -> Rle | Polygons | None:
+    """Encode where a class is; None for the format that tells of all classes at once."""
+    if mask_format == "png":
+        return None
+    return encode_rle(pixels) if mask_format == "rle" else Polygons(encode_polygons(pixels))

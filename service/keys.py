@@ -1,4 +1,4 @@
-"""What may share a batch on a SAM's device."""
+"""What may share a batch on a device."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ class DecodeKey:
     with_mask: bool
 
 
+@dataclass(frozen=True, slots=True)
+class InferKey:
+    """Pictures that a U-Net takes in one batch. Their cost is counted in megapixels of what it sees."""
+
+    padded: Size
+
+
 def stage(key: Hashable) -> Stage:
     """The part of the work that a key stands for."""
+    if isinstance(key, InferKey):
+        return "infer"
     return "encode" if isinstance(key, EncodeKey) else "decode"
 
 
@@ -46,3 +55,8 @@ def decode_key(frame: Frame, *, with_mask: bool) -> DecodeKey:
 def share(frame: Frame) -> float:
     """Of the cells of the full square."""
     return frame.padded.pixels / INPUT_SIDE**2
+
+
+def megapixels(size: Size) -> float:
+    """Height times width in millions."""
+    return size.pixels / 1e6

@@ -7,13 +7,17 @@ import logging
 import time
 from collections.abc import Mapping
 
-from models.backends.load import choose_backend, ensure_files, load_sam
+from models.backends.base import BackendName
+from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
 from models.errors import UnknownModel
 from models.zoo import CatalogueEntry, load_catalogue
 from service.embedding_cache import EmbeddingCache
 from service.observability.observer import Observer
 from service.pipeline import Pipeline
-from service.runners import SamRunner
+from service.reception import Reception
+from service.runners.base import Runner
+from service.runners.sam import SamRunner
+from service.runners.unet import UNetRunner
 from service.settings import Settings
 
 _LOG = logging.getLogger("pomona.lifecycle")
@@ -59,25 +63,21 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
     observer = observer or Observer()
     catalogue = load_catalogue(settings.models_file)
     backend = choose_backend(settings.backend)
-    runners: dict[str, SamRunner] = {}
+    runners: dict[str, Runner] = {}
     for entry in wanted_entries(settings, catalogue):
         started = time.perf_counter()
-        # In a thread: the event loop keeps answering /livez.
-        sam = await asyncio.to_thread(
-            load_sam, entry, backend, settings.shelf, device_index=device_index, threads=settings.threads
-        )
-        runner = SamRunner(entry, sam, options=settings.queue_options, observer=observer)
+        runner = await _load(entry, backend, settings, device_index=device_index, observer=observer)
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner
-        observer.loaded(entry.name, entry.revision, sam.name, sam.device)
+        observer.loaded(entry.name, entry.revision, runner.backend_name, runner.device)
         _LOG.info(
             "model ready",
             extra={
                 "model": entry.name,
                 "revision": entry.revision,
-                "backend": runner.backend.name,
-                "device": runner.backend.device,
+                "backend": runner.backend_name,
+                "device": runner.device,
                 "load_s": round(loaded - started, 2),
                 "warm_up_s": round(time.perf_counter() - loaded, 2),
             },
@@ -85,4 +85,16 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
     cache = EmbeddingCache(
         max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
     )
-    return Pipeline(runners, catalogue, cache, settings, observer=observer)
+    return Pipeline.of(Reception(runners, catalogue, settings, observer=observer), cache)
+
+
+async def _load(
+    entry: CatalogueEntry, backend: BackendName, settings: Settings, *, device_index: int, observer: Observer
+) -> Runner:
+    """Load one model, by its family, in a thread: the event loop keeps answering /livez."""
+    shelf, threads, options = settings.shelf, settings.threads, settings.queue_options
+    if entry.architecture.family == "unet":
+        unet = await asyncio.to_thread(load_unet, entry, backend, shelf, device_index=device_index, threads=threads)
+        return UNetRunner(entry, unet, options=options, observer=observer)
+    sam = await asyncio.to_thread(load_sam, entry, backend, shelf, device_index=device_index, threads=threads)
+    return SamRunner(entry, sam, options=options, observer=observer)

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from models.data.samples import PixelClass
+from models.masks import Rle
 from models.transforms import Frame, Padding
 from models.types import Mask, Prompt
+from models.unet.frames import UNetFrame
+from models.unet.postprocess import Region
 from models.zoo import CatalogueEntry
-from service.formats import EncodedMask, MaskFormat
+from service.formats import EncodedMask, MaskFormat, Polygons, SemanticFormat
 from service.work import DEFAULT_URGENCY
 
 
@@ -67,16 +71,54 @@ class SegmentRequest:
     when: When = field(default_factory=When)
 
 
+@dataclass(frozen=True, slots=True)
+class SemanticRequest:
+    """A picture of which every pixel is to be told.
+
+    Attributes:
+        data: an encoded picture.
+        model: catalogue name of a U-Net, or None for the default.
+        format: a mask per class, or one PNG of all classes.
+        overlay: also draw the classes into the picture.
+        when: until when.
+    """
+
+    data: bytes
+    model: str | None = None
+    format: SemanticFormat = "rle"
+    overlay: bool = False
+    when: When = field(default_factory=When)
+
+
 @dataclass(slots=True)
 class Timings:
-    """Seconds that the parts of a request took; the queue is time spent waiting for the device."""
+    """Seconds that the parts of a request took, 0 for parts that it did not have.
+
+    The queue is time spent waiting for the device; encode and prompt are a SAM's work on it, infer is a U-Net's.
+    """
 
     decode: float = 0.0
     queue: float = 0.0
     encode: float = 0.0
     prompt: float = 0.0
+    infer: float = 0.0
     postprocess: float = 0.0
     total: float = 0.0
+
+
+@dataclass(slots=True)
+class Together:
+    """How many items ran in the batches that this request's work was in, its own included; 0 where none of it ran.
+
+    Attributes:
+        encode: pictures in the encoder's batch.
+        prompt: prompts in the largest of the mask decoder's batches.
+        infer: pictures in the U-Net's batch.
+    """
+
+    encode: int = 0
+    prompt: int = 0
+    infer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +137,65 @@ class Embedded:
     frame: Frame
     model: CatalogueEntry
     timings: Timings
+    together: Together
 
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """The answer to a segment request: for each prompt its masks, best first; and a PNG where asked for."""
+    """The answer to a segment request.
+
+    Attributes:
+        image_id: to prompt again.
+        frame: how the picture lay in the model's square.
+        model: that answered.
+        results: for each prompt its masks, best first.
+        overlay: a PNG, where it was asked for.
+        degraded: the input size was left open, and a smaller one than the largest was taken to meet the deadline.
+        timings: where the time went.
+        together: sizes of the batches.
+    """
 
     image_id: str
     frame: Frame
     model: CatalogueEntry
     results: Sequence[Sequence[MaskResult]]
     overlay: bytes | None
+    degraded: bool
     timings: Timings
+    together: Together
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """Where a class is: its mask, unless one PNG tells of all classes, and its pixels' number."""
+
+    pixel_class: PixelClass
+    encoded: Rle | Polygons | None
+    area: int
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """The answer to a semantic request.
+
+    Attributes:
+        image_id: hash of the picture's bytes.
+        frame: how the picture lay in what the network saw.
+        model: that answered.
+        classes: healthy and infected, also where no pixel is.
+        class_map: an indexed PNG of `PixelClass`, where that was asked for.
+        objects: connected regions.
+        overlay: a PNG, where it was asked for.
+        timings: where the time went.
+        together: sizes of the batches.
+    """
+
+    image_id: str
+    frame: UNetFrame
+    model: CatalogueEntry
+    classes: Sequence[ClassResult]
+    class_map: bytes | None
+    objects: Sequence[Region]
+    overlay: bytes | None
+    timings: Timings
+    together: Together

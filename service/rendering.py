@@ -1,16 +1,41 @@
-"""From the decoder's output to what a caller asked for; for worker threads."""
+"""From a model's output to what a caller asked for; for worker threads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from models.overlay import draw_overlay, encode_overlay
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.samples import PixelClass, SemanticMap
+from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
 from models.sam.postprocess import masks_of
 from models.transforms import Frame
-from models.types import Image, Prompt
-from service.formats import MaskFormat, encode_mask
-from service.messages import MaskResult
-from service.runners import Decoded
+from models.types import Image, Pixels, Prompt
+from models.unet.frames import UNetFrame
+from models.unet.postprocess import class_map
+from service.formats import MaskFormat, SemanticFormat, encode_class, encode_mask
+from service.messages import ClassResult, MaskResult
+from service.runners.sam import Decoded
+
+_FRUIT: Final = (PixelClass.HEALTHY, PixelClass.INFECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedClasses:
+    """What a U-Net saw, as a caller asked for it.
+
+    Attributes:
+        pixels: uint8 (height, width) of the original image.
+        classes: healthy and infected.
+        png: all classes in one indexed PNG, where that was asked for.
+    """
+
+    pixels: SemanticMap
+    classes: list[ClassResult]
+    png: bytes | None
 
 
 def render_masks(decoded: Decoded, row: int, frame: Frame, prompt: Prompt, mask_format: MaskFormat) -> list[MaskResult]:
@@ -29,3 +54,20 @@ def render_overlay(image: Image, prompts: Sequence[Prompt], results: Sequence[Se
             boxes=[prompt.box for prompt in prompts if prompt.box is not None],
         )
     )
+
+
+def render_classes(logits: NDArray[np.float32], frame: UNetFrame, mask_format: SemanticFormat) -> RenderedClasses:
+    """The class of every pixel from logits of size `frame.padded`, upsampled and encoded."""
+    pixels = class_map(logits, frame)
+    classes = []
+    for pixel_class in _FRUIT:
+        where = pixels == pixel_class
+        classes.append(ClassResult(pixel_class, encode_class(where, mask_format), int(np.count_nonzero(where))))
+    return RenderedClasses(pixels, classes, encode_class_map(pixels) if mask_format == "png" else None)
+
+
+def render_class_overlay(pixels: Pixels, classes: SemanticMap) -> bytes:
+    """The fruit's classes in the picture; PNG."""
+    masks = [classes == pixel_class for pixel_class in _FRUIT]
+    colours = [CLASS_COLOURS[pixel_class] for pixel_class in _FRUIT]
+    return encode_overlay(draw_overlay(pixels, masks, colours=colours))

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mobile-sam",),
         min_length=1,
-        description="Models to load, separated by commas. The first answers requests that name none.",
+        description="Models to load, separated by commas. The first of a family answers requests that name none.",
     )
     models_file: Path | None = Field(None, description="YAML file that adds your own checkpoints to the catalogue.")
     weights_dir: Path | None = Field(
@@ -48,7 +48,9 @@ class Settings(BaseSettings):
         "auto",
         description="What runs the models: torch, openvino, or auto (torch with a CUDA device, else openvino).",
     )
-    threads: int = Field(0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores.")
+    threads: int = Field(
+        0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores, or a container's CPU limit."
+    )
     max_upload_mib: float = Field(32, gt=0, description="Largest request body in MiB, enforced while it is read.")
     max_megapixels: float = Field(
         50, gt=0, description="Largest picture in millions of pixels, checked before it is decoded."

@@ -1,4 +1,4 @@
-"""A SAM that can be worked out by hand, clocks that tests turn, pictures of one colour, and a pipeline of these."""
+"""A SAM and a U-Net that can be worked out by hand, clocks that tests turn, plain pictures, a pipeline of these."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,11 +21,15 @@ from models.sam.constants import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT, LOG
 from models.sam.prompts import PackedPrompts
 from models.transforms import Frame, frame_for
 from models.types import BinaryMask, Logits, Pixels, Prompt, Size
+from models.unet.frames import UNetFrame, unet_frame
 from models.zoo import Architecture, CatalogueEntry
 from service.device_queue import Place, Ran
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.pipeline import Pipeline
-from service.runners import Decoded, Reservation, SamRunner
+from service.reception import Reception
+from service.runners.base import Runner
+from service.runners.sam import Decoded, Reservation, SamRunner
+from service.runners.unet import UNetRunner
 from service.settings import Settings
 from service.work import QueueOptions
 
@@ -45,13 +50,22 @@ EMBEDDING_BYTES: Final = 12
 SIZE: Final = Size(96, 128)
 """Eight pixels of the model's square are one pixel of a picture of this size."""
 
+PEEL_SIZE: Final = Size(112, 224)
+PEEL_FRAME: Final = unet_frame(PEEL_SIZE)
+"""Two cells each way of what a U-Net sees are one pixel of a picture of this size."""
+
+HEALTHY_BOX: Final = (16, 16, 80, 64)
+INFECTED_BOX: Final = (112, 40, 208, 96)
+
 UNPADDED: Final = frame_for(SIZE, 1024, "none")
 """What the encoder sees of such a picture where nobody asks for anything else."""
 
 LOADED: Final = CatalogueEntry("orange-sam", Architecture.MOBILE_SAM, "CC0-1.0", "orange.pt", 1, "0a" * 32, ())
 SECOND: Final = CatalogueEntry("lemon-sam", Architecture.MOBILE_SAM, "CC0-1.0", "lemon.pt", 1, "0b" * 32, ())
+LOADED_UNET: Final = CatalogueEntry("peel-unet", Architecture.UNET_RESNET18, "CC0-1.0", "peel.pt", 1, "0d" * 32, ())
+OTHER_UNET: Final = CatalogueEntry("rind-unet", Architecture.UNET_MOBILENETV2, "CC0-1.0", "rind.pt", 1, "0e" * 32, ())
 NOT_LOADED: Final = CatalogueEntry("melon-sam", Architecture.SAM_VIT_B, "CC0-1.0", "melon.pt", 1, "0c" * 32, ())
-CATALOGUE: Final = {entry.name: entry for entry in (LOADED, SECOND, NOT_LOADED)}
+CATALOGUE: Final = {entry.name: entry for entry in (LOADED, SECOND, LOADED_UNET, NOT_LOADED, OTHER_UNET)}
 
 
 @dataclass
@@ -100,46 +114,75 @@ class FakePicture:
 
 
 @dataclass
-class FakeSam:
-    """A backend whose masks are rectangles.
+class FakeDevice:
+    """What tests do to the device of a fake backend, and what they see of it."""
 
-    A picture's embedding is its mean colour. A prompt's rectangle is its box, or a square around its first point, made
-    smaller on each side by the token's inset. Logits are distances to the rectangle's edge in pixels of the model's
-    square, positive inside, times 1 + the mean red / 255. A prompt that brings a mask gets this mask's logits back.
-    """
-
-    prompt_batches: tuple[int, ...] = (1, 2, 4)
     picture_batches: tuple[int, ...] = (1,)
-    flexible: bool = True
     name: BackendName = "torch"
     device: str = "fake:0"
     fails: Exception | None = None
-    """Raised by `encode` and `decode` while it is set."""
+    """Raised by every call while it is set."""
     spoilt: set[int] = field(default_factory=set)
-    """Mean reds of pictures that fail every batch they are in."""
+    """Marks of pictures that fail every batch they are in."""
     blocks: threading.Event | None = None
-    """What `encode` waits for where it is set."""
+    """What a batch of pictures waits for where it is set."""
     clock: LeapingClock = field(default_factory=LeapingClock)
-    """Leaps while a batch runs, by these seconds."""
+    """Leaps while a batch runs."""
+    entered: threading.Event = field(default_factory=threading.Event)
+    """Set once a batch of pictures was begun."""
+    prepares: int = 0
+    encodes: list[int] = field(default_factory=list)
+    """Pictures in each of their batches."""
+    encoded: list[int] = field(default_factory=list)
+    """Mark of every picture that was to run, in order."""
+    overlapped: bool = False
+    """Whether two calls ever ran at the same time."""
+    _busy: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A call on the device."""
+        if not self._busy.acquire(blocking=False):
+            self.overlapped = True
+            self._busy.acquire()
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def wait(self) -> None:
+        self.entered.set()
+        if self.blocks is not None and not self.blocks.wait(PATIENCE_S):
+            raise AssertionError("the test never let the device go on")
+
+    def fail(self, marks: Sequence[int]) -> None:
+        if self.fails is not None:
+            raise self.fails
+        if self.spoilt.intersection(marks):
+            raise BackendError("the device cannot do this picture")
+
+
+@dataclass
+class FakeSam(FakeDevice):
+    """A backend whose masks are rectangles.
+
+    A picture's embedding is its mean colour, and its mark the mean red. A prompt's rectangle is its box, or a square
+    around its first point, made smaller on each side by the token's inset. Logits are distances to the rectangle's
+    edge in pixels of the model's square, positive inside, times 1 + the mean red / 255. A prompt that brings a mask
+    gets this mask's logits back.
+    """
+
+    prompt_batches: tuple[int, ...] = (1, 2, 4)
+    flexible: bool = True
     encode_s_per_batch: float = 0.0
     encode_s_per_megapixel: float = 0.0
     decode_s_per_batch: float = 0.0
     decode_s_per_prompt: float = 0.0
-    entered: threading.Event = field(default_factory=threading.Event)
-    """Set once `encode` was called."""
-    prepares: int = 0
     frames: list[Frame] = field(default_factory=list)
     """Of each call to `prepare`."""
-    encodes: list[int] = field(default_factory=list)
-    """Pictures in each call."""
-    encoded: list[int] = field(default_factory=list)
-    """Mean red of every picture that was to be encoded, in order."""
     decodes: list[DecodeCall] = field(default_factory=list)
     decoding_s: float = 0.0
     """Of all calls to `decode` together."""
-    overlapped: bool = False
-    """Whether two calls ever ran at the same time."""
-    _busy: threading.Lock = field(default_factory=threading.Lock)
 
     def prepare(self, pixels: Pixels, frame: Frame) -> FakePicture:
         check_frame(pixels, frame, flexible=self.flexible)
@@ -150,30 +193,24 @@ class FakeSam:
     def encode(self, prepared: Sequence[FakePicture]) -> list[Embedding]:
         self.encodes.append(len(prepared))
         self.encoded += [picture.red for picture in prepared]
-        self._alone()
-        try:
-            self.entered.set()
-            if self.blocks is not None and not self.blocks.wait(PATIENCE_S):
-                raise AssertionError("the test never let the encoder go on")
+        with self.alone():
+            self.wait()
             (padded,) = {picture.padded for picture in prepared}
             megapixels = len(prepared) * padded.pixels / 1e6
             self.clock.leap(self.encode_s_per_batch + megapixels * self.encode_s_per_megapixel)
-            self._fail(prepared)
+            self.fail([picture.red for picture in prepared])
             return list(prepared)
-        finally:
-            self._busy.release()
 
     def decode(
         self, embeddings: Sequence[Embedding], image_index: NDArray[np.int64], prompts: PackedPrompts
     ) -> tuple[Logits, NDArray[np.float32]]:
         count = len(prompts.labels)
         self.decodes.append(DecodeCall(count, prompts.mask_inputs is not None))
-        self._alone()
-        started = time.perf_counter()
-        try:
+        with self.alone():
+            started = time.perf_counter()
             self.clock.leap(self.decode_s_per_batch + count * self.decode_s_per_prompt)
             pictures = [embedding for embedding in embeddings if isinstance(embedding, FakePicture)]
-            self._fail(pictures)
+            self.fail([picture.red for picture in pictures])
             height, width = 4 * prompts.cells.height, 4 * prompts.cells.width
             assert {picture.padded for picture in pictures} == {Size(4 * height, 4 * width)}
             logits = np.empty((count, MASK_TOKENS, height, width), np.float32)
@@ -185,26 +222,66 @@ class FakeSam:
                 distances = _distances(coords, prompts.labels[row].tolist(), (height, width))
                 for token, inset in enumerate(INSETS):
                     logits[row, token] = (distances - inset) * (1 + pictures[image_index[row]].colour[0] / 255)
-            return logits, np.tile(np.asarray(SCORES, np.float32), (count, 1))
-        finally:
             self.decoding_s += time.perf_counter() - started
-            self._busy.release()
+            return logits, np.tile(np.asarray(SCORES, np.float32), (count, 1))
 
     def forget(self) -> None:
         """Count calls anew."""
         self.prepares = 0
         self.frames, self.encodes, self.encoded, self.decodes = [], [], [], []
 
-    def _fail(self, pictures: Sequence[FakePicture]) -> None:
-        if self.fails is not None:
-            raise self.fails
-        if any(picture.red in self.spoilt for picture in pictures):
-            raise BackendError("the device cannot do this picture")
 
-    def _alone(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            self.overlapped = True
-            self._busy.acquire()
+@dataclass(frozen=True, eq=False)
+class FakePeel:
+    """A picture as `FakeUNet` takes it: float32 (height, width, 3) of its frame's `padded`, and its mark."""
+
+    pixels: NDArray[np.float32]
+    mark: int
+
+
+@dataclass
+class FakeUNet(FakeDevice):
+    """A backend that tells classes by colours.
+
+    The logit of healthy is how much the green lies above 127.5, that of infected how much the red does, in sixteenths;
+    that of background is 0. A picture's mark is its mean blue, which tells nothing.
+    """
+
+    infer_s_per_batch: float = 0.0
+    infer_s_per_megapixel: float = 0.0
+    frames: list[UNetFrame] = field(default_factory=list)
+    """Of each call to `prepare`."""
+
+    def prepare(self, pixels: Pixels, frame: UNetFrame) -> FakePeel:
+        assert pixels.shape == (frame.resized.height, frame.resized.width, 3)
+        self.prepares += 1
+        self.frames.append(frame)
+        padded = np.zeros((frame.padded.height, frame.padded.width, 3), np.float32)
+        padded[: frame.resized.height, : frame.resized.width] = pixels
+        return FakePeel(padded, round(float(pixels[..., 2].mean())))
+
+    def infer(self, prepared: Sequence[FakePeel]) -> list[NDArray[np.float32]]:
+        self.encodes.append(len(prepared))
+        self.encoded += [peel.mark for peel in prepared]
+        with self.alone():
+            self.wait()
+            ((height, width, _),) = {peel.pixels.shape for peel in prepared}
+            megapixels = len(prepared) * height * width / 1e6
+            self.clock.leap(self.infer_s_per_batch + megapixels * self.infer_s_per_megapixel)
+            self.fail([peel.mark for peel in prepared])
+            return [_class_logits(peel.pixels) for peel in prepared]
+
+    def forget(self) -> None:
+        """Count calls anew."""
+        self.prepares = 0
+        self.frames, self.encodes, self.encoded = [], [], []
+
+
+def _class_logits(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits = np.zeros((3, *pixels.shape[:2]), np.float32)
+    logits[1] = (pixels[..., 1] - 127.5) / 16
+    logits[2] = (pixels[..., 0] - 127.5) / 16
+    return logits
 
 
 def _distances(coords: NDArray[np.float32], labels: list[int], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -278,6 +355,27 @@ class WatchedRunner(SamRunner):
         return await super().decode(reservation, embedding, prompts, frame)
 
 
+class WatchedUNetRunner(UNetRunner):
+    """Tells how many pictures were handed in: they wait for the device, or ran."""
+
+    backend: FakeUNet
+
+    def __init__(
+        self,
+        entry: CatalogueEntry,
+        backend: FakeUNet,
+        *,
+        options: QueueOptions | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(entry, backend, options=options, clock=clock)
+        self.pictures = Tally()
+
+    async def infer(self, place: Place, prepared: Any) -> Ran[NDArray[np.float32]]:
+        self.pictures.add()
+        return await super().infer(place, prepared)
+
+
 def rectangle(x0: int, y0: int, x1: int, y1: int, size: Size = SIZE) -> BinaryMask:
     """The mask of a half-open box."""
     mask = np.zeros((size.height, size.width), np.bool_)
@@ -298,6 +396,15 @@ def picture(red: int = 0, size: Size = SIZE, file_format: str = "PNG") -> bytes:
     return encode_picture(pixels, file_format)
 
 
+def peel_picture(mark: int = 0, size: Size = PEEL_SIZE, file_format: str = "PNG", **options: Any) -> bytes:
+    """A picture with a healthy fruit in `HEALTHY_BOX` and an infected one in `INFECTED_BOX`, as `FakeUNet` sees it."""
+    pixels = np.zeros((size.height, size.width, 3), np.uint8)
+    for (x0, y0, x1, y1), channel in ((HEALTHY_BOX, 1), (INFECTED_BOX, 0)):
+        pixels[y0:y1, x0:x1, channel] = 255
+    pixels[..., 2] = mark
+    return encode_picture(pixels, file_format, **options)
+
+
 def make_settings(**changes: Any) -> Settings:
     """Settings that no environment variable of the developer's reaches."""
     return Settings(_env_prefix="NOT_POMONA_", **changes)
@@ -305,23 +412,21 @@ def make_settings(**changes: Any) -> Settings:
 
 def make_pipeline(
     *sams: FakeSam,
+    unet: FakeUNet | None = None,
     settings: Settings | None = None,
     cache: EmbeddingCache | None = None,
     options: QueueOptions | None = None,
 ) -> Pipeline:
-    """A pipeline that serves the first one or two models of `CATALOGUE` by the first one's clock; to be closed."""
+    """A pipeline that serves the first models of `CATALOGUE`, all by the first one's clock; to be closed."""
     settings = settings or make_settings()
     if cache is None:  # one without embeddings is false
         cache = WatchedCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600)
     options = options or settings.queue_options
-    clock = sams[0].clock
-    return Pipeline(
-        runners={
-            entry.name: WatchedRunner(entry, sam, options=options, clock=clock)
-            for entry, sam in zip((LOADED, SECOND), sams, strict=False)
-        },
-        catalogue=CATALOGUE,
-        cache=cache,
-        settings=settings,
-        clock=clock,
-    )
+    clock = [*sams, *([unet] if unet else [])][0].clock
+    runners: dict[str, Runner] = {
+        entry.name: WatchedRunner(entry, sam, options=options, clock=clock)
+        for entry, sam in zip((LOADED, SECOND), sams, strict=False)
+    }
+    if unet is not None:
+        runners[LOADED_UNET.name] = WatchedUNetRunner(LOADED_UNET, unet, options=options, clock=clock)
+    return Pipeline.of(Reception(runners, CATALOGUE, settings, clock=clock), cache)

@@ -9,6 +9,8 @@ from typing import Literal
 from models.backends.base import BackendName, SamBackend
 from models.backends.devices import cuda_device_count
 from models.backends.openvino_files import converted_folder, ensure_converted
+from models.backends.unet_base import UNetBackend
+from models.entries import Family
 from models.weights import fetch
 from models.zoo import CatalogueEntry
 
@@ -61,19 +63,21 @@ def load_sam(
     device_index: int = 0,
     threads: int = 0,
 ) -> SamBackend:
-    """Load `entry`, fetching and converting it first where that was not done before.
+    """Load a SAM, fetching and converting it first where that was not done before.
 
     Args:
-        entry: what to load.
+        entry: of the family "sam".
         backend: what runs it.
         shelf: where its files lie.
         device_index: which CUDA device, where there is more than one.
         threads: CPU threads of one inference on OpenVINO; 0 for all cores.
 
     Raises:
+        ValueError: an entry of another family.
         WeightsError: the checkpoint cannot be had, or does not fit its architecture.
         BackendError: the device or the model compiler failed.
     """
+    _check_family(entry, "sam")
     path = ensure_files(entry, backend, shelf)
     # Imported here: serving with OpenVINO needs no PyTorch in memory, and PyTorch no OpenVINO.
     if backend == "openvino":
@@ -83,5 +87,47 @@ def load_sam(
     from models.backends.torch_backend import TorchSam
     from models.checkpoints import load_state_dict
 
-    device = f"cuda:{device_index}" if cuda_device_count() else "cpu"
-    return TorchSam(entry.architecture, load_state_dict(path), device)
+    return TorchSam(entry.architecture, load_state_dict(path), _torch_device(device_index))
+
+
+def load_unet(
+    entry: CatalogueEntry,
+    backend: BackendName,
+    shelf: Shelf,
+    *,
+    device_index: int = 0,
+    threads: int = 0,
+) -> UNetBackend:
+    """Load a U-Net, fetching and converting it first where that was not done before.
+
+    Args:
+        entry: of the family "unet".
+        backend: what runs it.
+        shelf: where its files lie.
+        device_index: which CUDA device, where there is more than one.
+        threads: CPU threads of one inference on OpenVINO; 0 for all cores.
+
+    Raises:
+        ValueError: an entry of another family.
+        WeightsError: the checkpoint cannot be had, or does not fit its architecture.
+        BackendError: the device or the model compiler failed.
+    """
+    _check_family(entry, "unet")
+    path = ensure_files(entry, backend, shelf)
+    if backend == "openvino":
+        from models.backends.unet_openvino import OpenVinoUNet
+
+        return OpenVinoUNet(path, threads=threads)
+    from models.backends.unet_torch import TorchUNet
+    from models.checkpoints import load_state_dict
+
+    return TorchUNet(entry.architecture, load_state_dict(path), _torch_device(device_index))
+
+
+def _check_family(entry: CatalogueEntry, family: Family) -> None:
+    if entry.architecture.family != family:
+        raise ValueError(f"{entry.name} is a {entry.architecture}, of the family {entry.architecture.family!r}")
+
+
+def _torch_device(index: int) -> str:
+    return f"cuda:{index}" if cuda_device_count() else "cpu"

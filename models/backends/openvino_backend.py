@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from models.backends.base import MAX_GRIDS, BackendName, Embedding, check_cells, check_frame, normalise
+from models.backends.openvino_device import compile_model, infer
 from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX
 from models.errors import BackendError
 from models.sam.positions import position_grid
@@ -40,23 +40,15 @@ class OpenVinoSam:
     prompt_batches: tuple[int, ...] = _PROMPT_BATCHES
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
-        core = openvino.Core()
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # Some CPUs would take bfloat16 by default; masks then differ from machine to machine.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        self._encoder, self._decoder, self._mask_decoder = (
+            compile_model(folder / name, threads=threads) for name in (ENCODER, DECODER, MASK_DECODER)
+        )
         try:
-            self._encoder, self._decoder, self._mask_decoder = (
-                core.compile_model(folder / name, "CPU", options).create_infer_request()
-                for name in (ENCODER, DECODER, MASK_DECODER)
-            )
             matrix = np.load(folder / POSITION_MATRIX)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise BackendError(
-                f"OpenVINO cannot compile the models in {folder}: {error} "
-                "Delete that folder: they are converted again at the next start."
+                f"{folder / POSITION_MATRIX} cannot be read: {error} "
+                "Delete that folder: its models are converted again at the next start."
             ) from error
         self.flexible = bool(self._encoder.model_inputs[0].partial_shape.is_dynamic)
         self._grid = lru_cache(MAX_GRIDS)(lambda side, cells: position_grid(matrix, side, cells))
@@ -70,7 +62,7 @@ class OpenVinoSam:
         """See `SamBackend.encode`. Runs picture by picture: on a CPU a batch gains nothing."""
         if len({picture.shape for picture in prepared}) > 1:
             raise ValueError("pictures of different padded sizes go into batches of their own")
-        return [_infer(self._encoder, [picture[None]])[0][0] for picture in prepared]
+        return [infer(self._encoder, [picture[None]])[0][0] for picture in prepared]
 
     def decode(
         self,
@@ -84,16 +76,7 @@ class OpenVinoSam:
         grid = self._grid(prompts.side, prompts.cells)
         inputs = [np.stack(pictures), image_index, prompts.points, prompts.labels, grid]
         if prompts.mask_inputs is None:
-            logits, scores = _infer(self._decoder, inputs)
+            logits, scores = infer(self._decoder, inputs)
         else:
-            logits, scores = _infer(self._mask_decoder, [*inputs, prompts.mask_inputs])
+            logits, scores = infer(self._mask_decoder, [*inputs, prompts.mask_inputs])
         return logits, scores
-
-
-def _infer(request: openvino.InferRequest, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.float32]]:
-    """Run and copy the outputs, which the request would overwrite at its next run."""
-    try:
-        results = request.infer(list(inputs), share_inputs=True)
-        return [np.asarray(results[port]) for port in range(len(results))]
-    except RuntimeError as error:
-        raise BackendError(f"OpenVINO failed: {error}") from error

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 import filelock
 
 import models
+from models.entries import Family
 from models.errors import BackendError, DiskFull
 from models.zoo import CatalogueEntry
 
@@ -26,13 +28,20 @@ MASK_DECODER: Final = "mask_decoder.xml"
 POSITION_MATRIX: Final = "position_matrix.npy"
 """What `models.sam.positions` needs of the checkpoint."""
 
-_OPTIONS: Final = "dynamic-fp32"
+UNET: Final = "unet.xml"
+
+_OPTIONS: Final[Mapping[Family, str]] = {"sam": "dynamic-fp32", "unet": "unet-uint8-fp32"}
+_CONVERTERS: Final[Mapping[Family, str]] = {
+    "sam": "models.backends.openvino_convert",
+    "unet": "models.backends.unet_convert",
+}
 _LOG = logging.getLogger("pomona.openvino")
 
 
 def converted_folder(entry: CatalogueEntry, cache_dir: Path) -> Path:
     """Where the converted models of `entry` lie, keyed by checkpoint, OpenVINO version and options."""
-    return cache_dir / entry.revision / f"openvino-{version('openvino')}-{_OPTIONS}"
+    options = _OPTIONS[entry.architecture.family]
+    return cache_dir / entry.revision / f"openvino-{version('openvino')}-{options}"
 
 
 def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path) -> Path:
@@ -61,7 +70,7 @@ def _convert(entry: CatalogueEntry, checkpoint: Path, folder: Path) -> None:
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    command = [sys.executable, "-m", "models.backends.openvino_convert"]
+    command = [sys.executable, "-m", _CONVERTERS[entry.architecture.family]]
     try:
         result = subprocess.run(  # noqa: S603 (our own module)
             [*command, entry.architecture, str(checkpoint.resolve()), str(unfinished.resolve())],

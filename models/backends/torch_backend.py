@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -14,7 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.backends.base import MAX_GRIDS, BackendName, Embedding, check_cells, check_frame
-from models.errors import BackendError, DeviceBroken, DeviceOutOfMemory
+from models.backends.encoder_tools import cuda_tools, lower_weights
+from models.backends.staging import Staged, Staging
+from models.backends.torch_device import inference_on, takes_bf16
+from models.backends.tuned_encoder import TunedEncoder, apart
 from models.sam.build import build_sam
 from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.positions import position_grid
@@ -34,26 +36,30 @@ class _Prepared:
     """A picture on its way to the device.
 
     Attributes:
-        pixels: uint8 (3, height, width) in the host's memory: a quarter of the bytes of normalised ones.
+        staged: the picture without padding.
         padded: what the encoder sees.
     """
 
-    pixels: Tensor
+    staged: Staged
     padded: Size
 
 
 class TorchSam:
     """See `SamBackend`. An embedding is a float32 tensor (256, h, w) on the device.
 
+    On CUDA the first `encode` of the square of 1024 in each of `picture_batches` finds out the fastest form of the
+    encoder, which may take a minute; see `TunedEncoder`.
+
     Args:
         architecture: a key of `models.sam.build.ARCHITECTURES`.
         state_dict: the checkpoint's tensors.
         device: "cpu", "cuda" or "cuda:N".
+        tuned: False runs the encoder as it is on CUDA too.
     """
 
     name: BackendName = "torch"
 
-    def __init__(self, architecture: str, state_dict: Mapping[str, Tensor], device: str) -> None:
+    def __init__(self, architecture: str, state_dict: Mapping[str, Tensor], device: str, *, tuned: bool = True) -> None:
         self.device = device
         self._device = torch.device(device)
         self.picture_batches = _PICTURE_BATCHES[self._device.type]
@@ -64,32 +70,53 @@ class TorchSam:
         self._grid = lru_cache(MAX_GRIDS)(
             lambda side, cells: torch.from_numpy(position_grid(matrix, side, cells)).to(self._device)
         )
-        with self._guarded():
-            self._encoder = model.encoder.to(self._device)
+        # Weights made in inference mode would be closed to compilers.
+        with inference_on(self._device), torch.inference_mode(mode=False):
+            self._bf16 = takes_bf16(self._device)
+            if self._bf16:
+                lower_weights(model.encoder)
+                lower_weights(model.decoder)
+            encoder = model.encoder.to(self._device)
             self._decoder = model.decoder.to(self._device)
-            self._mean = torch.tensor(PIXEL_MEAN, device=self._device)[:, None, None]
-            self._std = torch.tensor(PIXEL_STD, device=self._device)[:, None, None]
-            self._bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            self._mean = torch.tensor(PIXEL_MEAN, device=self._device)
+            self._std = torch.tensor(PIXEL_STD, device=self._device)
+            self._staging = Staging(self._device)
+            self._encode: Callable[[Tensor], list[Tensor]] = lambda batch: apart(encoder(batch))
+            if self._device.type == "cuda":
+                encoder.to(memory_format=torch.channels_last)
+                if tuned:
+                    self._encode = TunedEncoder(cuda_tools(encoder, self._device), self.picture_batches)
 
     def prepare(self, pixels: Pixels, frame: Frame) -> _Prepared:
-        """See `SamBackend.prepare`."""
+        """See `SamBackend.prepare`. The picture is on its way when this returns.
+
+        Raises:
+            DeviceOutOfMemory: the device has no room for another waiting picture.
+        """
         check_frame(pixels, frame, flexible=self.flexible)
-        return _Prepared(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), frame.padded)
+        with inference_on(self._device):
+            return _Prepared(self._staging.upload(pixels), frame.padded)
 
     def encode(self, prepared: Sequence[_Prepared]) -> list[Embedding]:
         """See `SamBackend.encode`."""
         padded = prepared[0].padded
         if any(picture.padded != padded for picture in prepared):
             raise ValueError("pictures of different padded sizes go into batches of their own")
-        with self._guarded():
-            batch = torch.zeros(len(prepared), 3, padded.height, padded.width, device=self._device)
-            for row, picture in zip(batch, prepared, strict=True):
-                height, width = picture.pixels.shape[-2:]
-                pixels = picture.pixels.to(self._device, torch.float32, non_blocking=True)
-                row[:, :height, :width] = (pixels - self._mean) / self._std
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-                embeddings = self._encoder(batch)
-            return list(embeddings.float())
+        with inference_on(self._device), self._autocast():
+            batch = self._batch([self._staging.take(picture.staged) for picture in prepared], padded)
+            return list(self._encode(batch))
+
+    def _batch(self, pictures: Sequence[Tensor], padded: Size) -> Tensor:
+        """Normalised float32 (n, 3, height, width), zero right of and below each picture."""
+        if self._device.type == "cuda":
+            # Channels last, as the tensor cores take them.
+            batch = torch.zeros(len(pictures), padded.height, padded.width, 3, device=self._device).movedim(-1, 1)
+        else:
+            batch = torch.zeros(len(pictures), 3, padded.height, padded.width)
+        for row, pixels in zip(batch, pictures, strict=True):
+            height, width, _ = pixels.shape
+            row[:, :height, :width] = ((pixels.float() - self._mean) / self._std).movedim(-1, 0)
+        return batch
 
     def decode(
         self,
@@ -100,7 +127,7 @@ class TorchSam:
         """See `SamBackend.decode`."""
         pictures = [e for e in embeddings if isinstance(e, Tensor)]
         check_cells([e.shape for e in pictures], prompts)
-        with self._guarded():
+        with inference_on(self._device):
             masks = prompts.mask_inputs
             arguments = (
                 torch.stack(pictures),
@@ -110,19 +137,10 @@ class TorchSam:
                 self._grid(prompts.side, prompts.cells),
                 None if masks is None else torch.from_numpy(masks).to(self._device),
             )
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            with self._autocast():
                 logits, scores = self._decoder(*arguments)
-            return logits.float().cpu().numpy(), scores.float().cpu().numpy()
+            return self._staging.download(logits), self._staging.download(scores)
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            with torch.inference_mode():
-                yield
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise DeviceOutOfMemory(f"{self.device} has no memory for this batch: {error}") from error
-        except RuntimeError as error:
-            # After a CUDA error the process's context is lost: every later call fails too.
-            kind = DeviceBroken if "CUDA error" in str(error) else BackendError
-            raise kind(f"PyTorch failed on {self.device}: {error}") from error
+    def _autocast(self) -> torch.autocast:
+        # Nothing to cache: no weight is converted twice.
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False)

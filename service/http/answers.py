@@ -5,24 +5,30 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Final
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from models.data.samples import PixelClass
 from models.errors import PomonaError
 from models.masks import EncodedLogits, Rle
 from models.transforms import Frame
 from models.types import Size
+from models.unet.postprocess import Region
 from models.zoo import CatalogueEntry
 from service.errors import Overloaded, problem_of
-from service.formats import EncodedMask, Png
+from service.formats import EncodedMask, Png, Polygons
 from service.http import schema
-from service.messages import Embedded, MaskResult, Segmented, Timings
-from service.runners import SamRunner
+from service.http import semantic_schema as semantic
+from service.messages import Classified, ClassResult, Embedded, MaskResult, Segmented, Timings
+from service.runners.base import Runner
 
 _MAX_DETAIL: Final = 600
+_CLASS_NAMES: Final[Mapping[PixelClass, semantic.ClassName]] = {
+    PixelClass.HEALTHY: "healthy",
+    PixelClass.INFECTED: "infected",
+}
 
 
 def segmented(answer: Segmented, request_id: str) -> Response:
@@ -34,37 +40,63 @@ def segmented(answer: Segmented, request_id: str) -> Response:
             model=_model(answer.model, answer.frame),
             results=[schema.ResultOut(masks=[_mask(mask) for mask in masks]) for masks in answer.results],
             overlay=None if answer.overlay is None else _base64(answer.overlay),
-            timing_ms=schema.SegmentTimings(**timings_ms(answer.timings)),
+            degraded=answer.degraded,
+            batch=schema.SegmentBatch(encode=answer.together.encode, prompt=answer.together.prompt),
+            timing_ms=schema.SegmentTimings(**timings_ms(answer.timings, schema.SegmentTimings)),
         )
     )
 
 
 def embedded(answer: Embedded, request_id: str) -> Response:
     """The answer of `/v1/embed`."""
-    timings = timings_ms(answer.timings)
     return _json(
         schema.EmbedOut(
             request_id=request_id,
             image=_image(answer.image_id, answer.frame.original),
             model=_model(answer.model, answer.frame),
-            timing_ms=schema.EmbedTimings(**{part: timings[part] for part in schema.EmbedTimings.model_fields}),
+            batch=schema.EmbedBatch(encode=answer.together.encode),
+            timing_ms=schema.EmbedTimings(**timings_ms(answer.timings, schema.EmbedTimings)),
         )
     )
 
 
-def models(runners: Mapping[str, SamRunner], catalogue: Mapping[str, CatalogueEntry]) -> Response:
-    """The answer of `/v1/models`: what is loaded first, the default at the top."""
+def classified(answer: Classified, request_id: str) -> Response:
+    """The answer of `/v1/semantic`."""
+    seen, size = answer.frame.resized, answer.frame.original
+    return _json(
+        semantic.SemanticOut(
+            request_id=request_id,
+            image=_image(answer.image_id, size),
+            model=semantic.SemanticModelRef(
+                name=answer.model.name,
+                revision=answer.model.revision,
+                input_width=seen.width,
+                input_height=seen.height,
+            ),
+            classes=[_class(result) for result in answer.classes],
+            class_map=None if answer.class_map is None else _base64(answer.class_map),
+            objects=[_object(region) for region in answer.objects],
+            overlay=None if answer.overlay is None else _base64(answer.overlay),
+            batch=semantic.SemanticBatch(infer=answer.together.infer),
+            timing_ms=semantic.SemanticTimings(**timings_ms(answer.timings, semantic.SemanticTimings)),
+        )
+    )
+
+
+def models(runners: Mapping[str, Runner], catalogue: Mapping[str, CatalogueEntry]) -> Response:
+    """The answer of `/v1/models`: what is loaded first, the default of each family before its others."""
     names = [*runners, *(name for name in catalogue if name not in runners)]
     return _json(
         schema.ModelsOut(
             models=[
                 schema.ModelOut(
                     name=name,
+                    family=catalogue[name].architecture.family,
                     revision=catalogue[name].revision,
                     licence=catalogue[name].licence,
                     loaded=name in runners,
-                    device=runners[name].backend.device if name in runners else None,
-                    backend=runners[name].backend.name if name in runners else None,
+                    device=runners[name].device if name in runners else None,
+                    backend=runners[name].backend_name if name in runners else None,
                 )
                 for name in names
             ]
@@ -72,9 +104,9 @@ def models(runners: Mapping[str, SamRunner], catalogue: Mapping[str, CatalogueEn
     )
 
 
-def timings_ms(timings: Timings) -> dict[str, float]:
-    """The parts of a request in milliseconds, by name."""
-    return {part: round(seconds * 1000, 2) for part, seconds in asdict(timings).items()}
+def timings_ms(timings: Timings, parts: type[BaseModel]) -> dict[str, float]:
+    """Those parts of a request that `parts` names, in milliseconds."""
+    return {part: round(getattr(timings, part) * 1000, 2) for part in parts.model_fields}
 
 
 def problem(error: PomonaError, request_id: str, *, detail: str | None = None) -> Response:
@@ -105,7 +137,7 @@ def problem(error: PomonaError, request_id: str, *, detail: str | None = None) -
 
 
 def _json(body: BaseModel) -> Response:
-    return Response(body.model_dump_json(), media_type="application/json")
+    return Response(body.model_dump_json(by_alias=True), media_type="application/json")
 
 
 def _image(image_id: str, size: Size) -> schema.ImageOut:
@@ -129,15 +161,30 @@ def _mask(result: MaskResult) -> schema.MaskOut:
     )
 
 
+def _class(result: ClassResult) -> semantic.ClassOut:
+    mask = None if result.encoded is None else _outline(result.encoded)
+    return semantic.ClassOut(name=_CLASS_NAMES[result.pixel_class], mask=mask, area=result.area)
+
+
+def _object(region: Region) -> semantic.ObjectOut:
+    return semantic.ObjectOut(
+        name=_CLASS_NAMES[region.pixel_class], box=region.box, area=region.area, score=region.score
+    )
+
+
 def _encoding(
     encoded: EncodedMask,
 ) -> schema.RleMask | schema.PngMask | schema.PolygonsMask | schema.LogitsMask:
-    if isinstance(encoded, Rle):
-        return schema.RleMask(size=encoded.size, counts=encoded.counts)
     if isinstance(encoded, Png):
         return schema.PngMask(png=_base64(encoded.data))
     if isinstance(encoded, EncodedLogits):
         return schema.LogitsMask(shape=encoded.shape, dtype="float16", data=encoded.data)
+    return _outline(encoded)
+
+
+def _outline(encoded: Rle | Polygons) -> schema.RleMask | schema.PolygonsMask:
+    if isinstance(encoded, Rle):
+        return schema.RleMask(size=encoded.size, counts=encoded.counts)
     return schema.PolygonsMask.model_construct(polygons=encoded.polygons)
 
 

@@ -17,14 +17,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, Router
 
+from models.entries import Family
 from models.errors import PomonaError
-from service.errors import MethodNotAllowed, NoImage, NotFound, NotReady, TimedOut, problem_of
+from service.errors import MethodNotAllowed, NotFound, NotReady, TimedOut, problem_of
 from service.http import answers
 from service.http.headers import when_of
 from service.http.openapi import PAGE, openapi
 from service.http.presence import while_connected
-from service.http.reading import parse_json, read_body, segment_request
-from service.http.schema import EmbedIn, SegmentIn
+from service.http.reading import parse_json, picture_of, read_body, segment_request, semantic_request
+from service.http.schema import EmbedIn, EmbedTimings, SegmentIn, SegmentTimings
+from service.http.semantic_schema import SemanticIn, SemanticTimings
 from service.messages import InputChoice
 from service.observability.observer import Observer, Outcome
 from service.pipeline import Pipeline
@@ -42,6 +44,7 @@ def create_app(settings: Settings, observer: Observer | None = None) -> Starlett
     api = [
         Route("/segment", _guarded(_segment, "/v1/segment"), methods=["POST"]),
         Route("/embed", _guarded(_embed, "/v1/embed"), methods=["POST"]),
+        Route("/semantic", _guarded(_semantic, "/v1/semantic"), methods=["POST"]),
         Route("/models", _guarded(_models, "/v1/models"), methods=["GET"]),
     ]
     app = Starlette(
@@ -70,29 +73,43 @@ async def _segment(request: Request) -> Response:
         asked = await asyncio.to_thread(segment_request, parts, body, max_pixels=settings.max_pixels)
     else:
         asked = segment_request(parts, body, max_pixels=settings.max_pixels)
-    _note_model(request, pipeline, body.model)
+    _note_model(request, pipeline, body.model, "sam")
     when = when_of(request.headers, request.state.arrived)
     answer = await while_connected(request, pipeline.segment(replace(asked, when=when)))
-    response = answers.segmented(answer, request.state.request_id)
     request.state.log |= {
         "prompts": len(asked.prompts),
-        "timing_ms": answers.timings_ms(answer.timings),
+        "degraded": answer.degraded,
+        "timing_ms": answers.timings_ms(answer.timings, SegmentTimings),
     }
-    return response
+    return answers.segmented(answer, request.state.request_id)
 
 
 async def _embed(request: Request) -> Response:
     pipeline, settings = _ready(request), _settings(request)
     parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
     body = parse_json(parts.request, EmbedIn)
-    if parts.image is None:
-        raise NoImage("Send a picture in the part image.")
-    _note_model(request, pipeline, body.model)
+    data = picture_of(parts)
+    _note_model(request, pipeline, body.model, "sam")
     choice = InputChoice(body.input_size, body.padding)
     when = when_of(request.headers, request.state.arrived)
-    answer = await while_connected(request, pipeline.embed(parts.image, body.model, choice, when))
-    request.state.log["timing_ms"] = answers.timings_ms(answer.timings)
+    answer = await while_connected(request, pipeline.embed(data, body.model, choice, when))
+    request.state.log["timing_ms"] = answers.timings_ms(answer.timings, EmbedTimings)
     return answers.embedded(answer, request.state.request_id)
+
+
+async def _semantic(request: Request) -> Response:
+    pipeline, settings = _ready(request), _settings(request)
+    parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
+    body = parse_json(parts.request, SemanticIn)
+    asked = semantic_request(parts, body)
+    _note_model(request, pipeline, body.model, "unet")
+    when = when_of(request.headers, request.state.arrived)
+    answer = await while_connected(request, pipeline.semantic(replace(asked, when=when)))
+    request.state.log |= {
+        "objects": len(answer.objects),
+        "timing_ms": answers.timings_ms(answer.timings, SemanticTimings),
+    }
+    return answers.classified(answer, request.state.request_id)
 
 
 async def _models(request: Request) -> Response:
@@ -196,9 +213,9 @@ def _request_id(request: Request) -> str:
     return asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
 
 
-def _note_model(request: Request, pipeline: Pipeline, asked: str | None) -> None:
+def _note_model(request: Request, pipeline: Pipeline, asked: str | None, family: Family) -> None:
     """For the log and the metrics, also where no answer comes; a name that is not loaded is left out."""
-    name = asked or next(iter(pipeline.runners))
+    name = pipeline.default(family) if asked is None else asked
     if name in pipeline.runners:
         request.state.log["model"] = name
 

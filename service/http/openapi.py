@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from service.errors import PROBLEMS
 from service.http import schema
+from service.http import semantic_schema as semantic
 from service.settings import Settings
 
 # Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
@@ -36,6 +37,8 @@ _EXAMPLE: Final = {
     "format": "rle",
     "overlay": False,
 }
+
+_SEMANTIC_EXAMPLE: Final = {"format": "rle", "overlay": False}
 
 
 def openapi(settings: Settings) -> dict[str, Any]:
@@ -85,6 +88,17 @@ def openapi(settings: Settings) -> dict[str, Any]:
                     schema.EmbedOut,
                 )
             },
+            "/v1/semantic": {
+                "post": _upload(
+                    "Which pixels are healthy fruit, and which are infected",
+                    {
+                        "image": image,
+                        "request": _json_field(semantic.SemanticIn, _SEMANTIC_EXAMPLE),
+                    },
+                    ["image"],
+                    semantic.SemanticOut,
+                )
+            },
             "/v1/models": {
                 "get": {
                     "summary": "What is loaded, and what could be",
@@ -102,6 +116,8 @@ def openapi(settings: Settings) -> dict[str, Any]:
                 schema.SegmentOut,
                 schema.EmbedIn,
                 schema.EmbedOut,
+                semantic.SemanticIn,
+                semantic.SemanticOut,
                 schema.ModelsOut,
                 schema.ProblemOut,
             )

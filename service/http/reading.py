@@ -22,7 +22,8 @@ from service.errors import (
     UploadTooLarge,
 )
 from service.http.schema import PromptIn, RleMask, SegmentIn
-from service.messages import InputChoice, SegmentRequest
+from service.http.semantic_schema import SemanticIn
+from service.messages import InputChoice, SegmentRequest, SemanticRequest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -205,6 +206,26 @@ def segment_request(parts: Parts, body: SegmentIn, *, max_pixels: int) -> Segmen
         overlay=body.overlay,
         input=InputChoice(body.input_size, body.padding),
     )
+
+
+def semantic_request(parts: Parts, body: SemanticIn) -> SemanticRequest:
+    """Build the pipeline's request.
+
+    Raises:
+        NoImage: without a picture.
+    """
+    return SemanticRequest(picture_of(parts), model=body.model, format=body.format, overlay=body.overlay)
+
+
+def picture_of(parts: Parts) -> bytes:
+    """The picture of an endpoint that takes nothing instead.
+
+    Raises:
+        NoImage: it is not there.
+    """
+    if parts.image is None:
+        raise NoImage("Send a picture in the part image.")
+    return parts.image
 
 
 def _prompt(number: int, prompt: PromptIn, max_pixels: int) -> Prompt:

@@ -10,18 +10,20 @@ Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 XY = tuple[Coordinate, Coordinate]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Unknown fields are refused, and no value is turned into another type."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class RleMask(_Strict):
+class RleMask(Strict):
     """A mask as COCO compressed RLE."""
 
     size: tuple[int, int] = Field(description="Height and width in pixels.")
     counts: str = Field(description="Runs down the columns, in COCO's characters.")
 
 
-class LogitsMask(_Strict):
+class LogitsMask(Strict):
     """The low-resolution logits of a mask, as the format `logits` returns them."""
 
     shape: tuple[int, int] = Field(description="Height and width: a quarter of what the encoder saw, padding included.")
@@ -29,13 +31,13 @@ class LogitsMask(_Strict):
     data: str = Field(description="Base64 of the values, row by row.")
 
 
-class PngMask(_Strict):
+class PngMask(Strict):
     """A mask as a PNG of one bit per pixel, white where the mask is."""
 
     png: str = Field(description="Base64 of the file.")
 
 
-class PolygonsMask(_Strict):
+class PolygonsMask(Strict):
     """A mask as polygons: each a list of rings, first the outline, then its holes."""
 
     polygons: list[list[list[list[float]]]]
@@ -49,7 +51,7 @@ def _kind_of_mask(mask: object) -> str:
 MaskIn = Annotated[Annotated[RleMask, Tag("rle")] | Annotated[LogitsMask, Tag("logits")], Discriminator(_kind_of_mask)]
 
 
-class PromptIn(_Strict):
+class PromptIn(Strict):
     """Points, a box, a mask, or points with a box or a mask."""
 
     points: list[XY] | None = Field(None, description="[x, y] in pixels of the picture after EXIF orientation.")
@@ -69,10 +71,10 @@ class PromptIn(_Strict):
     )
 
 
-class SegmentIn(_Strict):
+class SegmentIn(Strict):
     """The field `request` of `/v1/segment`."""
 
-    model: str | None = Field(None, description="Catalogue name; the first loaded model by default.")
+    model: str | None = Field(None, description="Catalogue name of a SAM; the first that is loaded by default.")
     input_size: Literal[1024, 768, 512, "auto"] | None = Field(
         None,
         description="Longest side in pixels for the encoder; auto takes the largest whose learned time meets "
@@ -91,10 +93,10 @@ class SegmentIn(_Strict):
     )
 
 
-class EmbedIn(_Strict):
+class EmbedIn(Strict):
     """The field `request` of `/v1/embed`."""
 
-    model: str | None = Field(None, description="Catalogue name; the first loaded model by default.")
+    model: str | None = Field(None, description="Catalogue name of a SAM; the first that is loaded by default.")
     input_size: Literal[1024, 768, 512, "auto"] | None = Field(
         None,
         description="Longest side in pixels for the encoder; auto takes the largest whose learned time meets "
@@ -107,7 +109,7 @@ class EmbedIn(_Strict):
     )
 
 
-class ImageOut(_Strict):
+class ImageOut(Strict):
     """The picture, after EXIF orientation."""
 
     id: str = Field(description="Hash of the uploaded bytes; send it as image_id to prompt again.")
@@ -115,7 +117,7 @@ class ImageOut(_Strict):
     height: int
 
 
-class ModelRef(_Strict):
+class ModelRef(Strict):
     """What answered."""
 
     name: str
@@ -124,7 +126,7 @@ class ModelRef(_Strict):
     padding: Literal["none", "square"] = Field(description="How the picture was padded for the encoder.")
 
 
-class MaskOut(_Strict):
+class MaskOut(Strict):
     """One mask with its figures."""
 
     mask: RleMask | PngMask | PolygonsMask | LogitsMask
@@ -134,13 +136,13 @@ class MaskOut(_Strict):
     area: int = Field(description="Pixels in the mask.")
 
 
-class ResultOut(_Strict):
+class ResultOut(Strict):
     """The masks of one prompt, best first."""
 
     masks: list[MaskOut]
 
 
-class EmbedTimings(_Strict):
+class EmbedTimings(Strict):
     """Milliseconds."""
 
     decode: float = Field(description="Picture decoded and resized.")
@@ -149,7 +151,7 @@ class EmbedTimings(_Strict):
     total: float = Field(description="From the whole request read to the answer ready.")
 
 
-class SegmentTimings(_Strict):
+class SegmentTimings(Strict):
     """Milliseconds."""
 
     decode: float = Field(description="Picture decoded and resized; 0 where its embedding was at hand.")
@@ -160,7 +162,19 @@ class SegmentTimings(_Strict):
     total: float = Field(description="From the whole request read to the answer ready.")
 
 
-class SegmentOut(_Strict):
+class EmbedBatch(Strict):
+    """How many items ran together on the device, this request's included."""
+
+    encode: int = Field(description="Pictures; 0 where the embedding was at hand, or another request had it made.")
+
+
+class SegmentBatch(EmbedBatch):
+    """How many items ran together on the device, this request's included."""
+
+    prompt: int = Field(description="Prompts, in the largest batch that held any of this request's.")
+
+
+class SegmentOut(Strict):
     """The answer of `/v1/segment`: one result per prompt, in their order."""
 
     request_id: str
@@ -168,22 +182,30 @@ class SegmentOut(_Strict):
     model: ModelRef
     results: list[ResultOut]
     overlay: str | None = Field(None, description="Base64 of a PNG, where it was asked for.")
+    degraded: bool = Field(
+        description="True where input_size auto took less than the largest size to meet the deadline."
+    )
+    batch: SegmentBatch
     timing_ms: SegmentTimings
 
 
-class EmbedOut(_Strict):
+class EmbedOut(Strict):
     """The answer of `/v1/embed`."""
 
     request_id: str
     image: ImageOut
     model: ModelRef
+    batch: EmbedBatch
     timing_ms: EmbedTimings
 
 
-class ModelOut(_Strict):
+class ModelOut(Strict):
     """A model of the catalogue."""
 
     name: str
+    family: Literal["sam", "unet"] = Field(
+        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic."
+    )
     revision: str
     licence: str
     loaded: bool
@@ -191,13 +213,13 @@ class ModelOut(_Strict):
     backend: str | None = Field(description="torch or openvino; null where not loaded.")
 
 
-class ModelsOut(_Strict):
-    """The answer of `/v1/models`; the default model first."""
+class ModelsOut(Strict):
+    """The answer of `/v1/models`; what is loaded comes first, and the first of each family is its default."""
 
     models: list[ModelOut]
 
 
-class ProblemOut(_Strict):
+class ProblemOut(Strict):
     """An error, RFC 9457 (`application/problem+json`)."""
 
     type: str = Field(description="urn:pomona:problem: and the code.")

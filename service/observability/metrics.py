@@ -39,7 +39,7 @@ CACHE_BYTES: Final = Gauge(
 )
 DECODE: Final = Histogram("pomona_picture_decode_seconds", "Decoding of a picture.", buckets=_SECONDS)
 POSTPROCESS: Final = Histogram(
-    "pomona_postprocess_seconds", "Masks of a request upsampled and encoded.", buckets=_SECONDS
+    "pomona_postprocess_seconds", "Masks or classes of a request upsampled and encoded.", buckets=_SECONDS
 )
 MODEL: Final = Gauge(
     "pomona_model_info",

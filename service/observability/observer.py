@@ -6,7 +6,7 @@ from typing import Literal
 
 CacheEvent = Literal["hit", "miss", "eviction"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
-Stage = Literal["encode", "decode"]
+Stage = Literal["encode", "decode", "infer"]
 
 
 class Observer:
@@ -48,7 +48,7 @@ class Observer:
         """A picture was decoded."""
 
     def postprocessed(self, seconds: float) -> None:
-        """A request's masks were upsampled and encoded."""
+        """A request's masks or classes were upsampled and encoded."""
 
     def loaded(self, model: str, revision: str, backend: str, device: str) -> None:
         """A model is ready."""

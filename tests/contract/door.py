@@ -1,11 +1,11 @@
-"""The HTTP door as callers see it: the real app over the real pipeline, with a SAM that can be worked out by hand."""
+"""The HTTP door as callers see it: the real app over the real pipeline, with models that can be worked out by hand."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -17,15 +17,21 @@ from starlette.applications import Starlette
 from service.errors import PROBLEMS
 from service.http import schema
 from service.http.app import create_app
+from service.http.semantic_schema import SemanticOut
 from service.pipeline import Pipeline
 from tests.fakes import (
     LOADED,
+    LOADED_UNET,
     PATIENCE_S,
+    FakeDevice,
     FakeSam,
+    FakeUNet,
     WatchedCache,
     WatchedRunner,
+    WatchedUNetRunner,
     make_pipeline,
     make_settings,
+    peel_picture,
     picture,
     rectangle,
 )
@@ -43,6 +49,7 @@ NEVER: Final = 1e9
 
 Parts = list[tuple[str, Any]]
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 def image(data: bytes = PICTURE) -> tuple[str, Any]:
@@ -59,13 +66,14 @@ def asked(*prompts: Mapping[str, Any], **fields: Any) -> tuple[str, Any]:
 
 @dataclass
 class Door:
-    """The app, its client, and the backends behind it; the second takes pictures in one size only."""
+    """The app, its client, and the backends behind it; the second SAM takes pictures in one size only."""
 
     app: Starlette
     client: httpx.AsyncClient
     pipeline: Pipeline
     sam: FakeSam
     second: FakeSam
+    unet: FakeUNet
 
     @property
     def runner(self) -> WatchedRunner:
@@ -74,9 +82,16 @@ class Door:
         return runner
 
     @property
+    def unet_runner(self) -> WatchedUNetRunner:
+        runner = self.pipeline.runners[LOADED_UNET.name]
+        assert isinstance(runner, WatchedUNetRunner)
+        return runner
+
+    @property
     def cache(self) -> WatchedCache:
-        assert isinstance(self.pipeline.cache, WatchedCache)
-        return self.pipeline.cache
+        cache = self.pipeline.prompted.cache
+        assert isinstance(cache, WatchedCache)
+        return cache
 
     async def post(self, *parts: tuple[str, Any], path: str = "/v1/segment", **options: Any) -> httpx.Response:
         return await self.client.post(path, files=list(parts), **options)
@@ -90,20 +105,32 @@ class Door:
             await self.post(image(data), plain("request", json.dumps(fields)), path="/v1/embed"), schema.EmbedOut
         )
 
+    async def semantic(self, data: bytes | None = None, **fields: Any) -> SemanticOut:
+        parts = [image(peel_picture() if data is None else data), plain("request", json.dumps(fields))]
+        return checked(await self.post(*parts, path="/v1/semantic"), SemanticOut)
+
     def start(self, *parts: tuple[str, Any], **options: Any) -> asyncio.Task[httpx.Response]:
         return asyncio.create_task(self.post(*parts, **options))
 
     async def hold(self) -> asyncio.Task[schema.EmbedOut]:
-        """Keep the device busy with a picture until it is let go."""
-        self.sam.entered.clear()
-        self.sam.blocks = threading.Event()
-        busy = asyncio.create_task(self.embed(picture(HELD)))
-        assert await asyncio.to_thread(self.sam.entered.wait, PATIENCE_S)
+        """Keep the SAM's device busy with a picture until it is let go."""
+        return await self._held(self.sam, self.embed(picture(HELD)))
+
+    async def hold_unet(self) -> asyncio.Task[SemanticOut]:
+        """Keep the U-Net's device busy with a picture until it is let go."""
+        return await self._held(self.unet, self.semantic(peel_picture(HELD)))
+
+    async def _held(self, device: FakeDevice, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        device.entered.clear()
+        device.blocks = threading.Event()
+        busy = asyncio.create_task(call)
+        assert await asyncio.to_thread(device.entered.wait, PATIENCE_S)
         return busy
 
     def let_go(self) -> None:
-        assert self.sam.blocks is not None
-        self.sam.blocks.set()
+        for device in (self.sam, self.unet):
+            if device.blocks is not None:
+                device.blocks.set()
 
     async def learn(self) -> None:
         """Warm up as at the start; one request, as the first is tried whatever its deadline; and count from here."""
@@ -135,16 +162,17 @@ def problem(answer: httpx.Response, code: str) -> schema.ProblemOut:
 @asynccontextmanager
 async def open_door(**settings: Any) -> AsyncIterator[Door]:
     sam, second = FakeSam(), FakeSam(name="openvino", device="fake:1", flexible=False)
+    unet = FakeUNet(device="fake:2", clock=sam.clock)
     checked_settings = make_settings(**settings)
     options = replace(checked_settings.queue_options, probe_after=NEVER)
-    pipeline = make_pipeline(sam, second, settings=checked_settings, options=options)
+    pipeline = make_pipeline(sam, second, unet=unet, settings=checked_settings, options=options)
     app = create_app(checked_settings)
     app.state.pipeline = pipeline
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pomona") as client:
-            yield Door(app, client, pipeline, sam, second)
+            yield Door(app, client, pipeline, sam, second, unet)
     finally:
-        for fake in (sam, second):
+        for fake in (sam, second, unet):
             if fake.blocks is not None:
                 fake.blocks.set()
         await pipeline.close(PATIENCE_S)

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,9 @@ from models.masks import encode_logits, encode_rle
 from models.types import BinaryMask, Size
 from tests.contract.door import PICTURE, POINT, Parts, asked, image, plain
 from tests.fakes import (
+    LOADED_UNET,
     NOT_LOADED,
+    OTHER_UNET,
     SECOND,
     UNPADDED,
     picture,
@@ -61,7 +63,7 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-REFUSALS: Final = [
+PROMPTED: Final = [
     # the picture
     Refusal("text", "not_an_image", "no picture format", [image(b"an orange"), asked(POINT)]),
     Refusal("no bytes", "not_an_image", "no bytes", [image(b""), asked(POINT)]),
@@ -190,6 +192,22 @@ REFUSALS: Final = [
         "/v1/embed",
     ),
     Refusal("model of the catalogue", "model_not_loaded", "melon-sam", [image(), asked(POINT, model=NOT_LOADED.name)]),
+    Refusal(
+        "a U-Net",
+        "wrong_model_family",
+        "This takes a SAM, which masks what prompts point at; loaded: orange-sam, lemon-sam",
+        [image(), asked(POINT, model=LOADED_UNET.name)],
+    ),
+    Refusal(
+        "a U-Net that is not loaded", "wrong_model_family", "rind-unet", [image(), asked(POINT, model=OTHER_UNET.name)]
+    ),
+    Refusal(
+        "a U-Net to embed",
+        "wrong_model_family",
+        "orange-sam",
+        [image(), plain("request", '{"model": "peel-unet"}')],
+        "/v1/embed",
+    ),
     Refusal("format", "unsupported_format", "format", [image(), asked(POINT, format="webp")]),
     Refusal("a format that is no text", "unsupported_format", "format", [image(), asked(POINT, format=5)]),
     Refusal("not JSON", "malformed_json", "JSON", [image(), plain("request", '{"prompts": [')]),
@@ -294,3 +312,57 @@ REFUSALS: Final = [
     Refusal("models to post", "method_not_allowed", "GET", [image()], "/v1/models"),
     Refusal("page to delete", "method_not_allowed", "GET", path="/", method="DELETE", raw={}),
 ]
+
+_ABOUT_THE_PICTURE: Final = {"not_an_image", "truncated_image", "unsupported_image_format", "too_many_pixels"}
+
+
+def _without_prompts(refusal: Refusal) -> Refusal:
+    return replace(
+        refusal,
+        path="/v1/semantic",
+        parts=[part for part in refusal.parts if isinstance(part[1], tuple) and part[1][0]],
+    )
+
+
+def _options(**fields: Any) -> Parts:
+    return [image(), plain("request", json.dumps(fields))]
+
+
+SEMANTIC: Final = [
+    # what is wrong with a picture, a body or a deadline is so whatever is asked of it
+    *(
+        _without_prompts(refusal)
+        for refusal in PROMPTED
+        if (refusal.path, refusal.method) == ("/v1/segment", "POST")
+        and (refusal.code in _ABOUT_THE_PICTURE or refusal.raw is not None or refusal.headers)
+    ),
+    *(
+        Refusal(name, code, says, parts, "/v1/semantic")
+        for name, code, says, parts in (
+            ("nothing", "no_image", "part image", [plain("request", "{}")]),
+            ("an id", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)]),
+            ("prompts", "unknown_field", "prompts", _options(prompts=[POINT])),
+            ("an input size", "unknown_field", "input_size", _options(input_size=512)),
+            ("logits", "unsupported_format", "'rle', 'png' or 'polygons'", _options(format="logits")),
+            ("overlay as text", "malformed_request", "overlay", _options(overlay="yes")),
+            ("not JSON", "malformed_json", "JSON", [image(), plain("request", "{")]),
+            ("model", "unknown_model", "'plum-unet'; loaded: peel-unet", _options(model="plum-unet")),
+            (
+                "model of the catalogue",
+                "model_not_loaded",
+                "POMONA_MODELS=orange-sam,lemon-sam,peel-unet,rind-unet would load it",
+                _options(model=OTHER_UNET.name),
+            ),
+            (
+                "a SAM",
+                "wrong_model_family",
+                "which tells healthy from infected fruit; loaded: peel-unet",
+                _options(model=SECOND.name),
+            ),
+            ("a SAM that is not loaded", "wrong_model_family", "melon-sam is a SAM", _options(model=NOT_LOADED.name)),
+        )
+    ),
+    Refusal("semantic to get", "method_not_allowed", "POST would be right", path="/v1/semantic", method="GET", raw={}),
+]
+
+REFUSALS: Final = [*PROMPTED, *SEMANTIC]

@@ -177,10 +177,18 @@ async def test_models_are_listed_the_loaded_ones_first(door: Door) -> None:
     listed = checked(await door.client.get("/v1/models"), schema.ModelsOut).models
     assert [model.name for model in listed] == list(CATALOGUE)
     assert listed[0] == schema.ModelOut(
-        name=LOADED.name, revision="0a" * 6, licence="CC0-1.0", loaded=True, device="fake:0", backend="torch"
+        name=LOADED.name,
+        family="sam",
+        revision="0a" * 6,
+        licence="CC0-1.0",
+        loaded=True,
+        device="fake:0",
+        backend="torch",
     )
     assert (listed[1].loaded, listed[1].device, listed[1].backend) == (True, "fake:1", "openvino")
-    assert (listed[2].loaded, listed[2].device, listed[2].backend) == (False, None, None)
+    assert (listed[2].loaded, listed[2].device, listed[2].family) == (True, "fake:2", "unet")
+    assert (listed[3].loaded, listed[3].device, listed[3].backend) == (False, None, None)
+    assert [model.family for model in listed[3:]] == ["sam", "unet"]
 
 
 async def test_the_parts_of_the_time_lie_within_the_whole(door: Door) -> None:
@@ -192,6 +200,15 @@ async def test_the_parts_of_the_time_lie_within_the_whole(door: Door) -> None:
     assert sum(timings.values()) <= total + 0.05  # each is rounded to 0.01
     embedded = (await door.embed(picture(1))).timing_ms.model_dump()
     assert set(embedded) == {"decode", "queue", "encode", "total"}
+
+
+async def test_an_answer_tells_how_many_ran_together_and_0_where_nothing_ran(door: Door) -> None:
+    first = await door.segment(image(), asked(BOX, POINT))
+    assert first.batch == schema.SegmentBatch(encode=1, prompt=2)
+    again = await door.segment(image(), asked(BOX))
+    assert again.batch == schema.SegmentBatch(encode=0, prompt=1)
+    assert (await door.embed(picture(1))).batch == schema.EmbedBatch(encode=1)
+    assert (await door.embed(picture(1))).batch == schema.EmbedBatch(encode=0)
 
 
 async def test_form_fields_that_were_left_empty_are_as_if_absent(door: Door) -> None:

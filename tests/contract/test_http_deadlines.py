@@ -28,12 +28,12 @@ async def test_a_deadline_that_passes_in_the_queue_is_answered_at_once_and_nothi
     busy = await door.hold()
     began = time.monotonic()
     answers = await asyncio.gather(
-        door.post(image(picture(1)), asked(BOX), headers=within(50)),
-        door.post(image(picture(2)), path="/v1/embed", headers=within(50)),
+        door.post(image(picture(1)), asked(BOX), headers=within(300)),
+        door.post(image(picture(2)), path="/v1/embed", headers=within(300)),
     )
     for answer in answers:
         problem(answer, "deadline_exceeded")
-    assert 0.05 <= time.monotonic() - began < PATIENCE_S / 2
+    assert 0.3 <= time.monotonic() - began < PATIENCE_S / 2
     assert not busy.done()
     door.let_go()
     await busy
@@ -207,6 +207,7 @@ async def test_prompts_of_two_requests_on_two_pictures_share_a_batch_and_each_ge
     door.let_go()
     await busy
     together = [checked(await call, schema.SegmentOut) for call in calls]
+    assert [answer.batch for answer in together] == [schema.SegmentBatch(encode=0, prompt=2)] * 2
     assert door.sam.decodes == [DecodeCall(2, with_masks=False)]
     assert [answer.results for answer in together] == [answer.results for answer in alone]
     assert [answer.image.id for answer in together] == ids

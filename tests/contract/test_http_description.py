@@ -5,16 +5,21 @@ from typing import Any
 
 from service.errors import PROBLEMS
 from service.http import schema
+from service.http.semantic_schema import SemanticIn, SemanticOut
 from tests.contract.door import Door
 
 
 async def test_the_description_holds_every_path_code_and_schema_and_the_limits_in_force(door: Door) -> None:
     told = (await door.client.get("/docs.json")).json()
     assert told["openapi"].startswith("3.1")
-    assert set(told["paths"]) == {"/v1/segment", "/v1/embed", "/v1/models", "/livez", "/readyz", "/metrics"}
-    models = (schema.SegmentIn, schema.SegmentOut, schema.EmbedIn, schema.EmbedOut, schema.ModelsOut, schema.ProblemOut)
+    ours = {"/v1/segment", "/v1/embed", "/v1/semantic", "/v1/models"}
+    assert set(told["paths"]) == ours | {"/livez", "/readyz", "/metrics"}
+    models = (
+        *(schema.SegmentIn, schema.SegmentOut, schema.EmbedIn, schema.EmbedOut),
+        *(SemanticIn, SemanticOut, schema.ModelsOut, schema.ProblemOut),
+    )
     assert told["components"]["schemas"] == json.loads(json.dumps(schema.json_schema(*models)))
-    for path, answer in (("/v1/segment", "SegmentOut"), ("/v1/embed", "EmbedOut")):
+    for path, answer in (("/v1/segment", "SegmentOut"), ("/v1/embed", "EmbedOut"), ("/v1/semantic", "SemanticOut")):
         responses = told["paths"][path]["post"]["responses"]
         content = responses["200"]["content"]["application/json"]
         assert content["schema"] == {"$ref": f"#/components/schemas/{answer}"}
@@ -44,6 +49,8 @@ async def test_the_example_of_the_description_is_a_request_that_is_understood(do
         form = told["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         example = model.model_validate_json(form["properties"]["request"]["example"])
         assert example.model_dump()["model"] == "mobile-sam"
+    form = told["paths"]["/v1/semantic"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert SemanticIn.model_validate_json(form["properties"]["request"]["example"]).format == "rle"
 
 
 async def test_the_page_reads_the_description_and_nothing_from_elsewhere(door: Door) -> None:

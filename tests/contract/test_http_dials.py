@@ -84,8 +84,16 @@ async def test_a_size_that_is_left_open_is_the_largest_that_meets_the_deadline(
     headers = {} if seconds is None else {"x-deadline-ms": str(1000 * seconds)}
     answer = await door.segment(image(), asked(BOX, input_size="auto"), headers=headers)
     assert used(answer) == (side, "none")
+    assert answer.degraded is (side < 1024)
     assert only(answer).box == (32, 16, 64, 48)
     assert door.sam.frames == [frame_for(SIZE, side, "none")]
+
+
+async def test_a_smaller_size_that_was_asked_for_or_was_at_hand_is_no_degradation(door: Door) -> None:
+    assert not (await door.segment(image(), asked(BOX, input_size=512))).degraded
+    at_hand = await door.segment(image(), asked(BOX, input_size="auto"))
+    assert used(at_hand) == (512, "none")
+    assert not at_hand.degraded
 
 
 async def test_where_no_size_meets_the_deadline_it_is_refused(door: Door) -> None:

@@ -15,13 +15,13 @@ from tests.contract.refusals import REFUSALS, Refusal
 from tests.file_server import serving
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal.code}: {refusal.name}")
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal.path} {refusal.code}: {refusal.name}")
 async def test_a_bad_request_is_refused_with_its_code_and_costs_no_encoding(door: Door, refusal: Refusal) -> None:
     raw = {"files": refusal.parts} if refusal.raw is None else refusal.raw
     answer = await door.client.request(refusal.method, refusal.path, **{"headers": refusal.headers, **raw})
     body = problem(answer, refusal.code)
     assert refusal.says in body.detail
-    assert door.sam.encodes == door.second.encodes == []
+    assert door.sam.encodes == door.second.encodes == door.unet.encodes == []
     # The next caller notices nothing.
     assert only(await door.segment(image(), asked(BOX))).box == (32, 16, 64, 48)
 
@@ -47,6 +47,7 @@ async def test_before_the_models_are_loaded_the_answer_is_to_come_back_later(doo
     for answer in (
         await door.post(image(), asked(POINT)),
         await door.post(image(), path="/v1/embed"),
+        await door.post(image(), path="/v1/semantic"),
         await door.client.get("/v1/models"),
     ):
         problem(answer, "not_ready")
@@ -119,7 +120,7 @@ async def test_a_body_without_a_length_is_read_no_further_than_the_limit(door: D
     assert answer.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("path", ["/v1/segment", "/v1/embed"])
+@pytest.mark.parametrize("path", ["/v1/segment", "/v1/embed", "/v1/semantic"])
 async def test_a_body_that_announces_too_much_is_not_read_at_all(door: Door, path: str) -> None:
     upload = Upload(MIB // 2)
     headers = {"content-type": "multipart/form-data; boundary=belt", "content-length": str(MIB + 1)}

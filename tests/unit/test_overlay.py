@@ -54,6 +54,21 @@ def test_masks_have_colours_of_their_own_and_later_tints_hide_no_outline() -> No
     assert tuple(drawn[40, 100]) == overlay.PALETTE[1]
 
 
+def test_masks_take_the_colours_that_they_are_given() -> None:
+    stripes = [block(10 * row, 0, 10 * row + 10, 300) for row in range(3)]
+    drawn = overlay.draw_overlay(GREY, stripes, colours=[(1, 2, 3), (4, 5, 6)])
+    assert [tuple(drawn[10 * row, 0]) for row in range(3)] == [(1, 2, 3), (4, 5, 6), (1, 2, 3)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (30, 40)])
+def test_a_class_map_comes_back_with_its_indices_and_its_colours(shape: tuple[int, int]) -> None:
+    classes = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape) % 3
+    picture = PIL.Image.open(io.BytesIO(overlay.encode_class_map(classes)))
+    assert (picture.format, picture.mode) == ("PNG", "P")
+    np.testing.assert_array_equal(np.asarray(picture), classes)
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.asarray(overlay.CLASS_COLOURS)[classes])
+
+
 def test_colours_repeat_when_there_are_more_masks_than_colours() -> None:
     stripes = [block(10 * row, 0, 10 * row + 10, 300) for row in range(len(overlay.PALETTE) + 1)]
     drawn = overlay.draw_overlay(GREY, stripes)

@@ -13,7 +13,7 @@ from models.transforms import Frame, frame_for
 from models.types import Box, Logits, Point, Prompt, Size
 from service.device_queue import Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
-from service.runners import Decoded
+from service.runners.sam import Decoded
 from service.work import QueueOptions, Terms
 from tests.fakes import LOADED, PATIENCE_S, SCORES, SIZE, DecodeCall, FakePicture, FakeSam, WatchedRunner
 

@@ -1,4 +1,4 @@
-"""A runner owns one model on one device: its queue, its batches, and what it learned of their times."""
+"""A SAM on a device: batches of pictures for the encoder, batches of prompts for the mask decoder."""
 
 from __future__ import annotations
 
@@ -8,27 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.backends.base import Embedding, SamBackend
+from models.entries import Family
 from models.sam.constants import INPUT_SIDE, LOGITS_SIDE, MASK_TOKENS
 from models.sam.prompts import pack
 from models.transforms import Frame, frame_for
 from models.types import Logits, Pixels, Point, Prompt, Size
 from models.zoo import CatalogueEntry
-from service.batching import BatchPolicy
-from service.device_queue import DeviceQueue, Place, Ran, Tells
-from service.keys import DecodeKey, EncodeKey, decode_key, encode_key, share, stage
+from service.device_queue import Place, Ran
+from service.keys import EncodeKey, decode_key, encode_key, megapixels, share
 from service.observability.observer import Observer
-from service.service_times import ServiceTimes
+from service.runners.base import Runner, best_size
 from service.work import Limits, Piece, QueueOptions, Terms
-
-_GOOD_ENOUGH: Final = 1.05
-"""A batch size whose time per item is within this of the best is preferred where it is smaller: it answers sooner."""
-
 
 _NO_BOUND: Final = sys.maxsize
 
@@ -56,6 +52,15 @@ class _Prompts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answered:
+    """What came off the device for `_Prompts`, and how many prompts of all requests were decoded together."""
+
+    logits: Logits
+    scores: NDArray[np.float32]
+    together: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """The places of one request.
 
@@ -75,7 +80,7 @@ class Reservation:
             place.leave()
 
 
-class SamRunner:
+class SamRunner(Runner):
     """One SAM on one device.
 
     Encoder batches span requests, decoder batches span requests and pictures; encoder and decoder share the device and
@@ -89,6 +94,8 @@ class SamRunner:
         observer: hears of batches, waits and drops.
     """
 
+    family: ClassVar[Family] = "sam"
+
     def __init__(
         self,
         entry: CatalogueEntry,
@@ -98,48 +105,10 @@ class SamRunner:
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
     ) -> None:
-        self.entry = entry
+        super().__init__(entry, backend, options=options, clock=clock, observer=observer)
         self.backend = backend
-        self._clock = clock
-        self._times = ServiceTimes(family=type)
         self._pictures = backend.picture_batches[-1]
         self._prompts = backend.prompt_batches[-1]
-        policy: BatchPolicy[Any] = BatchPolicy(self._limits, self._times, clock=clock, options=options)
-        tells = Tells(entry.name, observer or Observer(), stage)
-        self._queue = DeviceQueue(self._run_batch, policy, clock=clock, tells=tells)
-
-    @property
-    def broken(self) -> bool:
-        """The device failed for good."""
-        return self._queue.broken
-
-    async def warm_up(self) -> None:
-        """Time every batch size that the backend offers, keep the sizes that pay, and teach the queue their times.
-
-        The second of two runs counts: the first compiles kernels and allocates buffers.
-        """
-        await asyncio.to_thread(self._warm_up)
-
-    def _warm_up(self) -> None:
-        frame = frame_for(Size(INPUT_SIDE, INPUT_SIDE))
-        prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), frame)
-        self._pictures = _best_size(
-            {size: self._timed(encode_key(frame), [prepared] * size, size) for size in self.backend.picture_batches}
-        )
-        if self.backend.flexible:
-            # A second size teaches how the time grows with the pixels.
-            small = frame_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
-            pixels = np.zeros((small.resized.height, small.resized.width, 3), np.uint8)
-            self._timed(encode_key(small), [self.prepare(pixels, small)], 1)
-        embedding = self.backend.encode([prepared])[0]
-        click, guess = (Point(8, 8),), np.zeros((LOGITS_SIDE, LOGITS_SIDE), np.float32)
-        with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], frame)
-        self._timed(decode_key(frame, with_mask=True), [with_mask], 1)
-        work = _Prompts(embedding, [Prompt(click)], frame)
-        key = decode_key(frame, with_mask=False)
-        self._prompts = _best_size(
-            {size: self._timed(key, [work] * size, size) for size in self.backend.prompt_batches}
-        )
 
     def prepare(self, pixels: Pixels, frame: Frame) -> Any:
         """Turn a resized picture into what the encoder takes; for worker threads."""
@@ -187,7 +156,7 @@ class SamRunner:
         return place
 
     def _encoding(self, terms: Terms, frame: Frame, ready_by: float) -> Piece:
-        return Piece(encode_key(frame), terms, frame.padded.pixels / 1e6, ready_by)
+        return Piece(encode_key(frame), terms, megapixels(frame.padded), ready_by)
 
     async def encode(self, place: Place, prepared: Any) -> Ran[Embedding]:
         """Encode a prepared picture in its place.
@@ -203,6 +172,9 @@ class SamRunner:
     ) -> Ran[Decoded]:
         """Decode the prompts of one request in their places.
 
+        Returns:
+            what the decoder said; the batch is counted in prompts, of the largest that held any of these.
+
         Raises:
             DeadlineExceeded: some were dropped from the queue.
             BackendError: the device failed.
@@ -217,16 +189,34 @@ class SamRunner:
             )
         )
         for (rows, _), ran in zip(reservation.decode, done, strict=True):
-            logits[rows], scores[rows] = ran.value
+            logits[rows], scores[rows] = ran.value.logits, ran.value.scores
         # Groups that shared a batch were started together, and ran once.
         ran_for = sum({ran.started: ran.ran for ran in done}.values())
         # Groups of one request wait for each other too: what was not running was waiting.
         queued = max(0.0, self._clock() - started - ran_for)
-        return Ran(Decoded(logits, scores), queued, ran_for, max(ran.batch for ran in done))
+        return Ran(Decoded(logits, scores), queued, ran_for, max(ran.value.together for ran in done))
 
-    async def close(self, within: float) -> None:
-        """Finish what was admitted, for at most `within` seconds, and stop the device's thread."""
-        await self._queue.close(within)
+    def _warm_up(self) -> None:
+        frame = frame_for(Size(INPUT_SIDE, INPUT_SIDE))
+        prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), frame)
+        self._pictures = best_size(
+            {
+                size: self._timed(encode_key(frame), [prepared] * size, size * megapixels(frame.padded))
+                for size in self.backend.picture_batches
+            }
+        )
+        if self.backend.flexible:
+            # A second size teaches how the time grows with the pixels.
+            small = frame_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
+            pixels = np.zeros((small.resized.height, small.resized.width, 3), np.uint8)
+            self._timed(encode_key(small), [self.prepare(pixels, small)], megapixels(small.padded))
+        embedding = self.backend.encode([prepared])[0]
+        click, guess = (Point(8, 8),), np.zeros((LOGITS_SIDE, LOGITS_SIDE), np.float32)
+        with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], frame)
+        self._timed(decode_key(frame, with_mask=True), [with_mask], 1)
+        work = _Prompts(embedding, [Prompt(click)], frame)
+        key = decode_key(frame, with_mask=False)
+        self._prompts = best_size({size: self._timed(key, [work] * size, size) for size in self.backend.prompt_batches})
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Rows of at most a batch's prompts, those with a mask apart from those without."""
@@ -252,20 +242,7 @@ class SamRunner:
             [group.frame for group in groups for _ in group.prompts],
         )
         logits, scores = self.backend.decode([group.embedding for group in groups], index, packed)
-        return [(logits[index == number], scores[index == number]) for number in range(len(groups))]
-
-    def _timed(self, key: EncodeKey | DecodeKey, payloads: Sequence[Any], count: int) -> float:
-        """Seconds per item of the second of two runs."""
-        self._run_batch(key, payloads)
-        started = self._clock()
-        self._run_batch(key, payloads)
-        seconds = self._clock() - started
-        share = 1.0 if isinstance(key, DecodeKey) else key.padded.pixels / 1e6
-        self._times.learn(key, count * share, seconds)
-        return seconds / count
-
-
-def _best_size(seconds_per_item: dict[int, float]) -> int:
-    """The smallest batch size that is about as good as the best."""
-    best = min(seconds_per_item.values())
-    return next(size for size, seconds in seconds_per_item.items() if seconds <= best * _GOOD_ENOUGH)
+        return [
+            _Answered(logits[index == number], scores[index == number], together=len(index))
+            for number in range(len(groups))
+        ]

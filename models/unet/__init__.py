@@ -1,0 +1,1 @@
+"""U-Net: which pixels are fruit, and which are infected."""

@@ -1,0 +1,13 @@
+"""Numbers that every U-Net here is trained and served with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PIXEL_MEAN: Final = (123.675, 116.28, 103.53)
+PIXEL_STD: Final = (58.395, 57.12, 57.375)
+"""Of RGB in 0 to 255: torchvision's ImageNet mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225)
+times 255, with which the encoders' ImageNet weights were trained."""
+
+PADDING: Final = (124, 116, 104)
+"""Colour of the padding right of and below a picture: the mean, which is 0 for the network, in whole numbers."""

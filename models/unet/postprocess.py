@@ -1,0 +1,234 @@
+"""From a U-Net's logits to a class map of the original image and to regions of fruit.
+
+Between the centres of four cells of the logits, bilinear interpolation mixes just those four. Where all four favour
+the same class, so does every mixture of them: only pixels between cells that disagree have to be computed. That is done
+a strip of rows at a time: no float array of the image's size is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.samples import CLASSES, PixelClass, SemanticMap
+from models.unet.frames import UNetFrame
+
+MIN_REGION: Final = 16
+"""Cells of the logits, 4 x 4 of 448 x 224: smaller regions are specks."""
+
+INFECTED_SHARE: Final = 0.02
+"""A fruit is infected from this share of its pixels on; a few stray pixels do not condemn it."""
+
+_STRIP: Final = 64
+"""Rows of the image that are computed at a time."""
+
+_GAP: Final = 128
+"""Columns that agree are computed too where fewer of them lie between two runs that do not: a call costs more."""
+
+_PRODUCT: Final = 1 << 18
+"""Multiplications of one matrix product. Above, OpenBLAS starts its own threads, which compete with the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected region of fruit, healthy or infected; fruits that touch are one region.
+
+    Box and area are counted in cells of the logits, `original` / `resized` pixels each way.
+
+    Attributes:
+        pixel_class: INFECTED from `INFECTED_SHARE` infected pixels on, else HEALTHY.
+        box: half-open box in whole pixels of the original image.
+        area: pixels of the original image.
+        score: 0 to 1, mean probability of fruit, healthy or infected, in the region.
+    """
+
+    pixel_class: PixelClass
+    box: tuple[int, int, int, int]
+    area: int
+    score: float
+
+
+def class_map(logits: NDArray[np.float32], frame: UNetFrame) -> SemanticMap:
+    """The class of every pixel: the largest of the bilinearly enlarged logits, the first of equal ones.
+
+    Args:
+        logits: float32 (3, height, width) of size `frame.padded`, as `UNetBackend.infer` gives them.
+        frame: of the picture.
+
+    Returns:
+        uint8 (height, width) of size `frame.original`: BACKGROUND, HEALTHY or INFECTED.
+
+    Raises:
+        ValueError: logits of another size.
+    """
+    fruit = _against_background(_unpadded(logits, frame))
+    favoured = _favoured(*fruit)
+    down = _Axis.of(frame.resized.height, frame.original.height)
+    across = _Axis.of(frame.resized.width, frame.original.width)
+    classes = favoured.take(across.low, axis=1).take(down.low, axis=0)
+    disagree = _disagreeing(favoured)
+    for start in range(0, frame.original.height, _STRIP):
+        rows = slice(start, min(start + _STRIP, frame.original.height))
+        first, last = int(down.low[rows.start]), int(down.low[rows.stop - 1])
+        uncertain = disagree[first : last + 1].any(axis=0).take(across.low)
+        if not uncertain.any():
+            continue
+        weights = down.weights(rows)
+        wide = [_widened(one[first : first + weights.shape[1]], frame.original.width) for one in fruit]
+        for columns in _runs(uncertain, max(1, _PRODUCT // weights.size)):
+            healthy, infected = (weights @ one[:, columns] for one in wide)
+            classes[rows, columns] = _favoured(healthy, infected)
+    return classes
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over the classes.
+
+    Args:
+        logits: float32 (3, height, width).
+
+    Returns:
+        float32 of the same shape, 0 to 1; the classes of a cell sum to 1.
+    """
+    powers = np.exp(logits - logits.max(axis=0))
+    powers /= powers.sum(axis=0)
+    return np.asarray(powers, np.float32)
+
+
+def objects(logits: NDArray[np.float32], frame: UNetFrame) -> list[Region]:
+    """Regions of fruit, connected also across corners, without those smaller than `MIN_REGION` cells.
+
+    Args:
+        logits: float32 (3, height, width) of size `frame.padded`.
+        frame: of the picture.
+
+    Returns:
+        The regions, largest first.
+
+    Raises:
+        ValueError: logits of another size.
+    """
+    cells = _unpadded(logits, frame)
+    classes = _favoured(*_against_background(cells))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((classes > 0).view(np.uint8), connectivity=8)
+    inside = np.flatnonzero(labels)
+    label_of = labels.ravel()[inside]
+    background = probabilities(cells.reshape(len(CLASSES), -1)[:, inside])[PixelClass.BACKGROUND]
+    chances = np.bincount(label_of, weights=1 - background, minlength=count)
+    infected = np.bincount(label_of, weights=classes.ravel()[inside] == PixelClass.INFECTED, minlength=count)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = [label for label in range(1, count) if areas[label] >= MIN_REGION]
+    return [
+        Region(
+            pixel_class=_verdict(infected[label] / areas[label]),
+            box=_box(stats[label], frame),
+            area=round(int(areas[label]) * frame.original.pixels / frame.resized.pixels),
+            score=min(1.0, float(chances[label] / areas[label])),
+        )
+        for label in sorted(kept, key=lambda label: (-areas[label], label))
+    ]
+
+
+def _unpadded(logits: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.float32]:
+    if logits.shape != (len(CLASSES), frame.padded.height, frame.padded.width):
+        raise ValueError(f"logits of shape {logits.shape} for a frame of {frame.padded}")
+    return logits[:, : frame.resized.height, : frame.resized.width]
+
+
+def _against_background(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """By how much healthy and infected win against the background: two maps are cheaper to enlarge than three."""
+    against: NDArray[np.float32] = cells[1:] - cells[0]
+    return against
+
+
+def _favoured(healthy: NDArray[np.float32], infected: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The class of the largest logit, the first of equal ones, from `_against_background`."""
+    classes = (infected > healthy).view(np.uint8)
+    classes += 1
+    classes *= np.maximum(healthy, infected) > 0
+    return classes
+
+
+def _widened(cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Interpolate along the rows: float32 (height, width)."""
+    return np.asarray(cv2.resize(cells, (width, len(cells)), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _verdict(infected_share: float) -> PixelClass:
+    return PixelClass.INFECTED if infected_share >= INFECTED_SHARE else PixelClass.HEALTHY
+
+
+def _box(stats: NDArray[np.int32], frame: UNetFrame) -> tuple[int, int, int, int]:
+    """From cells to pixels, outwards."""
+    left, top, width, height = (int(stats[column]) for column in range(4))
+    original, resized = frame.original, frame.resized
+    return (
+        left * original.width // resized.width,
+        top * original.height // resized.height,
+        -(-(left + width) * original.width // resized.width),
+        -(-(top + height) * original.height // resized.height),
+    )
+
+
+def _disagreeing(favoured: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether a cell and its neighbours to the right, below, and below to the right favour different classes.
+
+    Args:
+        favoured: uint8 (height, width).
+
+    Returns:
+        bool (height, width); beyond the last row and column the last is repeated.
+    """
+    grown = np.pad(favoured, ((0, 1), (0, 1)), mode="edge")
+    below = grown[1:] != grown[:-1]
+    beside = grown[:, 1:] != grown[:, :-1]
+    return np.asarray(below[:, :-1] | below[:, 1:] | beside[:-1])
+
+
+def _runs(uncertain: NDArray[np.bool_], widest: int) -> Iterator[slice]:
+    """Runs of columns that hold every uncertain one, of which there is at least one; each run at most `widest`."""
+    at = np.flatnonzero(uncertain)
+    breaks = np.flatnonzero(np.diff(at) > _GAP)
+    starts = at[np.concatenate(([0], breaks + 1))]
+    stops = at[np.concatenate((breaks, [-1]))] + 1
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        for begin in range(start, stop, widest):
+            yield slice(begin, min(begin + widest, stop))
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Rows or columns: which two cells each pixel of the image mixes, and the share of the second.
+
+    Half-pixel centres, as PyTorch's `interpolate(align_corners=False)` and OpenCV's `INTER_LINEAR` have them.
+
+    Attributes:
+        low: intp (pixels,).
+        high: intp (pixels,), `low` or the next.
+        share: float32 (pixels,), 0 to 1.
+    """
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    share: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, cells: int, pixels: int) -> _Axis:
+        """Enlarge or shrink `cells` to `pixels`."""
+        centre = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
+        low = centre.astype(np.intp)
+        return cls(low, np.minimum(low + 1, cells - 1), (centre - low).astype(np.float32))
+
+    def weights(self, pixels: slice) -> NDArray[np.float32]:
+        """What turns cells into pixels: float32 (pixels, cells), cells from the first `low` to the last `high`."""
+        base = int(self.low[pixels.start])
+        weights = np.zeros((pixels.stop - pixels.start, int(self.high[pixels.stop - 1]) + 1 - base), np.float32)
+        row = np.arange(len(weights))
+        weights[row, self.low[pixels] - base] = 1 - self.share[pixels]
+        weights[row, self.high[pixels] - base] += self.share[pixels]
+        return weights
