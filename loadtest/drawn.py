@@ -1,14 +1,17 @@
-"""The drawn picture that the bench sends, and a point on its first fruit."""
+"""The pictures of a sorting line that the load tests and the bench send."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
+from typing import Final
 
-import PIL.Image
-
-from models.data.render import render_oranges
+from models.data.render import Background, Layout, RenderOptions, encode_jpeg, render
+from models.data.samples import Sample
 from models.types import Point, Prompt, Size
+
+JPEG_QUALITY: Final = 90
+
+_LINE: Final = RenderOptions(background=Background.BELT, fruits=5, layout=Layout.APART, infected_share=0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,14 @@ class DrawnPicture:
     prompt: Prompt
 
 
+def render_line(seed: int, size: Size) -> Sample:
+    """Render five citrus fruits, apart from one another, on a belt."""
+    return render(seed, size, options=_LINE)
+
+
 def draw(seed: int, size: Size) -> DrawnPicture:
-    """Draw oranges on a belt, JPEG quality 90."""
-    scene = render_oranges(seed, size)
-    encoded = io.BytesIO()
-    PIL.Image.fromarray(scene.pixels).save(encoded, "JPEG", quality=90)
-    box = scene.fruit_box(scene.instances.max())
-    middle = Point((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-    return DrawnPicture(f"{size.width} x {size.height}", encoded.getvalue(), Prompt((middle,)))
+    """Render fruit on a belt, JPEG quality 90, with a point on one of them."""
+    sample = render_line(seed, size)
+    x0, y0, x1, y1 = sample.instances[-1].box
+    middle = Point((x0 + x1) / 2, (y0 + y1) / 2)
+    return DrawnPicture(f"{size.width} x {size.height}", encode_jpeg(sample, JPEG_QUALITY), Prompt((middle,)))

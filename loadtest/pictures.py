@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import uuid
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import PIL.Image
 
-from models.data.render import Scene, render_oranges
+from loadtest.drawn import JPEG_QUALITY, render_line
+from models.data.render import encode_jpeg
+from models.data.samples import Instance, Sample
 from models.errors import PomonaError
 from models.images import decode
 from models.types import Size
@@ -43,7 +43,7 @@ class Picture:
 
 def drawn(size: Size) -> tuple[Picture, ...]:
     """Some pictures of oranges, with a point in each visible fruit and a box around it."""
-    return tuple(_picture_of(render_oranges(seed, size)) for seed in range(_DRAWN))
+    return tuple(_picture_of(render_line(seed, size)) for seed in range(_DRAWN))
 
 
 def of_folder(folder: Path) -> tuple[Picture, ...]:
@@ -66,14 +66,11 @@ def unique(jpeg: bytes) -> bytes:
     return b"".join([_START_OF_IMAGE, _COMMENT, struct.pack(">H", len(comment) + 2), comment, jpeg[2:]])
 
 
-def _picture_of(scene: Scene) -> Picture:
-    encoded = io.BytesIO()
-    PIL.Image.fromarray(scene.pixels).save(encoded, "JPEG", quality=90)
+def _picture_of(sample: Sample) -> Picture:
     prompts: list[dict[str, Any]] = []
-    for number in np.unique(scene.instances[scene.instances > 0]):
-        box = scene.fruit_box(int(number))
-        prompts += [_point(*_deepest(scene, int(number))), _box(box.x0, box.y0, box.x1, box.y1)]
-    return Picture(encoded.getvalue(), tuple(prompts))
+    for fruit in sample.instances:
+        prompts += [_point(*_deepest(sample, fruit)), _box(*fruit.box)]
+    return Picture(encode_jpeg(sample, JPEG_QUALITY), tuple(prompts))
 
 
 def _picture_of_file(path: Path) -> Picture:
@@ -88,9 +85,9 @@ def _picture_of_file(path: Path) -> Picture:
     return Picture(jpeg, (_point(width / 2, height / 2), _box(width / 4, height / 4, width * 3 / 4, height * 3 / 4)))
 
 
-def _deepest(scene: Scene, number: int) -> tuple[float, float]:
+def _deepest(sample: Sample, fruit: Instance) -> tuple[float, float]:
     """The pixel of a fruit that is farthest from its edge: in it even where others cover its centre."""
-    inside = np.pad((scene.instances == number).astype(np.uint8), 1)
+    inside = np.pad((np.asarray(sample.instance_map) == fruit.id).astype(np.uint8), 1)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return float(x), float(y)

@@ -3,8 +3,8 @@
     git clone https://github.com/ChaoningZhang/MobileSAM && git -C MobileSAM checkout 34bbbfd
     python -m tests.golden.make_golden --reference MobileSAM --checkpoint MobileSAM/weights/mobile_sam.pt
 
-Three pictures are drawn by `models.data.render` (seeds below) and stored as JPEG, so that the masks do not depend on
-the renderer; one is the portrait of Grace Hopper that matplotlib carries (NASA, public domain), not copied. Each
+Three pictures are drawn by `drawing.py` (seeds below) and stored as JPEG, so that the masks do not depend on
+what draws them; one is the portrait of Grace Hopper that matplotlib carries (NASA, public domain), not copied. Each
 prompt goes through `mobile_sam.SamPredictor` on PyTorch in float32 on a CPU, at 1024 pixels, padded to a square. Stored
 are the masks as COCO RLE (written by pycocotools) with their predicted IoUs, in the order of the decoder's tokens.
 """
@@ -23,8 +23,8 @@ import PIL.Image
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from models.data.render import render_oranges
 from models.types import Size
+from tests.golden.drawing import render_oranges
 from tests.golden.golden import FOLDER, GOLDEN, read_picture
 
 DRAWN = {

@@ -11,7 +11,8 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from models.data.render import Scene, render_oranges
+from models.data.render import Background, Layout, RenderOptions, render
+from models.data.samples import Sample
 from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
 from models.polygons import decode_polygons
 from models.sam.constants import LOGITS_STRIDE
@@ -26,20 +27,29 @@ SIZE: Final = Size(480, 640)
 FRUITS: Final = 3
 ENTRY: Final = CATALOGUE["mobile-sam"]
 
+_PLAIN: Final = RenderOptions(
+    background=Background.BELT,
+    fruits=FRUITS,
+    layout=Layout.APART,
+    infected_share=0.0,
+    distractors=False,
+    camera=False,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
     """A drawn picture as it is sent, and its fruits' exact masks, boxes and centres."""
 
-    scene: Scene
+    sample: Sample
     data: bytes
 
     def fruit(self, number: int) -> BinaryMask:
-        mask: BinaryMask = self.scene.instances == number
+        mask: BinaryMask = np.asarray(self.sample.instance_map) == number
         return mask
 
     def box(self, number: int) -> list[float]:
-        return list(dataclasses.astuple(self.scene.fruit_box(number)))
+        return [float(side) for side in self.sample.instances[number - 1].box]
 
     def centre(self, number: int) -> list[float]:
         ys, xs = np.nonzero(self.fruit(number))
@@ -47,8 +57,8 @@ class Drawn:
 
 
 def draw(seed: int) -> Drawn:
-    scene = render_oranges(seed, SIZE, FRUITS)
-    return Drawn(scene, encode_picture(scene.pixels))
+    sample = render(seed, SIZE, options=_PLAIN)
+    return Drawn(sample, encode_picture(sample.pixels))
 
 
 def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedOut:

@@ -68,13 +68,13 @@ def test_an_overlay_is_the_picture_with_the_fruit_tinted(client: httpx.Client, d
     assert answer.overlay is not None
     overlay = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))
     assert (overlay.format, overlay.size) == ("PNG", (SIZE.width, SIZE.height))
-    changed = (np.asarray(overlay) != drawn.scene.pixels).any(axis=2)
+    changed = (np.asarray(overlay) != drawn.sample.pixels).any(axis=2)
     assert changed[only(answer.results[0])].mean() > 0.99
     assert not changed[drawn.fruit(2) | drawn.fruit(3)].any()
 
 
 def test_coordinates_are_those_of_the_picture_as_people_see_it(client: httpx.Client, drawn: Drawn) -> None:
-    upright = drawn.scene.pixels
+    upright = drawn.sample.pixels
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     lying: Pixels = np.ascontiguousarray(np.rot90(upright))
@@ -88,7 +88,7 @@ def test_coordinates_are_those_of_the_picture_as_people_see_it(client: httpx.Cli
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WebP", "BMP", "TIFF"])
 def test_other_picture_formats_are_read_as_well(client: httpx.Client, drawn: Drawn, file_format: str) -> None:
-    answer = embed(client, encode_picture(drawn.scene.pixels, file_format))
+    answer = embed(client, encode_picture(drawn.sample.pixels, file_format))
     assert (answer.image.width, answer.image.height) == (SIZE.width, SIZE.height)
 
 

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartParser
 
 from loadtest import pictures
+from loadtest.drawn import render_line
 from loadtest.figures import Percentiles, summarise
 from loadtest.options import add_options, read_options
 from loadtest.outcomes import Kind, Outcome, Record, judge
@@ -223,14 +224,15 @@ def test_a_picture_made_unique_has_another_id_and_the_same_pixels(save: dict[str
     assert np.array_equal(decode(second, max_pixels=MAX_PIXELS).pixels, expected)
 
 
-def test_the_prompts_of_drawn_pictures_lie_on_orange_peel() -> None:
-    for picture in pictures.drawn(Size(160, 240)):
-        pixels = decode(picture.jpeg, max_pixels=MAX_PIXELS).pixels.astype(int)
+def test_each_fruit_of_a_drawn_picture_has_a_point_on_it_and_its_box() -> None:
+    size = Size(160, 240)
+    for seed, picture in enumerate(pictures.drawn(size)):
+        sample = render_line(seed, size)
+        assert decode(picture.jpeg, max_pixels=MAX_PIXELS).size == size
         points = [prompt["points"][0] for prompt in picture.prompts if "points" in prompt]
-        assert len(points) == 5
-        for x, y in points:
-            red, _, blue = pixels[int(y), int(x)]
-            assert red > blue + 20
+        assert [np.asarray(sample.instance_map)[int(y), int(x)] for x, y in points] == [1, 2, 3, 4, 5]
+        boxes = [tuple(prompt["box"]) for prompt in picture.prompts if "box" in prompt]
+        assert boxes == [fruit.box for fruit in sample.instances]
 
 
 def test_the_pictures_of_a_folder_are_its_jpeg_files_as_they_are(tmp_path: Path) -> None:

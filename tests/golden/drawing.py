@@ -1,4 +1,4 @@
-"""Draws oranges on a belt, with the exact mask of every fruit: pictures that anybody may redistribute."""
+"""The plain oranges of the stored pictures: drawn once, for `make_golden.py`; `models.data.render` draws all others."""
 
 from __future__ import annotations
 

@@ -1,0 +1,186 @@
+"""COCO's instances JSON (https://cocodataset.org/#format-data) -> items.
+
+Outlines are filled by pixel centres, which may differ from pycocotools by a pixel along the edge. Groups
+(`iscrowd`) are IGNORE, as in COCO's own evaluation. Coordinates are pixels, so the picture must have the size that the
+file says, upright.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.pictures import PictureFolder
+from models.data.regions import Drawn, Region, paint, region_of_mask, region_of_rings
+from models.data.samples import PixelClass
+from models.errors import DataError, MaskError
+from models.masks import MAX_PIXELS, Rle, decode_rle
+from models.types import BinaryMask, Size
+
+_Json: TypeAlias = Mapping[str, Any]
+
+
+class _Picture(BaseModel):
+    id: int | str
+    file_name: str
+    width: PositiveInt
+    height: PositiveInt
+
+
+class _Category(BaseModel):
+    id: int | str
+    name: str
+
+
+class _Runs(BaseModel):
+    size: tuple[PositiveInt, PositiveInt]
+    counts: str | list[NonNegativeInt]
+
+
+class _Object(BaseModel):
+    category_id: int | str
+    segmentation: list[list[FiniteFloat]] | _Runs
+    iscrowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The annotations of one picture, as they are in the file.
+
+    Attributes:
+        size: of the picture, as the file says.
+        objects: the annotations.
+        categories: names by id.
+        classes: what the names mean.
+    """
+
+    size: Size
+    objects: Sequence[_Json]
+    categories: Mapping[int | str, str]
+    classes: ClassMap
+
+    def draw(self, size: Size) -> Drawn:
+        """Draw them; see `models.data.dataset.Annotation`."""
+        if size != self.size:
+            raise DataError(
+                f"was annotated at {self.size.width} x {self.size.height} pixels, but the upright picture has "
+                f"{size.width} x {size.height}"
+            )
+        regions = []
+        for number, each in enumerate(self.objects, start=1):
+            try:
+                regions.append(self._region(each))
+            except (DataError, MaskError) as error:
+                raise DataError(f"annotation {each.get('id', number)}: {error.detail}") from error
+        return paint(regions, size)
+
+    def content(self) -> bytes:
+        """The outlines with their class names as JSON, keys sorted."""
+        said = [
+            {
+                "category": self.categories.get(each.get("category_id", "")),
+                "segmentation": each.get("segmentation"),
+                "iscrowd": each.get("iscrowd", 0),
+            }
+            for each in self.objects
+        ]
+        return json.dumps(said, sort_keys=True).encode()
+
+    def _region(self, annotation: _Json) -> Region:
+        try:
+            checked = _Object.model_validate(annotation)
+        except ValidationError as error:
+            raise DataError(_faults(error)) from error
+        if checked.category_id not in self.categories:
+            raise DataError(f"is of category {checked.category_id}, which the file does not list")
+        pixel_class = self.classes.of_name(self.categories[checked.category_id])
+        if checked.iscrowd:
+            pixel_class = PixelClass.IGNORE
+        if isinstance(checked.segmentation, _Runs):
+            return region_of_mask(pixel_class, _decode(checked.segmentation, self.size))
+        if not checked.segmentation:
+            raise DataError("has no outline, only a box; outlines or RLE are read")
+        if any(len(ring) % 2 for ring in checked.segmentation):
+            raise DataError("has an outline with an odd number of coordinates")
+        return region_of_rings(pixel_class, [np.array(ring).reshape(-1, 2) for ring in checked.segmentation], self.size)
+
+
+def open_coco(file: Path, content: _Json, pictures: PictureFolder, classes: ClassMap) -> Dataset:
+    """List what a COCO file annotates.
+
+    Args:
+        file: the JSON file, to name it in problems.
+        content: what it holds.
+        pictures: where the pictures are.
+        classes: what the category names mean.
+
+    Returns:
+        The set: all pictures that are listed, those without annotations too, as pictures without fruit. A picture that
+        is not there and an annotation of a picture that is not listed are problems.
+
+    Raises:
+        DataError: no lists of images, annotations and categories, or a broken category.
+    """
+    lists = [content.get(key) for key in ("images", "annotations", "categories")]
+    if not all(isinstance(each, list) for each in lists):
+        raise DataError(f"{file}: COCO's format has the lists 'images', 'annotations' and 'categories'.")
+    listed, annotations, named = (each or [] for each in lists)
+    categories = _categories(file, named)
+    problems: list[Problem] = []
+    of_picture: dict[int | str, list[_Json]] = defaultdict(list)
+    for number, each in enumerate(annotations, start=1):
+        if isinstance(each, Mapping) and isinstance(each.get("image_id"), int | str):
+            of_picture[each["image_id"]].append(each)
+        else:
+            problems.append(Problem(file, f"annotation number {number} has no 'image_id'"))
+    items: dict[Path, Item] = {}
+    seen = set()
+    for number, each in enumerate(listed, start=1):
+        try:
+            picture = _Picture.model_validate(each)
+            seen.add(picture.id)
+            path = pictures.find(picture.file_name)
+        except ValidationError as error:
+            problems.append(Problem(file, f"image number {number}: {_faults(error)}"))
+        except DataError as error:
+            problems.append(Problem(file, f"image number {number}: {error.detail}"))
+        else:
+            if path in items:
+                problems.append(Problem(path, "is listed several times; the first counts"))
+            size = Size(picture.height, picture.width)
+            items.setdefault(path, Item(path, Objects(size, of_picture[picture.id], categories, classes)))
+    lost = of_picture.keys() - seen
+    problems += [Problem(file, f"image {each} is annotated, but not listed") for each in sorted(map(str, lost))]
+    return Dataset("coco", file, name_items(pictures.folder, items.values()), tuple(problems))
+
+
+def _categories(file: Path, named: list[object]) -> dict[int | str, str]:
+    try:
+        checked = [_Category.model_validate(each) for each in named]
+    except ValidationError as error:
+        raise DataError(f"{file}: categories: {_faults(error)}") from error
+    return {each.id: each.name for each in checked}
+
+
+def _decode(runs: _Runs, size: Size) -> BinaryMask:
+    if runs.size != (size.height, size.width):
+        raise DataError(f"has RLE of size {list(runs.size)}; {[size.height, size.width]} is right")
+    if isinstance(runs.counts, str):
+        return decode_rle(Rle(runs.size, runs.counts), max_pixels=MAX_PIXELS)
+    # Compared before summing as numpy's integers: JSON's have no limit.
+    if sum(runs.counts) != size.pixels:
+        raise DataError(f"has runs that do not add up to {size.pixels} pixels")
+    values = np.arange(len(runs.counts)) % 2 == 1
+    return np.repeat(values, runs.counts).reshape(size.width, size.height).T
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in error.errors()[:3])

@@ -1,0 +1,219 @@
+"""A set of annotated pictures that loads them one at a time, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from tqdm import tqdm
+
+from models import images
+from models.data.regions import Drawn
+from models.data.samples import PixelClass, Sample
+from models.errors import DataError, ImageError, MaskError
+from models.masks import MAX_PIXELS
+from models.types import Image, Size
+
+_STUDY_NAMES: Final = {"Healthy": PixelClass.HEALTHY, "Infected": PixelClass.INFECTED}
+_STUDY_VALUES: Final = {0: PixelClass.BACKGROUND, 1: PixelClass.HEALTHY, 2: PixelClass.INFECTED}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """What the classes of an annotation mean.
+
+    A class that is not listed makes its picture a problem; list it as BACKGROUND to leave its regions out, or as
+    IGNORE to neither train on nor count its pixels.
+
+    Attributes:
+        names: of class names, as Label Studio and COCO write them; upper and lower case differ.
+        values: of the values of index masks, 0 to 65535.
+    """
+
+    names: Mapping[str, PixelClass] = field(default_factory=lambda: dict(_STUDY_NAMES))
+    values: Mapping[int, PixelClass] = field(default_factory=lambda: dict(_STUDY_VALUES))
+
+    @classmethod
+    def of(cls, words: Mapping[str, str]) -> ClassMap:
+        """Add to the study's classes, or change them, by words as settings hold them.
+
+        Args:
+            words: class names or mask values to "background", "healthy", "infected", "fruit" or "ignore";
+                `{"Orange": "fruit"}` or `{"1": "fruit", "2": "fruit"}`.
+
+        Returns:
+            The map; whole numbers count as names and as values.
+
+        Raises:
+            DataError: a word that is no pixel class.
+        """
+        names, values = dict(_STUDY_NAMES), dict(_STUDY_VALUES)
+        for key, word in words.items():
+            if word.upper() not in PixelClass.__members__:
+                known = ", ".join(each.name.lower() for each in PixelClass)
+                raise DataError(f"The class {key!r} is mapped to {word!r}; what pixels may show is {known}.")
+            names[key] = PixelClass[word.upper()]
+            if key.isascii() and key.isdecimal():
+                values[int(key)] = names[key]
+        return cls(names, values)
+
+    def of_name(self, name: str) -> PixelClass:
+        """What a class name means.
+
+        Raises:
+            DataError: it is not listed.
+        """
+        if name not in self.names:
+            raise DataError(f"the class {name!r} is not in the class map ({', '.join(self.names)})")
+        return self.names[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a picture, or a whole file, cannot be used.
+
+    Attributes:
+        file: the picture or the annotation file.
+        what: what is wrong with it.
+    """
+
+    file: Path
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+class Annotation(Protocol):
+    """What somebody said about one picture, not yet drawn."""
+
+    def draw(self, size: Size) -> Drawn:
+        """Draw it for an upright picture of that size.
+
+        Raises:
+            DataError: it cannot be drawn, or is for a picture of another size.
+            MaskError: an outline or a mask of it does not decode.
+            OSError: a file of it cannot be read.
+        """
+
+    def content(self) -> bytes:
+        """What was said, the same bytes whenever the same was said.
+
+        Raises:
+            OSError: a file of it cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture and its annotation.
+
+    Attributes:
+        picture: its file.
+        annotation: what somebody said about it.
+    """
+
+    picture: Path
+    annotation: Annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Annotated pictures, loaded one at a time; can be sent to other processes.
+
+    Attributes:
+        kind: "label-studio", "coco" or "folders".
+        root: what it was opened from.
+        items: by name.
+        problems: those seen on opening; `check` finds the others.
+    """
+
+    kind: str
+    root: Path
+    items: Mapping[str, Item]
+    problems: tuple[Problem, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self.items))
+
+    def load(self, name: str) -> Sample:
+        """Read one picture and draw its annotation.
+
+        Args:
+            name: one of `names`.
+
+        Returns:
+            The sample.
+
+        Raises:
+            DataError: no such name, or the picture or its annotation cannot be used.
+        """
+        if name not in self.items:
+            raise DataError(f"{self.root}: there is no picture {name!r} in this set.")
+        try:
+            return self._read(name)
+        except DataError as error:
+            raise DataError(f"{self.items[name].picture}: {error.detail}") from error
+
+    def check(self, *, progress: bool = True) -> tuple[Problem, ...]:
+        """Load every picture once.
+
+        Args:
+            progress: draw a bar on a terminal.
+
+        Returns:
+            All problems, those seen on opening first; none when every listed picture can be used.
+        """
+        found = list(self.problems)
+        for name in tqdm(self.names, desc="checking", unit="picture", leave=False, disable=None if progress else True):
+            try:
+                self._read(name)
+            except DataError as error:
+                found.append(Problem(self.items[name].picture, error.detail))
+        return tuple(found)
+
+    def _read(self, name: str) -> Sample:
+        item = self.items[name]
+        try:
+            picture = _decode(item.picture)
+            drawn = item.annotation.draw(picture.size)
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror or error})") from error
+        except (ImageError, MaskError) as error:
+            raise DataError(error.detail) from error
+        return Sample(name, picture.pixels, drawn.semantic, drawn.instances, drawn.instance_map)
+
+
+def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
+    """Name items by their files, without the ending.
+
+    Args:
+        root: the folder of all pictures.
+        items: one for each picture.
+
+    Returns:
+        Items by the file's name; where several have the same, those by their path below `root`, with the ending where
+        even that is the same without it.
+    """
+    paths = [(item.picture.relative_to(root), item) for item in items]
+    stems = Counter(path.stem for path, _ in paths)
+    bare = Counter(path.with_suffix("") for path, _ in paths)
+    named: dict[str, Item] = {}
+    for path, item in paths:
+        if stems[path.stem] == 1:
+            named[path.stem] = item
+        else:
+            named[(path.with_suffix("") if bare[path.with_suffix("")] == 1 else path).as_posix()] = item
+    return named
+
+
+def _decode(path: Path) -> Image:
+    return images.decode(path.read_bytes(), max_pixels=MAX_PIXELS)

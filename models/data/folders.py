@@ -1,0 +1,126 @@
+"""Plain folders -> items.
+
+images/NAME.jpg       pictures, in folders of their own if wanted; or .png, .webp, .bmp, .tif
+masks/NAME.png        index PNG: what every pixel shows, by value (0 background, 1 healthy, 2 infected, unless told)
+instances/NAME.png    optional: 8- or 16-bit index PNG, the number of the fruit, 0 for none
+split.json            optional; see `models.data.splits`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import images
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.pictures import list_pictures
+from models.data.regions import Drawn, list_instances
+from models.data.samples import InstanceMap, PixelClass, SemanticMap
+from models.errors import DataError, ImageError
+from models.masks import MAX_PIXELS
+from models.types import Size
+
+# Pillow's names for grey of 1 to 16 bits, and for a palette, whose indices count.
+_INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
+
+_UNLISTED = 128  # no pixel class
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMasks:
+    """Index PNGs of one picture.
+
+    Attributes:
+        mask: the file of classes.
+        instances: the file of fruit numbers, or None.
+        classes: what the values mean.
+    """
+
+    mask: Path
+    instances: Path | None
+    classes: ClassMap
+
+    def draw(self, size: Size) -> Drawn:
+        """Read them; see `models.data.dataset.Annotation`."""
+        semantic = self._semantic(_read_index(self.mask, size))
+        if self.instances is None:
+            return Drawn(semantic)
+        numbers: InstanceMap = _read_index(self.instances, size).astype(np.uint16)
+        stray = int(np.count_nonzero((numbers != 0) & (semantic == PixelClass.BACKGROUND)))
+        if stray:
+            raise DataError(
+                f"{self.instances.parent.name} and {self.mask.parent.name} differ: {stray} pixels of fruits "
+                "are background in the mask"
+            )
+        return Drawn(semantic, list_instances(semantic, numbers), numbers)
+
+    def content(self) -> bytes:
+        """The files' bytes."""
+        return b"".join(each.read_bytes() for each in (self.mask, self.instances) if each is not None)
+
+    def _semantic(self, values: NDArray[np.integer]) -> SemanticMap:
+        table = np.full(np.iinfo(values.dtype).max + 1, _UNLISTED, np.uint8)
+        for value, pixel_class in self.classes.values.items():
+            if value < table.size:
+                table[value] = pixel_class
+        semantic: SemanticMap = table[values]
+        unlisted = semantic == _UNLISTED
+        if unlisted.any():
+            found = ", ".join(map(str, np.unique(values[unlisted])[:5]))
+            known = ", ".join(f"{value} {each.name.lower()}" for value, each in self.classes.values.items())
+            raise DataError(f"the mask {self.mask.name} has values that the class map has not: {found} ({known})")
+        return semantic
+
+
+def open_folders(root: Path, pictures: Path, classes: ClassMap) -> Dataset:
+    """List the pictures of a folder that have masks.
+
+    Args:
+        root: holds `masks` and maybe `instances`.
+        pictures: the folder of pictures.
+        classes: what the masks' values mean.
+
+    Returns:
+        The set. A picture without mask and a mask without picture are problems; so are two pictures that differ in
+        their ending only, as one mask cannot be of both.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    items: dict[Path, Item] = {}  # by mask
+    problems: list[Problem] = []
+    numbered = (root / "instances").is_dir()
+    found = list_pictures(pictures)
+    for picture in found:
+        relative = picture.relative_to(pictures).with_suffix(".png")
+        mask, instances = root / "masks" / relative, root / "instances" / relative
+        if not mask.is_file():
+            problems.append(Problem(picture, f"has no mask {mask}"))
+        elif numbered and not instances.is_file():
+            problems.append(Problem(picture, f"has no instances {instances}, though others have"))
+        elif mask in items:
+            problems.append(Problem(picture, f"shares its mask with {items[mask].picture.name}; the first counts"))
+        else:
+            items[mask] = Item(picture, IndexMasks(mask, instances if numbered else None, classes))
+    wanted = {picture.relative_to(pictures).with_suffix(".png") for picture in found}
+    stray = [mask for mask in list_pictures(root / "masks") if mask.relative_to(root / "masks") not in wanted]
+    problems += [Problem(mask, f"is a mask without a picture in {pictures}") for mask in stray]
+    return Dataset("folders", root, name_items(pictures, items.values()), tuple(problems))
+
+
+def _read_index(path: Path, size: Size) -> NDArray[np.integer]:
+    try:
+        picture = images.load(path.read_bytes(), max_pixels=MAX_PIXELS)
+    except (OSError, ImageError) as error:
+        raise DataError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error
+    if picture.mode not in _INDEX_MODES:
+        raise DataError(f"{path.parent.name}/{path.name} has colours (mode {picture.mode}); an index PNG is right")
+    if (picture.height, picture.width) != (size.height, size.width):
+        raise DataError(
+            f"{path.parent.name}/{path.name} has {picture.width} x {picture.height} pixels, but the upright picture "
+            f"has {size.width} x {size.height}"
+        )
+    return np.asarray(picture, np.uint8 if picture.mode in {"1", "L", "P"} else np.uint16)

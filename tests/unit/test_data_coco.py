@@ -1,0 +1,158 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from models.data.coco import Objects
+from models.data.dataset import ClassMap, Dataset
+from models.data.opening import open_dataset
+from models.data.samples import PixelClass
+from models.errors import DataError
+from models.types import Size
+from tests.annotated import write_json, write_picture
+
+# pycocotools decodes through an interface that numpy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CATEGORIES = [{"id": 3, "name": "Healthy"}, {"id": 7, "name": "Infected"}]
+BOX = [8, 4, 40, 4, 40, 24, 8, 24]
+
+
+def opened(folder: Path, annotations: Sequence[Mapping[str, object]], **more: object) -> Dataset:
+    """A set of one picture of 80 x 40, `a.jpg`."""
+    write_picture(folder / "images" / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 80, "height": 40}],
+        "annotations": [{"id": 10 + number, "image_id": 1, **each} for number, each in enumerate(annotations)],
+        "categories": CATEGORIES,
+        **more,
+    }
+    return open_dataset(write_json(folder / "instances.json", content).parent)
+
+
+def test_polygons_and_both_kinds_of_rle_are_read(tmp_path: Path) -> None:
+    mask = np.zeros((40, 80), np.uint8)
+    mask[4:24, 8:40] = 1
+    packed = coco.encode(np.asfortranarray(mask))
+    packed = {"size": packed["size"], "counts": packed["counts"].decode()}
+    changes = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=0, append=0))
+    runs = np.diff(np.concatenate(([0], changes, [mask.size]))).tolist()
+    for segmentation in ([BOX], packed, {"size": [40, 80], "counts": runs}):
+        sample = opened(tmp_path, [{"category_id": 3, "segmentation": segmentation}]).load("a")
+        assert ((sample.semantic == PixelClass.HEALTHY) == mask).all()
+        assert [each.box for each in sample.instances] == [(8, 4, 40, 24)]
+
+
+def test_parts_of_an_object_are_one_fruit_and_lesions_join_theirs(tmp_path: Path) -> None:
+    sample = opened(
+        tmp_path,
+        [
+            {"category_id": 3, "segmentation": [BOX, [60, 4, 70, 4, 70, 20, 60, 20]], "iscrowd": 0},
+            {"category_id": 7, "segmentation": [[10, 6, 20, 6, 20, 10, 10, 10]]},
+        ],
+    ).load("a")
+    (fruit,) = sample.instances
+    assert fruit.box == (8, 4, 70, 24)
+    assert fruit.pixel_class is PixelClass.INFECTED
+    assert np.count_nonzero(sample.semantic == PixelClass.INFECTED) == 40
+
+
+def test_groups_are_ignored(tmp_path: Path) -> None:
+    runs = {"size": [40, 80], "counts": [40 * 50, 40 * 30]}
+    sample = opened(tmp_path, [{"category_id": 3, "segmentation": runs, "iscrowd": 1}]).load("a")
+    assert (sample.semantic[:, 50:] == PixelClass.IGNORE).all()
+    assert not sample.semantic[:, :50].any()
+    assert sample.instances == ()
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.floats(5, 75), st.floats(5, 35)),
+    st.lists(st.floats(2, 30), min_size=5, max_size=30),
+)
+def test_outlines_are_filled_as_pycocotools_does_but_for_the_edge(
+    centre: tuple[float, float], radii: list[float]
+) -> None:
+    angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles)], 1) * np.array(radii)[:, None] + centre
+    ring = ring.clip(0, (80, 40))
+    (packed,) = coco.frPyObjects([ring.ravel().tolist()], 40, 80)
+    theirs = coco.decode(packed).astype(bool)
+    objects = Objects(
+        Size(40, 80), [{"category_id": 3, "segmentation": [ring.ravel().tolist()]}], {3: "Healthy"}, ClassMap()
+    )
+    ours = objects.draw(Size(40, 80)).semantic == PixelClass.HEALTHY
+    # Pixels that differ have the outline within a pixel of their centre: it is sampled ten times a pixel.
+    steps = np.linspace(0, 1, 800)[:, None, None]
+    outline = (ring + steps * (np.roll(ring, -1, axis=0) - ring)).reshape(-1, 2)
+    for row, column in np.argwhere(ours != theirs):
+        assert np.abs(outline - (column + 0.5, row + 0.5)).max(axis=1).min() <= 1.05
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ({"category_id": 3, "segmentation": []}, "only a box"),
+        ({"category_id": 3}, "segmentation: Field required"),
+        ({"category_id": 9, "segmentation": [BOX]}, "category 9"),
+        ({"category_id": 3, "segmentation": [BOX[:-1]]}, "odd number"),
+        ({"category_id": 3, "segmentation": [BOX[:4]]}, "at least three"),
+        ({"category_id": 3, "segmentation": [["a"] * 6]}, "segmentation"),
+        ({"category_id": 3, "segmentation": [[200, 200, 300, 200, 300, 300]]}, "covers no pixel"),
+        ({"category_id": 3, "segmentation": {"size": [80, 40], "counts": [3200]}}, "[40, 80] is right"),
+        ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [3000, 10**30]}}, "do not add up"),
+        ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [-1, 3201]}}, "counts"),
+        ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": "zz"}}, "RLE"),
+        ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [3200]}}, "covers no pixel"),
+    ],
+)
+def test_a_broken_annotation_is_told(tmp_path: Path, broken: dict[str, object], says: str) -> None:
+    dataset = opened(tmp_path, [{"category_id": 3, "segmentation": [BOX]}, broken])
+    with pytest.raises(DataError) as caught:
+        dataset.load("a")
+    assert "a.jpg: annotation 11: " in caught.value.detail
+    assert says in caught.value.detail
+
+
+def test_a_picture_of_another_size_is_told(tmp_path: Path) -> None:
+    listed = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 80}]
+    (problem,) = opened(tmp_path, [], images=listed).check(progress=False)
+    assert problem.what == "was annotated at 40 x 80 pixels, but the upright picture has 80 x 40"
+
+
+def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
+    listed = [
+        {"id": 1, "file_name": "images/a.jpg", "width": 80, "height": 40},
+        {"id": 2, "file_name": "gone.jpg", "width": 80, "height": 40},
+        {"id": 3, "file_name": "b.jpg", "width": 0, "height": 40},
+        {"id": 4, "file_name": "a.jpg", "width": 80, "height": 40},
+        "picture",
+    ]
+    annotations: list[Mapping[str, object]] = [
+        {"image_id": 99, "category_id": 3, "segmentation": [BOX]},
+        {"image_id": None},
+    ]
+    dataset = opened(tmp_path, annotations, images=listed)
+    assert dataset.names == ("a",)
+    said = "\n".join(each.what for each in dataset.problems)
+    for part in (
+        "annotation number 2 has no 'image_id'",
+        "image number 2: there is no picture 'gone.jpg'",
+        "image number 3: width",
+        "is listed several times",
+        "image number 5",
+        "image 99 is annotated, but not listed",
+    ):
+        assert part in said
+    assert len(dataset.problems) == 6
+
+
+def test_broken_lists_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lists 'images', 'annotations' and 'categories'"):
+        opened(tmp_path, [], categories=None)
+    with pytest.raises(DataError, match="categories: name"):
+        opened(tmp_path, [], categories=[{"id": 1}])
