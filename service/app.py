@@ -39,7 +39,10 @@ logs.configure(SETTINGS.log_level)
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
     # Ours come first and answer with a problem; BentoML's is the net below.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
+    # The door logs, measures and answers /metrics itself; BentoML's own ways took 0.5 ms of CPU from every request.
     logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+    tracing={"excluded_urls": [".*"]},
 )
 @bentoml.asgi_app(HTTP, path="/")
 class Pomona:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import median
 from typing import Final
 
@@ -21,13 +22,21 @@ class _Learned:
     fixed: float = 0.0
     per_cost: float = 0.0
     margin: float = 0.0
+    stale: bool = False
+
+    def seconds(self, cost: float) -> float:
+        """What a batch of `cost` takes at most, more often than not."""
+        if self.stale:
+            self.fit()
+            self.stale = False
+        return self.fixed + self.per_cost * cost + self.margin
 
     def fit(self) -> None:
         """Theil and Sen's line: the median of all pairs' slopes, then the median offset (Sen 1968)."""
+        ran = list(self.ran)
         slopes = [
             (seconds - other) / (cost - other_cost)
-            for number, (cost, seconds) in enumerate(self.ran)
-            for other_cost, other in list(self.ran)[:number]
+            for (cost, seconds), (other_cost, other) in combinations(ran, 2)
             if cost != other_cost
         ]
         if slopes:
@@ -62,14 +71,14 @@ class ServiceTimes:
         """A batch of `cost` took `seconds`."""
         learned = self._learned.setdefault(self._family(key), _Learned())
         learned.ran.append((self._bucket(cost), seconds))
-        learned.fit()
+        learned.stale = True
 
     def predict(self, key: Hashable, cost: float) -> float:
         """Seconds that a batch of `cost` will take at most, more often than not; 0 for an unknown key."""
         learned = self._learned.get(self._family(key))
         if learned is None:
             return 0.0
-        return learned.fixed + learned.per_cost * self._bucket(cost) + learned.margin
+        return learned.seconds(self._bucket(cost))
 
     def _bucket(self, cost: float) -> float:
         return next((bucket for bucket in self._buckets if bucket >= cost), cost)

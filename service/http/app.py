@@ -28,6 +28,7 @@ from service.http.reading import parse_json, picture_of, read_body, segment_requ
 from service.http.schema import EmbedIn, EmbedTimings, SegmentIn, SegmentTimings
 from service.http.semantic_schema import SemanticIn, SemanticTimings
 from service.messages import InputChoice
+from service.observability.metrics import EXPOSITION_TYPE, exposition
 from service.observability.observer import Observer, Outcome
 from service.pipeline import Pipeline
 from service.settings import Settings
@@ -51,6 +52,7 @@ def create_app(settings: Settings, observer: Observer | None = None) -> Starlett
         routes=[
             Mount("/v1", Router(api, redirect_slashes=False)),
             Route("/docs.json", _openapi, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
             Route("/", _page, methods=["GET"]),
         ],
         exception_handlers={HTTPException: _http_exception},
@@ -119,6 +121,10 @@ async def _models(request: Request) -> Response:
 
 async def _openapi(request: Request) -> Response:
     return JSONResponse(openapi(_settings(request)))
+
+
+async def _metrics(request: Request) -> Response:  # noqa: ARG001 (an endpoint's signature)
+    return Response(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
 
 
 async def _page(request: Request) -> Response:  # noqa: ARG001 (an endpoint's signature)

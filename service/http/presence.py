@@ -21,15 +21,23 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientDisconnect: the caller left first.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(request.receive())
+    caller = asyncio.create_task(request.receive())
+    working = asyncio.current_task()
+    left = False
+
+    def leave(receiving: asyncio.Task[Any]) -> None:
+        nonlocal left
+        if not receiving.cancelled() and working is not None:
+            left = True
+            working.cancel()
+
+    caller.add_done_callback(leave)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        working.cancel()
-        await asyncio.wait({working})
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        if left and working is not None and working.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
-        leaving.cancel()
+        caller.remove_done_callback(leave)
+        caller.cancel()

@@ -1,13 +1,23 @@
-"""Prometheus metrics; BentoML's `/metrics` shows them, summed over the workers.
+"""Prometheus metrics, summed over the workers.
 
 Labels are bounded: endpoints, models, outcomes, codes and reasons are all from fixed sets.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.observability.observer import CacheEvent, Observer, Outcome, Stage
 
@@ -47,6 +57,19 @@ MODEL: Final = Gauge(
     ["model", "revision", "backend", "device"],
     multiprocess_mode="livemax",
 )
+
+
+EXPOSITION_TYPE: Final = CONTENT_TYPE_LATEST
+"""Content type of `exposition`."""
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus' text format: of all workers where these share a folder, else of this process."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # set by BentoML for its workers
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(registry)
 
 
 class PrometheusObserver(Observer):
