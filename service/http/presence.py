@@ -21,11 +21,11 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientDisconnect: the caller left first.
     """
-    caller = asyncio.create_task(request.receive())
+    caller: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
     working = asyncio.current_task()
     left = False
 
-    def leave(receiving: asyncio.Task[Any]) -> None:
+    def leave(receiving: asyncio.Future[Any]) -> None:
         nonlocal left
         if not receiving.cancelled() and working is not None:
             left = True
