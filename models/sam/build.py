@@ -13,6 +13,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 
 from models.errors import BadCheckpoint
+from models.sam.attention import fuse_attention
 from models.sam.constants import EMBEDDING_CHANNELS, EMBEDDING_STRIDE, INPUT_SIDE
 from models.sam.decoder import PromptDecoder
 from models.sam.tiny_vit import TinyViTEncoder, translate_names
@@ -94,6 +95,7 @@ def _segment_anything(name: str) -> _Parts:
     # On the meta device: ViT-H's 2.5 GB are then allocated once, by the checkpoint.
     with torch.device("meta"):
         sam = sam_model_registry[name]()
+        fuse_attention(sam.image_encoder)
     return _Parts(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)
 
 

@@ -57,6 +57,16 @@ def test_a_users_model_joins_the_catalogue_with_the_size_and_hash_of_its_file(
     assert entry.sources == (LocalFile(models_file.parent / "my_oranges.safetensors"),)
 
 
+@pytest.mark.parametrize("architecture", ["unet-resnet18", "unet-mobilenetv2"])
+def test_a_users_unet_joins_the_catalogue_as_one(models_file: Path, architecture: str) -> None:
+    models_file.write_text(as_yaml(architecture=architecture))
+    assert load_catalogue(models_file)["my-oranges"].architecture.family == "unet"
+
+
+def test_every_built_in_model_is_a_sam() -> None:
+    assert {entry.architecture.family for entry in CATALOGUE.values()} == {"sam"}
+
+
 def test_an_absolute_path_and_a_given_hash_are_taken_as_they_are(models_file: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -1,0 +1,188 @@
+"""A U-Net on both backends, from its entry in a models file to logits, on seeded random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from models.backends.base import BackendName
+from models.backends.load import Shelf, ensure_files, load_sam, load_unet
+from models.backends.openvino_device import compile_model
+from models.backends.openvino_files import UNET
+from models.backends.unet_base import UNetBackend
+from models.errors import BackendError, BadCheckpoint
+from models.types import Pixels, Size
+from models.unet.build import PixelsToLogits, new_unet, write_stand_in
+from models.unet.frames import UNetFrame, pad, unet_frame
+from models.zoo import CATALOGUE, CatalogueEntry, load_catalogue
+
+ARCHITECTURES = ("unet-resnet18", "unet-mobilenetv2")
+BACKENDS: tuple[BackendName, ...] = ("torch", "openvino")
+UPRIGHT, LYING = unet_frame(Size(416, 180), 64 * 128), unet_frame(Size(300, 400), 96 * 128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("unets")
+
+
+@pytest.fixture(scope="module")
+def entries(folder: Path) -> Mapping[str, CatalogueEntry]:
+    """An untrained network of each architecture in an ordinary models file, under the architecture's name."""
+    lines = ["models:"]
+    for seed, architecture in enumerate(ARCHITECTURES):
+        write_stand_in(folder / f"{architecture}.safetensors", architecture, seed)
+        lines += [f"  {architecture}:", f"    architecture: {architecture}", "    licence: CC0-1.0"]
+        lines += [f"    file: {architecture}.safetensors"]
+    (folder / "models.yaml").write_text("\n".join(lines) + "\n")
+    return load_catalogue(folder / "models.yaml")
+
+
+@pytest.fixture(scope="module")
+def loaded(entries: Mapping[str, CatalogueEntry], folder: Path) -> dict[tuple[str, BackendName], UNetBackend]:
+    shelf = Shelf(folder / "cache")
+    return {
+        (architecture, backend): load_unet(entries[architecture], backend, shelf, threads=1)
+        for architecture in ARCHITECTURES
+        for backend in BACKENDS
+    }
+
+
+def picture(frame: UNetFrame, seed: int) -> Pixels:
+    shape = (frame.resized.height, frame.resized.width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def infer(unet: UNetBackend, frame: UNetFrame, *seeds: int) -> list[NDArray[np.float32]]:
+    return unet.infer([unet.prepare(picture(frame, seed), frame) for seed in seeds])
+
+
+def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    # Float32 kernels add up in another order; over twenty layers that is 1e-5 of the range. A wrong mean or channel
+    # moves the logits by a hundredth and more.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("frame", [UPRIGHT, LYING], ids=["upright", "lying"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_backends_give_the_logits_of_the_plain_network(
+    loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, frame: UNetFrame
+) -> None:
+    network = new_unet(architecture, ARCHITECTURES.index(architecture))
+    network = PixelsToLogits(network.half().float().eval())  # what a stand-in keeps
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pad(picture(frame, 0), frame)[None]))[0].numpy()
+    for backend in BACKENDS:
+        unet = loaded[architecture, backend]
+        (found,) = infer(unet, frame, 0)
+        assert unet.name == backend
+        assert found.dtype == np.float32
+        assert found.shape == (3, frame.padded.height, frame.padded.width)
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batch_mates_do_not_change_a_pictures_logits(
+    loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, backend: BackendName
+) -> None:
+    unet = loaded[architecture, backend]
+    (alone,) = infer(unet, UPRIGHT, 1)
+    (_, among, _) = infer(unet, UPRIGHT, 0, 1, 2)
+    # A batch may take another kernel, so not to the last bit.
+    assert_close(among, alone)
+    (other,) = infer(unet, UPRIGHT, 2)
+    assert np.abs(other - alone).max() > 1e-2 * np.abs(alone).max()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_converted_network_runs_on_as_many_threads_as_asked(
+    entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object, threads: int
+) -> None:
+    converted = ensure_files(entries["unet-mobilenetv2"], "openvino", Shelf(folder / "cache"))
+    compiled = compile_model(converted / UNET, threads=threads).get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_answers_outlive_the_next_inference(
+    loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName
+) -> None:
+    unet = loaded["unet-mobilenetv2", backend]
+    (first,) = infer(unet, UPRIGHT, 0)
+    kept = first.copy()
+    infer(unet, UPRIGHT, 1)
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_wrong_sizes_are_refused(loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName) -> None:
+    unet = loaded["unet-mobilenetv2", backend]
+    with pytest.raises(ValueError, match="for a frame of"):
+        unet.prepare(picture(LYING, 0), UPRIGHT)
+    mixed = [unet.prepare(picture(frame, 0), frame) for frame in (UPRIGHT, LYING)]
+    with pytest.raises(ValueError, match="batches of their own"):
+        unet.infer(mixed)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_sizes_of_batches_on_offer_rise_from_one(
+    loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName
+) -> None:
+    sizes = loaded["unet-resnet18", backend].picture_batches
+    assert sizes[0] == 1
+    assert list(sizes) == sorted(set(sizes))
+
+
+def test_a_conversion_is_kept_and_a_checkpoint_of_another_architecture_leaves_none(
+    entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object
+) -> None:
+    shelf = Shelf(folder / "cache")
+    entry = entries["unet-mobilenetv2"]
+    converted = ensure_files(entry, "openvino", shelf)
+    made = (converted / UNET).stat().st_mtime_ns
+    assert ensure_files(entry, "openvino", shelf) == converted
+    assert (converted / UNET).stat().st_mtime_ns == made
+    wrong = CatalogueEntry(
+        name="wrong",
+        architecture=entries["unet-resnet18"].architecture,
+        licence=entry.licence,
+        filename=entry.filename,
+        size=entry.size,
+        sha256=entry.sha256,
+        sources=entry.sources,
+    )
+    with pytest.raises(BadCheckpoint, match="does not fit the architecture unet-resnet18"):
+        load_unet(wrong, "torch", shelf)
+    elsewhere = Shelf(folder / "elsewhere")
+    with pytest.raises(BackendError, match="does not fit the architecture unet-resnet18"):
+        load_unet(wrong, "openvino", elsewhere)
+    assert not list((folder / "elsewhere").rglob("*.xml"))
+
+
+def test_a_broken_conversion_says_which_folder_to_delete(
+    entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object, tmp_path: Path
+) -> None:
+    entry = entries["unet-mobilenetv2"]
+    broken = Shelf(tmp_path)
+    converted = ensure_files(entry, "openvino", Shelf(folder / "cache"))
+    copy = tmp_path / converted.relative_to(folder / "cache")
+    copy.mkdir(parents=True)
+    (copy / UNET).write_text("no model")
+    with pytest.raises(BackendError, match=f"Delete the folder {copy}"):
+        load_unet(entry, "openvino", broken)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_entry_of_the_other_family_is_refused(
+    entries: Mapping[str, CatalogueEntry], backend: BackendName, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="mobile-sam is a mobile-sam, of the family 'sam'"):
+        load_unet(CATALOGUE["mobile-sam"], backend, Shelf(tmp_path))
+    with pytest.raises(ValueError, match="of the family 'unet'"):
+        load_sam(entries["unet-resnet18"], backend, Shelf(tmp_path))
