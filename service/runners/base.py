@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, Final
 
 from models.backends.base import BackendName, SamBackend
 from models.backends.unet_base import UNetBackend
 from models.entries import Family
+from models.errors import DeviceOutOfMemory
 from models.zoo import CatalogueEntry
 from service.batching import BatchPolicy
 from service.device_queue import DeviceQueue, Tells
@@ -92,7 +93,23 @@ class Runner(ABC):
         return seconds / len(payloads)
 
 
-def best_size(seconds_per_item: Mapping[int, float]) -> int:
-    """The smallest batch size that is about as good as the best."""
-    best = min(seconds_per_item.values())
-    return next(size for size, seconds in seconds_per_item.items() if seconds <= best * _GOOD_ENOUGH)
+def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) -> int:
+    """The smallest batch size that is about as good as the best, of those that the device has memory for.
+
+    Args:
+        sizes: rising.
+        seconds_per_item: measures one.
+
+    Raises:
+        DeviceOutOfMemory: not even the smallest fits.
+    """
+    measured: dict[int, float] = {}
+    for size in sizes:
+        try:
+            measured[size] = seconds_per_item(size)
+        except DeviceOutOfMemory:
+            if not measured:
+                raise
+            break
+    best = min(measured.values())
+    return next(size for size, seconds in measured.items() if seconds <= best * _GOOD_ENOUGH)

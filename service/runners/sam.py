@@ -200,10 +200,8 @@ class SamRunner(Runner):
         frame = frame_for(Size(INPUT_SIDE, INPUT_SIDE))
         prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), frame)
         self._pictures = best_size(
-            {
-                size: self._timed(encode_key(frame), [prepared] * size, size * megapixels(frame.padded))
-                for size in self.backend.picture_batches
-            }
+            self.backend.picture_batches,
+            lambda size: self._timed(encode_key(frame), [prepared] * size, size * megapixels(frame.padded)),
         )
         if self.backend.flexible:
             # A second size teaches how the time grows with the pixels.
@@ -216,7 +214,7 @@ class SamRunner(Runner):
         self._timed(decode_key(frame, with_mask=True), [with_mask], 1)
         work = _Prompts(embedding, [Prompt(click)], frame)
         key = decode_key(frame, with_mask=False)
-        self._prompts = best_size({size: self._timed(key, [work] * size, size) for size in self.backend.prompt_batches})
+        self._prompts = best_size(self.backend.prompt_batches, lambda size: self._timed(key, [work] * size, size))
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Rows of at most a batch's prompts, those with a mask apart from those without."""

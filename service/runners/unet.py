@@ -84,10 +84,8 @@ class UNetRunner(Runner):
         frame = unet_frame(INPUT_SIZE)
         prepared = self.prepare(np.zeros((frame.resized.height, frame.resized.width, 3), np.uint8), frame)
         self._pictures = best_size(
-            {
-                size: self._timed(InferKey(frame.padded), [prepared] * size, size * megapixels(frame.padded))
-                for size in self.backend.picture_batches
-            }
+            self.backend.picture_batches,
+            lambda size: self._timed(InferKey(frame.padded), [prepared] * size, size * megapixels(frame.padded)),
         )
 
     def _limits(self, key: Hashable) -> Limits:  # noqa: ARG002 (all of its work is of one kind)

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 import numpy as np
 import pytest
 
-from models.errors import BackendError, DeviceBroken
+from models.errors import BackendError, DeviceBroken, DeviceOutOfMemory
 from models.sam.constants import LOGITS_SIDE
 from models.transforms import Frame, frame_for
 from models.types import Box, Logits, Point, Prompt, Size
 from service.device_queue import Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
+from service.runners.base import best_size
 from service.runners.sam import Decoded
 from service.work import QueueOptions, Terms
 from tests.fakes import LOADED, PATIENCE_S, SCORES, SIZE, DecodeCall, FakePicture, FakeSam, WatchedRunner
@@ -326,6 +327,17 @@ async def test_warming_up_keeps_the_smallest_picture_batch_that_is_about_as_good
     await asyncio.gather(busy, *calls)
     await runner.close(PATIENCE_S)
     assert sam.encodes == [1] + [kept] * (4 // kept)
+
+
+def test_batches_that_the_device_has_no_memory_for_are_left_out() -> None:
+    def seconds(size: int) -> float:
+        if size > 4:
+            raise DeviceOutOfMemory("no memory for this batch")
+        return 1 / size
+
+    assert best_size((1, 2, 4, 8, 16), seconds) == 4
+    with pytest.raises(DeviceOutOfMemory):
+        best_size((8, 16), seconds)
 
 
 async def test_warming_up_teaches_what_can_be_in_time_at_which_size() -> None:
