@@ -53,6 +53,7 @@ class BatchPolicy(Generic[T]):
         self._arrivals = Arrivals()
         self._running: list[Item[T]] = []
         self._running_until = -math.inf
+        self._taken_at = -math.inf
         self._last_ended = -math.inf
 
     @property
@@ -130,6 +131,7 @@ class BatchPolicy(Generic[T]):
         chosen = {id(item) for item in batch}
         self._waiting = [item for item in kept if id(item) not in chosen]
         self._running = batch
+        self._taken_at = now
         self._running_until = now + self._times.predict(batch[0].key, sum(item.cost for item in batch))
         taken.batch.extend(batch)
         return taken
@@ -149,10 +151,12 @@ class BatchPolicy(Generic[T]):
         """The batch that was taken last has ended.
 
         Args:
-            seconds: how long it ran, to learn from, or None where that tells nothing (it failed).
+            seconds: how long it ran, to learn from, or None where that tells nothing (it failed). Where more has passed
+                since it was taken, that is learned: the way to the device and back keeps others waiting too.
         """
         if self._running and seconds is not None:
-            self._times.learn(self._running[0].key, sum(item.cost for item in self._running), seconds)
+            took = max(seconds, self._clock() - self._taken_at)
+            self._times.learn(self._running[0].key, sum(item.cost for item in self._running), took)
         self._running = []
         self._running_until = -math.inf
         self._last_ended = self._clock()

@@ -23,6 +23,9 @@ from service.work import Terms
 T = TypeVar("T")
 R = TypeVar("R", bound=Runner)
 
+WAY_BACK_S: Final = 0.005
+"""For an answer to be written and to reach its caller on the same network."""
+
 _KINDS: Final[Mapping[Family, str]] = {
     "sam": "a SAM, which masks what prompts point at",
     "unet": "a U-Net, which tells healthy from infected fruit",
@@ -41,8 +44,9 @@ class Visit(Generic[R]):
     together: Together = field(default_factory=Together)
 
     def terms(self, *, after: float = 0.0) -> Terms:
-        """What it asks of the device, where `after` seconds of work come when that is done."""
-        return Terms(self.arrived, None if self.deadline is None else self.deadline - after, self.urgency)
+        """What it asks of the device, where `after` seconds of work come when that is done, and then the way back."""
+        deadline = None if self.deadline is None else self.deadline - after - WAY_BACK_S
+        return Terms(self.arrived, deadline, self.urgency)
 
 
 @dataclass(frozen=True, slots=True)
