@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from service.arrivals import Arrivals
 from service.errors import DeadlineUnreachable, Overloaded
@@ -25,6 +25,10 @@ from service.service_times import ServiceTimes
 from service.work import Item, Limits, QueueOptions, Taken
 
 T = TypeVar("T")
+
+_RESERVE: Final = 0.05
+"""Of a predicted wait, for the errors of its predictions: with times that vary by a tenth it saves nine of ten admitted
+items that were dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
 
 
 class BatchPolicy(Generic[T]):
@@ -216,13 +220,17 @@ class BatchPolicy(Generic[T]):
         if all(other.terms.deadline is None for other in (item, *self._waiting)):
             return
         ends = self._ends(chain, now)
-        if item.terms.deadline is not None and ends[id(item)] > item.terms.deadline:
-            rank = self._rank(item, now)
-            ahead = sum(self._rank(other, now) <= rank for other in self._waiting)
-            raise DeadlineUnreachable(
-                f"The answer would come {(ends[id(item)] - item.terms.deadline) * 1000:.0f} ms after its deadline, "
-                f"with {ahead} pieces of work ahead of it."
-            )
+        if item.terms.deadline is not None:
+            end = ends[id(item)]
+            if self._running or self._waiting:
+                end += _RESERVE * (end - now)
+            if end > item.terms.deadline:
+                rank = self._rank(item, now)
+                ahead = sum(self._rank(other, now) <= rank for other in self._waiting)
+                raise DeadlineUnreachable(
+                    f"The answer would come {(end - item.terms.deadline) * 1000:.0f} ms after its deadline, "
+                    f"with {ahead} pieces of work ahead of it."
+                )
         without = self._ends((), now)
         for other in self._waiting:
             if other.terms.deadline is None:

