@@ -30,19 +30,25 @@ format: $(VENV)/dev.stamp  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev.stamp  ## measure one picture's whole path, memory and start; writes loadtest/reports/
+bench: $(VENV)/peers.stamp  ## measure one picture's whole path, and the server beside others; writes loadtest/reports/
 	$(BIN)/python -m loadtest.bench
+	$(BIN)/python -m loadtest.noop
+	$(BIN)/python -m loadtest.overload
+	$(BIN)/python -m loadtest.burst
 
 loadtest: $(VENV)/dev.stamp  ## load a running service, HOST (by default the one of make serve); ARGS="--help" lists options
 	$(BIN)/python -m loadtest.run --host $(HOST) $(ARGS)
 
-lock: $(VENV)/lock.stamp  ## refresh both lock files from pyproject.toml
+lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements.lock \
 	    pyproject.toml --group dev --output-file requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements-dev.lock \
+	    --group peers --output-file requirements-peers.lock
 
 clean:  ## remove the virtual environment and what the tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -58,6 +64,11 @@ $(VENV)/runtime.stamp: requirements.lock | $(VENV)/bin/python
 $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/runtime.stamp
 	@echo "Installing the locked development packages …"
 	$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/peers.stamp: requirements-peers.lock $(VENV)/dev.stamp
+	@echo "Installing the locked servers that Pomona is measured against …"
+	$(PIP) install --require-hashes --no-deps -r requirements-peers.lock
 	@touch $@
 
 $(VENV)/lock.stamp: pyproject.toml | $(VENV)/bin/python

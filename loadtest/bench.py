@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +22,7 @@ from tqdm import tqdm
 
 from loadtest import dials
 from loadtest.drawn import draw
+from loadtest.machine import REPORTS, footer, machine
 from loadtest.server import running
 from models.backends.base import BackendName
 from models.types import Size
@@ -34,7 +31,6 @@ from service.messages import SegmentRequest
 from service.pipeline import Pipeline
 from service.settings import Settings
 
-REPORTS: Final = Path(__file__).parent / "reports"
 BACKENDS: Final[tuple[BackendName, ...]] = ("openvino", "torch")
 PICTURE: Final = Size(1200, 1800)
 ROUNDS: Final = 15
@@ -45,7 +41,7 @@ PARTS: Final = ("decode", "encode", "prompt", "postprocess", "total")
 def main() -> None:
     """Measure, print, write `loadtest/reports/one_picture.json` and `.md`."""
     figures: dict[str, Any] = {
-        "machine": _machine(),
+        "machine": machine(),
         "picture": f"{PICTURE.width} x {PICTURE.height} JPEG, one point, three masks as RLE",
         "path_ms": asyncio.run(_measure_path()),
         "server": {backend: _measure_server(backend) for backend in BACKENDS},
@@ -118,24 +114,8 @@ def _spread(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "commit": commit.stdout.strip() or None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("bentoml", "openvino", "torch", "timm", "pillow", "numpy")},
-    }
-
-
 def _table(figures: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
-    machine = figures["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     rows = [
         f"{figures['picture']}; {ROUNDS} rounds, the backends taking turns; milliseconds, median (quartiles).",
         "",
@@ -159,8 +139,7 @@ def _table(figures: Mapping[str, Any]) -> str:
     rows += ["", *dials.table(figures["dials_ms"], figures["agreement"])]
     rows += [
         "",
-        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}; {versions}; "
-        f"commit {machine['commit']}.",
+        footer(figures["machine"]),
         "",
     ]
     return "\n".join(rows)

@@ -28,6 +28,23 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Of the rounds of a measurement."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Median, least and greatest of at least one value."""
+        return cls(*(round(float(value), 3) for value in (np.median(values), min(values), max(values))))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True, slots=True)
 class Refusals:
     """Those with one problem code.
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -55,6 +55,12 @@ class Server:
         main = psutil.Process(self.process.pid)
         return sum(process.memory_info().rss for process in [main, *main.children(recursive=True)]) / _MIB
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU that all its processes used so far, user's and kernel's."""
+        main = psutil.Process(self.process.pid)
+        times = [process.cpu_times() for process in [main, *main.children(recursive=True)]]
+        return sum(spent.user + spent.system for spent in times)
+
     def stop(self) -> None:
         """Ask it to stop, and see that it ends well and leaves no process behind.
 
@@ -69,9 +75,16 @@ class Server:
             raise ServerFailed(f"ended with {status}, leaving {alive}:\n{self.log()}")
 
 
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def running(folder: Path, *, bento: str = "service.app:Pomona", **settings: str) -> Iterator[Server]:
-    """Start a server on a free port, wait until it is ready, and stop it afterwards where that was not done.
+    """Start the service on a free port, wait until it is ready, and stop it afterwards where that was not done.
 
     Args:
         folder: for its output and BentoML's files.
@@ -81,48 +94,66 @@ def running(folder: Path, *, bento: str = "service.app:Pomona", **settings: str)
     Raises:
         ServerFailed: it ended, or was not ready in time, or did not stop.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
+    with launched(folder, port, ["-m", "bentoml", "serve", bento], environment_of(port, **settings)) as server:
+        yield server
+        if server.process.poll() is None:
+            server.stop()
+
+
+def environment_of(port: int, **settings: str) -> dict[str, str]:
+    """This process's environment with these settings of the service instead of its own, for a service on `port`."""
     kept = {"POMONA_CACHE_DIR", "POMONA_WEIGHTS_DIR"}
     environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("POMONA_")}
     environment |= {f"POMONA_{name.upper()}": value for name, value in settings.items()}
-    environment |= {
-        "POMONA_HTTP_HOST": "127.0.0.1",
-        "POMONA_HTTP_PORT": str(port),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(folder / "bentoml"),
-    }
+    return environment | {"POMONA_HTTP_HOST": "127.0.0.1", "POMONA_HTTP_PORT": str(port)}
+
+
+@contextlib.contextmanager
+def launched(
+    folder: Path, port: int, arguments: Sequence[str], environment: Mapping[str, str], *, ready: str = "/readyz"
+) -> Iterator[Server]:
+    """Start Python with `arguments`, wait until the server that this is says that it is ready, and kill it afterwards.
+
+    Args:
+        folder: for its output and BentoML's files.
+        port: where it will answer.
+        arguments: of the interpreter.
+        environment: of the process.
+        ready: path that answers 200 once it is ready.
+
+    Raises:
+        ServerFailed: it ended, or was not ready in time.
+    """
     output = folder / "output.txt"
     started = time.monotonic()
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", bento],
+            [sys.executable, *arguments],
             cwd=_ROOT,
-            env=environment,
+            env={**environment, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml")},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     server = Server(f"http://127.0.0.1:{port}", output, process)
     try:
-        _wait_until_ready(server)
+        _wait_until_ready(server, ready)
         server.ready_s = time.monotonic() - started
         yield server
-        if process.poll() is None:
-            server.stop()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _wait_until_ready(server: Server) -> None:
+def _wait_until_ready(server: Server, ready: str) -> None:
     until = time.monotonic() + _READY_WITHIN_S
     with httpx.Client(base_url=server.address, timeout=2) as client:
         while time.monotonic() < until:
             if server.process.poll() is not None:
                 raise ServerFailed(f"it ended with {server.process.returncode}:\n{server.log()}")
-            livez, readyz = _status(client, "/livez"), _status(client, "/readyz")
+            livez, readyz = _status(client, "/livez"), _status(client, ready)
             if readyz == 200:
                 return
             server.seen_while_loading.append((livez, readyz))

