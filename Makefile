@@ -8,11 +8,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench loadtest lock clean
+.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
-	@sed -n 's/^\([a-z]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
+	@sed -n 's/^\([a-z-]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
 
 serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000), fetching the weights first if they are not here
 	$(BIN)/bentoml serve service.app:Pomona
@@ -30,14 +30,28 @@ format: $(VENV)/dev.stamp  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/peers.stamp  ## measure one picture's whole path, and the server beside others; writes loadtest/reports/
+bench: $(VENV)/peers.stamp  ## measure all that the README quotes, the service beside others too; writes loadtest/reports/
 	$(BIN)/python -m loadtest.bench
+	$(BIN)/python -m loadtest.saturation
+	$(BIN)/python -m loadtest.promptness
 	$(BIN)/python -m loadtest.noop
 	$(BIN)/python -m loadtest.overload
 	$(BIN)/python -m loadtest.burst
 
+bench-gpu: $(VENV)/dev.stamp  ## measure SAM on a CUDA card; says so where there is none
+	$(BIN)/python -m loadtest.gpu
+
+soak: $(VENV)/dev.stamp  ## ten thousand requests: does memory grow?
+	$(BIN)/python -m loadtest.soak
+
 loadtest: $(VENV)/dev.stamp  ## load a running service, HOST (by default the one of make serve); ARGS="--help" lists options
 	$(BIN)/python -m loadtest.run --host $(HOST) $(ARGS)
+
+train-unet: $(VENV)/dev.stamp  ## train a U-Net on DATA into OUT (runs/unet); ARGS="--help" lists options
+	$(BIN)/python -m models.training unet --out $(or $(OUT),runs/unet) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+finetune-sam: $(VENV)/dev.stamp  ## fine-tune a SAM's mask decoder on DATA into OUT (runs/sam); ARGS="--help" lists options
+	$(BIN)/python -m models.training sam --out $(or $(OUT),runs/sam) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 
@@ -94,6 +95,9 @@ class Pomona:
             self._failed = True
             _LOG.exception("the models cannot be loaded")
             raise
+        # What is loaded stays: searching it for garbage halted all requests for 80 ms each time.
+        gc.collect()
+        gc.freeze()
         HTTP.state.pipeline = self._pipeline
         _LOG.info("ready", extra={"worker": worker})
         if worker == 1 and _EXAMPLE.exists():
