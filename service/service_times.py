@@ -39,14 +39,14 @@ class _Learned:
             for (cost, seconds), (other_cost, other) in combinations(ran, 2)
             if cost != other_cost
         ]
-        if slopes:
-            self.per_cost = max(0.0, median(slopes))
-            self.fixed = max(0.0, median(seconds - self.per_cost * cost for cost, seconds in self.ran))
-        else:
-            # One batch size only: taken as all per item, which errs on the safe side for larger ones.
-            self.per_cost = median(seconds / max(cost, 1e-9) for cost, seconds in self.ran)
+        self.per_cost = max(0.0, median(slopes)) if slopes else 0.0
+        self.fixed = median(seconds - self.per_cost * cost for cost, seconds in ran)
+        if not slopes or self.fixed < 0:
+            # One batch size only, or sizes so alike that the noise made the line too steep: taken as all per item,
+            # which is right for what was seen and errs on the safe side for larger ones.
+            self.per_cost = median(seconds / max(cost, 1e-9) for cost, seconds in ran)
             self.fixed = 0.0
-        errors = (abs(seconds - self.fixed - self.per_cost * cost) for cost, seconds in self.ran)
+        errors = (abs(seconds - self.fixed - self.per_cost * cost) for cost, seconds in ran)
         self.margin = _SPREADS * median(errors)
 
 

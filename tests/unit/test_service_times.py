@@ -51,3 +51,13 @@ def test_a_device_with_fixed_batch_sizes_pays_for_the_next_bucket() -> None:
     times.learn("k", 8, 0.3)
     assert times.predict("k", 5) == times.predict("k", 8)
     assert times.predict("k", 2) == times.predict("k", 4)
+
+
+def test_sizes_that_are_nearly_alike_do_not_make_predictions_wild() -> None:
+    times = ServiceTimes()
+    # The larger was timed while the machine was busy: a line through both would begin far below zero.
+    for _ in range(8):
+        times.learn("k", 0.197, 0.140)
+        times.learn("k", 0.229, 0.190)
+    assert times.predict("k", 0.197) == pytest.approx(0.15, abs=0.04)
+    assert times.predict("k", 0.229) == pytest.approx(0.18, abs=0.04)
