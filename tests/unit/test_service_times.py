@@ -57,7 +57,7 @@ def test_sizes_that_are_nearly_alike_say_nothing_of_others() -> None:
     times = ServiceTimes()
     times.learn("k", 1.0, 0.6)
     times.learn("k", 0.25, 0.15)
-    # The larger was timed while the machine was busy, then the smaller: a line through both alone would be steep, or flat.
+    # One of them was timed while the machine was busy: a line through both alone would be steep, or flat.
     for slow, quick in ((0.229, 0.197), (0.197, 0.229)):
         for _ in range(16):
             times.learn("k", slow, 0.190)

@@ -1,0 +1,1 @@
+"""Training: U-Nets from annotated and rendered pictures, SAM from annotated ones."""

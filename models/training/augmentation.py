@@ -1,0 +1,199 @@
+"""Pictures made to look as they might have: moved, turned, lit, blurred and noisy.
+
+What moves the picture moves its classes alike, those by the nearest neighbour: a class is never between two others.
+Changes of colour are one linear map of red, green and blue, so that they cost one pass over the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from models.data.samples import PixelClass, SemanticMap
+from models.training.errors import CannotTrain
+from models.types import Pixels, Size
+from models.unet.constants import PADDING
+
+_LUMA: Final = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
+_CHANCE: Final = 0.3  # of blur, and of noise
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far pictures are changed, by lot.
+
+    Attributes:
+        flip: chance to mirror left and right, 0 to 1.
+        flip_vertical: chance to mirror top and bottom.
+        rotation: most degrees either way.
+        smallest: least factor on the scale at which the network would see the picture, above 0.
+        largest: greatest factor, at least `smallest`.
+        brightness: most that the factor on all light differs from 1, 0 to below 1.
+        contrast: likewise of the factor on differences from the picture's mean.
+        saturation: likewise of the factor on differences from grey.
+        hue: most degrees of rotation about the axis of greys.
+        blur: greatest standard deviation in pixels.
+        noise: greatest standard deviation, of 255.
+
+    Raises:
+        CannotTrain: a number outside its range.
+    """
+
+    flip: float = 0.5
+    flip_vertical: float = 0.5
+    rotation: float = 20.0
+    smallest: float = 0.75
+    largest: float = 1.5
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.3
+    hue: float = 8.0
+    blur: float = 1.2
+    noise: float = 10.0
+
+    def __post_init__(self) -> None:
+        shares = (self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation)
+        others = (self.rotation, self.hue, self.blur, self.noise)
+        if not all(0 <= each <= 1 for each in shares) or not all(0 <= each <= 360 for each in others):
+            raise CannotTrain("Augmentation: chances and factors are 0 to 1, angles and deviations at least 0.")
+        if not 0 < self.smallest <= self.largest < math.inf:
+            raise CannotTrain(f"Augmentation: scales from {self.smallest} to {self.largest} are none.")
+
+
+UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0)
+"""Nothing is drawn by lot but which part of a picture that is larger than the crop is seen."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where the picture's points come to lie in the crop.
+
+    Attributes:
+        matrix: float64 (2, 3): x, y of the picture to x, y of the crop; pixels' corners have whole numbers.
+        scale: of it, above 0.
+        crop: size of the crop.
+    """
+
+    matrix: NDArray[np.float64]
+    scale: float
+    crop: Size
+
+
+def place(size: Size, crop: Size, scale: float, augmentation: Augmentation, rng: np.random.Generator) -> Placement:
+    """Draw by lot how a picture lies in a crop.
+
+    Args:
+        size: of the picture.
+        crop: of the crop.
+        scale: crop pixels per picture pixel before augmentation.
+        augmentation: how far to go.
+        rng: draws the lots.
+
+    Returns:
+        The placement. Before it is turned, the picture lies within the crop or the crop within the picture, each way.
+    """
+    factor = math.exp(rng.uniform(math.log(augmentation.smallest), math.log(augmentation.largest)))
+    scale *= factor
+    angle = math.radians(rng.uniform(-augmentation.rotation, augmentation.rotation))
+    mirror = np.where(rng.random(2) < (augmentation.flip, augmentation.flip_vertical), -1.0, 1.0)
+    picture, window = np.array((size.width, size.height)), np.array((crop.width, crop.height))
+    slack = np.abs(picture * scale - window) / 2
+    shift = rng.uniform(-slack, slack)
+    turn = np.array(((math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))))
+    linear = scale * turn @ np.diag(mirror)
+    offset = window / 2 + turn @ shift - linear @ (picture / 2)
+    return Placement(np.column_stack((linear, offset)), scale, crop)
+
+
+def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
+    """Move a picture into its crop; beside the picture is `PADDING`.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB.
+        placement: where to.
+
+    Returns:
+        uint8 of size `placement.crop`; shrunk as `models.transforms.resize` does it.
+    """
+    height, width = pixels.shape[:2]
+    matrix = placement.matrix
+    if placement.scale < 1:
+        # First the averaging filter that serving uses: the warp alone would skip pixels.
+        small = max(1, round(width * placement.scale)), max(1, round(height * placement.scale))
+        pixels = np.asarray(PIL.Image.fromarray(pixels).resize(small, PIL.Image.Resampling.BILINEAR))
+        matrix = matrix @ np.diag((width / small[0], height / small[1], 1.0))
+    return _warped(pixels, matrix, placement.crop, cv2.INTER_LINEAR, PADDING)
+
+
+def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
+    """Move a picture's classes into its crop; beside the picture is IGNORE.
+
+    Args:
+        semantic: uint8 (height, width) of `PixelClass`.
+        placement: where to.
+
+    Returns:
+        uint8 of size `placement.crop`.
+    """
+    beside = (int(PixelClass.IGNORE),)
+    return _warped(semantic, placement.matrix, placement.crop, cv2.INTER_NEAREST, beside)
+
+
+def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
+    """Change light and colours, blur, and add noise, by lot.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB.
+        augmentation: how far to go.
+        rng: draws the lots.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    changed = _relit(pixels, augmentation, rng)
+    if augmentation.blur and rng.random() < _CHANCE:
+        deviation = max(1e-3, rng.uniform(0, augmentation.blur))
+        changed = np.asarray(cv2.GaussianBlur(changed, (0, 0), deviation), np.uint8)
+    if augmentation.noise and rng.random() < _CHANCE:
+        deviation = rng.uniform(0, augmentation.noise)
+        noisy = changed + np.float32(deviation) * rng.standard_normal(changed.shape, np.float32)
+        changed = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return changed
+
+
+def _relit(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
+    spans = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+    brightness, contrast, saturation = (1 + rng.uniform(-span, span) for span in spans)
+    angle = math.radians(rng.uniform(-augmentation.hue, augmentation.hue))
+    if not any((*spans, augmentation.hue)):
+        return pixels
+    grey = np.tile(_LUMA, (3, 1))
+    colours = saturation * (_about_greys(angle) @ (np.eye(3) - grey)) + grey
+    mean = float(_LUMA @ np.array(cv2.mean(pixels)[:3]))
+    linear = brightness * contrast * colours
+    offset = brightness * (1 - contrast) * mean
+    return np.asarray(cv2.transform(pixels, np.column_stack((linear, np.full(3, offset)))), np.uint8)
+
+
+def _about_greys(angle: float) -> NDArray[np.float64]:
+    """Rotation about (1, 1, 1), (3, 3): Rodrigues' formula."""
+    axis = np.full(3, 1 / math.sqrt(3))
+    cross = np.array(((0, -axis[2], axis[1]), (axis[2], 0, -axis[0]), (-axis[1], axis[0], 0)))
+    return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
+
+
+def _warped(
+    values: NDArray[np.uint8], matrix: NDArray[np.float64], crop: Size, how: int, beside: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    # OpenCV counts from the centres of pixels.
+    matrix = matrix.copy()
+    matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    size = (crop.width, crop.height)
+    moved = cv2.warpAffine(values, matrix, size, flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=beside)
+    return np.asarray(moved, np.uint8)

@@ -1,0 +1,154 @@
+"""How well a U-Net does on each source of pictures, seen as serving sees them.
+
+Pictures are shrunk, padded and enlarged again by serving's own code, and compared at their own size. Each source has
+measures of its own; the score that chooses the best epoch is the mean over the sources of their mean IoU, each source
+weighing the same however many pictures it has. A source's mean IoU is over the pixels of all its pictures together: of
+background, healthy and infected where its annotations tell them apart, else of background and fruit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from models.data.samples import CLASSES, PixelClass, Sample, SemanticMap
+from models.evaluation.metrics import class_confusion, fruit_confusion, iou, mean_counted
+from models.training.data_sources import OpenedSource
+from models.training.fitting import Validation
+from models.training.machine import Machine
+from models.training.unet_pictures import one_thread
+from models.transforms import resize
+from models.types import Pixels
+from models.unet.build import PixelsToLogits
+from models.unet.frames import UNetFrame, pad, unet_frame
+from models.unet.postprocess import class_map
+
+SCORE: Final = "the mean over the sources of their mean IoU over pixels"
+"""What `Validation.score` is, in words."""
+
+RENDERED: Final = "rendered"
+"""Name of the source of rendered scenes."""
+
+_MEASURES: Final = ("mean_iou", "fruit_iou", "fruit_iou_per_image", "background_iou", "healthy_iou", "infected_iou")
+
+_Seen: TypeAlias = tuple[str, Pixels, UNetFrame, SemanticMap]
+
+
+class UNetValidation:
+    """Judges networks on the validation parts.
+
+    Args:
+        sources: sets; their validation parts are read again for each network.
+        rendered: scenes, kept in memory.
+        machine: device and workers.
+    """
+
+    def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample], machine: Machine) -> None:
+        self.names = [each.name for each in sources] + ([RENDERED] if rendered else [])
+        self._device = torch.device(machine.device)
+        pictures = _Pictures(sources, rendered)
+        self._loader: DataLoader[_Seen] = DataLoader(
+            pictures,
+            sampler=range(len(pictures)),
+            batch_size=None,  # pictures of any shape
+            num_workers=machine.workers,
+            persistent_workers=machine.workers > 0,
+            worker_init_fn=one_thread,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )
+
+    @property
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        """Names of measures to plot together."""
+        return {
+            "mean IoU of each source, and their mean": ["score", *(f"{name}/mean_iou" for name in self.names)],
+            "IoU of fruit": [f"{name}/fruit_iou" for name in self.names],
+            "IoU of healthy and infected": [
+                f"{name}/{kind}_iou" for name in self.names for kind in ("healthy", "infected")
+            ],
+        }
+
+    def of(self, network: nn.Module) -> Validation:
+        """Judge a network in evaluation mode.
+
+        Args:
+            network: as `models.unet.build` gives it, on the device.
+
+        Returns:
+            `SOURCE/MEASURE` for each of `mean_iou`, `fruit_iou`, `background_iou`, `healthy_iou`, `infected_iou` (over
+            all pixels) and `fruit_iou_per_image`; NaN where it does not count.
+
+        Raises:
+            DataError: a picture cannot be used.
+        """
+        counted: dict[str, list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {name: [] for name in self.names}
+        for name, predicted, truth in self.predictions(network):
+            counted[name].append((_classes_where_known(predicted, truth), fruit_confusion(predicted, truth)))
+        measures: dict[str, float] = {}
+        for name, confusions in counted.items():
+            measured = _measures(np.stack([one for one, _ in confusions]), np.stack([two for _, two in confusions]))
+            measures |= {f"{name}/{measure}": measured[measure] for measure in _MEASURES}
+        means = np.array([measures[f"{name}/mean_iou"] for name in self.names])
+        return Validation(float(mean_counted(means)), measures)
+
+    def predictions(self, network: nn.Module) -> Iterator[tuple[str, SemanticMap, SemanticMap]]:
+        """Each picture's source, predicted classes and annotation, at the picture's own size."""
+        whole = PixelsToLogits(network).to(self._device)
+        with torch.inference_mode():
+            for name, pixels, frame, truth in self._loader:
+                batch = torch.from_numpy(pixels)[None].to(self._device)
+                logits = whole(batch)[0].float().cpu().contiguous().numpy()
+                yield name, class_map(logits, frame), truth
+
+
+def _measures(classes: NDArray[np.int64], fruit: NDArray[np.int64]) -> dict[str, float]:
+    by_class = iou(classes.sum(axis=0))
+    background, whole = iou(fruit.sum(axis=0)).tolist()
+    known = classes.any()
+    if not known:
+        by_class = np.array((background, math.nan, math.nan))
+    return {
+        "mean_iou": float(mean_counted(by_class if known else np.array((background, whole)))),
+        "fruit_iou": float(whole),
+        "fruit_iou_per_image": float(mean_counted(iou(fruit)[:, 1])),
+        **{f"{each.name.lower()}_iou": float(by_class[place]) for place, each in enumerate(CLASSES)},
+    }
+
+
+def _classes_where_known(predicted: SemanticMap, truth: SemanticMap) -> NDArray[np.int64]:
+    """Of a picture whose fruit is not told apart, background alone would say too much good of a network."""
+    if (truth == PixelClass.FRUIT).any():
+        return np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    return class_confusion(predicted, truth)
+
+
+class _Pictures(Dataset[_Seen]):
+    def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample]) -> None:
+        self._listed = [(each, name) for each in sources for name in each.validation]
+        self._rendered = rendered
+
+    def __len__(self) -> int:
+        return len(self._listed) + len(self._rendered)
+
+    def __getitem__(self, index: int) -> _Seen:
+        if index < len(self._listed):
+            source, name = self._listed[index]
+            return _seen(source.name, source.dataset.load(name))
+        return _seen(RENDERED, self._rendered[index - len(self._listed)])
+
+
+def _seen(name: str, sample: Sample) -> _Seen:
+    frame = unet_frame(sample.size)
+    return name, pad(resize(sample.pixels, frame), frame), frame, sample.semantic
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
