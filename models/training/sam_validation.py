@@ -39,7 +39,9 @@ from models.types import BinaryMask, Box, Mask, Point, Prompt
 PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     "mean IoU by box": ["box_iou", "box_iou_single", "box_iou_oracle"],
     "mean IoU by centre point": ["point_iou", "point_iou_single", "point_iou_oracle"],
-    "predicted and true IoU": ["score_error", "score_correlation", "chosen_score_error", "chosen_score_correlation"],
+    "predicted and true IoU": [
+        "score_error", "score_bias", "score_correlation", "chosen_score_error", "chosen_score_correlation",
+    ],
 })  # fmt: skip
 
 SCORE: Final = "the mean of `box_iou` and `point_iou`"

@@ -141,6 +141,8 @@ def _guarded(endpoint: Endpoint, endpoint_name: str) -> Endpoint:
         request.state.request_id = request_id
         request.state.log = {}
         response: Response | None = None
+        observer: Observer = request.app.state.observer
+        observer.began(endpoint_name)
         try:
             limit = _settings(request).request_timeout_s
             response = await _answer(endpoint, request, limit)
@@ -148,7 +150,6 @@ def _guarded(endpoint: Endpoint, endpoint_name: str) -> Endpoint:
             return response
         finally:
             status = response.status_code if response else _CLIENT_CLOSED
-            observer: Observer = request.app.state.observer
             seconds = time.monotonic() - started
             observer.requested(endpoint_name, request.state.log.get("model", ""), _outcome(status), seconds)
             if "code" in request.state.log:

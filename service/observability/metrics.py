@@ -31,6 +31,9 @@ DURATION: Final = Histogram(
     ["endpoint", "model", "outcome"],
     buckets=_SECONDS,
 )
+IN_PROGRESS: Final = Gauge(
+    "pomona_requests_in_progress", "Requests that are not answered yet.", ["endpoint"], multiprocess_mode="livesum"
+)
 PROBLEMS: Final = Counter("pomona_problems", "Problems answered, by code.", ["code"])
 DEADLINES: Final = Counter("pomona_deadlines", "Requests with a deadline: met or missed.", ["model", "result"])
 BATCH_SIZE: Final = Histogram(
@@ -75,8 +78,13 @@ def exposition() -> bytes:
 class PrometheusObserver(Observer):
     """See `Observer`."""
 
+    def began(self, endpoint: str) -> None:
+        """Count it in."""
+        IN_PROGRESS.labels(endpoint).inc()
+
     def requested(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
         """Count and time it."""
+        IN_PROGRESS.labels(endpoint).dec()
         REQUESTS.labels(endpoint, model, outcome).inc()
         DURATION.labels(endpoint, model, outcome).observe(seconds)
 

@@ -12,6 +12,9 @@ Stage = Literal["encode", "decode", "infer"]
 class Observer:
     """Hears everything and does nothing with it; listeners override what they want to hear."""
 
+    def began(self, endpoint: str) -> None:
+        """A request came; `requested` tells of its end."""
+
     def requested(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
         """A request was answered, refused, or left.
 

@@ -102,13 +102,13 @@ def test_models_tell_what_is_loaded(client: httpx.Client) -> None:
     assert not any(model.loaded or model.backend or model.device for model in rest)
 
 
-def test_metrics_count_requests_by_path_and_status(client: httpx.Client, known: str) -> None:
+def test_metrics_count_requests_by_path_and_outcome(client: httpx.Client, known: str) -> None:
     assert known
 
     def embeds() -> float:
         text = client.get("/metrics").raise_for_status().text
-        lines = re.findall(r"^bentoml_service_request_total\{(.*)\} (\S+)$", text, re.MULTILINE)
-        return sum(float(value) for labels, value in lines if "/v1/embed" in labels and '"400"' in labels)
+        lines = re.findall(r"^pomona_requests_total\{(.*)\} (\S+)$", text, re.MULTILINE)
+        return sum(float(value) for labels, value in lines if "/v1/embed" in labels and '"refused"' in labels)
 
     before = embeds()
     assert client.post("/v1/embed").status_code == 400

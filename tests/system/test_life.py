@@ -52,5 +52,5 @@ def test_a_request_in_flight_is_answered_when_the_server_is_asked_to_stop(tmp_pa
 
 def _in_flight(server: Server) -> bool:
     text = httpx.get(f"{server.address}/metrics").text
-    lines = re.findall(r"^bentoml_service_request_in_progress\{(.*)\} (\S+)$", text, re.MULTILINE)
+    lines = re.findall(r"^pomona_requests_in_progress\{(.*)\} (\S+)$", text, re.MULTILINE)
     return any("/v1/segment" in labels and float(value) > 0 for labels, value in lines)

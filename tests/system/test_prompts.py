@@ -54,21 +54,21 @@ def test_points_with_a_box_return_the_fruit_without_what_a_background_point_excl
 
 
 def test_an_earlier_answers_logits_and_a_drawn_mask_are_prompts(client: httpx.Client, drawn: Drawn) -> None:
-    # A mask alone is a weak prompt: it needs the square that the model was trained on.
-    box = {"box": drawn.box(2), "multimask": False}
+    # A mask alone is a weak prompt: it needs the square that the model was trained on, and a fruit that stands alone.
+    box = {"box": drawn.box(3), "multimask": False}
     earlier = segment(client, drawn.data, box, format="logits", padding="square").results[0].masks[0]
-    rle = encode_rle(drawn.fruit(2))
+    rle = encode_rle(drawn.fruit(3))
     as_rle = {"size": rle.size, "counts": rle.counts}
     answer = segment(
         client,
         drawn.data,
         {"mask": earlier.mask.model_dump(), "multimask": False},
         {"mask": as_rle, "multimask": False},
-        {"mask": as_rle, "points": [drawn.centre(2)], "multimask": False},
+        {"mask": as_rle, "points": [drawn.centre(3)], "multimask": False},
         padding="square",
     )
     for result in answer.results:
-        assert iou(only(result), drawn.fruit(2)) >= 0.9
+        assert iou(only(result), drawn.fruit(3)) >= 0.9
 
 
 def test_prompts_of_every_kind_share_one_call_and_answer_in_order(
