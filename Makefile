@@ -41,7 +41,7 @@ bench: $(VENV)/peers.stamp  ## measure all that the README quotes, the service b
 bench-gpu: $(VENV)/dev.stamp  ## measure SAM on a CUDA card; says so where there is none
 	$(BIN)/python -m loadtest.gpu
 
-soak: $(VENV)/dev.stamp  ## ten thousand requests: does memory grow?
+soak: $(VENV)/dev.stamp  ## ten thousand requests, to see whether memory grows
 	$(BIN)/python -m loadtest.soak
 
 loadtest: $(VENV)/dev.stamp  ## load a running service, HOST (by default the one of make serve); ARGS="--help" lists options
