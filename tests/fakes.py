@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
@@ -21,9 +23,10 @@ from models.sam.constants import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT, LOG
 from models.sam.prompts import PackedPrompts
 from models.transforms import Frame, frame_for
 from models.types import BinaryMask, Logits, Pixels, Prompt, Size
+from models.unet.constants import OFFSET_UNIT, OUTPUTS
 from models.unet.frames import UNetFrame, unet_frame
 from models.zoo import Architecture, CatalogueEntry
-from service.device_queue import Place, Ran
+from service.device_queue import DeviceQueue, Place, Ran
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.pipeline import Pipeline
 from service.reception import Reception
@@ -77,6 +80,9 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
+    def leap(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @dataclass
 class LeapingClock:
@@ -126,7 +132,7 @@ class FakeDevice:
     """Marks of pictures that fail every batch they are in."""
     blocks: threading.Event | None = None
     """What a batch of pictures waits for where it is set."""
-    clock: LeapingClock = field(default_factory=LeapingClock)
+    clock: LeapingClock | FakeClock = field(default_factory=LeapingClock)
     """Leaps while a batch runs."""
     entered: threading.Event = field(default_factory=threading.Event)
     """Set once a batch of pictures was begun."""
@@ -137,18 +143,22 @@ class FakeDevice:
     """Mark of every picture that was to run, in order."""
     overlapped: bool = False
     """Whether two calls ever ran at the same time."""
-    _busy: threading.Lock = field(default_factory=threading.Lock)
+    threads: set[int] = field(default_factory=set)
+    """From which the device was called."""
+    card: threading.Lock = field(default_factory=threading.Lock)
+    """The device itself: backends on the same one have the same."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """A call on the device."""
-        if not self._busy.acquire(blocking=False):
+        self.threads.add(threading.get_ident())
+        if not self.card.acquire(blocking=False):
             self.overlapped = True
-            self._busy.acquire()
+            self.card.acquire()
         try:
             yield
         finally:
-            self._busy.release()
+            self.card.release()
 
     def wait(self) -> None:
         self.entered.set()
@@ -281,7 +291,23 @@ def _class_logits(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     logits = np.zeros((3, *pixels.shape[:2]), np.float32)
     logits[1] = (pixels[..., 1] - 127.5) / 16
     logits[2] = (pixels[..., 0] - 127.5) / 16
-    return logits
+    _, regions = cv2.connectedComponents((logits.max(axis=0) > 0).view(np.uint8))
+    return with_votes(logits, regions)
+
+
+def with_votes(logits: NDArray[np.float32], fruits: NDArray[np.integer]) -> NDArray[np.float32]:
+    """A U-Net's output float32 (5, height, width): logits (3, height, width), and every cell's vote for its fruit.
+
+    `fruits` says which one a cell belongs to: (height, width), 0 where it votes for itself.
+    """
+    output = np.zeros((OUTPUTS, *fruits.shape), np.float32)
+    output[:3] = logits
+    ys, xs = np.mgrid[: fruits.shape[0], : fruits.shape[1]]
+    for fruit in np.unique(fruits[fruits > 0]):
+        inside = fruits == fruit
+        output[3][inside] = (xs[inside].mean() - xs[inside]) / OFFSET_UNIT
+        output[4][inside] = (ys[inside].mean() - ys[inside]) / OFFSET_UNIT
+    return output
 
 
 def _distances(coords: NDArray[np.float32], labels: list[int], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -332,15 +358,8 @@ class WatchedRunner(SamRunner):
 
     backend: FakeSam
 
-    def __init__(
-        self,
-        entry: CatalogueEntry,
-        backend: FakeSam,
-        *,
-        options: QueueOptions | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(entry, backend, options=options, clock=clock)
+    def __init__(self, entry: CatalogueEntry, backend: FakeSam, queue: DeviceQueue) -> None:
+        super().__init__(entry, backend, queue)
         self.pictures = Tally()
         self.requests = Tally()
 
@@ -360,15 +379,8 @@ class WatchedUNetRunner(UNetRunner):
 
     backend: FakeUNet
 
-    def __init__(
-        self,
-        entry: CatalogueEntry,
-        backend: FakeUNet,
-        *,
-        options: QueueOptions | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(entry, backend, options=options, clock=clock)
+    def __init__(self, entry: CatalogueEntry, backend: FakeUNet, queue: DeviceQueue) -> None:
+        super().__init__(entry, backend, queue)
         self.pictures = Tally()
 
     async def infer(self, place: Place, prepared: Any) -> Ran[NDArray[np.float32]]:
@@ -421,12 +433,12 @@ def make_pipeline(
     settings = settings or make_settings()
     if cache is None:  # one without embeddings is false
         cache = WatchedCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600)
-    options = options or settings.queue_options
     clock = [*sams, *([unet] if unet else [])][0].clock
+    queue_of = functools.cache(functools.partial(DeviceQueue, options=options or settings.queue_options, clock=clock))
     runners: dict[str, Runner] = {
-        entry.name: WatchedRunner(entry, sam, options=options, clock=clock)
+        entry.name: WatchedRunner(entry, sam, queue_of(sam.device))
         for entry, sam in zip((LOADED, SECOND), sams, strict=False)
     }
     if unet is not None:
-        runners[LOADED_UNET.name] = WatchedUNetRunner(LOADED_UNET, unet, options=options, clock=clock)
+        runners[LOADED_UNET.name] = WatchedUNetRunner(LOADED_UNET, unet, queue_of(unet.device))
     return Pipeline.of(Reception(runners, CATALOGUE, settings, clock=clock), cache)

@@ -40,7 +40,8 @@ class UNetBackend(Protocol):
             prepared: of pictures whose frames are equal in `padded`.
 
         Returns:
-            for each picture the logits of background, healthy and infected: float32 (3, height, width) of `padded`.
+            for each picture float32 (5, height, width) of `padded`: logits of background, healthy and infected, then
+            votes right and down, as `models.unet` reads them.
 
         Raises:
             ValueError: the padded sizes differ.

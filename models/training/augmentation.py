@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models.data.samples import PixelClass, SemanticMap
+from models.data.samples import InstanceMap, PixelClass, SemanticMap
 from models.training.errors import CannotTrain
 from models.types import Pixels, Size
 from models.unet.constants import PADDING
 
 _LUMA: Final = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
 _CHANCE: Final = 0.3  # of blur, and of noise
+
+_Whole = TypeVar("_Whole", np.uint8, np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,19 @@ def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
     return _warped(semantic, placement.matrix, placement.crop, cv2.INTER_NEAREST, beside)
 
 
+def move_instances(instance_map: InstanceMap, placement: Placement) -> InstanceMap:
+    """Move a picture's fruits into its crop; beside the picture is none.
+
+    Args:
+        instance_map: uint16 (height, width).
+        placement: where to.
+
+    Returns:
+        uint16 of size `placement.crop`.
+    """
+    return _warped(instance_map, placement.matrix, placement.crop, cv2.INTER_NEAREST, (0,))
+
+
 def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
     """Change light and colours, blur, and add noise, by lot.
 
@@ -189,11 +204,11 @@ def _about_greys(angle: float) -> NDArray[np.float64]:
 
 
 def _warped(
-    values: NDArray[np.uint8], matrix: NDArray[np.float64], crop: Size, how: int, beside: tuple[int, ...]
-) -> NDArray[np.uint8]:
+    values: NDArray[_Whole], matrix: NDArray[np.float64], crop: Size, how: int, beside: tuple[int, ...]
+) -> NDArray[_Whole]:
     # OpenCV counts from the centres of pixels.
     matrix = matrix.copy()
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     size = (crop.width, crop.height)
     moved = cv2.warpAffine(values, matrix, size, flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=beside)
-    return np.asarray(moved, np.uint8)
+    return np.asarray(moved, values.dtype)

@@ -155,7 +155,7 @@ def fit(
         options: how.
         folder: where everything is written after each epoch, and read from at the start.
         metadata: for the header of the checkpoints.
-        mixed: on CUDA, bfloat16 where the card has it, else float16 with scaled losses.
+        mixed: bfloat16 where the device has it, on other cards float16 with scaled losses.
         progress: draw bars on a terminal.
 
     Returns:

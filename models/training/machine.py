@@ -20,7 +20,7 @@ class Machine:
     Attributes:
         device: "cpu", "cuda" or "cuda:N".
         workers: processes that prepare pictures; 0 for none but the one that trains.
-        mixed: 16-bit arithmetic on CUDA.
+        mixed: 16-bit arithmetic where the device is faster with it.
         cache_dir: where downloads are kept.
         progress: draw bars on a terminal.
     """
@@ -38,7 +38,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto (CUDA where there is any), cpu, cuda or cuda:N")
     group.add_argument("--workers", type=int, default=1, help="processes that prepare pictures (%(default)s)")
     group.add_argument("--threads", type=int, default=0, help="threads on a CPU, 0 for all cores")
-    group.add_argument("--full-precision", action="store_true", help="float32 on CUDA too")
+    group.add_argument("--full-precision", action="store_true", help="float32 also where 16 bits are faster")
     group.add_argument("--cache", type=Path, help="folder of downloads (POMONA_CACHE_DIR, or the user's cache)")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
 

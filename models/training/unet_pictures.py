@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.data.render import render
 from models.data.samples import Sample
-from models.training.augmentation import move_classes, move_pixels, place, recolour
+from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
 from models.training.data_sources import OpenedSource
 from models.training.machine import Machine
 from models.training.seeding import generator_of
 from models.training.unet_options import UNetOptions
+from models.training.unet_votes import votes_of
 from models.types import Size
 from models.unet.frames import unet_frame
 
@@ -51,8 +52,9 @@ class Pick:
     crop: Size
 
 
-Example: TypeAlias = tuple[Tensor, Tensor]
-"""Pixels uint8 (height, width, 3) and classes uint8 (height, width); in a batch, one dimension more."""
+Example: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Pixels uint8 (height, width, 3), classes uint8 (height, width), and votes float32 (3, height, width) of
+`models.training.unet_votes.votes_of`; in a batch, one dimension more."""
 
 
 def count_steps(sources: Sequence[OpenedSource], options: UNetOptions) -> int:
@@ -112,7 +114,10 @@ def example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -
         scale = unet_frame(sample.size).resized.width / sample.size.width
     placement = place(sample.size, pick.crop, scale, options.augmentation, rng)
     pixels = recolour(move_pixels(sample.pixels, placement), options.augmentation, rng)
-    return torch.from_numpy(pixels), torch.from_numpy(move_classes(sample.semantic, placement))
+    fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
+    votes = votes_of(fruits, pick.crop.height, pick.crop.width)
+    classes = move_classes(sample.semantic, placement)
+    return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(votes)
 
 
 class TrainingBatches:

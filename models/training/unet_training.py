@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import load_state_dict
+from models.data.samples import CLASSES
 from models.digests import sha256_of
 from models.training.checkpoint_files import write_weights
 from models.training.data_sources import DataSource, OpenedSource, open_sources
@@ -33,6 +34,7 @@ from models.training.unet_pictures import (
     rendered_validation,
 )
 from models.training.unet_validation import RENDERED, SCORE, UNetValidation
+from models.training.unet_votes import vote_loss
 from models.unet.build import PixelsToLogits, build_unet, new_unet
 
 _log = logging.getLogger("pomona.training")
@@ -93,7 +95,7 @@ def train_unet(
     folder = open_run(product.out, record, resume=resume)
     network = _begin(options, machine, fresh=not folder.state.is_file())
     learner = UNetLearner(network, opened, options, machine)
-    metadata = {"architecture": options.architecture, "classes": "background,healthy,infected"}
+    metadata = {"architecture": options.architecture, "channels": "background,healthy,infected,right,down"}
     fitted = fit(learner, options.fit, folder, metadata=metadata, mixed=machine.mixed, progress=machine.progress)
     exported = export(folder, options.architecture, learner.validation, metadata, machine)
     entry = write_card(folder, _card(options, opened, product, folder, fitted, exported))
@@ -138,8 +140,9 @@ class UNetLearner:
     def loss(self, batch: Example) -> Tensor:
         """Run the network on a batch."""
         device = self._whole.mean.device
-        pixels, truth = (each.to(device, non_blocking=True) for each in batch)
-        return self._loss(self._whole(pixels), truth)
+        pixels, truth, votes = (each.to(device, non_blocking=True) for each in batch)
+        output = self._whole(pixels)
+        return self._loss(output[:, : len(CLASSES)], truth) + vote_loss(output[:, len(CLASSES) :], votes)
 
     def validate(self, network: nn.Module) -> Validation:
         """Judge a network."""

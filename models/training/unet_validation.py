@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -28,6 +29,7 @@ from models.transforms import resize
 from models.types import Pixels
 from models.unet.build import PixelsToLogits
 from models.unet.frames import UNetFrame, pad, unet_frame
+from models.unet.instances import MIN_REGION, fruit_labels
 from models.unet.postprocess import class_map
 
 SCORE: Final = "the mean over the sources of their mean IoU over pixels"
@@ -36,9 +38,38 @@ SCORE: Final = "the mean over the sources of their mean IoU over pixels"
 RENDERED: Final = "rendered"
 """Name of the source of rendered scenes."""
 
-_MEASURES: Final = ("mean_iou", "fruit_iou", "fruit_iou_per_image", "background_iou", "healthy_iou", "infected_iou")
 
-_Seen: TypeAlias = tuple[str, Pixels, UNetFrame, SemanticMap]
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What a network says of one picture, and what is right.
+
+    Attributes:
+        source: name of the picture's source.
+        predicted: uint8 (height, width) of the picture's size: BACKGROUND, HEALTHY or INFECTED.
+        fruits: how many the network tells apart.
+        truth: the annotation.
+    """
+
+    source: str
+    predicted: SemanticMap
+    fruits: int
+    truth: Truth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """An annotation.
+
+    Attributes:
+        semantic: uint8 (height, width) of `PixelClass`.
+        fruits: how many are seen with at least `MIN_REGION` cells; None where fruits were not told apart.
+    """
+
+    semantic: SemanticMap
+    fruits: int | None
+
+
+_Seen: TypeAlias = tuple[str, Pixels, UNetFrame, Truth]
 
 
 class UNetValidation:
@@ -74,6 +105,7 @@ class UNetValidation:
             "IoU of healthy and infected": [
                 f"{name}/{kind}_iou" for name in self.names for kind in ("healthy", "infected")
             ],
+            "share of pictures with all fruits told apart": [f"{name}/counted_right" for name in self.names],
         }
 
     def of(self, network: nn.Module) -> Validation:
@@ -84,32 +116,52 @@ class UNetValidation:
 
         Returns:
             `SOURCE/MEASURE` for each of `mean_iou`, `fruit_iou`, `background_iou`, `healthy_iou`, `infected_iou` (over
-            all pixels) and `fruit_iou_per_image`; NaN where it does not count.
+            all pixels), `fruit_iou_per_image`, and `counted_right`, the share of pictures in which as many fruits are
+            told apart as are seen; NaN where it does not count.
 
         Raises:
             DataError: a picture cannot be used.
         """
-        counted: dict[str, list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {name: [] for name in self.names}
-        for name, predicted, truth in self.predictions(network):
-            counted[name].append((_classes_where_known(predicted, truth), fruit_confusion(predicted, truth)))
+        counts: dict[str, list[_Counts]] = {name: [] for name in self.names}
+        for judged in self.judgements(network):
+            counts[judged.source].append(_counts(judged))
         measures: dict[str, float] = {}
-        for name, confusions in counted.items():
-            measured = _measures(np.stack([one for one, _ in confusions]), np.stack([two for _, two in confusions]))
-            measures |= {f"{name}/{measure}": measured[measure] for measure in _MEASURES}
+        for name, counted in counts.items():
+            measures |= {f"{name}/{measure}": value for measure, value in _measures(counted).items()}
         means = np.array([measures[f"{name}/mean_iou"] for name in self.names])
         return Validation(float(mean_counted(means)), measures)
 
-    def predictions(self, network: nn.Module) -> Iterator[tuple[str, SemanticMap, SemanticMap]]:
-        """Each picture's source, predicted classes and annotation, at the picture's own size."""
+    def judgements(self, network: nn.Module) -> Iterator[Judged]:
+        """What the network says of every picture, at the picture's own size."""
         whole = PixelsToLogits(network).to(self._device)
         with torch.inference_mode():
             for name, pixels, frame, truth in self._loader:
                 batch = torch.from_numpy(pixels)[None].to(self._device)
-                logits = whole(batch)[0].float().cpu().contiguous().numpy()
-                yield name, class_map(logits, frame), truth
+                output = whole(batch)[0].float().cpu().contiguous().numpy()
+                yield Judged(name, class_map(output, frame), int(fruit_labels(output, frame).max()), truth)
 
 
-def _measures(classes: NDArray[np.int64], fruit: NDArray[np.int64]) -> dict[str, float]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Counts:
+    """Of one picture: confusions, int64 (3, 3) and (2, 2), and whether the number of fruits is right."""
+
+    classes: NDArray[np.int64]
+    fruit: NDArray[np.int64]
+    right: float
+
+
+def _counts(judged: Judged) -> _Counts:
+    predicted, truth = judged.predicted, judged.truth
+    # Of a picture whose fruit is not told apart, background alone would say too much good of a network.
+    unknown = (truth.semantic == PixelClass.FRUIT).any()
+    size = (len(CLASSES), len(CLASSES))
+    classes = np.zeros(size, np.int64) if unknown else class_confusion(predicted, truth.semantic)
+    right = math.nan if truth.fruits is None else float(judged.fruits == truth.fruits)
+    return _Counts(classes, fruit_confusion(predicted, truth.semantic), right)
+
+
+def _measures(counts: Sequence[_Counts]) -> dict[str, float]:
+    classes, fruit = np.stack([each.classes for each in counts]), np.stack([each.fruit for each in counts])
     by_class = iou(classes.sum(axis=0))
     background, whole = iou(fruit.sum(axis=0)).tolist()
     known = classes.any()
@@ -120,14 +172,8 @@ def _measures(classes: NDArray[np.int64], fruit: NDArray[np.int64]) -> dict[str,
         "fruit_iou": float(whole),
         "fruit_iou_per_image": float(mean_counted(iou(fruit)[:, 1])),
         **{f"{each.name.lower()}_iou": float(by_class[place]) for place, each in enumerate(CLASSES)},
+        "counted_right": float(mean_counted(np.array([each.right for each in counts]))),
     }
-
-
-def _classes_where_known(predicted: SemanticMap, truth: SemanticMap) -> NDArray[np.int64]:
-    """Of a picture whose fruit is not told apart, background alone would say too much good of a network."""
-    if (truth == PixelClass.FRUIT).any():
-        return np.zeros((len(CLASSES), len(CLASSES)), np.int64)
-    return class_confusion(predicted, truth)
 
 
 class _Pictures(Dataset[_Seen]):
@@ -147,7 +193,15 @@ class _Pictures(Dataset[_Seen]):
 
 def _seen(name: str, sample: Sample) -> _Seen:
     frame = unet_frame(sample.size)
-    return name, pad(resize(sample.pixels, frame), frame), frame, sample.semantic
+    return name, pad(resize(sample.pixels, frame), frame), frame, Truth(sample.semantic, _fruits(sample, frame))
+
+
+def _fruits(sample: Sample, frame: UNetFrame) -> int | None:
+    if sample.instance_map is None:
+        return None
+    smallest = MIN_REGION * frame.original.pixels / frame.resized.pixels
+    areas = np.bincount(sample.instance_map.ravel())[1:]
+    return int(np.count_nonzero(areas >= smallest))
 
 
 def _as_it_is(item: Any) -> Any:

@@ -11,9 +11,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from models.data.samples import CLASSES
 from models.errors import BadCheckpoint
-from models.unet.constants import PIXEL_MEAN, PIXEL_STD
+from models.unet.constants import OUTPUTS, PIXEL_MEAN, PIXEL_STD
 
 ENCODERS: Final[Mapping[str, str]] = {"unet-resnet18": "resnet18", "unet-mobilenetv2": "mobilenet_v2"}
 """The encoder of every architecture, under the name that segmentation-models-pytorch gives it."""
@@ -27,8 +26,9 @@ def new_unet(architecture: str, seed: int) -> nn.Module:
         seed: of the weights; PyTorch's own generator is left as it was.
 
     Returns:
-        Normalised float32 (batch, 3, height, width), both multiples of 32, to logits (batch, 3, height, width) in the
-        order of `CLASSES`. Its tensors have segmentation-models-pytorch's names.
+        Normalised float32 (batch, 3, height, width), both multiples of 32, to float32 (batch, 5, height, width): the
+        logits of `models.data.samples.CLASSES`, and votes right and down in `OFFSET_UNIT`s, see
+        `models.unet.instances`. Its tensors have segmentation-models-pytorch's names.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -55,7 +55,7 @@ def build_unet(architecture: str, state_dict: Mapping[str, Tensor]) -> nn.Module
     except RuntimeError as error:
         raise BadCheckpoint(
             f"The checkpoint does not fit the architecture {architecture}: {_first_lines(error)} "
-            f"Name the architecture that it was trained with; {len(CLASSES)} classes are expected."
+            f"Name the architecture that it was trained with; {OUTPUTS} channels are expected, as training here makes."
         ) from error
     return network.eval().requires_grad_(requires_grad=False)
 
@@ -77,7 +77,7 @@ class PixelsToLogits(nn.Module):
         self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Uint8 (batch, height, width, 3), both sides multiples of 32, to logits (batch, 3, height, width)."""
+        """Uint8 (batch, height, width, 3), both sides multiples of 32, to float32 (batch, 5, height, width)."""
         logits: Tensor = self.network((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         return logits
 
@@ -96,7 +96,7 @@ def write_stand_in(path: Path, architecture: str, seed: int) -> None:
 
 
 def _network(architecture: str) -> nn.Module:
-    network: nn.Module = smp.Unet(ENCODERS[architecture], encoder_weights=None, in_channels=3, classes=len(CLASSES))
+    network: nn.Module = smp.Unet(ENCODERS[architecture], encoder_weights=None, in_channels=3, classes=OUTPUTS)
     return network
 
 

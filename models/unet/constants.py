@@ -11,3 +11,10 @@ times 255, with which the encoders' ImageNet weights were trained."""
 
 PADDING: Final = (124, 116, 104)
 """Colour of the padding right of and below a picture: the mean, which is 0 for the network, in whole numbers."""
+
+OUTPUTS: Final = 5
+"""Channels of a U-Net: logits of background, healthy and infected, then each cell's vote, right and down, for the
+middle of its fruit."""
+
+OFFSET_UNIT: Final = 32.0
+"""Cells that a vote of 1 reaches: keeps votes of fruits of all sizes within a few units."""

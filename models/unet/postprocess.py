@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.samples import CLASSES, PixelClass, SemanticMap
+from models.unet.cells import against_background, favoured, unpadded
 from models.unet.frames import UNetFrame
-
-MIN_REGION: Final = 16
-"""Cells of the logits, 4 x 4 of 448 x 224: smaller regions are specks."""
+from models.unet.instances import fruit_labels
 
 INFECTED_SHARE: Final = 0.02
 """A fruit is infected from this share of its pixels on; a few stray pixels do not condemn it."""
@@ -36,7 +35,7 @@ _PRODUCT: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A connected region of fruit, healthy or infected; fruits that touch are one region.
+    """A fruit, healthy or infected, also where it touches others.
 
     Box and area are counted in cells of the logits, `original` / `resized` pixels each way.
 
@@ -57,7 +56,7 @@ def class_map(logits: NDArray[np.float32], frame: UNetFrame) -> SemanticMap:
     """The class of every pixel: the largest of the bilinearly enlarged logits, the first of equal ones.
 
     Args:
-        logits: float32 (3, height, width) of size `frame.padded`, as `UNetBackend.infer` gives them.
+        logits: float32 (5, height, width) of size `frame.padded`, as `UNetBackend.infer` gives them.
         frame: of the picture.
 
     Returns:
@@ -66,12 +65,12 @@ def class_map(logits: NDArray[np.float32], frame: UNetFrame) -> SemanticMap:
     Raises:
         ValueError: logits of another size.
     """
-    fruit = _against_background(_unpadded(logits, frame))
-    favoured = _favoured(*fruit)
+    fruit = against_background(unpadded(logits, frame))
+    cells = favoured(*fruit)
     down = _Axis.of(frame.resized.height, frame.original.height)
     across = _Axis.of(frame.resized.width, frame.original.width)
-    classes = favoured.take(across.low, axis=1).take(down.low, axis=0)
-    disagree = _disagreeing(favoured)
+    classes = cells.take(across.low, axis=1).take(down.low, axis=0)
+    disagree = _disagreeing(cells)
     for start in range(0, frame.original.height, _STRIP):
         rows = slice(start, min(start + _STRIP, frame.original.height))
         first, last = int(down.low[rows.start]), int(down.low[rows.stop - 1])
@@ -82,7 +81,7 @@ def class_map(logits: NDArray[np.float32], frame: UNetFrame) -> SemanticMap:
         wide = [_widened(one[first : first + weights.shape[1]], frame.original.width) for one in fruit]
         for columns in _runs(uncertain, max(1, _PRODUCT // weights.size)):
             healthy, infected = (weights @ one[:, columns] for one in wide)
-            classes[rows, columns] = _favoured(healthy, infected)
+            classes[rows, columns] = favoured(healthy, infected)
     return classes
 
 
@@ -101,57 +100,36 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def objects(logits: NDArray[np.float32], frame: UNetFrame) -> list[Region]:
-    """Regions of fruit, connected also across corners, without those smaller than `MIN_REGION` cells.
+    """The fruits that `models.unet.instances` tells apart.
 
     Args:
-        logits: float32 (3, height, width) of size `frame.padded`.
+        logits: float32 (5, height, width) of size `frame.padded`.
         frame: of the picture.
 
     Returns:
-        The regions, largest first.
+        The fruits, largest first.
 
     Raises:
         ValueError: logits of another size.
     """
-    cells = _unpadded(logits, frame)
-    classes = _favoured(*_against_background(cells))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((classes > 0).view(np.uint8), connectivity=8)
-    inside = np.flatnonzero(labels)
-    label_of = labels.ravel()[inside]
-    background = probabilities(cells.reshape(len(CLASSES), -1)[:, inside])[PixelClass.BACKGROUND]
-    chances = np.bincount(label_of, weights=1 - background, minlength=count)
-    infected = np.bincount(label_of, weights=classes.ravel()[inside] == PixelClass.INFECTED, minlength=count)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    kept = [label for label in range(1, count) if areas[label] >= MIN_REGION]
+    cells = unpadded(logits, frame)
+    labels = fruit_labels(logits, frame)
+    rows, columns = np.nonzero(labels)
+    label_of = labels[rows, columns]
+    chances = probabilities(cells[: len(CLASSES), rows, columns])[PixelClass.BACKGROUND]
+    sick = favoured(*against_background(cells[:, rows, columns])) == PixelClass.INFECTED
+    areas = np.bincount(label_of)
+    fruit = np.bincount(label_of, weights=1 - chances, minlength=len(areas))
+    infected = np.bincount(label_of, weights=sick, minlength=len(areas))
     return [
         Region(
             pixel_class=_verdict(infected[label] / areas[label]),
-            box=_box(stats[label], frame),
+            box=_box(labels == label, frame),
             area=round(int(areas[label]) * frame.original.pixels / frame.resized.pixels),
-            score=min(1.0, float(chances[label] / areas[label])),
+            score=min(1.0, float(fruit[label] / areas[label])),
         )
-        for label in sorted(kept, key=lambda label: (-areas[label], label))
+        for label in range(1, len(areas))
     ]
-
-
-def _unpadded(logits: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.float32]:
-    if logits.shape != (len(CLASSES), frame.padded.height, frame.padded.width):
-        raise ValueError(f"logits of shape {logits.shape} for a frame of {frame.padded}")
-    return logits[:, : frame.resized.height, : frame.resized.width]
-
-
-def _against_background(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By how much healthy and infected win against the background: two maps are cheaper to enlarge than three."""
-    against: NDArray[np.float32] = cells[1:] - cells[0]
-    return against
-
-
-def _favoured(healthy: NDArray[np.float32], infected: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The class of the largest logit, the first of equal ones, from `_against_background`."""
-    classes = (infected > healthy).view(np.uint8)
-    classes += 1
-    classes *= np.maximum(healthy, infected) > 0
-    return classes
 
 
 def _widened(cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -163,9 +141,9 @@ def _verdict(infected_share: float) -> PixelClass:
     return PixelClass.INFECTED if infected_share >= INFECTED_SHARE else PixelClass.HEALTHY
 
 
-def _box(stats: NDArray[np.int32], frame: UNetFrame) -> tuple[int, int, int, int]:
+def _box(inside: NDArray[np.bool_], frame: UNetFrame) -> tuple[int, int, int, int]:
     """From cells to pixels, outwards."""
-    left, top, width, height = (int(stats[column]) for column in range(4))
+    left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
     original, resized = frame.original, frame.resized
     return (
         left * original.width // resized.width,

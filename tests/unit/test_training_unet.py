@@ -34,8 +34,10 @@ from models.training.unet_pictures import (
 )
 from models.training.unet_training import Product, UNetLearner, export, train_unet
 from models.training.unet_validation import UNetValidation
+from models.training.unet_votes import votes_of
 from models.types import Size
 from models.unet.build import PixelsToLogits, new_unet
+from models.unet.constants import OFFSET_UNIT
 from models.unet.frames import unet_frame
 
 SMALL = Size(64, 96)
@@ -89,7 +91,7 @@ def test_a_run_gives_a_model_that_the_models_file_serves(fruit_folder: Path, tmp
     picture = render(9, SMALL)
     frame = unet_frame(picture.size, area=SMALL.pixels)
     (logits,) = backend.infer([backend.prepare(picture.pixels, frame)])
-    assert logits.shape == (3, 64, 96)
+    assert logits.shape == (5, 64, 96)
     assert np.isfinite(logits).all()
     best, served = (load_state_dict(out / name) for name in ("best.safetensors", "model.safetensors"))
     assert best.keys() == served.keys()
@@ -131,7 +133,7 @@ def test_the_score_is_the_mean_of_the_sources_and_a_source_without_health_is_jud
     assert judged.score == pytest.approx((fruit + rendered) / 2)
     assert fruit == pytest.approx((judged.measures["fruit/background_iou"] + judged.measures["fruit/fruit_iou"]) / 2)
     assert np.isnan(judged.measures["fruit/infected_iou"])
-    assert len(list(validation.predictions(new_unet("unet-mobilenetv2", 0).eval()))) == 4
+    assert len(list(validation.judgements(new_unet("unet-mobilenetv2", 0).eval()))) == 4
 
 
 class Interrupted(UNetLearner):
@@ -170,18 +172,23 @@ def test_a_network_learns_a_handful_of_scenes_by_heart(tmp_path: Path) -> None:
     samples = [render(seed, Size(64, 64), options=scenes) for seed in range(4)]
     pixels = torch.from_numpy(np.stack([each.pixels for each in samples]))
     truth = torch.from_numpy(np.stack([each.semantic for each in samples]))
+    votes = torch.from_numpy(np.stack([votes_of(each.instance_map, 64, 64) for each in samples]))
     learner = UNetLearner(new_unet("unet-resnet18", 1), [], replace(TINY, rendered_validation=0), machine(tmp_path))
     optimiser = torch.optim.Adam(learner.network.parameters(), 3e-3)
-    for _ in range(50):
+    for _ in range(100):
         optimiser.zero_grad()
-        learner.loss((pixels, truth)).backward()  # type: ignore[no-untyped-call]
+        learner.loss((pixels, truth, votes)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.inference_mode():
-        predicted = PixelsToLogits(learner.network.eval())(pixels).argmax(dim=1)
+        output = PixelsToLogits(learner.network.eval())(pixels)
+    predicted = output[:, : len(CLASSES)].argmax(dim=1)
     for each in CLASSES:
         hits, either = ((predicted == each) & (truth == each)).sum(), ((predicted == each) | (truth == each)).sum()
         assert int(either) > 50, each
         assert float(hits / either) > 0.8, each
+    # A vote for the fruit's own pixel would miss by 0.67 radii on average.
+    missed = (output[:, len(CLASSES) :] * OFFSET_UNIT - votes[:, :2]).norm(dim=1) / votes[:, 2]
+    assert float(missed[votes[:, 2] > 0].mean()) < 0.3
 
 
 def test_an_epoch_shows_each_picture_as_often_as_its_weight_says_and_new_scenes(fruit_folder: Path) -> None:
@@ -200,8 +207,9 @@ def test_an_epoch_shows_each_picture_as_often_as_its_weight_says_and_new_scenes(
     assert not seeds & later
     assert min(seeds | later) >= FIRST_TRAINING_SEED > FIRST_VALIDATION_SEED + options.rendered_validation
     assert all(len({pick.crop for pick in batch}) == 1 for batch in first)
-    pixels, classes = example(picks[0], [opened], options)
+    pixels, classes, votes = example(picks[0], [opened], options)
     assert pixels.shape == (*classes.shape, 3)
+    assert votes.shape == (3, *classes.shape)
     assert classes.shape == (picks[0].crop.height, picks[0].crop.width)
 
 
@@ -217,7 +225,7 @@ def test_weights_that_float16_would_spoil_are_not_exported(fruit_folder: Path, t
     tensors = dict(new_unet("unet-mobilenetv2", 0).state_dict())
     tensors["decoder.blocks.4.conv2.1.weight"] = tensors["decoder.blocks.4.conv2.1.weight"] * 1e-9
     tensors["segmentation_head.0.weight"] = tensors["segmentation_head.0.weight"] * 6e4
-    tensors["segmentation_head.0.bias"] = torch.tensor([0.0, 1e-6, -1e-6])
+    tensors["segmentation_head.0.bias"] = torch.tensor([1e-9, 0.0, 0.0, 0.0, 0.0])
     write_weights(folder.best, tensors, half=False, metadata={})
     with pytest.raises(CannotTrain, match="not as good"):
         export(folder, "unet-mobilenetv2", validation, {}, machine(tmp_path))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from models.data.samples import PixelClass
 from models.types import Size
 from models.unet.frames import UNetFrame, unet_frame
-from models.unet.postprocess import INFECTED_SHARE, MIN_REGION, class_map, objects, probabilities
+from models.unet.instances import MIN_REGION
+from models.unet.postprocess import INFECTED_SHARE, class_map, objects, probabilities
+from tests.fakes import with_votes
 
 LENGTHS = st.integers(1, 400) | st.sampled_from([767, 1024, 1800])
 SIZES = st.builds(Size, LENGTHS, LENGTHS)
@@ -19,7 +22,7 @@ AREAS = st.sampled_from([32 * 32, 64 * 96, 224 * 448])
 
 def enlarged(logits: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.float64]:
     """The plain computation: all logits at the image's size, in float64."""
-    inside = torch.from_numpy(logits).double()[None, :, : frame.resized.height, : frame.resized.width]
+    inside = torch.from_numpy(logits).double()[None, :3, : frame.resized.height, : frame.resized.width]
     size = (frame.original.height, frame.original.width)
     return np.asarray(torch.nn.functional.interpolate(inside, size, mode="bilinear")[0].numpy())
 
@@ -29,7 +32,7 @@ def assert_is_the_plain_argmax(logits: NDArray[np.float32], frame: UNetFrame) ->
 
     OpenCV rounds a position among n cells to n / 2**24 of a cell, and from one cell to the next all logits may change.
     """
-    tie = 1e-5 + max(logits.shape) * 2.0**-23 * np.ptp(logits)
+    tie = 1e-5 + max(logits.shape) * 2.0**-23 * np.ptp(logits[:3])
     full = enlarged(logits, frame)
     classes = class_map(logits, frame)
     assert classes.dtype == np.uint8
@@ -44,7 +47,7 @@ def blobs(frame: UNetFrame, seed: int, *, noise: float) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     height, width = frame.padded.height, frame.padded.width
     ys, xs = np.mgrid[:height, :width]
-    logits = rng.normal(0, noise, (3, height, width)) if noise else np.zeros((3, height, width))
+    logits = rng.normal(0, noise, (5, height, width)) if noise else np.zeros((5, height, width))
     for _ in range(rng.integers(1, 6)):
         y, x, radius = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(1, 40)
         inside = np.clip(radius - np.hypot(ys - y, xs - x), -8, 8)
@@ -69,7 +72,7 @@ def test_the_class_map_is_the_argmax_of_logits_enlarged_to_the_image(
 @given(size=SIZES, at=st.tuples(st.floats(0, 1), st.floats(0, 1)), favoured=st.sampled_from([1, 2]))
 def test_a_single_cell_reaches_every_pixel_that_it_should(size: Size, at: tuple[float, float], favoured: int) -> None:
     frame = unet_frame(size)
-    logits = np.zeros((3, frame.padded.height, frame.padded.width), np.float32)
+    logits = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)
     logits[0] = 2
     logits[favoured, int(at[0] * (frame.resized.height - 1)), int(at[1] * (frame.resized.width - 1))] = 30
     assert_is_the_plain_argmax(logits, frame)
@@ -79,14 +82,14 @@ def test_a_single_cell_reaches_every_pixel_that_it_should(size: Size, at: tuple[
 @pytest.mark.parametrize("pixel_class", [PixelClass.BACKGROUND, PixelClass.HEALTHY, PixelClass.INFECTED])
 def test_where_all_cells_agree_the_whole_map_does(size: Size, pixel_class: PixelClass) -> None:
     frame = unet_frame(size)
-    logits = np.random.default_rng(0).normal(0, 1, (3, frame.padded.height, frame.padded.width)).astype(np.float32)
+    logits = np.random.default_rng(0).normal(0, 1, (5, frame.padded.height, frame.padded.width)).astype(np.float32)
     logits[pixel_class] += 20
     assert (class_map(logits, frame) == pixel_class).all()
 
 
 def test_equal_logits_are_background_and_healthy_before_infected() -> None:
     frame = unet_frame(Size(448, 224))
-    logits = np.zeros((3, 448, 224), np.float32)
+    logits = np.zeros((5, 448, 224), np.float32)
     logits[1:, 100:] = 1
     logits[2, 200:] = 2
     classes = class_map(logits, frame)
@@ -98,7 +101,7 @@ def test_equal_logits_are_background_and_healthy_before_infected() -> None:
 def test_what_lies_in_the_padding_does_not_show() -> None:
     frame = unet_frame(Size(4160, 1800))
     assert frame.padded.width > frame.resized.width
-    logits = np.zeros((3, frame.padded.height, frame.padded.width), np.float32)
+    logits = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)
     logits[0] = 1
     logits[2, :, frame.resized.width :] = 1000
     assert not class_map(logits, frame).any()
@@ -108,8 +111,8 @@ def test_what_lies_in_the_padding_does_not_show() -> None:
 @pytest.mark.parametrize("read", [class_map, objects])
 def test_logits_of_another_frame_are_refused(read: object) -> None:
     assert callable(read)
-    with pytest.raises(ValueError, match=r"logits of shape \(3, 224, 448\) for a frame of .*448"):
-        read(np.zeros((3, 224, 448), np.float32), unet_frame(Size(448, 224)))
+    with pytest.raises(ValueError, match=r"an output of shape \(5, 224, 448\) for a frame of .*448"):
+        read(np.zeros((5, 224, 448), np.float32), unet_frame(Size(448, 224)))
 
 
 def test_the_probabilities_are_the_softmax_also_of_large_logits() -> None:
@@ -127,13 +130,22 @@ FRAME = unet_frame(Size(896, 448))
 
 
 def painted(*rectangles: tuple[slice, slice, PixelClass], by: float = 50) -> NDArray[np.float32]:
-    """Logits of `FRAME`: background, and by how much the class of each rectangle of cells wins there."""
+    """Of `FRAME`: background, and by how much the class of each rectangle of cells wins there.
+
+    Rectangles that overlap or touch vote for one middle.
+    """
     logits = np.zeros((3, 448, 224), np.float32)
     logits[0] = 50
     for rows, columns, pixel_class in rectangles:
         logits[:, rows, columns] = 0
         logits[pixel_class, rows, columns] = by
-    return logits
+    return voted(logits)
+
+
+def voted(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every connected region votes for its middle."""
+    _, regions = cv2.connectedComponents((logits[:3].argmax(axis=0) > 0).astype(np.uint8), connectivity=8)
+    return with_votes(logits[:3], regions)
 
 
 def test_a_fruit_is_told_by_its_box_area_and_score() -> None:
@@ -189,9 +201,9 @@ def test_a_regions_box_and_area_are_those_of_the_class_map_to_a_cell(size: Size,
     frame = unet_frame(size)
     ys, xs = np.mgrid[: frame.padded.height, : frame.padded.width]
     distance = np.hypot(ys - frame.resized.height / 2, xs - frame.resized.width / 2)
-    logits = np.zeros((3, frame.padded.height, frame.padded.width), np.float32)
+    logits = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)
     logits[1] = radius - distance
-    (region,) = objects(logits, frame)
+    (region,) = objects(voted(logits), frame)
     found = class_map(logits, frame) == PixelClass.HEALTHY
     rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)

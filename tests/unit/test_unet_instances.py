@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from models.types import Size
+from models.unet.constants import OFFSET_UNIT
+from models.unet.frames import unet_frame
+from models.unet.instances import MIN_REGION, fruit_labels
+from tests.fakes import with_votes
+
+FRAME = unet_frame(Size(896, 448))
+"""One cell covers 2 x 2 pixels; 448 x 224 cells."""
+
+Discs = list[tuple[float, float, float]]
+
+
+def fruits(discs: Discs) -> NDArray[np.int32]:
+    """Numbers of discs of x, y and radius; later ones hide earlier ones."""
+    ys, xs = np.mgrid[:448, :224]
+    numbers = np.zeros((448, 224), np.int32)
+    for number, (x, y, radius) in enumerate(discs, start=1):
+        numbers[np.hypot(xs - x, ys - y) <= radius] = number
+    return numbers
+
+
+def output(numbers: NDArray[np.int32], *, stray: float = 0, seed: int = 0) -> NDArray[np.float32]:
+    """What a network would say, its votes off by normal errors of `stray` times the fruit's radius."""
+    logits = np.zeros((3, 448, 224), np.float32)
+    logits[0] = 5
+    logits[1] = 10 * (numbers > 0)
+    given = with_votes(logits, numbers)
+    radii = np.sqrt(np.bincount(numbers.ravel()) / np.pi)[numbers]
+    errors = np.random.default_rng(seed).normal(0, stray, (2, 448, 224)) * radii / OFFSET_UNIT
+    given[3:] += errors.astype(np.float32)
+    return given
+
+
+def test_fruits_that_touch_are_told_apart() -> None:
+    truth = fruits([(60, 100, 30), (119, 100, 30), (90, 150, 30)])
+    found = fruit_labels(output(truth), FRAME)
+    assert found.dtype == np.int32
+    assert found.max() == 3
+    for number in (1, 2, 3):
+        (label,) = np.unique(found[truth == number])
+        assert (found == label).sum() == (truth == number).sum()
+
+
+def test_a_fruit_that_another_half_hides_is_one_of_its_own() -> None:
+    truth = fruits([(100, 100, 40), (135, 100, 40)])
+    found = fruit_labels(output(truth, stray=0.1), FRAME)
+    assert found.max() == 2
+    assert (found[truth == 2] == 1).mean() > 0.99
+    assert (found[truth == 1] == 2).mean() > 0.95  # votes of its tips are as near to the other's middle
+
+
+def test_a_fruit_that_a_leaf_divides_is_one() -> None:
+    truth = fruits([(112, 200, 50)])
+    truth[190:210] = 0
+    found = fruit_labels(output(truth, stray=0.05), FRAME)
+    assert found.max() == 1
+    assert np.array_equal(found > 0, truth > 0)
+
+
+def test_votes_between_two_middles_go_to_the_fruits_and_make_none() -> None:
+    truth = fruits([(60, 100, 30), (120, 100, 30)])
+    given = output(truth)
+    between = (truth > 0) & (np.abs(np.mgrid[:448, :224][1] - 90) < 4)
+    given[3:, between] = 0
+    assert fruit_labels(given, FRAME).max() == 2
+
+
+def test_a_region_whose_votes_miss_every_middle_belongs_to_no_fruit() -> None:
+    truth = fruits([(60, 100, 30), (200, 400, 2)])
+    found = fruit_labels(output(truth), FRAME)
+    assert (truth == 2).sum() < MIN_REGION
+    assert found.max() == 1
+    assert np.array_equal(found > 0, truth == 1)
+
+
+def test_the_largest_fruit_comes_first() -> None:
+    found = fruit_labels(output(fruits([(40, 50, 10), (100, 200, 40), (50, 380, 20)])), FRAME)
+    areas = np.bincount(found.ravel())[1:]
+    assert len(areas) == 3
+    assert (np.diff(areas) < 0).all()
+
+
+@pytest.mark.parametrize(("cells", "found"), [(MIN_REGION - 1, 0), (MIN_REGION, 1)])
+def test_what_is_smaller_than_the_smallest_region_is_no_fruit(cells: int, found: int) -> None:
+    truth = np.zeros((448, 224), np.int32)
+    truth[100 : 100 + cells // 4, 100:104] = 1
+    truth[100 + cells // 4, 100 : 100 + cells % 4] = 1
+    assert fruit_labels(output(truth), FRAME).max() == found
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), stray=st.sampled_from([0.0, 0.05, 0.15]))
+def test_rows_of_fruit_are_counted_whatever_their_sizes_and_with_votes_that_stray(seed: int, stray: float) -> None:
+    rng = np.random.default_rng(seed)
+    discs: Discs = []
+    y = 0.0
+    while True:
+        radius = float(rng.uniform(12, 55))
+        if y + 2 * radius > 448:
+            break
+        discs.append((float(rng.uniform(radius, 224 - radius)), y + radius, radius))
+        y += 2 * radius
+    assert fruit_labels(output(fruits(discs), stray=stray, seed=seed), FRAME).max() == len(discs)
+
+
+def test_a_network_without_an_opinion_gives_some_answer() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (5, 448, 224)).astype(np.float32)
+    found = fruit_labels(noise, FRAME)
+    areas = np.bincount(found.ravel(), minlength=2)[1:]
+    assert found.shape == (448, 224)
+    assert ((areas == 0) | (areas >= MIN_REGION)).all()
+
+
+def test_an_output_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="an output of shape"):
+        fruit_labels(np.zeros((5, 224, 448), np.float32), FRAME)
