@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam lock clean
+.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -52,6 +52,9 @@ train-unet: $(VENV)/dev.stamp  ## train a U-Net on DATA into OUT (runs/unet); AR
 
 finetune-sam: $(VENV)/dev.stamp  ## fine-tune a SAM's mask decoder on DATA into OUT (runs/sam); ARGS="--help" lists options
 	$(BIN)/python -m models.training sam --out $(or $(OUT),runs/sam) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+evaluate: $(VENV)/dev.stamp  ## measure U-Nets and SAMs on DATA, report into OUT (runs/evaluation); ARGS="--help" lists options
+	$(BIN)/python -m models.evaluation --out $(or $(OUT),runs/evaluation) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

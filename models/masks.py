@@ -82,7 +82,7 @@ def encode_rle(mask: BinaryMask) -> Rle:
     changes.sort()
     start = [0, 0] if mask[0, 0] else [0]
     runs = np.diff(np.concatenate((start, changes, [height * width])))
-    return Rle((height, width), _write_runs(runs))
+    return Rle((height, width), write_runs(runs))
 
 
 def decode_rle(rle: Rle, *, max_pixels: int = MAX_PIXELS) -> BinaryMask:
@@ -234,7 +234,12 @@ def bounding_box(mask: BinaryMask) -> tuple[int, int, int, int]:
     return (int(columns[0]), top, int(columns[-1]) + 1, bottom)
 
 
-def _write_runs(runs: NDArray[np.int64]) -> str:
+def write_runs(runs: NDArray[np.int64]) -> str:
+    """Write runs of pixels in COCO's characters; see `Rle`.
+
+    Args:
+        runs: int64 (runs,), background first.
+    """
     values = runs.copy()
     values[3:] -= runs[1:-2]
     digits = np.empty((values.size, _MAX_DIGITS + 1), np.uint8)

@@ -72,10 +72,10 @@ def draw_overlay(
     line = max(2, round(max(pixels.shape[:2]) / 333))
     of_masks = [colours[number % len(colours)] for number in range(len(masks))]
     for mask, colour in zip(masks, of_masks, strict=True):
-        _tint(drawn, mask, colour)
+        tint(drawn, mask, colour)
     # After all tints, so that no mask hides the outline of another.
     for mask, colour in zip(masks, of_masks, strict=True):
-        _outline(drawn, mask, colour, line)
+        outline(drawn, mask, colour, line)
     for box in boxes:
         _draw_box(drawn, box, max(1, line // 2))
     for point in points:
@@ -113,18 +113,33 @@ def encode_class_map(classes: SemanticMap) -> bytes:
     return buffer.getvalue()
 
 
-def _tint(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int]) -> None:
+def tint(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int]) -> None:
+    """Mix a colour into the pixels of a mask, in place.
+
+    Args:
+        drawn: uint8 (height, width, 3), RGB; may be a view of a larger picture.
+        mask: bool (height, width).
+        colour: RGB.
+    """
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
         return
     region = drawn[y0:y1, x0:x1]
-    tint = np.empty_like(region)
-    tint[:] = colour
-    mixed = cv2.addWeighted(region, 1 - _OPACITY, tint, _OPACITY, 0)
+    flat = np.empty_like(region)
+    flat[:] = colour
+    mixed = cv2.addWeighted(region, 1 - _OPACITY, flat, _OPACITY, 0)
     np.copyto(region, mixed, where=mask[y0:y1, x0:x1, None])
 
 
-def _outline(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int], line: int) -> None:
+def outline(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int], line: int) -> None:
+    """Draw a mask's outline in place, within the mask, around holes too.
+
+    Args:
+        drawn: uint8 (height, width, 3), RGB; may be a view of a larger picture.
+        mask: bool (height, width).
+        colour: RGB.
+        line: width in pixels, at least 1.
+    """
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
         return

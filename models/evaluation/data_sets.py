@@ -1,0 +1,113 @@
+"""The parts of a user's data to measure on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from models.data.dataset import ClassMap, Dataset
+from models.data.opening import open_dataset
+from models.data.samples import PixelClass
+from models.data.splits import SPLIT_FILE, TEST, Split, data_hash, read_split, split_by_content
+from models.errors import DataError
+from models.evaluation.errors import CannotEvaluate
+from models.evaluation.shots import PictureSet, Shot
+from models.training.data_sources import DataSource
+
+EXTRA_TEST: Final = "extra_test"
+"""Part of a split file: pictures unlike those to train on, measured as a set of their own."""
+
+ALL: Final = "all"
+"""Every picture of the data, whatever its split says."""
+
+
+def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: bool) -> list[PictureSet]:
+    """Open a user's data, and read every picture that will be measured on once.
+
+    Args:
+        sources: the data.
+        parts: names of parts of its split, or `ALL`; if empty, "test", and "extra_test" where the split has it.
+        progress: draw bars on a terminal.
+
+    Returns:
+        A set for each part of each source.
+
+    Raises:
+        DataError: data, a split or pictures cannot be used; all broken pictures of a part are named.
+        CannotEvaluate: two sources of the same name.
+    """
+    names = [source.path.absolute().stem for source in sources]
+    if len(set(names)) < len(names):
+        raise CannotEvaluate(f"Several --data are called {', '.join(names)}; the results could not be told apart.")
+    return [
+        each
+        for name, source in zip(names, sources, strict=True)
+        for each in _sets_of(name, source, parts, progress=progress)
+    ]
+
+
+def _sets_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[PictureSet]:
+    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), pictures=source.pictures)
+    split, divided_by = _divided(dataset, source)
+    wanted = list(dict.fromkeys(parts)) or [TEST, *([EXTRA_TEST] if split.parts.get(EXTRA_TEST) else [])]
+    return [_part(name, dataset, split, (part, divided_by), progress=progress) for part in wanted]
+
+
+def _divided(dataset: Dataset, source: DataSource) -> tuple[Split, str]:
+    folder = source.path if source.path.is_dir() else source.path.parent
+    file = source.split or folder / SPLIT_FILE
+    if source.split is not None or file.is_file():
+        return read_split(file, dataset), file.name
+    return split_by_content(dataset), "the hash of each picture's bytes"
+
+
+def _part(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *, progress: bool) -> PictureSet:
+    chosen, divided_by = part
+    names = dataset.names if chosen == ALL else split.of(chosen)
+    told_apart, known = _check(dataset, names, f"checking {name}", progress=progress)
+    which = "all pictures" if chosen == ALL else f"the part {chosen!r}, divided by {divided_by}"
+    return PictureSet(
+        name=f"{name}-{chosen}",
+        title=f"Photographs: {name}, {chosen}",
+        description=(
+            f"{which[0].upper()}{which[1:]}. The annotation tells "
+            + ("background, healthy and infected" if known else "fruit from background")
+            + (", and fruits from one another" if told_apart else ", but no fruits from one another")
+            + f". SHA-256 of pictures and annotations {data_hash(dataset, names)[:12]}."
+        ),
+        names=names,
+        load=lambda each: _read(dataset, each),
+        told_apart=told_apart,
+    )
+
+
+def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool) -> tuple[bool, bool]:
+    """Whether all pictures tell fruits apart, and whether healthy and infected are told in any."""
+    broken = [str(problem) for problem in dataset.problems]
+    told_apart, known = True, False
+    for name in tqdm(names, desc=what, unit="picture", leave=False, disable=None if progress else True):
+        try:
+            sample = dataset.load(name)
+        except DataError as error:
+            broken.append(error.detail)
+            continue
+        told_apart &= sample.instance_map is not None
+        known |= not bool((sample.semantic == PixelClass.FRUIT).any())
+    if broken:
+        listed = "\n".join(f"  {each}" for each in broken)
+        raise DataError(
+            f"{len(broken)} pictures of {dataset.root} cannot be used; mend them or leave them out:\n{listed}"
+        )
+    return told_apart, known
+
+
+def _read(dataset: Dataset, name: str) -> Shot:
+    path: Path = dataset.items[name].picture
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    return Shot(dataset.load(name), data)
