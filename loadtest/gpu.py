@@ -25,6 +25,7 @@ from models.sam.constants import INPUT_SIDE
 from models.transforms import frame_for
 from models.types import Size
 from models.zoo import CATALOGUE
+from service.device_queue import DeviceQueue
 from service.runners.sam import SamRunner
 from service.settings import Settings
 
@@ -69,7 +70,7 @@ async def _measure(name: str, device: torch.device) -> dict[str, Any]:
     figures["prompts_per_s"] = {
         count: measures.prompts_rate(sam, device, FRAME, count, MOST_PICTURES) for count in PROMPTS
     }
-    runner = SamRunner(CATALOGUE[name], sam)
+    runner = SamRunner(CATALOGUE[name], sam, DeviceQueue(sam.device))
     await runner.warm_up()
     figures["served"] = {count: asdict(await measures.served_rate(runner, FRAME, count, SECONDS)) for count in PICTURES}
     await runner.close(SECONDS)

@@ -6,8 +6,8 @@ when work arrives, `take` when the device is free, and `finished` when a batch i
 - A lone item on an idle device runs at once; while the device is busy, items gather.
 - More urgent first (RFC 9218), then earliest deadline, then first come. An item that waited longer than `max_age`
   goes before all others, so that none starves.
-- Items share a batch only where their keys are equal. A batch grows while its count, its cost and its predicted end
-  allow.
+- Items share a batch only where their keys are equal; keys, of one model or of several, compete by the same rules. A
+  batch grows while its count, its cost and its predicted end allow.
 - What cannot be in time is refused at the door or dropped from the queue, never run; nobody is admitted who would make
   one late that was admitted before.
 """
@@ -24,6 +24,7 @@ from service.errors import DeadlineUnreachable, Overloaded
 from service.service_times import ServiceTimes
 from service.work import Item, Limits, QueueOptions, Taken
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 _RESERVE: Final = 0.05
@@ -31,34 +32,37 @@ _RESERVE: Final = 0.05
 items that were dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
 
 
-class BatchPolicy(Generic[T]):
+class BatchPolicy(Generic[K, T]):
     """See the module.
 
     Args:
         limits: of a batch, by key.
-        times: predicts how long a batch takes, and learns from those that ran.
+        times: of batches, by family.
         clock: seconds, monotonic.
         options: of the queue.
+        family: of a key: keys of one family differ in cost alone, and how long their batches take is learned together.
     """
 
     def __init__(
         self,
-        limits: Callable[[Hashable], Limits],
+        limits: Callable[[K], Limits],
         times: ServiceTimes,
         *,
         clock: Callable[[], float],
         options: QueueOptions | None = None,
+        family: Callable[[K], Hashable] = lambda key: key,
     ) -> None:
         self._limits = limits
         self._times = times
         self._clock = clock
         self._options = options or QueueOptions()
-        self._waiting: list[Item[T]] = []
+        self._family = family
+        self._waiting: list[Item[K, T]] = []
         self._arrivals = Arrivals()
-        self._running: list[Item[T]] = []
+        self._running: list[Item[K, T]] = []
         self._running_until = -math.inf
         self._taken_at = -math.inf
-        self._last_ended = -math.inf
+        self._last_tried: dict[Hashable, float] = {}
 
     @property
     def waiting(self) -> int:
@@ -70,7 +74,7 @@ class BatchPolicy(Generic[T]):
         """A batch was taken and is not finished."""
         return bool(self._running)
 
-    def admit(self, *items: Item[T], may_probe: bool = True) -> None:
+    def admit(self, *items: Item[K, T], may_probe: bool = True) -> None:
         """Queue the items of one request, which run one after another: all or none.
 
         Args:
@@ -91,23 +95,23 @@ class BatchPolicy(Generic[T]):
             for number in range(len(items)):
                 self._check_in_time(items[: number + 1], now)
         except DeadlineUnreachable:
-            if not (may_probe and self._may_probe(now)):
+            if not (may_probe and self._may_probe(items, now)):
                 raise
             for item in items:
                 item.probe = True
         self._waiting.extend(items)
 
-    def drop(self, item: Item[T]) -> bool:
+    def drop(self, item: Item[K, T]) -> bool:
         """Take an item out of the queue that nobody wants any more; tells whether it was still there."""
         before = len(self._waiting)
         self._waiting = [other for other in self._waiting if other is not item]
         return len(self._waiting) < before
 
-    def is_running(self, item: Item[T]) -> bool:
+    def is_running(self, item: Item[K, T]) -> bool:
         """The item is in the batch that runs now."""
         return any(other is item for other in self._running)
 
-    def take(self) -> Taken[T]:
+    def take(self) -> Taken[K, T]:
         """Choose the next batch for a free device, and drop what must not run.
 
         Raises:
@@ -116,8 +120,8 @@ class BatchPolicy(Generic[T]):
         if self._running:
             raise RuntimeError("take() before finished()")
         now = self._clock()
-        taken: Taken[T] = Taken()
-        kept: list[Item[T]] = []
+        taken: Taken[K, T] = Taken()
+        kept: list[Item[K, T]] = []
         for item in self._waiting:
             if item.abandoned:
                 taken.abandoned.append(item)
@@ -136,7 +140,7 @@ class BatchPolicy(Generic[T]):
         self._waiting = [item for item in kept if id(item) not in chosen]
         self._running = batch
         self._taken_at = now
-        self._running_until = now + self._times.predict(batch[0].key, sum(item.cost for item in batch))
+        self._running_until = now + self.predict(batch[0].key, sum(item.cost for item in batch))
         taken.batch.extend(batch)
         return taken
 
@@ -158,24 +162,38 @@ class BatchPolicy(Generic[T]):
             seconds: how long it ran, to learn from, or None where that tells nothing (it failed). Where more has passed
                 since it was taken, that is learned: the way to the device and back keeps others waiting too.
         """
-        if self._running and seconds is not None:
-            took = max(seconds, self._clock() - self._taken_at)
-            self._times.learn(self._running[0].key, sum(item.cost for item in self._running), took)
+        if self._running:
+            now, key = self._clock(), self._running[0].key
+            if seconds is not None:
+                self.learn(key, sum(item.cost for item in self._running), max(seconds, now - self._taken_at))
+            self._last_tried[self._family(key)] = now
         self._running = []
         self._running_until = -math.inf
-        self._last_ended = self._clock()
 
-    def _may_probe(self, now: float) -> bool:
-        idle = not self._running and not self._waiting
-        return idle and now - self._last_ended >= self._options.probe_after
+    def learn(self, key: K, cost: float, seconds: float) -> None:
+        """A batch of `cost` took `seconds`."""
+        self._times.learn(self._family(key), cost, seconds)
+        self._last_tried[self._family(key)] = self._clock()
 
-    def _is_late(self, item: Item[T], now: float) -> bool:
+    def predict(self, key: K, cost: float) -> float:
+        """Seconds that a batch of `cost` will take at most, more often than not; 0 where nothing was learned."""
+        return self._times.predict(self._family(key), cost)
+
+    def _may_probe(self, items: Sequence[Item[K, T]], now: float) -> bool:
+        """Whether the device is idle, and a time that `items` are judged by may be out of date, or none is known."""
+        if self._running or self._waiting:
+            return False
+        families = {self._family(item.key) for item in items}
+        oldest = min((last for family, last in self._last_tried.items() if family in families), default=-math.inf)
+        return now - oldest >= self._options.probe_after
+
+    def _is_late(self, item: Item[K, T], now: float) -> bool:
         if item.terms.deadline is None:
             return False
-        earliest = now if item.probe else now + self._times.predict(item.key, item.cost)
+        earliest = now if item.probe else now + self.predict(item.key, item.cost)
         return earliest > item.terms.deadline
 
-    def _rank(self, item: Item[T], now: float) -> tuple[bool, int, float, float]:
+    def _rank(self, item: Item[K, T], now: float) -> tuple[bool, int, float, float]:
         """Smaller goes first."""
         terms = item.terms
         if now - terms.arrived > self._options.max_age:
@@ -183,7 +201,7 @@ class BatchPolicy(Generic[T]):
         deadline = math.inf if terms.deadline is None else terms.deadline
         return (True, terms.urgency, deadline, terms.arrived)
 
-    def _grow(self, ordered: list[Item[T]], now: float) -> tuple[list[Item[T]], bool]:
+    def _grow(self, ordered: list[Item[K, T]], now: float) -> tuple[list[Item[K, T]], bool]:
         """The head of the queue and what may run with it; and whether more could not have joined."""
         head = ordered[0]
         limits = self._limits(head.key)
@@ -196,14 +214,14 @@ class BatchPolicy(Generic[T]):
             if (
                 len(batch) >= limits.items
                 or cost + item.cost > limits.cost
-                or now + self._times.predict(head.key, cost + item.cost) > tighter
+                or now + self.predict(head.key, cost + item.cost) > tighter
             ):
                 return batch, True
             batch.append(item)
             cost, tightest = cost + item.cost, tighter
         return batch, len(batch) >= limits.items or cost >= limits.cost
 
-    def _lingers(self, batch: list[Item[T]], now: float) -> float:
+    def _lingers(self, batch: list[Item[K, T]], now: float) -> float:
         """Seconds that this batch may still wait for company."""
         if self._options.linger <= 0:
             return 0.0
@@ -211,10 +229,10 @@ class BatchPolicy(Generic[T]):
         cost = sum(item.cost for item in batch)
         for item in batch:
             if item.terms.deadline is not None:
-                until = min(until, item.terms.deadline - self._times.predict(item.key, cost))
+                until = min(until, item.terms.deadline - self.predict(item.key, cost))
         return until - now
 
-    def _check_in_time(self, chain: Sequence[Item[T]], now: float) -> None:
+    def _check_in_time(self, chain: Sequence[Item[K, T]], now: float) -> None:
         """Refuse the last of `chain` where it, or another that would have been in time, would be late."""
         item = chain[-1]
         if all(other.terms.deadline is None for other in (item, *self._waiting)):
@@ -238,7 +256,7 @@ class BatchPolicy(Generic[T]):
             if without[id(other)] <= other.terms.deadline < ends[id(other)]:
                 raise Overloaded("It would make a request late that was admitted before.", self._drain(now))
 
-    def _ends(self, chain: Sequence[Item[T]], now: float) -> dict[int, float]:
+    def _ends(self, chain: Sequence[Item[K, T]], now: float) -> dict[int, float]:
         """When work with a deadline would end: what waits and `chain`, in the batches that `take` would form of them.
 
         A batch that starts later and is not full will be joined by others: it is taken to be as large as the arrivals
@@ -260,7 +278,7 @@ class BatchPolicy(Generic[T]):
             if not full:
                 joined = cost + self._arrivals.expected(key, now, moment)
                 cost = max(cost, min(joined, self._limits(key).cost))
-            moment += self._times.predict(key, cost)
+            moment += self.predict(key, cost)
             done = {id(item) for item in batch}
             ends |= dict.fromkeys(done, moment)
             pending = [item for item in pending if id(item) not in done]
@@ -268,14 +286,14 @@ class BatchPolicy(Generic[T]):
 
     def _drain(self, now: float) -> float:
         """Predicted seconds until all that runs and waits is done."""
-        backlog: dict[Hashable, tuple[int, float]] = {}
+        backlog: dict[K, tuple[int, float]] = {}
         for item in self._waiting:
             count, cost = backlog.get(item.key, (0, 0.0))
             backlog[item.key] = (count + 1, cost + item.cost)
         running = max(0.0, self._running_until - now) if self._running else 0.0
         return running + sum(self._batches(key, count, cost) for key, (count, cost) in backlog.items())
 
-    def _batches(self, key: Hashable, count: int, cost: float) -> float:
+    def _batches(self, key: K, count: int, cost: float) -> float:
         limits = self._limits(key)
         batches = max(1, math.ceil(count / limits.items), math.ceil(cost / limits.cost))
-        return batches * self._times.predict(key, cost / batches)
+        return batches * self.predict(key, cost / batches)

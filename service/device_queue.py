@@ -1,23 +1,27 @@
-"""Feeds one device from one queue: the batching policy on an event loop and the device's own thread."""
+"""One queue for all models on a device: the batching policy on an event loop and the device's own thread."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from models.errors import DeviceBroken
 from service.batching import BatchPolicy
 from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded, problem_of
 from service.isolation import run_isolated
-from service.observability.observer import Observer, Stage
-from service.work import Item, Piece
+from service.keys import Key
+from service.observability.observer import Observer
+from service.service_times import ServiceTimes
+from service.work import Item, Piece, QueueOptions
 
 T = TypeVar("T")
+
+_Outcomes = tuple[list[Any], float]
+"""Of a batch's items in their order, and the seconds that it ran."""
 
 _HANDOVER_S: Final = 0.002
 """For a request to come back with its next piece of work: some turns of the event loop."""
@@ -34,25 +38,10 @@ class Ran(Generic[T]):
     started: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Tells:
-    """Who hears of a queue, and under which names.
-
-    Attributes:
-        runner: the queue's owner.
-        observer: hears of batches, waits and drops.
-        stage: names a key's part of the work.
-    """
-
-    runner: str = "device"
-    observer: Observer = field(default_factory=Observer)
-    stage: Callable[[Hashable], Stage] = lambda _: "decode"
-
-
 class Place:
     """A place in the queue, taken at the door; `run` hands in the payload once that is prepared."""
 
-    def __init__(self, queue: DeviceQueue, item: Item[Any]) -> None:
+    def __init__(self, queue: DeviceQueue, item: Item[Key, Any]) -> None:
         self._queue = queue
         self._item = item
         self._future: asyncio.Future[Ran[Any]] = asyncio.get_running_loop().create_future()
@@ -81,7 +70,7 @@ class Place:
         self._queue.leave(self)
 
     @property
-    def item(self) -> Item[Any]:
+    def item(self) -> Item[Key, Any]:
         """What the policy sees."""
         return self._item
 
@@ -103,34 +92,40 @@ class Place:
 
 
 class DeviceQueue:
-    """One device, one thread, one policy. For one event loop.
+    """One device, one thread, one policy, for the work of all models on the device. For one event loop.
+
+    A piece's key says whose work it is: its owner runs it and bounds its batches, and observers hear of it by its name.
 
     Args:
-        run: what the device does with a batch: key and payloads to results in their order.
-        policy: which items run next.
-        clock: the policy's.
-        tells: who hears of batches, waits and drops.
+        device: names the thread.
+        options: of the queue.
+        clock: seconds, monotonic.
+        observer: hears of batches, waits and drops.
     """
 
     def __init__(
         self,
-        run: Callable[[Hashable, Sequence[Any]], Sequence[Any]],
-        policy: BatchPolicy[Any],
+        device: str,
         *,
+        options: QueueOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
-        tells: Tells | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        tells = tells or Tells()
-        self._runner, self._observer, self._stage = tells.runner, tells.observer, tells.stage
         self.clock = clock
-        self._run = run
-        self._policy = policy
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pomona-{self._runner}")
+        self._observer = observer or Observer()
+        self._policy: BatchPolicy[Key, Any] = BatchPolicy(
+            lambda key: key.owner.limits(key),
+            ServiceTimes(),
+            clock=clock,
+            options=options,
+            family=lambda key: key.family,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pomona-{device}")
         self._places: dict[int, Place] = {}
         self._closing = False
         self._broken: DeviceBroken | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._hold_until = -math.inf
+        self._holding = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -139,11 +134,23 @@ class DeviceQueue:
         """The device failed for good: the process should be replaced."""
         return self._broken is not None
 
-    def reserve(self, *pieces: Piece, may_probe: bool = True) -> list[Place]:
+    async def alone(self, call: Callable[[], None]) -> None:
+        """Run something on the device's thread that is no batch: no batch runs meanwhile, and no other such call."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def learn(self, key: Key, cost: float, seconds: float) -> None:
+        """A batch that ran apart from the queue took `seconds`."""
+        self._policy.learn(key, cost, seconds)
+
+    def predict(self, key: Key, cost: float) -> float:
+        """Seconds that a batch of `cost` will take at most, more often than not; 0 where nothing was learned."""
+        return self._policy.predict(key, cost)
+
+    def reserve(self, *pieces: Piece[Key], may_probe: bool = True) -> list[Place]:
         """Take the places of one request, all or none.
 
         Args:
-            pieces: in the order in which they run.
+            pieces: of one owner, in the order in which they run.
             may_probe: see `BatchPolicy.admit`.
 
         Raises:
@@ -155,11 +162,11 @@ class DeviceQueue:
             raise DeviceBroken(self._broken.detail)
         if self._closing:
             raise NotReady("The server is shutting down; another one takes this request.")
-        items: list[Item[Any]] = [Item(piece) for piece in pieces]
+        items: list[Item[Key, Any]] = [Item(piece) for piece in pieces]
         try:
             self._policy.admit(*items, may_probe=may_probe)
         except (Overloaded, DeadlineUnreachable) as refusal:
-            self._observer.dropped(self._runner, problem_of(refusal).code)
+            self._observer.dropped(pieces[0].key.owner.name, problem_of(refusal).code)
             raise
         places = [Place(self, item) for item in items]
         self._places |= {id(place.item): place for place in places}
@@ -170,7 +177,7 @@ class DeviceQueue:
         """Forget a place that is not running."""
         if not self._policy.is_running(place.item):
             if self._policy.drop(place.item):
-                self._observer.dropped(self._runner, "abandoned")
+                self._observer.dropped(place.item.key.owner.name, "abandoned")
             self._places.pop(id(place.item), None)
             # Others may wait for what its holder began: they begin it anew.
             place.settle(DeadlineExceeded("It was given up by the request that had asked for it."))
@@ -180,17 +187,18 @@ class DeviceQueue:
         """Start the next batch where the device is free."""
         if self._policy.busy or self._broken is not None:
             return
-        if self.clock() < self._hold_until and self._policy.expects_better():
+        if self._holding and self._policy.expects_better():
             return  # a timer is set, and whoever hands in the better item pumps
+        self._holding = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         taken = self._policy.take()
         for item in taken.late:
-            self._observer.dropped(self._runner, PROBLEMS[DeadlineExceeded].code)
+            self._observer.dropped(item.key.owner.name, PROBLEMS[DeadlineExceeded].code)
             self._settle(item, DeadlineExceeded("The deadline passed, or could not be met any more, while waiting."))
         for item in taken.abandoned:
-            self._observer.dropped(self._runner, "abandoned")
+            self._observer.dropped(item.key.owner.name, "abandoned")
             self._places.pop(id(item), None)
         if taken.batch:
             started = self.clock()
@@ -202,7 +210,10 @@ class DeviceQueue:
         self._note_idle()
 
     async def close(self, within: float) -> None:
-        """Admit nothing more, finish what was admitted, stop; after `within` seconds drop what is left."""
+        """Admit nothing more, finish what was admitted, stop; after `within` seconds drop what is left.
+
+        Harmless where it was done before: all runners of the device close the same queue.
+        """
         self._closing = True
         try:
             async with asyncio.timeout(within):
@@ -213,13 +224,13 @@ class DeviceQueue:
                 self._settle(place.item, NotReady("The server shut down before it came to this request."))
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
-    def _execute(self, batch: list[Item[Any]]) -> tuple[list[Any], float]:
+    def _execute(self, batch: list[Item[Key, Any]]) -> _Outcomes:
         key = batch[0].key
         started = self.clock()
-        outcomes = run_isolated(lambda payloads: self._run(key, payloads), [item.payload for item in batch])
+        outcomes = run_isolated(lambda payloads: key.owner.run(key, payloads), [item.payload for item in batch])
         return outcomes, self.clock() - started
 
-    def _finished(self, batch: list[Item[Any]], started: float, done: asyncio.Future[tuple[list[Any], float]]) -> None:
+    def _finished(self, batch: list[Item[Key, Any]], started: float, done: asyncio.Future[_Outcomes]) -> None:
         error = done.exception()
         if error is not None:
             self._policy.finished(None)
@@ -229,21 +240,25 @@ class DeviceQueue:
         outcomes, seconds = done.result()
         failed = any(isinstance(outcome, Exception) for outcome in outcomes)
         self._policy.finished(None if failed else seconds)
-        stage = self._stage(batch[0].key)
-        self._observer.ran(self._runner, stage, len(batch), seconds)
+        runner, stage = batch[0].key.owner.name, batch[0].key.stage
+        self._observer.ran(runner, stage, len(batch), seconds)
         for item, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self._settle(item, outcome)
             else:
                 queued = started - self._places[id(item)].ready_at if id(item) in self._places else 0.0
-                self._observer.waited(self._runner, stage, max(0.0, queued))
+                self._observer.waited(runner, stage, max(0.0, queued))
                 self._settle(item, Ran(outcome, max(0.0, queued), seconds, len(batch), started))
         if self._policy.expects_better():
             # Whoever got an embedding just now hands in its prompts within this time, and goes before the next picture.
-            self._hold_until = self.clock() + _HANDOVER_S
-            self._timer = asyncio.get_running_loop().call_later(_HANDOVER_S, self.pump)
+            self._holding = True
+            self._timer = asyncio.get_running_loop().call_later(_HANDOVER_S, self._stop_holding)
         else:
             self.pump()
+
+    def _stop_holding(self) -> None:
+        self._holding = False
+        self.pump()
 
     def _break(self, error: DeviceBroken) -> None:
         self._broken = error
@@ -252,7 +267,7 @@ class DeviceQueue:
         self._places.clear()
         self._note_idle()
 
-    def _settle(self, item: Item[Any], outcome: Ran[Any] | Exception) -> None:
+    def _settle(self, item: Item[Key, Any], outcome: Ran[Any] | Exception) -> None:
         place = self._places.pop(id(item), None)
         if place is not None:
             place.settle(outcome)

@@ -1,55 +1,67 @@
-"""What may share a batch on a device."""
+"""Whose work it is, and what of it may share a batch on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from models.sam.constants import INPUT_SIDE
 from models.transforms import Frame
 from models.types import Size
+from models.unet.frames import UNetFrame
 from service.observability.observer import Stage
+from service.work import Limits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owner:
+    """Whose work it is: a model on a device that it may share with others.
+
+    Attributes:
+        name: the model's, by which observers hear of its work.
+        limits: of a batch, by key.
+        run: what the device does with a batch: key and payloads to results in their order.
+    """
+
+    name: str
+    limits: Callable[[Key], Limits]
+    run: Callable[[Key, Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class EncodeKey:
-    """Pictures that the encoder takes in one batch. Their cost is counted in megapixels of what the encoder sees."""
+class Key:
+    """Work of one owner that may share a batch.
 
-    side: int
-    padded: Size
+    Attributes:
+        owner: whose it is.
+        stage: of the owner's work.
+        kind: what else must be equal.
+    """
+
+    owner: Owner
+    stage: Stage
+    kind: Hashable
+
+    @property
+    def family(self) -> Hashable:
+        """Keys of one family differ in cost alone: how long their batches take is learned together."""
+        return self.owner, self.stage
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeKey:
-    """Prompts that the decoder takes in one batch. Their cost is counted in prompts on the full square of 1024."""
-
-    side: int
-    padded: Size
-    with_mask: bool
+def encode_key(owner: Owner, frame: Frame) -> Key:
+    """Pictures that an encoder takes in one batch. Their cost is counted in megapixels of what the encoder sees."""
+    return Key(owner, "encode", (frame.side, frame.padded))
 
 
-@dataclass(frozen=True, slots=True)
-class InferKey:
+def decode_key(owner: Owner, frame: Frame, *, with_mask: bool) -> Key:
+    """Prompts that a decoder takes in one batch. Their cost is counted in prompts on the full square of 1024."""
+    return Key(owner, "decode", (frame.side, frame.padded, with_mask))
+
+
+def infer_key(owner: Owner, frame: UNetFrame) -> Key:
     """Pictures that a U-Net takes in one batch. Their cost is counted in megapixels of what it sees."""
-
-    padded: Size
-
-
-def stage(key: Hashable) -> Stage:
-    """The part of the work that a key stands for."""
-    if isinstance(key, InferKey):
-        return "infer"
-    return "encode" if isinstance(key, EncodeKey) else "decode"
-
-
-def encode_key(frame: Frame) -> EncodeKey:
-    """The key of pictures in this frame."""
-    return EncodeKey(frame.side, frame.padded)
-
-
-def decode_key(frame: Frame, *, with_mask: bool) -> DecodeKey:
-    """The key of prompts on pictures in this frame."""
-    return DecodeKey(frame.side, frame.padded, with_mask)
+    return Key(owner, "infer", frame.padded)
 
 
 def share(frame: Frame) -> float:

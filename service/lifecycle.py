@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
 from models.errors import UnknownModel
 from models.zoo import CatalogueEntry, load_catalogue
+from service.device_queue import DeviceQueue
 from service.embedding_cache import EmbeddingCache
 from service.observability.observer import Observer
 from service.pipeline import Pipeline
@@ -63,10 +65,11 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
     observer = observer or Observer()
     catalogue = load_catalogue(settings.models_file)
     backend = choose_backend(settings.backend)
+    queue_of = functools.cache(functools.partial(DeviceQueue, options=settings.queue_options, observer=observer))
     runners: dict[str, Runner] = {}
     for entry in wanted_entries(settings, catalogue):
         started = time.perf_counter()
-        runner = await _load(entry, backend, settings, device_index=device_index, observer=observer)
+        runner = await _load(entry, backend, settings, device_index=device_index, queue_of=queue_of)
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner
@@ -89,12 +92,17 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
 
 
 async def _load(
-    entry: CatalogueEntry, backend: BackendName, settings: Settings, *, device_index: int, observer: Observer
+    entry: CatalogueEntry,
+    backend: BackendName,
+    settings: Settings,
+    *,
+    device_index: int,
+    queue_of: Callable[[str], DeviceQueue],
 ) -> Runner:
     """Load one model, by its family, in a thread: the event loop keeps answering /livez."""
-    shelf, threads, options = settings.shelf, settings.threads, settings.queue_options
+    where = {"device_index": device_index, "threads": settings.threads}
     if entry.architecture.family == "unet":
-        unet = await asyncio.to_thread(load_unet, entry, backend, shelf, device_index=device_index, threads=threads)
-        return UNetRunner(entry, unet, options=options, observer=observer)
-    sam = await asyncio.to_thread(load_sam, entry, backend, shelf, device_index=device_index, threads=threads)
-    return SamRunner(entry, sam, options=options, observer=observer)
+        unet = await asyncio.to_thread(load_unet, entry, backend, settings.shelf, **where)
+        return UNetRunner(entry, unet, queue_of(unet.device))
+    sam = await asyncio.to_thread(load_sam, entry, backend, settings.shelf, **where)
+    return SamRunner(entry, sam, queue_of(sam.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
 from statistics import median
@@ -91,23 +91,19 @@ class ServiceTimes:
 
     Args:
         buckets: rising costs that the device is compiled for; empty where it takes any.
-        family: names what is learned together; by default each key is learned by itself.
     """
 
-    def __init__(
-        self, buckets: tuple[float, ...] = (), family: Callable[[Hashable], Hashable] = lambda key: key
-    ) -> None:
+    def __init__(self, buckets: tuple[float, ...] = ()) -> None:
         self._buckets = buckets
-        self._family = family
         self._learned: dict[Hashable, _Learned] = {}
 
     def learn(self, key: Hashable, cost: float, seconds: float) -> None:
         """A batch of `cost` took `seconds`."""
-        self._learned.setdefault(self._family(key), _Learned()).learn(self._bucket(cost), seconds)
+        self._learned.setdefault(key, _Learned()).learn(self._bucket(cost), seconds)
 
     def predict(self, key: Hashable, cost: float) -> float:
         """Seconds that a batch of `cost` will take at most, more often than not; 0 for an unknown key."""
-        learned = self._learned.get(self._family(key))
+        learned = self._learned.get(key)
         if learned is None:
             return 0.0
         return learned.seconds(self._bucket(cost))

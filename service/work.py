@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 DEFAULT_URGENCY: Final = 3
@@ -42,7 +43,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Generic[K]):
     """A piece of work for which a place is asked.
 
     Attributes:
@@ -52,14 +53,14 @@ class Piece:
         ready_by: when it should be prepared, seconds on the policy's clock.
     """
 
-    key: Hashable
+    key: K
     terms: Terms
     cost: float = 1.0
     ready_by: float = -math.inf
 
 
 @dataclass(slots=True, eq=False)
-class Item(Generic[T]):
+class Item(Generic[K, T]):
     """One piece of work: a place in the queue from its admission on, runnable once its payload is there.
 
     Attributes:
@@ -69,13 +70,13 @@ class Item(Generic[T]):
         probe: admitted to learn anew, whatever the learned times say.
     """
 
-    piece: Piece
+    piece: Piece[K]
     payload: T | None = None
     abandoned: bool = False
     probe: bool = False
 
     @property
-    def key(self) -> Hashable:
+    def key(self) -> K:
         """Only equal keys share a batch."""
         return self.piece.key
 
@@ -91,7 +92,7 @@ class Item(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Generic[T]):
+class Taken(Generic[K, T]):
     """What the policy decided for a free device.
 
     Attributes:
@@ -101,22 +102,22 @@ class Taken(Generic[T]):
         wait: seconds after which to ask again, where lingering holds a batch back, else None.
     """
 
-    batch: list[Item[T]] = field(default_factory=list)
-    late: list[Item[T]] = field(default_factory=list)
-    abandoned: list[Item[T]] = field(default_factory=list)
+    batch: list[Item[K, T]] = field(default_factory=list)
+    late: list[Item[K, T]] = field(default_factory=list)
+    abandoned: list[Item[K, T]] = field(default_factory=list)
     wait: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
-    """How the queue behaves.
+    """How a device's queue behaves, for the work of all models on the device together.
 
     Attributes:
-        max_queued: most items waiting.
+        max_queued: most items waiting for the device, whichever model's they are.
         max_age: seconds after which a waiting item goes before all others.
         linger: seconds that an item may wait for company on an idle device.
-        probe_after: seconds without any batch after which an idle device takes an item that by the learned times would
-            be late: else times that were learned in a bad moment would refuse everything for ever.
+        probe_after: seconds without a batch of its family after which an idle device takes an item that by the learned
+            times would be late: else times that were learned in a bad moment would refuse its family for ever.
     """
 
     max_queued: int = 256

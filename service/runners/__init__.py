@@ -1,1 +1,1 @@
-"""Runners: each owns one model on one device: its queue, its batches, and what it learned of their times."""
+"""Runners: each owns one model and its batches; those on the same device share its queue and its thread."""

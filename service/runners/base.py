@@ -1,11 +1,9 @@
-"""What the runners of all families share: the queue, the warming up, the end."""
+"""What the runners of all families share: their place on the device, the warming up, the end."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
 from models.backends.base import BackendName, SamBackend
@@ -13,83 +11,72 @@ from models.backends.unet_base import UNetBackend
 from models.entries import Family
 from models.errors import DeviceOutOfMemory
 from models.zoo import CatalogueEntry
-from service.batching import BatchPolicy
-from service.device_queue import DeviceQueue, Tells
-from service.keys import stage
-from service.observability.observer import Observer
-from service.service_times import ServiceTimes
-from service.work import Limits, QueueOptions
+from service.device_queue import DeviceQueue
+from service.keys import Key, Owner
+from service.work import Limits
 
 _GOOD_ENOUGH: Final = 1.05
 """A batch size whose time per item is within this of the best is preferred where it is smaller: it answers sooner."""
 
 
 class Runner(ABC):
-    """One model on one device, fed from one queue.
+    """One model on one device.
 
     Args:
         entry: what the backend was loaded from.
         backend: the model.
-        options: of the queue.
-        clock: seconds, monotonic.
-        observer: hears of batches, waits and drops.
+        queue: of the backend's device; other runners on that device have the same.
     """
 
     family: ClassVar[Family]
 
-    def __init__(
-        self,
-        entry: CatalogueEntry,
-        backend: SamBackend | UNetBackend,
-        *,
-        options: QueueOptions | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        observer: Observer | None = None,
-    ) -> None:
+    def __init__(self, entry: CatalogueEntry, backend: SamBackend | UNetBackend, queue: DeviceQueue) -> None:
         self.entry = entry
         self.device = backend.device
         self.backend_name: BackendName = backend.name
-        self._clock = clock
-        self._times = ServiceTimes(family=type)
-        policy: BatchPolicy[Any] = BatchPolicy(self._limits, self._times, clock=clock, options=options)
-        tells = Tells(entry.name, observer or Observer(), stage)
-        self._queue = DeviceQueue(self._run_batch, policy, clock=clock, tells=tells)
+        self._queue = queue
+        self._owner = Owner(entry.name, self._limits, self._run_batch)
+        self._pictures = backend.picture_batches[-1]
 
     @property
     def broken(self) -> bool:
-        """The device failed for good."""
+        """The device failed for good, for all runners on it."""
         return self._queue.broken
 
     async def warm_up(self) -> None:
         """Time every batch size that the backend offers, keep the sizes that pay, and teach the queue their times.
 
-        The second of two runs counts: the first compiles kernels and allocates buffers.
+        The second of two runs counts: the first compiles kernels and allocates buffers. The runners of one device warm
+        up one after another; none should serve meanwhile, as its batches would wait.
         """
-        await asyncio.to_thread(self._warm_up)
+        await self._queue.alone(self._warm_up)
 
     async def close(self, within: float) -> None:
-        """Finish what was admitted, for at most `within` seconds, and stop the device's thread."""
+        """Finish what was admitted to the device, for at most `within` seconds, and stop its thread.
+
+        This ends all runners on the device; closing another of them too is harmless.
+        """
         await self._queue.close(within)
 
     @abstractmethod
     def _warm_up(self) -> None:
-        """See `warm_up`; in a thread of its own."""
+        """See `warm_up`; on the device's thread."""
 
     @abstractmethod
-    def _limits(self, key: Hashable) -> Limits:
+    def _limits(self, key: Key) -> Limits:
         """Of a batch of such work."""
 
     @abstractmethod
-    def _run_batch(self, key: Hashable, payloads: Sequence[Any]) -> Sequence[Any]:
+    def _run_batch(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
         """What the device's thread does."""
 
-    def _timed(self, key: Hashable, payloads: Sequence[Any], cost: float) -> float:
+    def _timed(self, key: Key, payloads: Sequence[Any], cost: float) -> float:
         """Seconds per payload of the second of two runs, from which the queue learns."""
         self._run_batch(key, payloads)
-        started = self._clock()
+        started = self._queue.clock()
         self._run_batch(key, payloads)
-        seconds = self._clock() - started
-        self._times.learn(key, cost, seconds)
+        seconds = self._queue.clock() - started
+        self._queue.learn(key, cost, seconds)
         return seconds / len(payloads)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -20,11 +19,10 @@ from models.sam.prompts import pack
 from models.transforms import Frame, frame_for
 from models.types import Logits, Pixels, Point, Prompt, Size
 from models.zoo import CatalogueEntry
-from service.device_queue import Place, Ran
-from service.keys import EncodeKey, decode_key, encode_key, megapixels, share
-from service.observability.observer import Observer
+from service.device_queue import DeviceQueue, Place, Ran
+from service.keys import Key, decode_key, encode_key, megapixels, share
 from service.runners.base import Runner, best_size
-from service.work import Limits, Piece, QueueOptions, Terms
+from service.work import Limits, Piece, Terms
 
 _NO_BOUND: Final = sys.maxsize
 
@@ -81,33 +79,17 @@ class Reservation:
 
 
 class SamRunner(Runner):
-    """One SAM on one device.
+    """One SAM on one device; see `Runner`.
 
     Encoder batches span requests, decoder batches span requests and pictures; encoder and decoder share the device and
-    so one queue, in which their batches compete by urgency and deadline.
-
-    Args:
-        entry: what the backend was loaded from.
-        backend: the model.
-        options: of the queue.
-        clock: seconds, monotonic.
-        observer: hears of batches, waits and drops.
+    so its queue, in which their batches compete by urgency and deadline.
     """
 
     family: ClassVar[Family] = "sam"
 
-    def __init__(
-        self,
-        entry: CatalogueEntry,
-        backend: SamBackend,
-        *,
-        options: QueueOptions | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        observer: Observer | None = None,
-    ) -> None:
-        super().__init__(entry, backend, options=options, clock=clock, observer=observer)
+    def __init__(self, entry: CatalogueEntry, backend: SamBackend, queue: DeviceQueue) -> None:
+        super().__init__(entry, backend, queue)
         self.backend = backend
-        self._pictures = backend.picture_batches[-1]
         self._prompts = backend.prompt_batches[-1]
 
     def prepare(self, pixels: Pixels, frame: Frame) -> Any:
@@ -135,7 +117,7 @@ class SamRunner(Runner):
         groups = self._groups(prompts)
         pieces = [
             Piece(
-                decode_key(frame, with_mask=prompts[rows[0]].mask is not None),
+                decode_key(self._owner, frame, with_mask=prompts[rows[0]].mask is not None),
                 terms,
                 len(rows) * share(frame),
                 ready_by,
@@ -143,7 +125,7 @@ class SamRunner(Runner):
             for rows in groups
         ]
         if encode:
-            decoding = sum(self._times.predict(piece.key, piece.cost) for piece in pieces)
+            decoding = sum(self._queue.predict(piece.key, piece.cost) for piece in pieces)
             before = None if terms.deadline is None else terms.deadline - decoding
             pieces.insert(0, self._encoding(Terms(terms.arrived, before, terms.urgency), frame, ready_by))
         places = self._queue.reserve(*pieces, may_probe=last)
@@ -155,8 +137,8 @@ class SamRunner(Runner):
         (place,) = self._queue.reserve(self._encoding(terms, frame, ready_by))
         return place
 
-    def _encoding(self, terms: Terms, frame: Frame, ready_by: float) -> Piece:
-        return Piece(encode_key(frame), terms, megapixels(frame.padded), ready_by)
+    def _encoding(self, terms: Terms, frame: Frame, ready_by: float) -> Piece[Key]:
+        return Piece(encode_key(self._owner, frame), terms, megapixels(frame.padded), ready_by)
 
     async def encode(self, place: Place, prepared: Any) -> Ran[Embedding]:
         """Encode a prepared picture in its place.
@@ -181,7 +163,7 @@ class SamRunner(Runner):
         """
         logits = np.empty((len(prompts), MASK_TOKENS, frame.logits.height, frame.logits.width), np.float32)
         scores = np.empty((len(prompts), MASK_TOKENS), np.float32)
-        started = self._clock()
+        started = self._queue.clock()
         done = await asyncio.gather(
             *(
                 place.run(_Prompts(embedding, [prompts[row] for row in rows], frame))
@@ -193,28 +175,29 @@ class SamRunner(Runner):
         # Groups that shared a batch were started together, and ran once.
         ran_for = sum({ran.started: ran.ran for ran in done}.values())
         # Groups of one request wait for each other too: what was not running was waiting.
-        queued = max(0.0, self._clock() - started - ran_for)
+        queued = max(0.0, self._queue.clock() - started - ran_for)
         return Ran(Decoded(logits, scores), queued, ran_for, max(ran.value.together for ran in done))
 
     def _warm_up(self) -> None:
         frame = frame_for(Size(INPUT_SIDE, INPUT_SIDE))
+        encoding = encode_key(self._owner, frame)
         prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), frame)
         self._pictures = best_size(
             self.backend.picture_batches,
-            lambda size: self._timed(encode_key(frame), [prepared] * size, size * megapixels(frame.padded)),
+            lambda size: self._timed(encoding, [prepared] * size, size * megapixels(frame.padded)),
         )
         if self.backend.flexible:
             # A second size teaches how the time grows with the pixels.
             small = frame_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
             pixels = np.zeros((small.resized.height, small.resized.width, 3), np.uint8)
-            self._timed(encode_key(small), [self.prepare(pixels, small)], megapixels(small.padded))
+            self._timed(encode_key(self._owner, small), [self.prepare(pixels, small)], megapixels(small.padded))
         embedding = self.backend.encode([prepared])[0]
         click, guess = (Point(8, 8),), np.zeros((LOGITS_SIDE, LOGITS_SIDE), np.float32)
         with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], frame)
-        self._timed(decode_key(frame, with_mask=True), [with_mask], 1)
+        self._timed(decode_key(self._owner, frame, with_mask=True), [with_mask], 1)
         work = _Prompts(embedding, [Prompt(click)], frame)
-        key = decode_key(frame, with_mask=False)
-        self._prompts = best_size(self.backend.prompt_batches, lambda size: self._timed(key, [work] * size, size))
+        decoding = decode_key(self._owner, frame, with_mask=False)
+        self._prompts = best_size(self.backend.prompt_batches, lambda size: self._timed(decoding, [work] * size, size))
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Rows of at most a batch's prompts, those with a mask apart from those without."""
@@ -224,14 +207,14 @@ class SamRunner(Runner):
         )
         return [group[i : i + self._prompts] for group in groups for i in range(0, len(group), self._prompts)]
 
-    def _limits(self, key: Hashable) -> Limits:
-        if isinstance(key, EncodeKey):
+    def _limits(self, key: Key) -> Limits:
+        if key.stage == "encode":
             return Limits(self._pictures, math.inf)
         return Limits(_NO_BOUND, self._prompts)
 
-    def _run_batch(self, key: Hashable, payloads: Sequence[Any]) -> Sequence[Any]:
+    def _run_batch(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
         """What the device's thread does."""
-        if isinstance(key, EncodeKey):
+        if key.stage == "encode":
             return self.backend.encode(payloads)
         groups: Sequence[_Prompts] = payloads
         index = np.repeat(np.arange(len(groups)), [len(group.prompts) for group in groups])

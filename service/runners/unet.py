@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,38 +14,20 @@ from models.entries import Family
 from models.types import Pixels
 from models.unet.frames import INPUT_SIZE, UNetFrame, unet_frame
 from models.zoo import CatalogueEntry
-from service.device_queue import Place, Ran
-from service.keys import InferKey, megapixels
-from service.observability.observer import Observer
+from service.device_queue import DeviceQueue, Place, Ran
+from service.keys import Key, infer_key, megapixels
 from service.runners.base import Runner, best_size
-from service.work import Limits, Piece, QueueOptions, Terms
+from service.work import Limits, Piece, Terms
 
 
 class UNetRunner(Runner):
-    """One U-Net on one device. Batches span requests; pictures share one where their padded sizes are equal.
-
-    Args:
-        entry: what the backend was loaded from.
-        backend: the model.
-        options: of the queue.
-        clock: seconds, monotonic.
-        observer: hears of batches, waits and drops.
-    """
+    """One U-Net on one device; see `Runner`. Batches span requests, where their pictures' padded sizes are equal."""
 
     family: ClassVar[Family] = "unet"
 
-    def __init__(
-        self,
-        entry: CatalogueEntry,
-        backend: UNetBackend,
-        *,
-        options: QueueOptions | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        observer: Observer | None = None,
-    ) -> None:
-        super().__init__(entry, backend, options=options, clock=clock, observer=observer)
+    def __init__(self, entry: CatalogueEntry, backend: UNetBackend, queue: DeviceQueue) -> None:
+        super().__init__(entry, backend, queue)
         self.backend = backend
-        self._pictures = backend.picture_batches[-1]
 
     def prepare(self, pixels: Pixels, frame: UNetFrame) -> Any:
         """Turn a resized picture into what the network takes; for worker threads."""
@@ -65,7 +46,7 @@ class UNetRunner(Runner):
             NotReady: the server is shutting down.
             DeviceBroken: the device failed for good.
         """
-        (place,) = self._queue.reserve(Piece(InferKey(frame.padded), terms, megapixels(frame.padded), ready_by))
+        (place,) = self._queue.reserve(Piece(infer_key(self._owner, frame), terms, megapixels(frame.padded), ready_by))
         return place
 
     async def infer(self, place: Place, prepared: Any) -> Ran[NDArray[np.float32]]:
@@ -85,11 +66,11 @@ class UNetRunner(Runner):
         prepared = self.prepare(np.zeros((frame.resized.height, frame.resized.width, 3), np.uint8), frame)
         self._pictures = best_size(
             self.backend.picture_batches,
-            lambda size: self._timed(InferKey(frame.padded), [prepared] * size, size * megapixels(frame.padded)),
+            lambda size: self._timed(infer_key(self._owner, frame), [prepared] * size, size * megapixels(frame.padded)),
         )
 
-    def _limits(self, key: Hashable) -> Limits:  # noqa: ARG002 (all of its work is of one kind)
+    def _limits(self, key: Key) -> Limits:  # noqa: ARG002 (all of its work is of one kind)
         return Limits(self._pictures, math.inf)
 
-    def _run_batch(self, key: Hashable, payloads: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 (as above)
+    def _run_batch(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 (as above)
         return self.backend.infer(payloads)

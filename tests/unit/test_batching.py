@@ -18,21 +18,14 @@ class Bench:
         self, limits: Limits | None = None, *, learned: bool = True, options: QueueOptions | None = None
     ) -> None:
         self.clock = FakeClock()
-        self.times = ServiceTimes()
+        of = limits or Limits(4, 4)
+        self.policy: BatchPolicy[str, str] = BatchPolicy(
+            lambda _: of, ServiceTimes(), clock=self.clock, options=options
+        )
         if learned:
             for cost in (1, 2, 3, 4):
-                self.times.learn("a", cost, 0.010 + 0.010 * cost)
-                self.times.learn("b", cost, 0.010 + 0.010 * cost)
-        of = limits or Limits(4, 4)
-        self.policy: BatchPolicy[str] = BatchPolicy(lambda _: of, self.times, clock=self.clock, options=options)
-        self.run_once()
-
-    def run_once(self) -> None:
-        """So that no probe is due."""
-        self.admit("warm-up")
-        self.clock.now += 10.0
-        self.take()
-        self.end(None)
+                self.policy.learn("a", cost, 0.010 + 0.010 * cost)
+                self.policy.learn("b", cost, 0.010 + 0.010 * cost)
 
     def admit(
         self,
@@ -42,7 +35,7 @@ class Bench:
         cost: float = 1,
         within: float | None = None,
         urgency: int = DEFAULT_URGENCY,
-    ) -> Item[str]:
+    ) -> Item[str, str]:
         deadline = None if within is None else self.clock.now + within
         item = Item(Piece(key, Terms(self.clock.now, deadline, urgency), cost), name)
         self.policy.admit(item)
@@ -266,13 +259,46 @@ def test_times_learned_in_a_bad_moment_do_not_refuse_for_ever() -> None:
     assert bench.take() == "p"
 
 
+def test_what_was_learned_in_a_bad_moment_is_tried_anew_although_other_work_keeps_the_device_busy() -> None:
+    bench = Bench(options=QueueOptions(probe_after=2.0))
+    for _ in range(32):
+        bench.admit("slow")
+        bench.take()
+        bench.end(5.0)
+    for _ in range(4):
+        with pytest.raises(DeadlineUnreachable):
+            bench.admit("x", within=1.0)
+        bench.clock.now += 0.480
+        bench.admit("other", key="b", within=0.025)
+        assert bench.take() == "o"
+        with pytest.raises(DeadlineUnreachable):
+            bench.admit("x", within=1.0)
+        bench.end()
+    bench.admit("probe", within=1.0)
+    assert bench.take() == "p"
+
+
+def test_a_request_is_tried_anew_where_the_time_of_any_of_its_pieces_may_be_out_of_date() -> None:
+    bench = Bench(options=QueueOptions(probe_after=2.0))
+    bench.clock.now += 1.990
+    bench.admit("1", key="a")
+    bench.take()
+    bench.end()
+    now = bench.clock.now
+    with pytest.raises(DeadlineUnreachable):
+        bench.admit("a", key="a", within=0.001)
+    terms = Terms(now, now + 0.001)
+    bench.policy.admit(Item(Piece("a", terms)), Item(Piece("b", terms)))
+    assert bench.policy.waiting == 2
+
+
 def test_a_failed_batch_teaches_nothing() -> None:
     bench = Bench()
-    before = bench.times.predict("a", 1)
+    before = bench.policy.predict("a", 1)
     bench.admit("1")
     bench.take()
     bench.end(None)
-    assert bench.times.predict("a", 1) == before
+    assert bench.policy.predict("a", 1) == before
 
 
 def test_an_item_that_is_being_prepared_holds_its_place_but_does_not_run() -> None:
@@ -320,7 +346,7 @@ def test_a_place_whose_preparation_failed_is_given_up() -> None:
 def test_a_smaller_choice_is_tried_before_a_probe() -> None:
     bench = Bench(options=QueueOptions(probe_after=2.0))
     bench.clock.now += 2.0
-    item = Item[str](Piece("a", Terms(bench.clock.now, bench.clock.now + 0.001)))
+    item = Item[str, str](Piece("a", Terms(bench.clock.now, bench.clock.now + 0.001)))
     with pytest.raises(DeadlineUnreachable):
         bench.policy.admit(item, may_probe=False)
     bench.policy.admit(item, may_probe=True)

@@ -18,6 +18,7 @@ from models.sam.attention import RelativeAttention
 from models.sam.build import ARCHITECTURES
 from models.transforms import frame_for
 from models.types import Size
+from service.device_queue import DeviceQueue
 from service.runners.sam import SamRunner
 from tests.fakes import LOADED, FakeSam
 
@@ -79,7 +80,7 @@ def test_what_a_vit_is_compared_with_is_segment_anythings_own_encoder() -> None:
 
 async def test_callers_at_the_queue_share_batches() -> None:
     sam = FakeSam(picture_batches=(1, 4))
-    runner = SamRunner(LOADED, sam)
+    runner = SamRunner(LOADED, sam, DeviceQueue(sam.device))
     served = await measures.served_rate(runner, FRAME, 4, 0.2)
     await runner.close(1)
     assert served.pictures_per_s > 0

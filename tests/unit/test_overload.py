@@ -30,11 +30,10 @@ class Line:
         self.jitter = jitter
         self.in_time = self.admitted = self.dropped = 0
         self.batches: list[int] = []
-        times = ServiceTimes()
+        self.policy: BatchPolicy[str, str] = BatchPolicy(self.limits, ServiceTimes(), clock=self.clock)
         for size in (1, 2, 4, LARGEST):
-            times.learn("k", size, FIXED + size * PER_ITEM)
-        self.policy: BatchPolicy[str] = BatchPolicy(self.limits, times, clock=self.clock)
-        self.ends: list[tuple[float, float, list[Item[str]]]] = []
+            self.policy.learn("k", size, FIXED + size * PER_ITEM)
+        self.ends: list[tuple[float, float, list[Item[str, str]]]] = []
 
     def limits(self, _: Hashable) -> Limits:
         return Limits(1000, LARGEST)

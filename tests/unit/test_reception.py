@@ -9,6 +9,7 @@ import pytest
 
 from models.errors import PomonaError, UnknownModel
 from models.zoo import CatalogueEntry
+from service.device_queue import DeviceQueue
 from service.errors import ModelNotLoaded, WrongFamily
 from service.messages import When
 from service.reception import WAY_BACK_S, Reception
@@ -33,8 +34,11 @@ from tests.fakes import (
 async def reception(
     loaded: Sequence[CatalogueEntry], others: Sequence[CatalogueEntry] = ()
 ) -> AsyncIterator[Reception]:
+    queue = DeviceQueue("fake:0")
     runners: dict[str, Runner] = {
-        entry.name: UNetRunner(entry, FakeUNet()) if entry.name.endswith("unet") else SamRunner(entry, FakeSam())
+        entry.name: (
+            UNetRunner(entry, FakeUNet(), queue) if entry.name.endswith("unet") else SamRunner(entry, FakeSam(), queue)
+        )
         for entry in loaded
     }
     catalogue = {entry.name: entry for entry in (*loaded, *others)}

@@ -11,7 +11,7 @@ from models.errors import BackendError, DeviceBroken, DeviceOutOfMemory
 from models.sam.constants import LOGITS_SIDE
 from models.transforms import Frame, frame_for
 from models.types import Box, Logits, Point, Prompt, Size
-from service.device_queue import Ran
+from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
 from service.runners.base import best_size
 from service.runners.sam import Decoded
@@ -41,8 +41,9 @@ async def runner(sam: FakeSam) -> AsyncIterator[WatchedRunner]:
     await runner.close(PATIENCE_S)
 
 
-def opened(sam: FakeSam) -> WatchedRunner:
-    return WatchedRunner(LOADED, sam, options=QueueOptions(probe_after=NEVER), clock=sam.clock)
+def opened(sam: FakeSam, *, max_queued: int = 256) -> WatchedRunner:
+    options = QueueOptions(max_queued=max_queued, probe_after=NEVER)
+    return WatchedRunner(LOADED, sam, DeviceQueue(sam.device, options=options, clock=sam.clock))
 
 
 def terms(runner: WatchedRunner, within: float | None = None) -> Terms:
@@ -344,7 +345,6 @@ async def test_warming_up_teaches_what_can_be_in_time_at_which_size() -> None:
     sam = FakeSam(encode_s_per_megapixel=100, decode_s_per_prompt=10)
     runner = opened(sam)
     await runner.warm_up()
-    await decode(runner, BLACK, [CLICK])  # what comes first is tried in any case
     now = sam.clock()
 
     def reserve(within: float, frame: Frame, prompts: int) -> None:
@@ -361,7 +361,7 @@ async def test_warming_up_teaches_what_can_be_in_time_at_which_size() -> None:
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     sam = FakeSam(encode_s_per_megapixel=100, decode_s_per_prompt=10)
-    runner = WatchedRunner(LOADED, sam, options=QueueOptions(max_queued=2, probe_after=NEVER), clock=sam.clock)
+    runner = opened(sam, max_queued=2)
     await runner.warm_up()
     busy = await held(runner, sam)
     waiting = runner.reserve(terms(runner), [CLICK], FRAME, encode=True, ready_by=0)
