@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from models.cutouts import PixelBox
 from models.data.samples import PixelClass
+from models.inspection import Grade
 from models.masks import Rle
 from models.transforms import Frame, Padding
 from models.types import Mask, Prompt
 from models.unet.frames import UNetFrame
 from models.unet.postprocess import Region
 from models.zoo import CatalogueEntry
-from service.formats import EncodedMask, MaskFormat, Polygons, SemanticFormat
+from service.formats import EncodedMask, MaskFormat, Png, Polygons, SemanticFormat
 from service.work import DEFAULT_URGENCY
 
 
@@ -87,6 +89,52 @@ class SemanticRequest:
     model: str | None = None
     format: SemanticFormat = "rle"
     overlay: bool = False
+    when: When = field(default_factory=When)
+
+
+InspectMode = Literal["fast", "accurate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What a camera says of a frame; kept only to be told again.
+
+    Attributes:
+        frame_id: the camera's.
+        trigger_id: of what let the camera expose.
+        captured_at_ns: nanoseconds on the camera's clock, at least 0.
+    """
+
+    frame_id: str | None = None
+    trigger_id: str | None = None
+    captured_at_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectRequest:
+    """A picture whose fruits are to be judged.
+
+    Attributes:
+        data: an encoded picture.
+        model: catalogue name of the U-Net that finds fruits, or None for the default.
+        sam_model: of the SAM that draws their outlines, or None for the default.
+        mode: `fast` is the U-Net alone, `accurate` lets the SAM draw the outlines, `auto` is accurate where that is in
+            time.
+        format: of the masks.
+        grades: rising, or None for the settings'.
+        overlay: also draw the fruits into the picture.
+        capture: told again in the answer.
+        when: until when.
+    """
+
+    data: bytes
+    model: str | None = None
+    sam_model: str | None = None
+    mode: InspectMode | Literal["auto"] = "auto"
+    format: SemanticFormat = "rle"
+    grades: tuple[Grade, ...] | None = None
+    overlay: bool = False
+    capture: Capture = field(default_factory=Capture)
     when: When = field(default_factory=When)
 
 
@@ -199,3 +247,69 @@ class Classified:
     overlay: bytes | None
     timings: Timings
     together: Together
+
+
+@dataclass(frozen=True, slots=True)
+class FruitResult:
+    """One fruit as a caller asked for it; see `models.inspection.Fruit`.
+
+    Attributes:
+        id: 1 and up from left to right.
+        infected_mask: of the picture's size, as `mask` is.
+    """
+
+    id: int
+    box: PixelBox
+    area: int
+    mask: Rle | Png | Polygons
+    infected_mask: Rle | Png | Polygons
+    infected_fraction: float
+    pixel_class: PixelClass
+    confidence: float
+    grade: str
+    truncated: bool
+    refined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drawer:
+    """The SAM that drew outlines, and how the picture lay in its square."""
+
+    model: CatalogueEntry
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The answer to an inspect request.
+
+    Attributes:
+        image_id: hash of the picture's bytes.
+        frame: how the picture lay in what the U-Net saw.
+        model: the U-Net that answered.
+        sam: who drew the outlines; None where the U-Net did.
+        fruits: in the order of their ids.
+        degraded: mode `auto` gave less than it would have without the deadline or the load.
+        reason: why mode `auto` gave less than the best, or None.
+        capture: the caller's.
+        overlay: a PNG, where it was asked for.
+        timings: where the time went.
+        together: sizes of the batches.
+    """
+
+    image_id: str
+    frame: UNetFrame
+    model: CatalogueEntry
+    sam: Drawer | None
+    fruits: Sequence[FruitResult]
+    degraded: bool
+    reason: str | None
+    capture: Capture
+    overlay: bytes | None
+    timings: Timings
+    together: Together
+
+    @property
+    def mode(self) -> InspectMode:
+        """The mode that was used."""
+        return "fast" if self.sam is None else "accurate"

@@ -9,9 +9,21 @@ from dataclasses import dataclass
 from models.entries import Family
 from models.zoo import CatalogueEntry
 from service.embedding_cache import EmbeddingCache
-from service.messages import Classified, Embedded, InputChoice, Segmented, SegmentRequest, SemanticRequest, When
+from service.inspection import InspectionPath
+from service.messages import (
+    Classified,
+    Embedded,
+    InputChoice,
+    Inspected,
+    InspectRequest,
+    Segmented,
+    SegmentRequest,
+    SemanticRequest,
+    When,
+)
 from service.prompted import PromptedPath
 from service.reception import Reception
+from service.redrawing import Redrawer
 from service.runners.base import Runner
 from service.semantic import SemanticPath
 
@@ -24,16 +36,19 @@ class Pipeline:
         reception: where requests begin.
         prompted: answers with SAMs.
         classes: answers with U-Nets.
+        fruits: answers with both.
     """
 
     reception: Reception
     prompted: PromptedPath
     classes: SemanticPath
+    fruits: InspectionPath
 
     @classmethod
     def of(cls, reception: Reception, cache: EmbeddingCache) -> Pipeline:
         """All paths from one reception; `cache` holds the SAMs' embeddings."""
-        return cls(reception, PromptedPath(reception, cache), SemanticPath(reception))
+        fruits = InspectionPath(reception, Redrawer(reception))
+        return cls(reception, PromptedPath(reception, cache), SemanticPath(reception), fruits)
 
     @property
     def runners(self) -> Mapping[str, Runner]:
@@ -89,6 +104,17 @@ class Pipeline:
             BackendError: the device failed.
         """
         return await self.classes.classify(request)
+
+    async def inspect(self, request: InspectRequest) -> Inspected:
+        """Judge every fruit of a picture: where it is, how much of it is infected, which grade that makes.
+
+        Raises:
+            ImageError: the picture cannot be used.
+            UnknownModel, WrongFamily: no such U-Net is loaded, or no such SAM where one is named or needed.
+            Overloaded, DeadlineUnreachable, DeadlineExceeded: it cannot be in time.
+            BackendError: the device failed.
+        """
+        return await self.fruits.inspect(request)
 
     async def close(self, within: float) -> None:
         """Finish what was admitted, for at most `within` seconds, and stop all threads."""

@@ -9,15 +9,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.cutouts import Cutout
 from models.data.samples import PixelClass, SemanticMap
+from models.inspection import Fruit, Grade, grade_of
+from models.inspection_overlay import draw_fruits
 from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
+from models.refinement import cut_out
 from models.sam.postprocess import masks_of
 from models.transforms import Frame
 from models.types import Image, Pixels, Prompt
 from models.unet.frames import UNetFrame
 from models.unet.postprocess import class_map
-from service.formats import MaskFormat, SemanticFormat, encode_class, encode_mask
-from service.messages import ClassResult, MaskResult
+from service.formats import MaskFormat, SemanticFormat, encode_class, encode_cutout, encode_mask
+from service.messages import ClassResult, FruitResult, MaskResult
 from service.runners.sam import Decoded
 
 _FRUIT: Final = (PixelClass.HEALTHY, PixelClass.INFECTED)
@@ -71,3 +75,34 @@ def render_class_overlay(pixels: Pixels, classes: SemanticMap) -> bytes:
     masks = [classes == pixel_class for pixel_class in _FRUIT]
     colours = [CLASS_COLOURS[pixel_class] for pixel_class in _FRUIT]
     return encode_overlay(draw_overlay(pixels, masks, colours=colours))
+
+
+def render_cutout(decoded: Decoded, row: int, frame: Frame) -> Cutout:
+    """The one mask of the prompt in `row`, without the picture around it."""
+    (mask,) = masks_of(decoded.logits[row], decoded.scores[row], frame, multimask=False)
+    return cut_out(mask)
+
+
+def render_fruits(fruits: Sequence[Fruit], grades: Sequence[Grade], mask_format: SemanticFormat) -> list[FruitResult]:
+    """Fruits numbered, graded and encoded."""
+    return [
+        FruitResult(
+            id=number,
+            box=fruit.box,
+            area=fruit.area,
+            mask=encode_cutout(fruit.mask, mask_format),
+            infected_mask=encode_cutout(fruit.infected, mask_format),
+            infected_fraction=fruit.infected_fraction,
+            pixel_class=fruit.pixel_class,
+            confidence=fruit.confidence,
+            grade=grade_of(fruit.infected_fraction, grades),
+            truncated=fruit.truncated,
+            refined=fruit.refined,
+        )
+        for number, fruit in enumerate(fruits, start=1)
+    ]
+
+
+def render_fruit_overlay(pixels: Pixels, fruits: Sequence[Fruit], grades: Sequence[Grade]) -> bytes:
+    """Judged fruits in the picture; PNG."""
+    return encode_overlay(draw_fruits(pixels, fruits, grades))

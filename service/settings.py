@@ -10,7 +10,10 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.backends.load import BackendChoice, Shelf
+from models.backends.openvino_files import UNetPrecision
 from models.errors import PomonaError
+from models.inspection import GRADES
+from service.grades import GradeIn, Grades, grades_of
 from service.messages import InputSize
 from service.work import QueueOptions
 
@@ -30,6 +33,7 @@ class Settings(BaseSettings):
 
     http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
     http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")
+    grpc_port: int = Field(3001, ge=0, le=65535, description="Port of the gRPC door; 0 for none.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mobile-sam",),
         min_length=1,
@@ -50,6 +54,12 @@ class Settings(BaseSettings):
     )
     threads: int = Field(
         0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores, or a container's CPU limit."
+    )
+    unet_precision: UNetPrecision = Field(
+        "auto",
+        description="What U-Nets compute in on OpenVINO: fp32, or auto, which tries int8 at the first start (a minute "
+        "longer) and keeps it where the CPU has instructions for it (VNNI), its masks of fruit and of infected pixels "
+        "have an IoU of at least 0.98 with those of fp32 on rendered scenes, and it is faster.",
     )
     max_upload_mib: float = Field(32, gt=0, description="Largest request body in MiB, enforced while it is read.")
     max_megapixels: float = Field(
@@ -72,6 +82,11 @@ class Settings(BaseSettings):
         description="Longest side in pixels at which pictures are encoded: 1024, 768, 512 or auto, where a request "
         "names none and the model takes others than 1024.",
     )
+    grades: Annotated[Grades, NoDecode] = Field(
+        tuple(GradeIn(grade=grade.name, max_infected_fraction=grade.most) for grade in GRADES),
+        description="Grades of fruit, the best first, each with the most of a fruit that may be infected; what none "
+        "takes is `reject`.",
+    )
     linger_ms: float = Field(
         0, ge=0, description="Milliseconds that a request may wait for company on an idle device; 0 starts it at once."
     )
@@ -88,6 +103,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("grades", mode="before")
+    @classmethod
+    def _read_grades(cls, value: object) -> object:
+        return grades_of(value) if isinstance(value, str) else value
 
     @field_validator("input_size", mode="before")
     @classmethod
@@ -123,7 +143,7 @@ class Settings(BaseSettings):
     @property
     def shelf(self) -> Shelf:
         """Where checkpoints and converted models lie."""
-        return Shelf(self.cache_dir, self.weights_dir)
+        return Shelf(self.cache_dir, self.weights_dir, self.unet_precision)
 
 
 def load_settings() -> Settings:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from models.backends.base import BackendName, SamBackend
 from models.backends.devices import cuda_device_count
-from models.backends.openvino_files import converted_folder, ensure_converted
+from models.backends.openvino_files import UNetPrecision, converted_folder, ensure_converted
 from models.backends.unet_base import UNetBackend
 from models.entries import Family
 from models.weights import fetch
@@ -24,10 +24,12 @@ class Shelf:
     Attributes:
         cache_dir: written to: downloaded checkpoints and converted models.
         weights_dir: read only, tried first: checkpoints that somebody put there, or None.
+        unet_precision: in which U-Nets are converted for OpenVINO.
     """
 
     cache_dir: Path
     weights_dir: Path | None = None
+    unet_precision: UNetPrecision = "fp32"
 
 
 def choose_backend(choice: BackendChoice) -> BackendName:
@@ -47,12 +49,12 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, shelf: Shelf) -> P
         WeightsError: the checkpoint cannot be had.
         BackendError: the conversion failed.
     """
-    if backend == "openvino" and (folder := converted_folder(entry, shelf.cache_dir)).is_dir():
+    if backend == "openvino" and (folder := _converted(entry, shelf)).is_dir():
         return folder
     checkpoint = fetch(entry, cache_dir=shelf.cache_dir, weights_dir=shelf.weights_dir)
     if backend == "torch":
         return checkpoint
-    return ensure_converted(entry, checkpoint, shelf.cache_dir)
+    return ensure_converted(entry, checkpoint, shelf.cache_dir, shelf.unet_precision)
 
 
 def load_sam(
@@ -77,8 +79,7 @@ def load_sam(
         WeightsError: the checkpoint cannot be had, or does not fit its architecture.
         BackendError: the device or the model compiler failed.
     """
-    _check_family(entry, "sam")
-    path = ensure_files(entry, backend, shelf)
+    path = _files_of_family("sam", entry, backend, shelf)
     # Imported here: serving with OpenVINO needs no PyTorch in memory, and PyTorch no OpenVINO.
     if backend == "openvino":
         from models.backends.openvino_backend import OpenVinoSam
@@ -98,22 +99,8 @@ def load_unet(
     device_index: int = 0,
     threads: int = 0,
 ) -> UNetBackend:
-    """Load a U-Net, fetching and converting it first where that was not done before.
-
-    Args:
-        entry: of the family "unet".
-        backend: what runs it.
-        shelf: where its files lie.
-        device_index: which CUDA device, where there is more than one.
-        threads: CPU threads of one inference on OpenVINO; 0 for all cores.
-
-    Raises:
-        ValueError: an entry of another family.
-        WeightsError: the checkpoint cannot be had, or does not fit its architecture.
-        BackendError: the device or the model compiler failed.
-    """
-    _check_family(entry, "unet")
-    path = ensure_files(entry, backend, shelf)
+    """Load a U-Net; arguments and errors are those of `load_sam`, for an entry of the family "unet"."""
+    path = _files_of_family("unet", entry, backend, shelf)
     if backend == "openvino":
         from models.backends.unet_openvino import OpenVinoUNet
 
@@ -124,9 +111,14 @@ def load_unet(
     return TorchUNet(entry.architecture, load_state_dict(path), _torch_device(device_index))
 
 
-def _check_family(entry: CatalogueEntry, family: Family) -> None:
+def _files_of_family(family: Family, entry: CatalogueEntry, backend: BackendName, shelf: Shelf) -> Path:
     if entry.architecture.family != family:
         raise ValueError(f"{entry.name} is a {entry.architecture}, of the family {entry.architecture.family!r}")
+    return ensure_files(entry, backend, shelf)
+
+
+def _converted(entry: CatalogueEntry, shelf: Shelf) -> Path:
+    return converted_folder(entry, shelf.cache_dir, shelf.unet_precision)
 
 
 def _torch_device(index: int) -> str:

@@ -1,7 +1,8 @@
-"""Converts a U-Net for OpenVINO: `python -m models.backends.unet_convert ARCHITECTURE CHECKPOINT FOLDER`."""
+"""Converts a U-Net for OpenVINO: `python -m models.backends.unet_convert ARCHITECTURE CHECKPOINT FOLDER [int8]`."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import openvino
 import torch
 
-from models.backends.openvino_files import UNET
+from models.backends.openvino_files import TRY_INT8, UNET
 from models.checkpoints import load_state_dict
 from models.unet.build import PixelsToLogits, build_unet
 
@@ -29,4 +30,10 @@ def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
 if __name__ == "__main__":
     # Tracing itself is deprecated in PyTorch, but it is how OpenVINO reads a module.
     warnings.simplefilter("ignore")
+    logging.getLogger("pomona").addHandler(logging.StreamHandler(sys.stdout))
+    logging.getLogger("pomona").setLevel(logging.INFO)
     convert(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[4:] == [TRY_INT8]:
+        from models.backends.unet_precision import Effort, choose_precision
+
+        choose_precision(Path(sys.argv[3]), Effort())

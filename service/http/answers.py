@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,20 +10,29 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from models.data.samples import PixelClass
-from models.errors import PomonaError
 from models.masks import EncodedLogits, Rle
 from models.transforms import Frame
 from models.types import Size
+from models.unet.frames import UNetFrame
 from models.unet.postprocess import Region
 from models.zoo import CatalogueEntry
-from service.errors import Overloaded, problem_of
+from service.callers import Refusal
 from service.formats import EncodedMask, Png, Polygons
+from service.http import inspect_schema as inspection
 from service.http import schema
 from service.http import semantic_schema as semantic
-from service.messages import Classified, ClassResult, Embedded, MaskResult, Segmented, Timings
+from service.messages import (
+    Classified,
+    ClassResult,
+    Embedded,
+    FruitResult,
+    Inspected,
+    MaskResult,
+    Segmented,
+    Timings,
+)
 from service.runners.base import Runner
 
-_MAX_DETAIL: Final = 600
 _CLASS_NAMES: Final[Mapping[PixelClass, semantic.ClassName]] = {
     PixelClass.HEALTHY: "healthy",
     PixelClass.INFECTED: "infected",
@@ -62,23 +70,43 @@ def embedded(answer: Embedded, request_id: str) -> Response:
 
 def classified(answer: Classified, request_id: str) -> Response:
     """The answer of `/v1/semantic`."""
-    seen, size = answer.frame.resized, answer.frame.original
     return _json(
         semantic.SemanticOut(
             request_id=request_id,
-            image=_image(answer.image_id, size),
-            model=semantic.SemanticModelRef(
-                name=answer.model.name,
-                revision=answer.model.revision,
-                input_width=seen.width,
-                input_height=seen.height,
-            ),
+            image=_image(answer.image_id, answer.frame.original),
+            model=_unet(answer.model, answer.frame),
             classes=[_class(result) for result in answer.classes],
             class_map=None if answer.class_map is None else _base64(answer.class_map),
             objects=[_object(region) for region in answer.objects],
             overlay=None if answer.overlay is None else _base64(answer.overlay),
             batch=semantic.SemanticBatch(infer=answer.together.infer),
             timing_ms=semantic.SemanticTimings(**timings_ms(answer.timings, semantic.SemanticTimings)),
+        )
+    )
+
+
+def inspected(answer: Inspected, request_id: str) -> Response:
+    """The answer of `/v1/inspect`."""
+    together, sam = answer.together, answer.sam
+    return _json(
+        inspection.InspectOut(
+            request_id=request_id,
+            image=_image(answer.image_id, answer.frame.original),
+            models=inspection.InspectModels(
+                unet=_unet(answer.model, answer.frame), sam=None if sam is None else _model(sam.model, sam.frame)
+            ),
+            fruits=[_fruit(fruit) for fruit in answer.fruits],
+            mode=answer.mode,
+            degraded=answer.degraded,
+            reason=answer.reason,
+            frame=inspection.FrameOut(
+                frame_id=answer.capture.frame_id,
+                trigger_id=answer.capture.trigger_id,
+                captured_at_ns=answer.capture.captured_at_ns,
+            ),
+            overlay=None if answer.overlay is None else _base64(answer.overlay),
+            batch=inspection.InspectBatch(infer=together.infer, encode=together.encode, prompt=together.prompt),
+            timing_ms=inspection.InspectTimings(**timings_ms(answer.timings, inspection.InspectTimings)),
         )
     )
 
@@ -109,27 +137,20 @@ def timings_ms(timings: Timings, parts: type[BaseModel]) -> dict[str, float]:
     return {part: round(getattr(timings, part) * 1000, 2) for part in parts.model_fields}
 
 
-def problem(error: PomonaError, request_id: str, *, detail: str | None = None) -> Response:
-    """An error as problem+json, RFC 9457.
-
-    Args:
-        error: looked up in the table.
-        request_id: echoed.
-        detail: said instead of the error's own text.
-    """
-    row = problem_of(error)
+def problem(refusal: Refusal, request_id: str) -> Response:
+    """An error as problem+json, RFC 9457, with the request's id."""
+    row = refusal.problem
     body = schema.ProblemOut(
         type=f"urn:pomona:problem:{row.code}",
         title=row.title,
         status=row.status,
-        detail=_shortened(detail or error.detail),
+        detail=refusal.detail,
         code=row.code,
         request_id=request_id,
     )
     response = Response(body.model_dump_json(), row.status, media_type="application/problem+json")
-    if row.retry_after is not None:
-        seconds = error.retry_after if isinstance(error, Overloaded) else row.retry_after
-        response.headers["retry-after"] = str(max(1, math.ceil(seconds)))
+    if refusal.retry_after is not None:
+        response.headers["retry-after"] = str(refusal.retry_after)
     if row.status == 413:
         # The rest of the body is not read: the connection cannot be used again.
         response.headers["connection"] = "close"
@@ -148,6 +169,29 @@ def _model(entry: CatalogueEntry, frame: Frame) -> schema.ModelRef:
     square = frame.padded == Size(frame.side, frame.side)
     return schema.ModelRef(
         name=entry.name, revision=entry.revision, input_size=frame.side, padding="square" if square else "none"
+    )
+
+
+def _unet(entry: CatalogueEntry, frame: UNetFrame) -> semantic.SemanticModelRef:
+    seen = frame.resized
+    return semantic.SemanticModelRef(
+        name=entry.name, revision=entry.revision, input_width=seen.width, input_height=seen.height
+    )
+
+
+def _fruit(fruit: FruitResult) -> inspection.FruitOut:
+    return inspection.FruitOut(
+        id=fruit.id,
+        box=fruit.box,
+        area=fruit.area,
+        mask=_shape(fruit.mask),
+        infected_mask=_shape(fruit.infected_mask),
+        infected_fraction=fruit.infected_fraction,
+        name=_CLASS_NAMES[fruit.pixel_class],
+        confidence=fruit.confidence,
+        grade=fruit.grade,
+        truncated=fruit.truncated,
+        refined=fruit.refined,
     )
 
 
@@ -175,10 +219,14 @@ def _object(region: Region) -> semantic.ObjectOut:
 def _encoding(
     encoded: EncodedMask,
 ) -> schema.RleMask | schema.PngMask | schema.PolygonsMask | schema.LogitsMask:
-    if isinstance(encoded, Png):
-        return schema.PngMask(png=_base64(encoded.data))
     if isinstance(encoded, EncodedLogits):
         return schema.LogitsMask(shape=encoded.shape, dtype="float16", data=encoded.data)
+    return _shape(encoded)
+
+
+def _shape(encoded: Rle | Png | Polygons) -> schema.RleMask | schema.PngMask | schema.PolygonsMask:
+    if isinstance(encoded, Png):
+        return schema.PngMask(png=_base64(encoded.data))
     return _outline(encoded)
 
 
@@ -186,11 +234,6 @@ def _outline(encoded: Rle | Polygons) -> schema.RleMask | schema.PolygonsMask:
     if isinstance(encoded, Rle):
         return schema.RleMask(size=encoded.size, counts=encoded.counts)
     return schema.PolygonsMask.model_construct(polygons=encoded.polygons)
-
-
-def _shortened(detail: str) -> str:
-    """A detail may quote what the caller sent, which may be of any length."""
-    return detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
 
 
 def _base64(data: bytes) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,25 +16,32 @@ from starlette.routing import Mount, Route, Router
 
 from models.entries import Family
 from models.errors import PomonaError
-from service.errors import MethodNotAllowed, NotFound, NotReady, TimedOut, problem_of
+from service.callers import CLIENT_CLOSED, outcome_of, refusal_of, request_id_of
+from service.errors import MethodNotAllowed, NotFound, NotReady, TimedOut
 from service.http import answers
 from service.http.headers import when_of
+from service.http.inspect_schema import InspectIn, InspectTimings
 from service.http.openapi import PAGE, openapi
 from service.http.presence import while_connected
-from service.http.reading import parse_json, picture_of, read_body, segment_request, semantic_request
+from service.http.reading import (
+    inspect_request,
+    parse_json,
+    picture_of,
+    read_body,
+    segment_request,
+    semantic_request,
+)
 from service.http.schema import EmbedIn, EmbedTimings, SegmentIn, SegmentTimings
 from service.http.semantic_schema import SemanticIn, SemanticTimings
 from service.messages import InputChoice
 from service.observability.metrics import EXPOSITION_TYPE, exposition
-from service.observability.observer import Observer, Outcome
+from service.observability.observer import Observer
 from service.pipeline import Pipeline
 from service.settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _LOG = logging.getLogger("pomona.http")
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_CLIENT_CLOSED: Final = 499  # nginx's status for a caller who left; nobody reads it but the log
 
 
 def create_app(settings: Settings, observer: Observer | None = None) -> Starlette:
@@ -46,6 +50,7 @@ def create_app(settings: Settings, observer: Observer | None = None) -> Starlett
         Route("/segment", _guarded(_segment, "/v1/segment"), methods=["POST"]),
         Route("/embed", _guarded(_embed, "/v1/embed"), methods=["POST"]),
         Route("/semantic", _guarded(_semantic, "/v1/semantic"), methods=["POST"]),
+        Route("/inspect", _guarded(_inspect, "/v1/inspect"), methods=["POST"]),
         Route("/models", _guarded(_models, "/v1/models"), methods=["GET"]),
     ]
     app = Starlette(
@@ -114,6 +119,24 @@ async def _semantic(request: Request) -> Response:
     return answers.classified(answer, request.state.request_id)
 
 
+async def _inspect(request: Request) -> Response:
+    pipeline, settings = _ready(request), _settings(request)
+    parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
+    body = parse_json(parts.request, InspectIn)
+    asked = inspect_request(parts, body)
+    _note_model(request, pipeline, body.model, "unet")
+    request.state.log |= body.model_dump(include={"frame_id", "trigger_id"}, exclude_none=True)
+    when = when_of(request.headers, request.state.arrived)
+    answer = await while_connected(request, pipeline.inspect(replace(asked, when=when)))
+    request.state.log |= {
+        "fruits": len(answer.fruits),
+        "mode": answer.mode,
+        "degraded": answer.degraded,
+        "timing_ms": answers.timings_ms(answer.timings, InspectTimings),
+    }
+    return answers.inspected(answer, request.state.request_id)
+
+
 async def _models(request: Request) -> Response:
     pipeline = _ready(request)
     return answers.models(pipeline.runners, pipeline.catalogue)
@@ -137,7 +160,7 @@ def _guarded(endpoint: Endpoint, endpoint_name: str) -> Endpoint:
     async def guarded(request: Request) -> Response:
         started = time.monotonic()
         request.state.arrived = started
-        request_id = _request_id(request)
+        request_id = request_id_of(request.headers.get("x-request-id", ""))
         request.state.request_id = request_id
         request.state.log = {}
         response: Response | None = None
@@ -149,9 +172,9 @@ def _guarded(endpoint: Endpoint, endpoint_name: str) -> Endpoint:
             response.headers["x-request-id"] = request_id
             return response
         finally:
-            status = response.status_code if response else _CLIENT_CLOSED
+            status = response.status_code if response else CLIENT_CLOSED
             seconds = time.monotonic() - started
-            observer.requested(endpoint_name, request.state.log.get("model", ""), _outcome(status), seconds)
+            observer.requested(endpoint_name, request.state.log.get("model", ""), outcome_of(status), seconds)
             if "code" in request.state.log:
                 observer.refused(request.state.log["code"])
             line = {
@@ -173,7 +196,7 @@ async def _answer(endpoint: Endpoint, request: Request, limit: float) -> Respons
         async with asyncio.timeout(limit):
             return await endpoint(request)
     except ClientDisconnect:
-        return Response(status_code=_CLIENT_CLOSED)
+        return Response(status_code=CLIENT_CLOSED)
     except TimeoutError:
         error = TimedOut(f"No answer within {limit:g} s (POMONA_REQUEST_TIMEOUT_S).")
     except PomonaError as known:
@@ -181,13 +204,11 @@ async def _answer(endpoint: Endpoint, request: Request, limit: float) -> Respons
     except Exception as unknown:  # noqa: BLE001 (nothing may leak; it is logged with its traceback)
         _LOG.exception("internal error", extra={"request_id": request_id})
         error = PomonaError(type(unknown).__name__)
-    row = problem_of(error)
-    request.state.log["code"] = row.code
-    if row.status == 500:
-        if type(error) is not PomonaError:
-            _LOG.error("internal error", extra={"request_id": request_id, "detail": error.detail})
-        return answers.problem(error, request_id, detail="Something failed on the server; its log has the request id.")
-    return answers.problem(error, request_id)
+    refusal = refusal_of(error)
+    request.state.log["code"] = refusal.problem.code
+    if refusal.problem.status == 500 and type(error) is not PomonaError:
+        _LOG.error("internal error", extra={"request_id": request_id, "detail": error.detail})
+    return answers.problem(refusal, request_id)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -202,22 +223,6 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     response = await _guarded(refuse, "other")(request)
     response.headers.update(headers)
     return response
-
-
-def _outcome(status: int) -> Outcome:
-    if status < 400:
-        return "ok"
-    if status == _CLIENT_CLOSED:
-        return "gone"
-    if status in (429, 504):
-        return "shed"
-    return "refused" if status < 500 else "failed"
-
-
-def _request_id(request: Request) -> str:
-    """The caller's `X-Request-Id` where it is a plain token, else a new one."""
-    asked = request.headers.get("x-request-id", "")
-    return asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
 
 
 def _note_model(request: Request, pipeline: Pipeline, asked: str | None, family: Family) -> None:

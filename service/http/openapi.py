@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from service.errors import PROBLEMS
+from service.http import inspect_schema as inspection
 from service.http import schema
 from service.http import semantic_schema as semantic
+from service.http.examples import INSPECT, INSPECTED
 from service.settings import Settings
 
 # Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
@@ -99,6 +102,18 @@ def openapi(settings: Settings) -> dict[str, Any]:
                     semantic.SemanticOut,
                 )
             },
+            "/v1/inspect": {
+                "post": _upload(
+                    "Every fruit: where it is, how much of it is infected, its grade",
+                    {
+                        "image": image,
+                        "request": _json_field(inspection.InspectIn, INSPECT),
+                    },
+                    ["image"],
+                    inspection.InspectOut,
+                    example=INSPECTED,
+                )
+            },
             "/v1/models": {
                 "get": {
                     "summary": "What is loaded, and what could be",
@@ -118,6 +133,8 @@ def openapi(settings: Settings) -> dict[str, Any]:
                 schema.EmbedOut,
                 semantic.SemanticIn,
                 semantic.SemanticOut,
+                inspection.InspectIn,
+                inspection.InspectOut,
                 schema.ModelsOut,
                 schema.ProblemOut,
             )
@@ -125,7 +142,14 @@ def openapi(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _upload(summary: str, parts: dict[str, Any], required: list[str], answer: type[BaseModel]) -> dict[str, Any]:
+def _upload(
+    summary: str,
+    parts: dict[str, Any],
+    required: list[str],
+    answer: type[BaseModel],
+    *,
+    example: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     body = {"type": "object", "properties": parts, "required": required}
     return {
         "summary": summary,
@@ -163,11 +187,11 @@ def _upload(summary: str, parts: dict[str, Any], required: list[str], answer: ty
                 "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        "responses": {"200": _answer(answer), **_problems()},
+        "responses": {"200": _answer(answer, example), **_problems()},
     }
 
 
-def _json_field(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+def _json_field(model: type[BaseModel], example: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "type": "string",
         "contentMediaType": "application/json",
@@ -177,10 +201,11 @@ def _json_field(model: type[BaseModel], example: dict[str, Any]) -> dict[str, An
     }
 
 
-def _answer(model: type[BaseModel]) -> dict[str, Any]:
+def _answer(model: type[BaseModel], example: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    shown = {} if example is None else {"example": example}
     return {
         "description": "The answer",
-        "content": {"application/json": {"schema": _reference(model)}},
+        "content": {"application/json": {"schema": _reference(model), **shown}},
     }
 
 

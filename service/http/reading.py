@@ -21,9 +21,10 @@ from service.errors import (
     UnsupportedFormat,
     UploadTooLarge,
 )
+from service.http.inspect_schema import InspectIn
 from service.http.schema import PromptIn, RleMask, SegmentIn
 from service.http.semantic_schema import SemanticIn
-from service.messages import InputChoice, SegmentRequest, SemanticRequest
+from service.messages import Capture, InputChoice, InspectRequest, SegmentRequest, SemanticRequest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -215,6 +216,24 @@ def semantic_request(parts: Parts, body: SemanticIn) -> SemanticRequest:
         NoImage: without a picture.
     """
     return SemanticRequest(picture_of(parts), model=body.model, format=body.format, overlay=body.overlay)
+
+
+def inspect_request(parts: Parts, body: InspectIn) -> InspectRequest:
+    """Build the pipeline's request.
+
+    Raises:
+        NoImage: without a picture.
+    """
+    return InspectRequest(
+        picture_of(parts),
+        model=body.model,
+        sam_model=body.sam_model,
+        mode=body.mode,
+        format=body.format,
+        grades=None if body.grades is None else tuple(grade.domain for grade in body.grades),
+        overlay=body.overlay,
+        capture=Capture(body.frame_id, body.trigger_id, body.captured_at_ns),
+    )
 
 
 def picture_of(parts: Parts) -> bytes:

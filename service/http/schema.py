@@ -204,7 +204,7 @@ class ModelOut(Strict):
 
     name: str
     family: Literal["sam", "unet"] = Field(
-        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic."
+        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect."
     )
     revision: str
     licence: str

@@ -46,7 +46,7 @@ class ClassOut(_OfClass):
 
 
 class ObjectOut(_OfClass):
-    """A connected region of fruit; fruits that touch are one."""
+    """A fruit; those that touch are told apart."""
 
     box: tuple[int, int, int, int] = Field(description="Half-open box, to about a cell of what the network saw.")
     area: int = Field(description="Pixels in the region, to about a cell of what the network saw.")

@@ -133,9 +133,8 @@ class Door:
                 device.blocks.set()
 
     async def learn(self) -> None:
-        """Warm up as at the start; one request, as the first is tried whatever its deadline; and count from here."""
+        """Warm up as at the start, and count from here."""
         await self.runner.warm_up()
-        await self.embed(picture(HELD + 1))
         self.sam.forget()
 
 

@@ -316,10 +316,10 @@ PROMPTED: Final = [
 _ABOUT_THE_PICTURE: Final = {"not_an_image", "truncated_image", "unsupported_image_format", "too_many_pixels"}
 
 
-def _without_prompts(refusal: Refusal) -> Refusal:
+def _without_prompts(refusal: Refusal, path: str) -> Refusal:
     return replace(
         refusal,
-        path="/v1/semantic",
+        path=path,
         parts=[part for part in refusal.parts if isinstance(part[1], tuple) and part[1][0]],
     )
 
@@ -328,14 +328,18 @@ def _options(**fields: Any) -> Parts:
     return [image(), plain("request", json.dumps(fields))]
 
 
-SEMANTIC: Final = [
-    # what is wrong with a picture, a body or a deadline is so whatever is asked of it
-    *(
-        _without_prompts(refusal)
+def _whatever_is_asked(path: str) -> list[Refusal]:
+    """What is wrong with a picture, a body or a deadline is so whatever is asked of it."""
+    return [
+        _without_prompts(refusal, path)
         for refusal in PROMPTED
         if (refusal.path, refusal.method) == ("/v1/segment", "POST")
         and (refusal.code in _ABOUT_THE_PICTURE or refusal.raw is not None or refusal.headers)
-    ),
+    ]
+
+
+SEMANTIC: Final = [
+    *_whatever_is_asked("/v1/semantic"),
     *(
         Refusal(name, code, says, parts, "/v1/semantic")
         for name, code, says, parts in (
@@ -365,4 +369,75 @@ SEMANTIC: Final = [
     Refusal("semantic to get", "method_not_allowed", "POST would be right", path="/v1/semantic", method="GET", raw={}),
 ]
 
-REFUSALS: Final = [*PROMPTED, *SEMANTIC]
+
+def _grades(*grades: Any) -> Parts:
+    return _options(grades=[{"grade": name, "max_infected_fraction": most} for name, most in grades])
+
+
+INSPECT: Final = [
+    *_whatever_is_asked("/v1/inspect"),
+    *(
+        Refusal(name, code, says, parts, "/v1/inspect")
+        for name, code, says, parts in (
+            ("nothing", "no_image", "part image", [plain("request", "{}")]),
+            ("an id", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)]),
+            ("prompts", "unknown_field", "prompts", _options(prompts=[POINT])),
+            ("logits", "unsupported_format", "'rle', 'png' or 'polygons'", _options(format="logits")),
+            ("a mode", "malformed_request", "'fast', 'accurate' or 'auto'", _options(mode="best")),
+            ("overlay as text", "malformed_request", "overlay", _options(overlay="yes")),
+            ("not JSON", "malformed_json", "JSON", [image(), plain("request", "{")]),
+            ("model", "unknown_model", "'plum-unet'; loaded: peel-unet", _options(model="plum-unet")),
+            ("a SAM", "wrong_model_family", "loaded: peel-unet", _options(model=SECOND.name)),
+            (
+                "SAM",
+                "unknown_model",
+                "'plum-sam'; loaded: orange-sam, lemon-sam",
+                _options(sam_model="plum-sam"),
+            ),
+            ("SAM of the catalogue", "model_not_loaded", "melon-sam", _options(sam_model=NOT_LOADED.name)),
+            (
+                "a U-Net for a SAM",
+                "wrong_model_family",
+                "which masks what prompts point at",
+                _options(mode="accurate", sam_model=LOADED_UNET.name),
+            ),
+            ("no grades", "malformed_request", "grades: ", _grades()),
+            ("grades that fall", "malformed_request", "rising numbers", _grades(("A", 0.2), ("B", 0.1))),
+            ("grades that stay", "malformed_request", "rising numbers", _grades(("A", 0.1), ("B", 0.1))),
+            ("a grade twice", "malformed_request", "a name of its own", _grades(("A", 0.1), ("A", 0.2))),
+            ("a grade called reject", "malformed_request", "'reject'", _grades(("reject", 0.1))),
+            ("a grade without a name", "malformed_request", "grades[0].grade", _grades(("", 0.1))),
+            (
+                "a grade of more than all",
+                "malformed_request",
+                "grades[1].max_infected_fraction",
+                _grades(("A", 0.1), ("B", 1.1)),
+            ),
+            (
+                "a grade of less than nothing",
+                "malformed_request",
+                "grades[0].max_infected_fraction",
+                _grades(("A", -0.1)),
+            ),
+            (
+                "a grade that is not a number",
+                "malformed_request",
+                "grades[0].max_infected_fraction",
+                _grades(("A", float("nan"))),
+            ),
+            ("a grade as text", "malformed_request", "grades[0].max_infected_fraction", _grades(("A", "0.1"))),
+            ("many grades", "malformed_request", "16", _grades(*((str(n), n / 20) for n in range(17)))),
+            ("a field of a grade", "unknown_field", "grades[0].max", _options(grades=[{"grade": "A", "max": 1}])),
+            ("grades as a mapping", "malformed_request", "grades", _options(grades={"A": 0.1})),
+            ("a long frame id", "malformed_request", "frame_id: ", _options(frame_id="7" * 129)),
+            ("a frame id that is a number", "malformed_request", "frame_id: ", _options(frame_id=7)),
+            ("a long trigger id", "malformed_request", "trigger_id: ", _options(trigger_id="7" * 129)),
+            ("a time before all times", "malformed_request", "captured_at_ns: ", _options(captured_at_ns=-1)),
+            ("a time beyond 64 bits", "malformed_request", "captured_at_ns: ", _options(captured_at_ns=2**63)),
+            ("a time in fractions", "malformed_request", "captured_at_ns: ", _options(captured_at_ns=1.5)),
+        )
+    ),
+    Refusal("inspect to get", "method_not_allowed", "POST would be right", path="/v1/inspect", method="GET", raw={}),
+]
+
+REFUSALS: Final = [*PROMPTED, *SEMANTIC, *INSPECT]

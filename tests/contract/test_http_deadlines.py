@@ -132,7 +132,7 @@ async def test_who_is_refused_is_told_how_long_the_queue_will_take() -> None:
         await door.learn()
         busy = await door.hold()
         admitted = door.start(image(picture(1)), asked(BOX))
-        await door.runner.pictures.reach(3)
+        await door.runner.pictures.reach(2)
         refused = await door.post(image(picture(2)), asked(BOX))
         problem(refused, "overloaded")
         # The picture on the device and the one that waits.
@@ -146,7 +146,7 @@ async def test_a_request_that_would_make_an_earlier_one_late_is_refused(door: Do
     await door.learn()
     busy = await door.hold()
     admitted = door.start(image(picture(1)), asked(BOX), headers=within(200_000))
-    await door.runner.pictures.reach(3)
+    await door.runner.pictures.reach(2)
     urgent = {"priority": "u=0"}
     problem(await door.post(image(picture(2)), asked(BOX), headers=urgent), "overloaded")
     door.let_go()

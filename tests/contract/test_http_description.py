@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from models.masks import Rle, bounding_box, decode_rle
 from service.errors import PROBLEMS
 from service.http import schema
+from service.http.inspect_schema import InspectIn, InspectOut
 from service.http.semantic_schema import SemanticIn, SemanticOut
 from tests.contract.door import Door
 
@@ -12,14 +14,15 @@ from tests.contract.door import Door
 async def test_the_description_holds_every_path_code_and_schema_and_the_limits_in_force(door: Door) -> None:
     told = (await door.client.get("/docs.json")).json()
     assert told["openapi"].startswith("3.1")
-    ours = {"/v1/segment", "/v1/embed", "/v1/semantic", "/v1/models"}
+    ours = {"/v1/segment", "/v1/embed", "/v1/semantic", "/v1/inspect", "/v1/models"}
     assert set(told["paths"]) == ours | {"/livez", "/readyz", "/metrics"}
     models = (
         *(schema.SegmentIn, schema.SegmentOut, schema.EmbedIn, schema.EmbedOut),
-        *(SemanticIn, SemanticOut, schema.ModelsOut, schema.ProblemOut),
+        *(SemanticIn, SemanticOut, InspectIn, InspectOut, schema.ModelsOut, schema.ProblemOut),
     )
     assert told["components"]["schemas"] == json.loads(json.dumps(schema.json_schema(*models)))
-    for path, answer in (("/v1/segment", "SegmentOut"), ("/v1/embed", "EmbedOut"), ("/v1/semantic", "SemanticOut")):
+    answers = {"segment": "SegmentOut", "embed": "EmbedOut", "semantic": "SemanticOut", "inspect": "InspectOut"}
+    for path, answer in ((f"/v1/{name}", answer) for name, answer in answers.items()):
         responses = told["paths"][path]["post"]["responses"]
         content = responses["200"]["content"]["application/json"]
         assert content["schema"] == {"$ref": f"#/components/schemas/{answer}"}
@@ -51,6 +54,22 @@ async def test_the_example_of_the_description_is_a_request_that_is_understood(do
         assert example.model_dump()["model"] == "mobile-sam"
     form = told["paths"]["/v1/semantic"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert SemanticIn.model_validate_json(form["properties"]["request"]["example"]).format == "rle"
+
+
+async def test_the_examples_of_an_inspection_are_understood_and_hold_together(door: Door) -> None:
+    told = (await door.client.get("/docs.json")).json()["paths"]["/v1/inspect"]["post"]
+    form = told["requestBody"]["content"]["multipart/form-data"]["schema"]
+    asked = InspectIn.model_validate_json(form["properties"]["request"]["example"])
+    content = told["responses"]["200"]["content"]["application/json"]
+    answer = InspectOut.model_validate_json(json.dumps(content["example"]))
+    assert answer.frame.model_dump() == asked.model_dump(include={"frame_id", "trigger_id", "captured_at_ns"})
+    (fruit,) = answer.fruits
+    assert isinstance(fruit.mask, schema.RleMask)
+    assert isinstance(fruit.infected_mask, schema.RleMask)
+    mask, infected = (decode_rle(Rle(one.size, one.counts)) for one in (fruit.mask, fruit.infected_mask))
+    assert mask.shape == (answer.image.height, answer.image.width)
+    assert (bounding_box(mask), mask.sum()) == (fruit.box, fruit.area)
+    assert (infected & mask).sum() == infected.sum() == fruit.infected_fraction * fruit.area
 
 
 async def test_the_page_reads_the_description_and_nothing_from_elsewhere(door: Door) -> None:

@@ -48,6 +48,7 @@ async def test_before_the_models_are_loaded_the_answer_is_to_come_back_later(doo
         await door.post(image(), asked(POINT)),
         await door.post(image(), path="/v1/embed"),
         await door.post(image(), path="/v1/semantic"),
+        await door.post(image(), path="/v1/inspect"),
         await door.client.get("/v1/models"),
     ):
         problem(answer, "not_ready")
@@ -120,7 +121,7 @@ async def test_a_body_without_a_length_is_read_no_further_than_the_limit(door: D
     assert answer.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("path", ["/v1/segment", "/v1/embed", "/v1/semantic"])
+@pytest.mark.parametrize("path", ["/v1/segment", "/v1/embed", "/v1/semantic", "/v1/inspect"])
 async def test_a_body_that_announces_too_much_is_not_read_at_all(door: Door, path: str) -> None:
     upload = Upload(MIB // 2)
     headers = {"content-type": "multipart/form-data; boundary=belt", "content-length": str(MIB + 1)}

@@ -259,7 +259,6 @@ async def test_a_deadline_that_passes_in_the_queue_is_answered_at_once_and_nothi
 async def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_run(door: Door) -> None:
     door.unet.infer_s_per_megapixel = 1000
     await door.unet_runner.warm_up()
-    await door.semantic(peel_picture(1))  # what comes first is tried in any case
     door.unet.forget()
     late = await door.post(image(PEEL), path=PATH, headers=within(1000 * (10 * SECONDS - PATIENCE_S)))
     problem(late, "deadline_unreachable")

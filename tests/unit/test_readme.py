@@ -16,7 +16,7 @@ def shown(default: object) -> str:
         return "unset"
     if isinstance(default, Path):
         return f"`{default.name}` in the user's cache folder"
-    return f"`{','.join(default) if isinstance(default, tuple) else default}`"
+    return f"`{','.join(map(str, default)) if isinstance(default, tuple) else default}`"
 
 
 def settings_rows() -> list[str]:

@@ -7,18 +7,21 @@ import pytest
 from pydantic import ValidationError
 
 from models.backends.load import Shelf
+from service.grades import GradeIn
 from service.settings import Settings, SettingsError, load_settings
 from service.work import QueueOptions
 
 FROM_TEXT = {
     "POMONA_HTTP_HOST": ("127.0.0.1", "127.0.0.1"),
     "POMONA_HTTP_PORT": ("8080", 8080),
+    "POMONA_GRPC_PORT": ("0", 0),
     "POMONA_MODELS": ("sam-vit-b", ("sam-vit-b",)),
     "POMONA_MODELS_FILE": ("own/models.yaml", Path("own/models.yaml")),
     "POMONA_WEIGHTS_DIR": ("own/weights", Path("own/weights")),
     "POMONA_CACHE_DIR": ("own/cache", Path("own/cache")),
     "POMONA_BACKEND": ("torch", "torch"),
     "POMONA_THREADS": ("3", 3),
+    "POMONA_UNET_PRECISION": ("fp32", "fp32"),
     "POMONA_MAX_UPLOAD_MIB": ("1.5", 1.5),
     "POMONA_MAX_MEGAPIXELS": ("0.25", 0.25),
     "POMONA_MAX_PROMPTS": ("7", 7),
@@ -28,6 +31,7 @@ FROM_TEXT = {
     "POMONA_REQUEST_TIMEOUT_S": ("0.5", 0.5),
     "POMONA_MAX_QUEUED": ("9", 9),
     "POMONA_INPUT_SIZE": ("768", 768),
+    "POMONA_GRADES": ("fine:0.1", (GradeIn(grade="fine", max_infected_fraction=0.1),)),
     "POMONA_LINGER_MS": ("2.5", 2.5),
     "POMONA_DRAIN_TIMEOUT_S": ("0.5", 0.5),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
@@ -37,9 +41,12 @@ WRONG = [
     ("POMONA_HTTP_PORT", "0"),
     ("POMONA_HTTP_PORT", "65536"),
     ("POMONA_HTTP_PORT", "http"),
+    ("POMONA_GRPC_PORT", "-1"),
+    ("POMONA_GRPC_PORT", "65536"),
     ("POMONA_MODELS", " , "),
     ("POMONA_BACKEND", "onnx"),
     ("POMONA_THREADS", "-1"),
+    ("POMONA_UNET_PRECISION", "int8"),
     ("POMONA_MAX_UPLOAD_MIB", "0"),
     ("POMONA_MAX_UPLOAD_MIB", "inf"),
     ("POMONA_MAX_MEGAPIXELS", "nan"),
@@ -51,6 +58,11 @@ WRONG = [
     ("POMONA_MAX_QUEUED", "0"),
     ("POMONA_INPUT_SIZE", "640"),
     ("POMONA_INPUT_SIZE", "largest"),
+    ("POMONA_GRADES", "A"),
+    ("POMONA_GRADES", "A:much"),
+    ("POMONA_GRADES", "A:0.2,B:0.1"),
+    ("POMONA_GRADES", "A:nan"),
+    ("POMONA_GRADES", " , "),
     ("POMONA_LINGER_MS", "-1"),
     ("POMONA_LINGER_MS", "nan"),
     ("POMONA_DRAIN_TIMEOUT_S", "0"),
@@ -86,6 +98,7 @@ def test_each_setting_is_read_from_its_variable(variable: str, monkeypatch: pyte
 def test_the_defaults_are_those_that_the_documentation_promises() -> None:
     settings = load_settings()
     assert settings.http_port == 3000
+    assert settings.grpc_port == 3001
     assert settings.models == ("mobile-sam",)
     assert settings.backend == "auto"
     assert settings.max_upload_bytes == 32 * 1024 * 1024
@@ -93,8 +106,9 @@ def test_the_defaults_are_those_that_the_documentation_promises() -> None:
     assert settings.embedding_cache_bytes == 512 * 1024 * 1024
     assert settings.queue_options == QueueOptions(max_queued=256, linger=0)
     assert settings.input_size == 1024
+    assert ",".join(str(grade) for grade in settings.grades) == "A:0.01,B:0.05,C:0.25"
     assert settings.drain_timeout_s == 30
-    assert settings.shelf == Shelf(settings.cache_dir, None)
+    assert settings.shelf == Shelf(settings.cache_dir, None, "auto")
     assert settings.cache_dir.is_absolute()
 
 
@@ -106,7 +120,7 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
     assert settings.max_pixels == 250_000
     assert settings.embedding_cache_bytes == 0
     assert settings.queue_options == QueueOptions(max_queued=9, linger=0.0025)
-    assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"))
+    assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"), "fp32")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +129,14 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
 def test_models_are_a_comma_list_in_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMONA_MODELS", text)
     assert load_settings().models == ("mobile-sam", "sam-vit-b")
+
+
+@pytest.mark.parametrize("text", ["A:0,B:0.5,C: 1", " A : 0 , B:5e-1, C:1.0,"])
+def test_grades_are_a_comma_list_of_names_and_numbers(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POMONA_GRADES", text)
+    grades = load_settings().grades
+    assert [(grade.grade, grade.max_infected_fraction) for grade in grades] == [("A", 0), ("B", 0.5), ("C", 1)]
+    assert ",".join(str(grade) for grade in grades) == "A:0,B:0.5,C:1"
 
 
 @pytest.mark.parametrize(("text", "size"), [("1024", 1024), ("768", 768), ("512", 512), ("auto", "auto")])

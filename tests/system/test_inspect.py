@@ -1,0 +1,117 @@
+"""`/v1/inspect` with both models loaded; the U-Net is untrained, so what it takes for fruit is no fruit."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+
+from loadtest.bare import write_models_file
+from loadtest.server import running
+from models.masks import Rle, bounding_box, decode_rle
+from models.types import BinaryMask
+from service.http import schema
+from service.http.inspect_schema import FruitOut, InspectOut
+from tests.system.calls import ENTRY, SIZE, Drawn, draw
+
+pytestmark = pytest.mark.checkpoint
+
+TRIES = 10
+
+
+@pytest.fixture(scope="module")
+def inspector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("inspector")
+    models_file, names = write_models_file(folder)
+    settings = {"models": ",".join(names), "models_file": str(models_file), "grades": "fine:0.5"}
+    with running(folder, **settings) as server, httpx.Client(base_url=server.address, timeout=60) as client:
+        yield client
+
+
+def ask(client: httpx.Client, drawn: Drawn, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    files = [("image", ("oranges.png", drawn.data)), ("request", (None, json.dumps(fields).encode()))]
+    return client.post("/v1/inspect", files=files, headers=headers)
+
+
+def inspect(client: httpx.Client, drawn: Drawn, **fields: Any) -> InspectOut:
+    answer = ask(client, drawn, **fields)
+    assert answer.status_code == 200, answer.text
+    return InspectOut.model_validate_json(answer.content)
+
+
+def pixels_of(fruit: FruitOut) -> BinaryMask:
+    """The mask, with the fruit's figures checked against its pixels."""
+    assert isinstance(fruit.mask, schema.RleMask)
+    assert isinstance(fruit.infected_mask, schema.RleMask)
+    mask, infected = (decode_rle(Rle(one.size, one.counts)) for one in (fruit.mask, fruit.infected_mask))
+    assert mask.shape == (SIZE.height, SIZE.width)
+    assert (bounding_box(mask), mask.sum()) == (fruit.box, fruit.area)
+    assert not (infected & ~mask).any()
+    assert fruit.infected_fraction == infected.sum() / mask.sum()
+    assert fruit.name == ("infected" if fruit.infected_fraction >= 0.02 else "healthy")
+    assert fruit.grade == ("fine" if fruit.infected_fraction <= 0.5 else "reject")
+    assert 0 <= fruit.confidence <= 1
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["fast", "accurate"])
+def test_an_inspections_figures_are_those_of_its_masks(inspector: httpx.Client, mode: str) -> None:
+    found = 0
+    for seed in range(20, 24):
+        answer = inspect(inspector, draw(seed), mode=mode, frame_id="7", captured_at_ns=1)
+        assert (answer.mode, answer.degraded) == (mode, False)
+        assert answer.frame.model_dump() == {"frame_id": "7", "trigger_id": None, "captured_at_ns": 1}
+        masks = [pixels_of(fruit) for fruit in answer.fruits]
+        assert not masks or np.sum(masks, axis=0).max() == 1
+        assert [fruit.id for fruit in answer.fruits] == list(range(1, len(masks) + 1))
+        assert answer.timing_ms.infer > 0
+        if mode == "accurate":
+            assert answer.models.sam is not None
+            assert answer.models.sam.name == ENTRY.name
+            assert bool(answer.timing_ms.prompt) is bool(answer.fruits)
+        parts = answer.timing_ms.model_dump()
+        total = parts.pop("total")
+        assert sum(parts.values()) <= total + 0.05
+        found += len(masks)
+    assert found > 0
+
+
+def test_an_overlay_has_the_pictures_size(inspector: httpx.Client, drawn: Drawn) -> None:
+    answer = inspect(inspector, drawn, mode="accurate", overlay=True)
+    assert answer.overlay is not None
+    overlay = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))
+    assert (overlay.format, overlay.size) == ("PNG", (SIZE.width, SIZE.height))
+    assert answer.fruits
+    assert (np.asarray(overlay) != drawn.sample.pixels).any()
+
+
+def test_auto_is_accurate_where_there_is_time_and_fast_where_there_is_not(
+    inspector: httpx.Client, drawn: Drawn
+) -> None:
+    for _ in range(3):  # so that times are learned
+        answer = inspect(inspector, drawn)
+        assert (answer.mode, answer.degraded) == ("accurate", False)
+        inspect(inspector, drawn, mode="fast")
+    # Enough for the U-Net by far, but not for the SAM's encoder.
+    headers = {"x-deadline-ms": str(0.7 * answer.timing_ms.encode)}
+    for _ in range(TRIES):  # a machine that is busy with other things may miss some
+        hurried = ask(inspector, drawn, headers)
+        if hurried.status_code == 200:
+            break
+        assert hurried.status_code == 504, hurried.text
+    told = InspectOut.model_validate_json(hurried.content)
+    assert (told.mode, told.degraded, told.models.sam) == ("fast", True, None)
+    assert told.reason
+    assert len(told.fruits) == len(answer.fruits)
+
+
+def test_what_was_asked_wrongly_is_refused(inspector: httpx.Client, drawn: Drawn) -> None:
+    answer = ask(inspector, drawn, grades=[])
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
