@@ -11,11 +11,11 @@ from tqdm import tqdm
 from models.data.dataset import ClassMap, Dataset
 from models.data.opening import open_dataset
 from models.data.samples import PixelClass
-from models.data.splits import SPLIT_FILE, TEST, Split, data_hash, read_split, split_by_content
+from models.data.splits import TEST, Split, data_hash
 from models.errors import DataError
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.shots import PictureSet, Shot
-from models.training.data_sources import DataSource
+from models.training.data_sources import DataSource, divided
 
 EXTRA_TEST: Final = "extra_test"
 """Part of a split file: pictures unlike those to train on, measured as a set of their own."""
@@ -51,17 +51,9 @@ def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: 
 
 def _sets_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[PictureSet]:
     dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), pictures=source.pictures)
-    split, divided_by = _divided(dataset, source)
+    split, divided_by = divided(dataset, source)
     wanted = list(dict.fromkeys(parts)) or [TEST, *([EXTRA_TEST] if split.parts.get(EXTRA_TEST) else [])]
     return [_part(name, dataset, split, (part, divided_by), progress=progress) for part in wanted]
-
-
-def _divided(dataset: Dataset, source: DataSource) -> tuple[Split, str]:
-    folder = source.path if source.path.is_dir() else source.path.parent
-    file = source.split or folder / SPLIT_FILE
-    if source.split is not None or file.is_file():
-        return read_split(file, dataset), file.name
-    return split_by_content(dataset), "the hash of each picture's bytes"
 
 
 def _part(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *, progress: bool) -> PictureSet:

@@ -96,13 +96,18 @@ def _open(name: str, source: DataSource) -> OpenedSource:
     dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), pictures=source.pictures)
     if dataset.problems:
         raise DataError(f"{dataset.problems[0]} ({len(dataset.problems)} such problems in all)")
-    split, divided_by = _split(dataset, source)
+    split, divided_by = divided(dataset, source)
     train, validation = split.of(TRAIN), split.of(VALIDATION)
     digest = data_hash(dataset, (*train, *validation))
     return OpenedSource(name, source, dataset, train, validation, divided_by, digest)
 
 
-def _split(dataset: Dataset, source: DataSource) -> tuple[Split, str]:
+def divided(dataset: Dataset, source: DataSource) -> tuple[Split, str]:
+    """How a set is divided, and by what: the split file's name, or other words.
+
+    Raises:
+        DataError: the split file cannot be used.
+    """
     folder = source.path if source.path.is_dir() else source.path.parent
     file = source.split or folder / SPLIT_FILE
     if source.split is not None or file.is_file():

@@ -22,6 +22,21 @@ _PACKAGES = ("numpy", "opencv-python-headless", "safetensors", "segmentation-mod
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """What a run is to make.
+
+    Attributes:
+        out: the run's folder.
+        name: what a request will call the model.
+        licence: of its weights.
+    """
+
+    out: Path
+    name: str
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """A trained model.
 

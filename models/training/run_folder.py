@@ -5,7 +5,7 @@ state.pt            all that is needed to go on after the last complete epoch
 last.safetensors    weights after that epoch, float32
 best.safetensors    weights of the epoch with the best score, float32
 curves.csv, .png    the numbers of every epoch
-model.safetensors   the best weights in float16, to be served
+model.safetensors   the best weights to be served, a U-Net's in float16, a SAM's in float32
 card.json, card.md  what the model is and how it came about
 models.yaml         a models file with this one model
 """

@@ -89,8 +89,8 @@ def _add_origin_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     options = options_of(given)
+    from models.training.model_card import Product
     from models.training.sam_training import Origin, train_sam
-    from models.training.unet_training import Product
 
     machine = machine_of(given)
     origin = Origin(Shelf(machine.cache_dir, given.weights), given.models_file, given.backend)

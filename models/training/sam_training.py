@@ -24,7 +24,7 @@ from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.errors import CannotTrain
 from models.training.fitting import Fitted, Validation, fit
 from models.training.machine import Machine
-from models.training.model_card import ModelCard, check_name, write_card
+from models.training.model_card import ModelCard, Product, check_name, write_card
 from models.training.run_folder import RunFolder, open_run
 from models.training.sam_batches import Tasks
 from models.training.sam_embeddings import EmbeddingStore
@@ -32,7 +32,6 @@ from models.training.sam_learner import TRAINED, SamLearner
 from models.training.sam_options import SamOptions
 from models.training.sam_pictures import load_pictures
 from models.training.sam_validation import MEASURES, SCORE, Judge
-from models.training.unet_training import Product
 from models.weights import fetch
 from models.zoo import load_catalogue
 

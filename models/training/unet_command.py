@@ -69,7 +69,8 @@ def _given(given: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _run(given: argparse.Namespace) -> None:
     options = options_of(given)
-    from models.training.unet_training import Product, train_unet
+    from models.training.model_card import Product
+    from models.training.unet_training import train_unet
 
     product = Product(given.out, given.name, given.licence)
     train_unet(options, given.data, product, machine_of(given), resume=given.resume)

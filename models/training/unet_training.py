@@ -6,8 +6,6 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from models.training.errors import CannotTrain
 from models.training.fitting import Fitted, Validation, fit
 from models.training.losses import read_loss
 from models.training.machine import Machine
-from models.training.model_card import ModelCard, check_name, write_card
+from models.training.model_card import ModelCard, Product, check_name, write_card
 from models.training.run_folder import RunFolder, open_run
 from models.training.unet_options import UNetOptions
 from models.training.unet_pictures import (
@@ -40,25 +38,10 @@ from models.unet.build import PixelsToLogits, build_unet, new_unet
 _log = logging.getLogger("pomona.training")
 
 _VOTES = 0.1
-"""Weight of the votes' loss: in a new network its gradients were measured at five times those of the classes' losses."""
+"""Weight of the votes' loss: in a new network its gradients were measured at five times those of the classes'."""
 
 TOLERANCE = 0.001
 """Most that the mean IoU of a source may change by storing the weights as float16."""
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """What a run is to make.
-
-    Attributes:
-        out: the run's folder.
-        name: what a request will call the model.
-        licence: of its weights.
-    """
-
-    out: Path
-    name: str
-    licence: str
 
 
 def train_unet(

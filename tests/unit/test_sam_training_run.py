@@ -19,6 +19,7 @@ from models.training.data_sources import OpenedSource
 from models.training.errors import CannotTrain
 from models.training.fitting import FitOptions, Fitted, fit
 from models.training.machine import Machine
+from models.training.model_card import Product
 from models.training.run_folder import RunFolder, open_run
 from models.training.sam_batches import Tasks
 from models.training.sam_learner import SamLearner
@@ -28,7 +29,6 @@ from models.training.sam_pictures import load_pictures
 from models.training.sam_step import batch_loss
 from models.training.sam_training import Origin, export, train_sam
 from models.training.sam_validation import MEASURES, PANELS, Judge
-from models.training.unet_training import Product
 from tests.tiny_sam import BoxDecoder, ColourEncoder, tiny_decoder, tiny_store, write_picture, write_scenes
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> OpenedSource:
-    """One fruit in each picture: to tell one from another takes a decoder of this size thousands of steps."""
+    """One fruit in each picture: a decoder of this size did not learn to tell several apart in a test's time."""
     return write_scenes(tmp_path_factory.mktemp("scenes"), 8, fruits=1)
 
 

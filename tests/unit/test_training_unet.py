@@ -22,6 +22,7 @@ from models.training.data_sources import DataSource, open_sources
 from models.training.errors import CannotTrain
 from models.training.fitting import FitOptions, Validation, fit
 from models.training.machine import Machine
+from models.training.model_card import Product
 from models.training.run_folder import RunFolder, open_run
 from models.training.unet_options import PRESETS, UNetOptions
 from models.training.unet_pictures import (
@@ -32,7 +33,7 @@ from models.training.unet_pictures import (
     plan_epoch,
     rendered_validation,
 )
-from models.training.unet_training import Product, UNetLearner, export, train_unet
+from models.training.unet_training import UNetLearner, export, train_unet
 from models.training.unet_validation import UNetValidation
 from models.training.unet_votes import votes_of
 from models.types import Size
