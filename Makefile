@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate lock clean
+.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate proto lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -55,6 +55,9 @@ finetune-sam: $(VENV)/dev.stamp  ## fine-tune a SAM's mask decoder on DATA into 
 
 evaluate: $(VENV)/dev.stamp  ## measure U-Nets and SAMs on DATA, report into OUT (runs/evaluation); ARGS="--help" lists options
 	$(BIN)/python -m models.evaluation --out $(or $(OUT),runs/evaluation) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+proto: $(VENV)/dev.stamp  ## make the gRPC code from service/proto/*.proto
+	$(BIN)/python -m service.proto.generate
 
 lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

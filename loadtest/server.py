@@ -105,6 +105,7 @@ def environment_of(port: int, **settings: str) -> dict[str, str]:
     """This process's environment with these settings of the service instead of its own, for a service on `port`."""
     kept = {"POMONA_CACHE_DIR", "POMONA_WEIGHTS_DIR"}
     environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("POMONA_")}
+    settings = {"grpc_port": "0"} | settings  # several run on one machine, and few are asked over gRPC
     environment |= {f"POMONA_{name.upper()}": value for name, value in settings.items()}
     return environment | {"POMONA_HTTP_HOST": "127.0.0.1", "POMONA_HTTP_PORT": str(port)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from pathlib import Path
 
 import bentoml
@@ -12,6 +13,7 @@ import bentoml
 from models.backends.devices import cuda_device_count
 from models.errors import PomonaError
 from service import lifecycle, logs
+from service.grpc.server import GrpcDoor
 from service.http.app import create_app
 from service.observability.metrics import PrometheusObserver
 from service.pipeline import Pipeline
@@ -31,12 +33,13 @@ def _settings() -> Settings:
 SETTINGS = _settings()
 OBSERVER = PrometheusObserver()
 HTTP = create_app(SETTINGS, OBSERVER)
+WORKERS = max(1, cuda_device_count())
 logs.configure(SETTINGS.log_level)
 
 
 @bentoml.service(
     name="pomona",
-    workers=max(1, cuda_device_count()),
+    workers=WORKERS,
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
     # Ours come first and answer with a problem; BentoML's is the net below.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
@@ -51,6 +54,7 @@ class Pomona:
 
     def __init__(self) -> None:
         self._pipeline: Pipeline | None = None
+        self._grpc: GrpcDoor | None = None
         self._loading: asyncio.Task[None] | None = None
         self._failed = False
 
@@ -66,6 +70,12 @@ class Pomona:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load in the background, so that /livez answers while /readyz is still red."""
+        try:
+            await self._listen()
+        except PomonaError as error:
+            self._failed = True
+            _LOG.critical("a door cannot be opened", extra={"detail": error.detail})
+            return
         self._loading = asyncio.create_task(self._load())
 
     @bentoml.on_shutdown
@@ -74,14 +84,23 @@ class Pomona:
         if self._loading is not None:
             self._loading.cancel()
         HTTP.state.pipeline = None
+        until = time.monotonic() + SETTINGS.drain_timeout_s
+        if self._grpc is not None:
+            await self._grpc.drain(SETTINGS.drain_timeout_s)
         if self._pipeline is not None:
-            await self._pipeline.close(SETTINGS.drain_timeout_s)
+            await self._pipeline.close(max(0.0, until - time.monotonic()))
 
     async def __is_ready__(self) -> bool:
         return self._pipeline is not None
 
     async def __is_alive__(self) -> bool:
         return not (self._failed or (self._pipeline is not None and self._pipeline.broken))
+
+    async def _listen(self) -> None:
+        """Open the gRPC door, which says that the models are loading until they are there."""
+        if SETTINGS.grpc_port:
+            self._grpc = GrpcDoor(SETTINGS, OBSERVER, shared_port=WORKERS > 1)
+            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port)
 
     async def _load(self) -> None:
         worker = bentoml.server_context.worker_index or 1
@@ -99,6 +118,8 @@ class Pomona:
         gc.collect()
         gc.freeze()
         HTTP.state.pipeline = self._pipeline
+        if self._grpc is not None:
+            self._grpc.open(self._pipeline)
         _LOG.info("ready", extra={"worker": worker})
         if worker == 1 and _EXAMPLE.exists():
             print(f"\nReady. Try:\n\n{_example_call()}\n", flush=True)  # noqa: T201 (for the person at the terminal)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from models import errors as domain
 from models.errors import PomonaError, UnknownModel
@@ -111,6 +111,17 @@ class TimedOut(PomonaError):
     """No answer within the request timeout."""
 
 
+GrpcStatus = Literal[
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "RESOURCE_EXHAUSTED",
+    "UNIMPLEMENTED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "INTERNAL",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """How an error is told to a caller.
@@ -119,46 +130,54 @@ class Problem:
         code: stable and machine-readable.
         title: the same for every occurrence.
         status: HTTP status.
+        grpc: name of the gRPC status.
         retry_after: seconds after which the same request may succeed, or None.
     """
 
     code: str
     title: str
     status: int
+    grpc: GrpcStatus
     retry_after: int | None = None
 
 
 PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
-    domain.NotAnImage: Problem("not_an_image", "The bytes are not a picture", 415),
+    domain.NotAnImage: Problem("not_an_image", "The bytes are not a picture", 415, "INVALID_ARGUMENT"),
     domain.UnsupportedImageFormat: Problem(
-        "unsupported_image_format", "Pictures of this format are not read here", 415
+        "unsupported_image_format", "Pictures of this format are not read here", 415, "INVALID_ARGUMENT"
     ),
-    domain.TruncatedImage: Problem("truncated_image", "The picture ends early or is damaged", 422),
-    domain.TooManyPixels: Problem("too_many_pixels", "The picture has too many pixels", 413),
-    domain.NoPrompt: Problem("no_prompt", "Nothing to segment was asked for", 422),
-    domain.MalformedPrompt: Problem("malformed_prompt", "A prompt is malformed", 422),
-    domain.MaskError: Problem("malformed_prompt", "A prompt is malformed", 422),
-    domain.PromptOutsideImage: Problem("prompt_outside_image", "A prompt lies outside the picture", 422),
-    domain.TooManyPrompts: Problem("too_many_prompts", "Too many prompts or points", 422),
-    domain.UnknownModel: Problem("unknown_model", "No model of that name", 404),
-    ModelNotLoaded: Problem("model_not_loaded", "The model is not loaded here", 404),
-    MalformedRequest: Problem("malformed_request", "The request is malformed", 400),
-    MalformedJson: Problem("malformed_json", "The request field is not valid JSON", 400),
-    UnknownField: Problem("unknown_field", "A field is not known here", 422),
-    UnsupportedFormat: Problem("unsupported_format", "Masks of this format are not offered", 422),
-    UnsupportedInput: Problem("unsupported_input", "The model does not take this input size or padding", 422),
-    WrongFamily: Problem("wrong_model_family", "The model cannot do what was asked", 422),
-    NoImage: Problem("no_image", "Neither a picture nor an image id", 422),
-    UnknownImageId: Problem("unknown_image_id", "The picture is not known here", 404),
-    UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413),
-    NotFound: Problem("not_found", "No such path", 404),
-    MethodNotAllowed: Problem("method_not_allowed", "The path does not take this method", 405),
-    NotReady: Problem("not_ready", "Models are still loading", 503, retry_after=2),
-    Overloaded: Problem("overloaded", "More requests than can be answered in time", 429, retry_after=1),
-    DeadlineUnreachable: Problem("deadline_unreachable", "The deadline cannot be met", 504),
-    DeadlineExceeded: Problem("deadline_exceeded", "The deadline has passed", 504),
-    TimedOut: Problem("timed_out", "No answer within the request timeout", 504),
-    PomonaError: Problem("internal_error", "Something failed on the server", 500),
+    domain.TruncatedImage: Problem("truncated_image", "The picture ends early or is damaged", 422, "INVALID_ARGUMENT"),
+    domain.TooManyPixels: Problem("too_many_pixels", "The picture has too many pixels", 413, "INVALID_ARGUMENT"),
+    domain.NoPrompt: Problem("no_prompt", "Nothing to segment was asked for", 422, "INVALID_ARGUMENT"),
+    domain.MalformedPrompt: Problem("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
+    domain.MaskError: Problem("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
+    domain.PromptOutsideImage: Problem(
+        "prompt_outside_image", "A prompt lies outside the picture", 422, "INVALID_ARGUMENT"
+    ),
+    domain.TooManyPrompts: Problem("too_many_prompts", "Too many prompts or points", 422, "INVALID_ARGUMENT"),
+    domain.UnknownModel: Problem("unknown_model", "No model of that name", 404, "NOT_FOUND"),
+    ModelNotLoaded: Problem("model_not_loaded", "The model is not loaded here", 404, "NOT_FOUND"),
+    MalformedRequest: Problem("malformed_request", "The request is malformed", 400, "INVALID_ARGUMENT"),
+    MalformedJson: Problem("malformed_json", "The request field is not valid JSON", 400, "INVALID_ARGUMENT"),
+    UnknownField: Problem("unknown_field", "A field is not known here", 422, "INVALID_ARGUMENT"),
+    UnsupportedFormat: Problem("unsupported_format", "Masks of this format are not offered", 422, "INVALID_ARGUMENT"),
+    UnsupportedInput: Problem(
+        "unsupported_input", "The model does not take this input size or padding", 422, "INVALID_ARGUMENT"
+    ),
+    WrongFamily: Problem("wrong_model_family", "The model cannot do what was asked", 422, "INVALID_ARGUMENT"),
+    NoImage: Problem("no_image", "Neither a picture nor an image id", 422, "INVALID_ARGUMENT"),
+    UnknownImageId: Problem("unknown_image_id", "The picture is not known here", 404, "NOT_FOUND"),
+    UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
+    NotFound: Problem("not_found", "No such path", 404, "UNIMPLEMENTED"),
+    MethodNotAllowed: Problem("method_not_allowed", "The path does not take this method", 405, "UNIMPLEMENTED"),
+    NotReady: Problem("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),
+    Overloaded: Problem(
+        "overloaded", "More requests than can be answered in time", 429, "RESOURCE_EXHAUSTED", retry_after=1
+    ),
+    DeadlineUnreachable: Problem("deadline_unreachable", "The deadline cannot be met", 504, "DEADLINE_EXCEEDED"),
+    DeadlineExceeded: Problem("deadline_exceeded", "The deadline has passed", 504, "DEADLINE_EXCEEDED"),
+    TimedOut: Problem("timed_out", "No answer within the request timeout", 504, "DEADLINE_EXCEEDED"),
+    PomonaError: Problem("internal_error", "Something failed on the server", 500, "INTERNAL"),
 }
 
 

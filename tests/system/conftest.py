@@ -7,15 +7,20 @@ from collections.abc import Generator, Iterator
 import httpx
 import pytest
 
-from loadtest.server import Server, running
+from loadtest.server import Server, free_port, running
 from tests.system.calls import Drawn, draw, embed
 
 LIMITS = {"max_upload_mib": "4", "max_megapixels": "3", "max_prompts": "16", "max_points": "8"}
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server"), **LIMITS) as started:
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, grpc_port: int) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("server"), grpc_port=str(grpc_port), **LIMITS) as started:
         yield started
 
 

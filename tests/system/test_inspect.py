@@ -30,7 +30,12 @@ TRIES = 10
 def inspector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("inspector")
     models_file, names = write_models_file(folder)
-    settings = {"models": ",".join(names), "models_file": str(models_file), "grades": "fine:0.5"}
+    settings = {
+        "models": ",".join(names),
+        "models_file": str(models_file),
+        "grades": "fine:0.5",
+        "unet_precision": "fp32",
+    }
     with running(folder, **settings) as server, httpx.Client(base_url=server.address, timeout=60) as client:
         yield client
 

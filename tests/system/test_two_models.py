@@ -24,6 +24,7 @@ def test_two_models_on_one_device_never_run_at_the_same_time(tmp_path: Path) -> 
     models_file, names = write_models_file(tmp_path)
     pictures = [draw(seed).data for seed in range(20, 24)]
     settings = {"models": ",".join(names), "models_file": str(models_file), "embedding_cache_mib": "0"}
+    settings["unet_precision"] = "fp32"  # int8 would be tried for a minute, in vain on an untrained network
     with running(tmp_path, **settings) as server, httpx.Client(base_url=server.address, timeout=60) as client:
 
         def ask(path: str, number: int) -> int:

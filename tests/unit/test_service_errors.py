@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
 from models import downloads
@@ -12,6 +13,7 @@ from models import errors as domain
 from models.errors import PomonaError
 from service import errors, settings
 from service.errors import PROBLEMS, Problem, problem_of
+from service.grpc import server
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +48,19 @@ STATUS_OF_CODE = {
 }
 """Programs depend on these: a code is never renamed, and never gets another status."""
 
+GRPC_OF_STATUS = {
+    400: {"INVALID_ARGUMENT"},
+    404: {"NOT_FOUND", "UNIMPLEMENTED"},
+    405: {"UNIMPLEMENTED"},
+    413: {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"},
+    415: {"INVALID_ARGUMENT"},
+    422: {"INVALID_ARGUMENT"},
+    429: {"RESOURCE_EXHAUSTED"},
+    500: {"INTERNAL"},
+    503: {"UNAVAILABLE"},
+    504: {"DEADLINE_EXCEEDED"},
+}
+
 SERVERS_FAULT = {
     PomonaError,
     errors.RequestError,
@@ -63,12 +78,13 @@ SERVERS_FAULT = {
     domain.DeviceOutOfMemory,
     domain.DeviceBroken,
     settings.SettingsError,
+    server.PortTaken,
 }
 """What a caller can do nothing about, and the bases that are never raised themselves."""
 
 
 _LIST_THE_TREE = """
-import service.http.app, service.lifecycle
+import service.http.app, service.grpc.server, service.lifecycle
 from models.errors import PomonaError
 
 def walk(cls):
@@ -99,6 +115,15 @@ def test_codes_and_their_statuses_are_stable() -> None:
     assert {problem.code: problem.status for problem in PROBLEMS.values()} == STATUS_OF_CODE
 
 
+def test_a_grpc_status_means_what_the_http_status_means() -> None:
+    for row in PROBLEMS.values():
+        assert row.grpc in GRPC_OF_STATUS[row.status], row
+        assert row.grpc in grpc.StatusCode.__members__
+    # What gRPC itself answers: to a message beyond the limit, and to a method that is not there.
+    assert problem_of(errors.UploadTooLarge("x")).grpc == "RESOURCE_EXHAUSTED"
+    assert problem_of(errors.NotFound("x")).grpc == "UNIMPLEMENTED"
+
+
 def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_an_ancestor_that_fits(
     tree: set[type[PomonaError]],
 ) -> None:
@@ -121,7 +146,7 @@ def test_the_nearest_row_wins() -> None:
 
 
 def test_a_code_has_one_title_and_one_status() -> None:
-    told = {(row.code, row.title, row.status, row.retry_after) for row in PROBLEMS.values()}
+    told = {(row.code, row.title, row.status, row.grpc, row.retry_after) for row in PROBLEMS.values()}
     assert len(told) == len(STATUS_OF_CODE)
 
 

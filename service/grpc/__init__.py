@@ -1,0 +1,1 @@
+"""The gRPC door: a thin adapter over the pipeline."""
