@@ -77,7 +77,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/runtime.stamp: requirements.lock | $(VENV)/bin/python
-	@echo "Installing the locked packages into $(VENV) (about 5.5 GB with PyTorch; some minutes, once) …"
+	@echo "Installing the locked packages into $(VENV) (about 5.7 GB with PyTorch; some minutes, once) …"
 	$(PIP) install --require-hashes --no-deps -r requirements.lock
 	@touch $@
 

@@ -44,7 +44,11 @@ def main() -> None:
         models_file, names = write_models_file(Path(folder))
         bare = bare_models(models_file, pictures)
         with running(
-            Path(folder), models=",".join(names), models_file=str(models_file), embedding_cache_mib="0"
+            Path(folder),
+            models=",".join(names),
+            models_file=str(models_file),
+            embedding_cache_mib="0",
+            unet_precision="fp32",  # as the bare model has it
         ) as server:
             figures = {
                 "machine": machine(),

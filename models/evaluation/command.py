@@ -83,7 +83,7 @@ def run(given: argparse.Namespace) -> tuple[Results, Path]:
     cache = given.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
     place = Place(
         catalogue=load_catalogue(given.models_file),
-        shelf=Shelf(cache.expanduser(), given.weights),
+        shelf=Shelf(cache.expanduser(), given.weights, "auto"),  # as it is served
         backend=choose_backend(given.backend),
         threads=given.threads,
     )

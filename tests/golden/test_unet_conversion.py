@@ -82,7 +82,7 @@ def test_both_backends_give_the_logits_of_the_plain_network(
         (found,) = infer(unet, frame, 0)
         assert unet.name == backend
         assert found.dtype == np.float32
-        assert found.shape == (3, frame.padded.height, frame.padded.width)
+        assert found.shape == (5, frame.padded.height, frame.padded.width)
         assert_close(found, expected)
 
 
