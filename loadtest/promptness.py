@@ -24,13 +24,14 @@ PAUSE_S: Final = 0.5
 
 REQUESTS: Final = 40
 SIZES: Final = (Size(768, 1024), Size(1200, 1800), Size(1800, 4160))
+CAMERAS: Final = ",".join(f"{size.width}x{size.height}" for size in SIZES)
 
 
 def main() -> None:
     """Measure, print, write `loadtest/reports/promptness.json` and `.md`."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        running(Path(folder), embedding_cache_mib="0") as server,
+        running(Path(folder), embedding_cache_mib="0", camera_sizes=CAMERAS) as server,
         httpx.Client(timeout=60) as client,
     ):
         rows = [_measure(client, server, size) for size in SIZES]
@@ -46,6 +47,7 @@ def _measure(client: httpx.Client, server: Server, size: Size) -> dict[str, Any]
     milliseconds: list[float] = []
     sizes: Counter[int] = Counter()
     in_time = 0
+    problems: Counter[str] = Counter()
     for number in tqdm(range(REQUESTS), desc=pictures[0].name):
         picture = pictures[number % len(pictures)]
         started = time.perf_counter()
@@ -54,11 +56,14 @@ def _measure(client: httpx.Client, server: Server, size: Size) -> dict[str, Any]
         if answer.is_success:
             sizes[answer.json()["model"]["input_size"]] += 1
             in_time += milliseconds[-1] <= DEADLINE_MS
+        else:
+            problems[answer.json()["code"]] += 1
         time.sleep(PAUSE_S)
     return {
         "picture": pictures[0].name,
         "in_time": in_time,
         "input_sizes": dict(sizes),
+        "problems": dict(problems),
         "p50_ms": round(statistics.median(milliseconds), 1),
         "worst_ms": round(max(milliseconds), 1),
     }
@@ -80,14 +85,16 @@ def table(figures: dict[str, Any]) -> str:
     rows = [
         f'One point to masks, `"input_size": "auto"`, a deadline of {figures["deadline_ms"]} ms,',
         f"{figures['requests']} requests one at a time with pauses of {PAUSE_S:g} s, no embedding cache.",
+        "The sizes were named in `POMONA_CAMERA_SIZES`.",
         "",
-        "| picture | in time | input sizes taken | p50, ms | worst, ms |",
-        "|---|---:|---|---:|---:|",
+        "| picture | in time | input sizes taken | not answered | p50, ms | worst, ms |",
+        "|---|---:|---|---|---:|---:|",
     ]
     for row in figures["pictures"]:
         sizes = ", ".join(f"{size}: {count}" for size, count in row["input_sizes"].items())
+        problems = ", ".join(f"{code}: {count}" for code, count in row["problems"].items())
         rows.append(
-            f"| {row['picture']} | {row['in_time']} of {figures['requests']} | {sizes} "
+            f"| {row['picture']} | {row['in_time']} of {figures['requests']} | {sizes} | {problems} "
             f"| {row['p50_ms']:g} | {row['worst_ms']:g} |"
         )
     return "\n".join([*rows, "", footer(figures["machine"]), ""])

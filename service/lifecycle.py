@@ -17,6 +17,7 @@ from service.embedding_cache import EmbeddingCache
 from service.observability.observer import Observer
 from service.pipeline import Pipeline
 from service.reception import Reception
+from service.rehearsal import rehearse
 from service.runners.base import Runner
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
@@ -88,7 +89,9 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
     cache = EmbeddingCache(
         max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
     )
-    return Pipeline.of(Reception(runners, catalogue, settings, observer=observer), cache)
+    pipeline = Pipeline.of(Reception(runners, catalogue, settings, observer=observer), cache)
+    await rehearse(pipeline, settings.camera_sizes)
+    return pipeline
 
 
 async def _load(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.backends.load import BackendChoice, Shelf
 from models.backends.openvino_files import UNetPrecision
 from models.errors import PomonaError
 from models.inspection import GRADES
+from models.types import Size
 from service.grades import GradeIn, Grades, grades_of
 from service.messages import InputSize
 from service.work import QueueOptions
@@ -82,6 +85,12 @@ class Settings(BaseSettings):
         description="Longest side in pixels at which pictures are encoded: 1024, 768, 512 or auto, where a request "
         "names none and the model takes others than 1024.",
     )
+    camera_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
+        (),
+        description="Sizes of pictures to come, such as 1600x1200,4160x1800: some of each are answered before the "
+        "server is ready (2 to 3 seconds a size for MobileSAM on two cores), so that a camera's first frame is as fast "
+        "as its later ones.",
+    )
     grades: Annotated[Grades, NoDecode] = Field(
         tuple(GradeIn(grade=grade.name, max_infected_fraction=grade.most) for grade in GRADES),
         description="Grades of fruit, the best first, each with the most of a fruit that may be infected; what none "
@@ -102,6 +111,20 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("camera_sizes", mode="before")
+    @classmethod
+    def _read_sizes(cls, value: object) -> object:
+        return _sizes(value) if isinstance(value, str) else value
+
+    @field_validator("camera_sizes")
+    @classmethod
+    def _within_limits(cls, value: tuple[Size, ...], others: ValidationInfo) -> tuple[Size, ...]:
+        most = others.data.get("max_megapixels", math.inf) * 1_000_000
+        for size in value:
+            if size.pixels > most:
+                raise ValueError(f"{size.width}x{size.height} is more than max_megapixels allows")
         return value
 
     @field_validator("grades", mode="before")
@@ -144,6 +167,16 @@ class Settings(BaseSettings):
     def shelf(self) -> Shelf:
         """Where checkpoints and converted models lie."""
         return Shelf(self.cache_dir, self.weights_dir, self.unet_precision)
+
+
+def _sizes(text: str) -> tuple[Size, ...]:
+    sizes = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", part)
+        if match is None:
+            raise ValueError(f"{part!r} is no size like 1600x1200, width and height")
+        sizes.append(Size(width=int(match[1]), height=int(match[2])))
+    return tuple(sizes)
 
 
 def load_settings() -> Settings:

@@ -12,7 +12,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def shown(default: object) -> str:
-    if default is None:
+    if default is None or default == ():
         return "unset"
     if isinstance(default, Path):
         return f"`{default.name}` in the user's cache folder"

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.backends.load import Shelf
+from models.types import Size
 from service.grades import GradeIn
 from service.settings import Settings, SettingsError, load_settings
 from service.work import QueueOptions
@@ -31,6 +32,7 @@ FROM_TEXT = {
     "POMONA_REQUEST_TIMEOUT_S": ("0.5", 0.5),
     "POMONA_MAX_QUEUED": ("9", 9),
     "POMONA_INPUT_SIZE": ("768", 768),
+    "POMONA_CAMERA_SIZES": ("400x300, 416x180", (Size(300, 400), Size(180, 416))),
     "POMONA_GRADES": ("fine:0.1", (GradeIn(grade="fine", max_infected_fraction=0.1),)),
     "POMONA_LINGER_MS": ("2.5", 2.5),
     "POMONA_DRAIN_TIMEOUT_S": ("0.5", 0.5),
@@ -57,6 +59,9 @@ WRONG = [
     ("POMONA_REQUEST_TIMEOUT_S", "soon"),
     ("POMONA_MAX_QUEUED", "0"),
     ("POMONA_INPUT_SIZE", "640"),
+    ("POMONA_CAMERA_SIZES", "1600"),
+    ("POMONA_CAMERA_SIZES", "1600x0"),
+    ("POMONA_CAMERA_SIZES", "10000x10000"),
     ("POMONA_INPUT_SIZE", "largest"),
     ("POMONA_GRADES", "A"),
     ("POMONA_GRADES", "A:much"),
