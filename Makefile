@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate proto lock clean
+.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel proto lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -24,7 +24,8 @@ check: $(VENV)/dev.stamp  ## ruff (lint and format), mypy strict, import contrac
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	cd clients/python && ../../$(BIN)/mypy
+	PYTHONPATH=clients/python/src $(BIN)/lint-imports
 
 format: $(VENV)/dev.stamp  ## let ruff format and fix
 	$(BIN)/ruff format .
@@ -55,6 +56,9 @@ finetune-sam: $(VENV)/dev.stamp  ## fine-tune a SAM's mask decoder on DATA into 
 
 evaluate: $(VENV)/dev.stamp  ## measure U-Nets and SAMs on DATA, report into OUT (runs/evaluation); ARGS="--help" lists options
 	$(BIN)/python -m models.evaluation --out $(or $(OUT),runs/evaluation) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+client-wheel: $(VENV)/lock.stamp  ## build the Python client's wheel into clients/python/dist
+	$(BIN)/uv build --wheel clients/python
 
 proto: $(VENV)/dev.stamp  ## make the gRPC code from service/proto/*.proto
 	$(BIN)/python -m service.proto.generate

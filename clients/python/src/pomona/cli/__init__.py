@@ -1,0 +1,1 @@
+"""The command line, on click. Exit codes: see `pomona.cli.outcome`."""

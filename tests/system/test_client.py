@@ -1,0 +1,104 @@
+"""The Python client and its command line against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+
+from loadtest.server import Server
+from pomona import AsyncClient, Box, Client, Point, Segment, errors
+from pomona.cli.main import pomona as command_line
+from tests.system import calls
+from tests.system.calls import ENTRY, FRUITS, Drawn, iou
+
+
+@pytest.fixture(scope="module")
+def pomona(server: Server) -> Iterator[Client]:
+    with Client(server.address) as client:
+        yield client
+
+
+def test_a_service_is_ready_and_lists_what_it_loaded(pomona: Client) -> None:
+    assert pomona.ready()
+    loaded = [model for model in pomona.models() if model.loaded]
+    assert [(model.name, model.revision) for model in loaded] == [(ENTRY.name, ENTRY.revision)]
+
+
+def test_a_box_finds_its_fruit_in_every_format(pomona: Client, drawn: Drawn) -> None:
+    box = Box(*drawn.box(1))
+    masks = [
+        pomona.segment(drawn.data, box, multimask=False, format=each).masks[0]
+        for each in ("rle", "png", "polygons", "logits")
+    ]
+    assert iou(masks[0].array, drawn.fruit(1)) > 0.9
+    for mask in masks[1:3]:
+        np.testing.assert_array_equal(mask.array, masks[0].array)
+    # Logits are enlarged here in one step and there in two, after rounding to half precision.
+    assert iou(masks[3].array, masks[0].array) > 0.99
+
+
+def test_a_mask_is_the_same_as_the_one_that_http_gives(pomona: Client, drawn: Drawn, server: Server) -> None:
+    import httpx
+
+    with httpx.Client(base_url=server.address, timeout=60) as raw:
+        told = calls.segment(raw, drawn.data, {"points": [drawn.centre(1)]})
+    x, y = drawn.centre(1)
+    result = pomona.segment(drawn.data, [Point(x, y)])
+    assert [mask.score for mask in result.masks] == [mask.score for mask in told.results[0].masks]
+    for mask, other in zip(result.masks, told.results[0].masks, strict=True):
+        np.testing.assert_array_equal(mask.array, calls.pixels_of(other))
+
+
+def test_an_embedding_is_prompted_and_a_stream_answered(pomona: Client, drawn: Drawn) -> None:
+    embedding = pomona.embed(drawn.data)
+    boxes = [[Box(*drawn.box(number))] for number in range(1, FRUITS + 1)]
+    again = pomona.segment(embedding, boxes, multimask=False)
+    assert again.batch.encode == 0
+    assert all(iou(best.array, drawn.fruit(number)) > 0.9 for number, best in enumerate(again.best, start=1))
+    answers = list(pomona.stream([drawn.data] * 3, Segment(boxes, multimask=False), in_flight=2))
+    assert [answer.frame_id for answer in answers] == ["0", "1", "2"]
+    assert all(len(answer.unwrap().best) == FRUITS for answer in answers)
+
+
+async def test_the_async_client_gets_the_same(pomona: Client, drawn: Drawn, server: Server) -> None:
+    box = Box(*drawn.box(2))
+    expected = await asyncio.to_thread(pomona.segment, drawn.data, box)
+    async with AsyncClient(server.address) as waiting:
+        results = await asyncio.gather(*(waiting.segment(drawn.data, box) for _ in range(3)))
+    for result in results:
+        np.testing.assert_array_equal(result.masks[0].array, expected.masks[0].array)
+
+
+def test_refusals_and_deadlines_are_raised_as_their_classes(pomona: Client, drawn: Drawn) -> None:
+    with pytest.raises(errors.NotAnImage):
+        pomona.segment(b"an orange", Point(1, 1))
+    with pytest.raises(errors.ModelNotLoaded):
+        pomona.inspect(drawn.data)
+    with pytest.raises(errors.UploadTooLarge):
+        pomona.segment(bytes(5 << 20), Point(1, 1))
+    fresh = calls.draw(71).data
+    with pytest.raises(errors.TooLate):
+        pomona.segment(fresh, Point(1, 1), deadline=0.005)
+
+
+def test_the_command_line_writes_the_mask(server: Server, drawn: Drawn, tmp_path: Path) -> None:
+    picture, target = tmp_path / "oranges.png", tmp_path / "mask.png"
+    picture.write_bytes(drawn.data)
+    box = ",".join(str(side) for side in drawn.box(1))
+    arguments = ["segment", str(picture), "--url", server.address, "--box", box, "--single"]
+    done = CliRunner().invoke(command_line, [*arguments, "-o", str(target)])
+    assert done.exit_code == 0, done.output
+    with PIL.Image.open(target) as mask:
+        assert iou(np.asarray(mask, np.bool_), drawn.fruit(1)) > 0.9
+    done = CliRunner().invoke(command_line, ["ping", "--url", server.address])
+    assert done.exit_code == 0
+    options = ["--url", server.address, "--seconds", "1", "--task", "embed", "--same", "--json"]
+    measured = json.loads(CliRunner().invoke(command_line, ["bench", *options]).stdout)
+    assert measured["answered"] > 0 == measured["failed"]
