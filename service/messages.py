@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from models.cutouts import PixelBox
-from models.data.samples import PixelClass
+from models.data.samples import PixelClass, SemanticMap
 from models.inspection import Grade
 from models.masks import Rle
 from models.transforms import Frame, Padding
@@ -57,7 +57,7 @@ class SegmentRequest:
         data: an encoded picture, or None.
         image_id: of a picture that was sent before, or None; exactly one of the two.
         model: catalogue name, or None for the default.
-        format: of the masks.
+        format: of the masks; None leaves them as they are.
         overlay: also draw the masks into the picture; needs `data`.
         input: what the encoder shall see.
         when: until when.
@@ -67,7 +67,7 @@ class SegmentRequest:
     data: bytes | None = None
     image_id: str | None = None
     model: str | None = None
-    format: MaskFormat = "rle"
+    format: MaskFormat | None = "rle"
     overlay: bool = False
     input: InputChoice = field(default_factory=InputChoice)
     when: When = field(default_factory=When)
@@ -80,14 +80,14 @@ class SemanticRequest:
     Attributes:
         data: an encoded picture.
         model: catalogue name of a U-Net, or None for the default.
-        format: a mask per class, or one PNG of all classes.
+        format: a mask per class, or one PNG of all classes; None for neither.
         overlay: also draw the classes into the picture.
         when: until when.
     """
 
     data: bytes
     model: str | None = None
-    format: SemanticFormat = "rle"
+    format: SemanticFormat | None = "rle"
     overlay: bool = False
     when: When = field(default_factory=When)
 
@@ -171,10 +171,10 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class MaskResult:
-    """A mask's figures and its encoding."""
+    """A mask with its figures, and its encoding where one was asked for."""
 
     mask: Mask
-    encoded: EncodedMask
+    encoded: EncodedMask | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class Segmented:
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """Where a class is: its mask, unless one PNG tells of all classes, and its pixels' number."""
+    """Where a class is: its mask, where one for each class was asked for, and its pixels' number."""
 
     pixel_class: PixelClass
     encoded: Rle | Polygons | None
@@ -231,7 +231,8 @@ class Classified:
         frame: how the picture lay in what the network saw.
         model: that answered.
         classes: healthy and infected, also where no pixel is.
-        class_map: an indexed PNG of `PixelClass`, where that was asked for.
+        pixels: class of every pixel, uint8 (height, width) of the original image.
+        class_map: the same as an indexed PNG of `PixelClass`, where that was asked for.
         objects: connected regions.
         overlay: a PNG, where it was asked for.
         timings: where the time went.
@@ -242,6 +243,7 @@ class Classified:
     frame: UNetFrame
     model: CatalogueEntry
     classes: Sequence[ClassResult]
+    pixels: SemanticMap
     class_map: bytes | None
     objects: Sequence[Region]
     overlay: bytes | None

@@ -42,10 +42,12 @@ class RenderedClasses:
     png: bytes | None
 
 
-def render_masks(decoded: Decoded, row: int, frame: Frame, prompt: Prompt, mask_format: MaskFormat) -> list[MaskResult]:
-    """The masks of the prompt in `row`, best first, upsampled and encoded."""
+def render_masks(
+    decoded: Decoded, row: int, frame: Frame, prompt: Prompt, mask_format: MaskFormat | None
+) -> list[MaskResult]:
+    """The masks of the prompt in `row`, best first, upsampled, and encoded where a format was asked for."""
     masks = masks_of(decoded.logits[row], decoded.scores[row], frame, multimask=prompt.multimask)
-    return [MaskResult(mask, encode_mask(mask, mask_format)) for mask in masks]
+    return [MaskResult(mask, None if mask_format is None else encode_mask(mask, mask_format)) for mask in masks]
 
 
 def render_overlay(image: Image, prompts: Sequence[Prompt], results: Sequence[Sequence[MaskResult]]) -> bytes:
@@ -60,13 +62,16 @@ def render_overlay(image: Image, prompts: Sequence[Prompt], results: Sequence[Se
     )
 
 
-def render_classes(logits: NDArray[np.float32], frame: UNetFrame, mask_format: SemanticFormat) -> RenderedClasses:
-    """The class of every pixel from logits of size `frame.padded`, upsampled and encoded."""
+def render_classes(
+    logits: NDArray[np.float32], frame: UNetFrame, mask_format: SemanticFormat | None
+) -> RenderedClasses:
+    """The class of every pixel from logits of size `frame.padded`, upsampled, and encoded where that was asked for."""
     pixels = class_map(logits, frame)
     classes = []
     for pixel_class in _FRUIT:
         where = pixels == pixel_class
-        classes.append(ClassResult(pixel_class, encode_class(where, mask_format), int(np.count_nonzero(where))))
+        encoded = None if mask_format is None else encode_class(where, mask_format)
+        classes.append(ClassResult(pixel_class, encoded, int(np.count_nonzero(where))))
     return RenderedClasses(pixels, classes, encode_class_map(pixels) if mask_format == "png" else None)
 
 

@@ -114,6 +114,7 @@ class SemanticPath:
             frame=frame,
             model=visit.runner.entry,
             classes=rendered.classes,
+            pixels=rendered.pixels,
             class_map=rendered.png,
             objects=regions,
             overlay=overlay,

@@ -188,7 +188,7 @@ def _box(box: PixelBox) -> pb.PixelBox:
 def _scored(result: MaskResult) -> pb.ScoredMask:
     mask = result.mask
     return pb.ScoredMask(
-        mask=_encoded(result.encoded),
+        mask=None if result.encoded is None else _encoded(result.encoded),
         score=mask.score,
         stability_score=mask.stability_score,
         box=_box(mask.box),

@@ -11,14 +11,16 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from models.errors import PomonaError
-from service.grpc import health, segmentation
+from service.grpc import health, inference, segmentation
 from service.grpc.attempts import Attempts
 from service.grpc.desk import Desk
 from service.grpc.guard import Guard
 from service.grpc.health import Health
+from service.grpc.inference import Inference
 from service.grpc.segmentation import Segmentation
 from service.observability.observer import Observer
 from service.pipeline import Pipeline
+from service.proto.generated.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
 from service.settings import Settings
 
@@ -38,7 +40,10 @@ class _Service:
     add: Callable[[Any, grpc.aio.Server], None]
 
 
-_SERVICES: Final = (_Service(segmentation.SERVICE_NAME, Segmentation, add_SegmentationServicer_to_server),)
+_SERVICES: Final = (
+    _Service(segmentation.SERVICE_NAME, Segmentation, add_SegmentationServicer_to_server),
+    _Service(inference.SERVICE_NAME, Inference, add_GRPCInferenceServiceServicer_to_server),
+)
 _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),

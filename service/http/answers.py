@@ -148,13 +148,18 @@ def problem(refusal: Refusal, request_id: str) -> Response:
         code=row.code,
         request_id=request_id,
     )
-    response = Response(body.model_dump_json(), row.status, media_type="application/problem+json")
+    return Response(body.model_dump_json(), row.status, headers_of(refusal), media_type="application/problem+json")
+
+
+def headers_of(refusal: Refusal) -> dict[str, str]:
+    """What an error says in headers, whatever its body."""
+    headers: dict[str, str] = {}
     if refusal.retry_after is not None:
-        response.headers["retry-after"] = str(refusal.retry_after)
-    if row.status == 413:
+        headers["retry-after"] = str(refusal.retry_after)
+    if refusal.problem.status == 413:
         # The rest of the body is not read: the connection cannot be used again.
-        response.headers["connection"] = "close"
-    return response
+        headers["connection"] = "close"
+    return headers
 
 
 def _json(body: BaseModel) -> Response:
@@ -217,8 +222,10 @@ def _object(region: Region) -> semantic.ObjectOut:
 
 
 def _encoding(
-    encoded: EncodedMask,
+    encoded: EncodedMask | None,
 ) -> schema.RleMask | schema.PngMask | schema.PolygonsMask | schema.LogitsMask:
+    if encoded is None:
+        raise ValueError("no format was asked for")
     if isinstance(encoded, EncodedLogits):
         return schema.LogitsMask(shape=encoded.shape, dtype="float16", data=encoded.data)
     return _shape(encoded)

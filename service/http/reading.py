@@ -92,13 +92,13 @@ async def _read_picture(request: Request, max_bytes: int) -> Parts:
     if unknown:
         raise UnknownField(f"There is no query parameter {min(unknown)!r} here; known: request.")
     # Chunks are joined once: a growing buffer would be copied again and again.
-    body = b"".join([chunk async for chunk in _limited(request, max_bytes)])
+    body = b"".join([chunk async for chunk in limited(request, max_bytes)])
     asked = request.query_params.get("request")
     return Parts(body, None, None if asked is None else asked.encode(errors="replace"))
 
 
 async def _read_multipart(request: Request, allowed: frozenset[str], max_bytes: int) -> Parts:
-    parser = _Parser(request.headers, _limited(request, max_bytes), max_part_size=max_bytes)
+    parser = _Parser(request.headers, limited(request, max_bytes), max_part_size=max_bytes)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeError) as error:
@@ -109,7 +109,12 @@ async def _read_multipart(request: Request, allowed: frozenset[str], max_bytes: 
         await form.close()
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of a body.
+
+    Raises:
+        UploadTooLarge: as soon as the announced or the read bytes pass the limit.
+    """
     too_large = UploadTooLarge(f"The request body is larger than {max_bytes / 2**20:g} MiB (POMONA_MAX_UPLOAD_MIB).")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:

@@ -72,7 +72,8 @@ async def test_reflection_lists_the_services_and_describes_them(caller: Caller) 
         return await call.read()
 
     listed = {service.name for service in (await ask(list_services="")).list_services_response.service}
-    assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    standard = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert listed == {SERVICE, "inference.GRPCInferenceService", *standard}
     described = (await ask(file_containing_symbol=SERVICE)).file_descriptor_response.file_descriptor_proto
     assert pb.DESCRIPTOR.serialized_pb in list(described)
 

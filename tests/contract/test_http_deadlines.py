@@ -236,8 +236,8 @@ async def test_one_bad_item_of_a_shared_batch_fails_alone(door: Door, caplog: py
 class Caller:
     """Sends a request as a server hands it to the app, and hangs up when told to."""
 
-    def __init__(self, *parts: tuple[str, Any], path: str = "/v1/segment") -> None:
-        request = httpx.Request("POST", f"http://pomona{path}", files=list(parts))
+    def __init__(self, *parts: tuple[str, Any], path: str = "/v1/segment", content: bytes | None = None) -> None:
+        request = httpx.Request("POST", f"http://pomona{path}", files=list(parts) or None, content=content)
         self._messages = [{"type": "http.request", "body": request.read(), "more_body": False}]
         self._hung_up = asyncio.Event()
         self.sent: list[Any] = []

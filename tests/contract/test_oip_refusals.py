@@ -1,0 +1,512 @@
+"""What is refused: the same through every door, and what only tensors can get wrong."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from models.types import Size
+from service.proto.generated.inference import open_inference_pb2 as oip
+from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
+from tests.contract.door import LIMITS, PICTURE, POINT, Parts, asked, image, problem
+from tests.contract.grpc_door import Caller, open_grpc, refused
+from tests.contract.grpc_refusals import box, point, rle, segment
+from tests.contract.oip_door import (
+    GRPC_RAW,
+    GRPC_TYPED,
+    HTTP_BINARY,
+    HTTP_JSON,
+    WAYS,
+    Inputs,
+    Refused,
+    bytes_of,
+    grpc_answer,
+    grpc_message,
+    http_answer,
+    http_body,
+    infer,
+)
+from tests.contract.refusals import gif, odd_logits, rle_of
+from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, SECOND, picture, rectangle
+
+POINTS: Final = np.array([[[64, 48]]], np.float32)
+GOOD: Final[Inputs] = {"image": PICTURE, "points": POINTS}
+PATH: Final = f"/v2/models/{LOADED.name}/infer"
+GUESS: Final = rectangle(0, 0, 4, 4, Size(96, 127))
+
+
+def boxes(*corners: float) -> Inputs:
+    return {"image": PICTURE, "boxes": np.array([corners], np.float32)}
+
+
+def points(x: float, y: float, label: int = 1) -> Inputs:
+    return {
+        "image": PICTURE,
+        "points": np.array([[[x, y]]], np.float32),
+        "labels": np.array([[label]], np.int32),
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bad input as each door has it."""
+
+    name: str
+    code: str
+    tensors: Inputs
+    parts: Parts
+    message: pb.SegmentRequest
+    model: str = LOADED.name
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_BAD_PICTURES: Final = [
+    ("text", "not_an_image", b"an orange"),
+    ("a URL", "not_an_image", b"http://localhost/orange.png"),
+    ("no bytes", "not_an_image", b""),
+    ("a cut PNG", "truncated_image", PICTURE[:-40]),
+    ("a cut JPEG", "truncated_image", picture(file_format="JPEG")[:400]),
+    ("a GIF", "unsupported_image_format", gif()),
+    ("pixels", "too_many_pixels", picture(size=Size(250, 401))),
+]
+
+CASES: Final = [
+    *(
+        Case(name, code, {**GOOD, "image": data}, [image(data), asked(POINT)], segment(point(64, 48), image=data))
+        for name, code, data in _BAD_PICTURES
+    ),
+    Case("no picture", "no_image", {"points": POINTS}, [asked(POINT)], pb.SegmentRequest(prompts=[point(64, 48)])),
+    Case("no prompt", "no_prompt", {"image": PICTURE}, [image(), asked()], segment()),
+    Case(
+        "an unknown label",
+        "malformed_prompt",
+        points(1, 1, 7),
+        [image(), asked({"points": [[1, 1]], "labels": [7]})],
+        segment(point(1, 1, label=7)),
+    ),
+    Case(
+        "an empty box",
+        "malformed_prompt",
+        boxes(8, 8, 8, 16),
+        [image(), asked({"box": [8, 8, 8, 16]})],
+        segment(box(8, 8, 8, 16)),
+    ),
+    Case(
+        "not a number",
+        "malformed_prompt",
+        points(float("nan"), 1),
+        [image(), asked({"points": [[float("nan"), 1]]})],
+        segment(point(float("nan"), 1)),
+    ),
+    Case(
+        "an endless box",
+        "malformed_prompt",
+        boxes(0, 0, float("inf"), 1),
+        [image(), asked({"box": [0, 0, float("inf"), 1]})],
+        segment(box(0, 0, float("inf"), 1)),
+    ),
+    Case(
+        "a mask of another size",
+        "malformed_prompt",
+        {"image": PICTURE, "mask_input": GUESS[None]},
+        [image(), asked({"mask": rle_of(GUESS)})],
+        segment(pb.Prompt(rle=rle(GUESS))),
+    ),
+    Case(
+        "logits of a square for a picture that was not padded to one",
+        "malformed_prompt",
+        {"image": PICTURE, "mask_input": np.zeros((1, 256, 256), np.float32)},
+        [image(), asked({"mask": odd_logits()})],
+        segment(pb.Prompt(logits=pb.LogitsMask(height=256, width=256, data=bytes(2 * 256 * 256)))),
+    ),
+    Case(
+        "a point outside",
+        "prompt_outside_image",
+        points(128, 48),
+        [image(), asked({"points": [[128, 48]]})],
+        segment(point(128, 48)),
+    ),
+    Case(
+        "a box that reaches out",
+        "prompt_outside_image",
+        boxes(0, 0, 128, 97),
+        [image(), asked({"box": [0, 0, 128, 97]})],
+        segment(box(0, 0, 128, 97)),
+    ),
+    Case(
+        "prompts",
+        "too_many_prompts",
+        {"image": PICTURE, "points": np.ones((4, 1, 2), np.float32)},
+        [image(), asked(*[POINT] * 4)],
+        segment(*[point(1, 1)] * 4),
+    ),
+    Case(
+        "points",
+        "too_many_prompts",
+        {"image": PICTURE, "points": np.ones((1, 5, 2), np.float32)},
+        [image(), asked({"points": [[1, 1]] * 5})],
+        segment(pb.Prompt(points=[pb.Point(x=1, y=1)] * 5)),
+    ),
+    *(
+        Case(code, code, GOOD, [image(), asked(POINT, model=name)], segment(point(1, 1), model=name), name)
+        for name, code in (("plum-sam", "unknown_model"), (NOT_LOADED.name, "model_not_loaded"))
+    ),
+    Case(
+        "an input size",
+        "unsupported_input",
+        GOOD,
+        [image(), asked(POINT, model=SECOND.name, input_size=512)],
+        segment(point(1, 1), model=SECOND.name, input_size=pb.INPUT_SIZE_512),
+        SECOND.name,
+        {"input_size": 512},
+    ),
+    *(
+        Case(
+            f"a deadline of {text}",
+            "malformed_request",
+            GOOD,
+            [image(), asked(POINT)],
+            segment(point(1, 1)),
+            headers={"x-deadline-ms": text},
+        )
+        for text in ("soon", "0", "3600001")
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_every_door_refuses_the_same_with_the_same_code_and_detail(caller: Caller, case: Case) -> None:
+    metadata = tuple(case.headers.items())
+    details = {
+        "HTTP": problem(await caller.door.post(*case.parts, headers=case.headers), case.code).detail,
+        "gRPC": (await refused(caller.stub.Segment(case.message, metadata=metadata), case.code)).detail,
+    }
+    for way in WAYS:
+        with pytest.raises(Refused) as caught:
+            await infer(caller, way, case.tensors, model=case.model, headers=case.headers, **case.parameters)
+        assert caught.value.code == case.code, way
+        details[way] = caught.value.detail
+    assert caller.door.sam.encodes == caller.door.second.encodes == caller.door.unet.encodes == []
+    if case.code in {"too_many_pixels", "truncated_image", "prompt_outside_image", "too_many_prompts"}:
+        assert len(set(details.values())) == 1, details
+    await still_answers(caller)
+
+
+async def still_answers(caller: Caller) -> None:
+    answer = await infer(caller, HTTP_BINARY, {**GOOD, "multimask": np.array([False])}, "areas")
+    assert answer.outputs["areas"].tolist() == [[16 * 16]]
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A request that only tensors can get wrong."""
+
+    name: str
+    code: str
+    says: str
+    tensors: Inputs
+    outputs: tuple[str, ...] = ()
+    model: str = LOADED.name
+    version: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def odd(name: str, code: str, says: str, **fields: Any) -> Odd:
+    """Good but for these fields."""
+    return Odd(name, code, says, **{"tensors": GOOD, **fields})
+
+
+ODD: Final = [
+    odd("an input", "unknown_field", "'prompts'", tensors={**GOOD, "prompts": POINTS}),
+    odd("an input of others", "unknown_field", "'points'", tensors=GOOD, model=LOADED_UNET.name),
+    odd("an output", "unknown_field", "'mask'", outputs=("mask",)),
+    odd("an output of others", "unknown_field", "'class_map'", outputs=("class_map",)),
+    odd("an output twice", "malformed_request", "scores is there twice", outputs=("scores", "scores")),
+    odd("a type", "malformed_request", "FP32 [-1, -1, 2]", tensors={**GOOD, "points": np.array([[[64, 48]]])}),
+    odd("a shape", "malformed_request", "FP32 [-1, 4]", tensors={**GOOD, "boxes": np.ones((1, 1, 4), np.float32)}),
+    odd("a point of three", "malformed_request", "points", tensors={**GOOD, "points": np.ones((1, 1, 3), np.float32)}),
+    odd("grey pixels", "malformed_request", "UINT8 [8, 8]", tensors={**GOOD, "image": np.zeros((8, 8), np.uint8)}),
+    odd("no pixels", "malformed_request", "nothing", tensors={**GOOD, "image": np.zeros((0, 8, 3), np.uint8)}),
+    odd(
+        "too many pixels",
+        "too_many_pixels",
+        "320 x 320",
+        tensors={**GOOD, "image": np.zeros((320, 320, 3), np.uint8)},
+    ),
+    odd("several truths", "malformed_request", "multimask", tensors={**GOOD, "multimask": np.array([True, False])}),
+    odd(
+        "labels alone",
+        "malformed_prompt",
+        "one label per point",
+        tensors={"image": PICTURE, "labels": np.array([[1]], np.int64)},
+    ),
+    odd(
+        "labels that do not pair",
+        "malformed_prompt",
+        "[1, 2]",
+        tensors={**GOOD, "labels": np.array([[1, 0]], np.int64)},
+    ),
+    odd(
+        "prompts that do not pair",
+        "malformed_prompt",
+        "points 1 and boxes 2",
+        tensors={**GOOD, "boxes": np.ones((2, 4), np.float32)},
+    ),
+    odd("no rows", "no_prompt", "no prompts", tensors={"image": PICTURE, "boxes": np.ones((0, 4), np.float32)}),
+    odd("points that are none", "no_prompt", "prompts[0]", tensors=points(1, 1, -1)),
+    odd("a version", "unknown_model", "no version '3'", version="3"),
+    odd("a version of another model", "unknown_model", LOADED.revision, version=SECOND.revision),
+    odd("a parameter", "unknown_field", "'mask_fromat'", parameters={"mask_fromat": "rle"}),
+    odd("a parameter of others", "unknown_field", "'input_size'", tensors={"image": PICTURE},
+        model=LOADED_UNET.name, parameters={"input_size": 512}),
+    odd("a format", "unsupported_format", "pixels or rle", parameters={"mask_format": "png"}),
+    odd("a format that is no text", "unsupported_format", "True", parameters={"mask_format": True}),
+    odd("an input size of no model", "unsupported_input", "1024, 768, 512, auto", parameters={"input_size": 640}),
+    odd("an input size as text", "unsupported_input", "'512'", parameters={"input_size": "512"}),
+    odd("a padding", "unsupported_input", "none, square", parameters={"padding": "mirror"}),
+    odd("a priority below 0", "malformed_request", "priority is -1", parameters={"priority": -1}),
+    odd("a priority as text", "malformed_request", "priority is 'high'", parameters={"priority": "high"}),
+    odd("a priority that is true", "malformed_request", "priority is True", parameters={"priority": True}),
+    odd("a timeout below 0", "malformed_request", "timeout is -5", parameters={"timeout": -5}),
+    odd("a timeout in fractions", "malformed_request", "timeout is 0.5", parameters={"timeout": 0.5}),
+    odd("a timeout of hours", "malformed_request", "microseconds", parameters={"timeout": 3_600_000_001}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("request_", ODD, ids=lambda odd: odd.name)
+async def test_what_a_model_does_not_take_is_refused(caller: Caller, request_: Odd, way: str) -> None:
+    with pytest.raises(Refused) as caught:
+        await infer(
+            caller,
+            way,
+            request_.tensors,
+            *request_.outputs,
+            model=request_.model,
+            version=request_.version,
+            **request_.parameters,
+        )
+    assert caught.value.code == request_.code
+    assert request_.says in caught.value.detail
+    assert caller.door.sam.encodes == caller.door.second.encodes == caller.door.unet.encodes == []
+
+
+def tensor(name: str = "boxes", **changes: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+
+
+JSON: Final[list[tuple[str, str, str, Any]]] = [
+    ("nothing", "malformed_json", "JSON", b""),
+    ("half", "malformed_json", "JSON", b'{"inputs": ['),
+    ("not UTF-8", "malformed_json", "JSON", b"\xff\xfe{}"),
+    ("a list", "malformed_request", "The body", []),
+    ("no inputs", "malformed_request", "inputs", {}),
+    ("inputs as a mapping", "malformed_request", "inputs", {"inputs": {}}),
+    ("an input without a name", "malformed_request", "inputs[0].name", {"inputs": [{"shape": [], "datatype": "BOOL"}]}),
+    ("a number for an id", "malformed_request", "id", {"id": 7, "inputs": []}),
+    ("a list for a parameter", "malformed_request", "priority", {"inputs": [], "parameters": {"priority": [1]}}),
+    ("no data", "malformed_request", "neither data", {"inputs": [tensor(data=None)]}),
+    ("an input twice", "malformed_request", "boxes is there twice", {"inputs": [tensor(), tensor()]}),
+    ("few elements", "malformed_request", "3 elements; 4", {"inputs": [tensor(data=[1, 2, 3])]}),
+    ("lists of another shape", "malformed_request", "not of the shape", {"inputs": [tensor(data=[[1, 2], [3, 4]])]}),
+    ("text for numbers", "malformed_request", "of type str", {"inputs": [tensor(data=["1", 2, 3, 4])]}),
+    ("truths for numbers", "malformed_request", "of type bool", {"inputs": [tensor(data=[True, 2, 3, 4])]}),
+    ("nothing for a number", "malformed_request", "NoneType", {"inputs": [tensor(data=[None, 2, 3, 4])]}),
+    ("a type of nobody", "malformed_request", "'FP31'", {"inputs": [tensor(datatype="FP31")]}),
+    ("a dimension below 0", "malformed_request", "0 or more", {"inputs": [tensor(shape=[-1, 4])]}),
+    ("a dimension in fractions", "malformed_request", "shape[0]", {"inputs": [tensor(shape=[1.5, 4])]}),
+    ("a shape beyond all", "malformed_request", "beyond all", {"inputs": [tensor(shape=[0, 1 << 62], data=[])]}),
+    ("a shape of many", "malformed_request", "beyond all", {"inputs": [tensor(shape=[1] * 70, data=[1])]}),
+    ("fractions", "malformed_request", "of type float", {"inputs": [tensor(datatype="INT64", data=[1.5, 2, 3, 4])]}),
+    ("256", "malformed_request", "the range of UINT8", {"inputs": [tensor(datatype="UINT8", data=[256, 2, 3, 4])]}),
+    (
+        "text that is no base64",
+        "malformed_request",
+        "base64",
+        {"inputs": [tensor("image", datatype="BYTES", shape=[1], data=["an orange"])]},
+    ),
+    (
+        "shared memory",
+        "unknown_field",
+        "shared_memory_region",
+        {"inputs": [tensor(parameters={"shared_memory_region": "a", "shared_memory_byte_size": 4})]},
+    ),
+    (
+        "classification",
+        "unknown_field",
+        "classification",
+        {"inputs": [], "outputs": [{"name": "scores", "parameters": {"classification": 1}}]},
+    ),
+    (
+        "binary as text",
+        "malformed_request",
+        "binary_data of scores",
+        {"inputs": [], "outputs": [{"name": "scores", "parameters": {"binary_data": "yes"}}]},
+    ),
+    ("all binary as text", "malformed_request", "output is 1", {"inputs": [], "parameters": {"binary_data_output": 1}}),
+]
+
+
+@pytest.mark.parametrize(("code", "says", "body"), [one[1:] for one in JSON], ids=[one[0] for one in JSON])
+async def test_json_that_is_not_the_protocols_is_refused(caller: Caller, code: str, says: str, body: Any) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    with pytest.raises(Refused) as caught:
+        http_answer(await caller.door.client.post(PATH, content=content))
+    assert caught.value.code == code
+    assert says in caught.value.detail
+    await still_answers(caller)
+
+
+def binary(size: Any, behind: bytes, **changes: Any) -> tuple[bytes, bytes]:
+    described = tensor(parameters={"binary_data_size": size}, **changes)
+    if "data" not in changes:
+        del described["data"]
+    return json.dumps({"inputs": [described]}).encode(), behind
+
+
+SIXTEEN: Final = bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("says", "text", "data"),
+    [
+        ("15 bytes; 16 would be right", *binary(15, bytes(15))),
+        ("of which the inputs take 16", *binary(16, bytes(17))),
+        ("at most the 15 bytes", *binary(16, bytes(15))),
+        ("binary_data_size of boxes is -1", *binary(-1, b"")),
+        ("binary_data_size of boxes is '16'", *binary("16", SIXTEEN)),
+        ("both data and a binary_data_size", *binary(16, SIXTEEN, data=[1, 2, 3, 4])),
+        ("not 4 elements of BYTES", *binary(12, bytes(12), datatype="BYTES", shape=[2, 2])),
+        ("not 1 elements of BYTES", *binary(16, struct.pack("<I", 13) + bytes(12), datatype="BYTES", shape=[1])),
+        ("not 1 elements of BYTES", *binary(3, bytes(3), datatype="BYTES", shape=[1])),
+        ("not 3 elements of BYTES", *binary(16, SIXTEEN, datatype="BYTES", shape=[3])),
+        ("not 1000000 elements of BYTES", *binary(16, SIXTEEN, datatype="BYTES", shape=[1_000_000])),
+    ],
+)
+async def test_binary_data_that_are_not_what_the_json_says_are_refused(
+    caller: Caller, says: str, text: bytes, data: bytes
+) -> None:
+    answer = await caller.door.client.post(
+        PATH, content=text + data, headers={"inference-header-content-length": str(len(text))}
+    )
+    with pytest.raises(Refused) as caught:
+        http_answer(answer)
+    assert caught.value.code == "malformed_request"
+    assert says in caught.value.detail
+    await still_answers(caller)
+
+
+@pytest.mark.parametrize("length", ["", "-1", "1e3", "ten", "99999", "9" * 5000, "²"])
+async def test_a_length_of_the_json_that_is_none_is_refused(caller: Caller, length: str) -> None:
+    answer = await caller.door.client.post(
+        PATH, content=b'{"inputs": []}', headers={b"inference-header-content-length": length.encode()}
+    )
+    with pytest.raises(Refused) as caught:
+        http_answer(answer)
+    assert (caught.value.code, "Inference-Header-Content-Length" in caught.value.detail) == ("malformed_request", True)
+
+
+async def test_a_compressed_body_is_refused(caller: Caller) -> None:
+    answer = await caller.door.client.post(PATH, content=b"{}", headers={"content-encoding": "gzip"})
+    with pytest.raises(Refused, match="send it as it is"):
+        http_answer(answer)
+
+
+@pytest.mark.parametrize(
+    ("says", "change"),
+    [
+        ("2 inputs and 1 raw", lambda message: message.raw_input_contents.pop()),
+        ("contents beside raw", lambda message: message.inputs[0].contents.bytes_contents.append(b"x")),
+        ("The parameter odd has no value", lambda message: message.parameters["odd"].SetInParent()),
+        ("shared_memory_region", lambda message: message.inputs[0].parameters["shared_memory_region"].SetInParent()),
+        ("is there twice", lambda message: setattr(message.inputs[1], "name", "image")),
+    ],
+)
+async def test_messages_that_are_not_the_protocols_are_refused(caller: Caller, says: str, change: Any) -> None:
+    message = grpc_message(GOOD, (), {}, raw=True)
+    message.model_name = LOADED.name
+    assert (await grpc_answer(caller, message)).outputs["masks"].shape == (1, 3, 96, 128)
+    change(message)
+    with pytest.raises(Refused) as caught:
+        await grpc_answer(caller, message)
+    assert says in caught.value.detail
+    await still_answers(caller)
+
+
+async def test_halves_must_be_raw_over_grpc(caller: Caller) -> None:
+    message = oip.ModelInferRequest(model_name=LOADED.name)
+    message.inputs.add(name="boxes", datatype="FP16", shape=[1, 4])
+    with pytest.raises(Refused, match="must be raw"):
+        await grpc_answer(caller, message)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/v2/oranges", "not_found"),
+        ("GET", "/v2/models", "not_found"),
+        ("POST", "/v2/repository/index", "not_found"),
+        ("GET", f"/v2/models/{LOADED.name}/stats", "not_found"),
+        ("GET", f"/v2/models/{LOADED.name}/ready/", "not_found"),
+        ("GET", PATH, "method_not_allowed"),
+        ("POST", "/v2", "method_not_allowed"),
+        ("POST", "/v2/health/ready", "method_not_allowed"),
+    ],
+)
+async def test_what_is_not_there_is_told_as_the_protocol_has_it(
+    caller: Caller, method: str, path: str, code: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        http_answer(await caller.door.client.request(method, path))
+    assert caught.value.code == code
+
+
+async def test_a_body_beyond_the_limit_is_read_no_further_than_that(caller: Caller) -> None:
+    read = 0
+
+    async def chunks() -> Any:
+        nonlocal read
+        for _ in range(100):
+            read += 1 << 16
+            yield bytes(1 << 16)
+
+    with pytest.raises(Refused) as caught:
+        http_answer(await caller.door.client.post(PATH, content=chunks()))
+    assert caught.value.code == "upload_too_large"
+    assert read <= (LIMITS["max_upload_mib"] + 1) * 2**20
+    await still_answers(caller)
+
+
+async def test_more_masks_than_an_answer_holds_are_refused_before_anything_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for door in ("http", "grpc"):
+        monkeypatch.setattr(f"service.{door}.tensors.MOST_RAW", 2 * 3 * 96 * 128)
+        monkeypatch.setattr(f"service.{door}.tensors.MOST_LISTED", 1 * 3 * 96 * 128)
+    inputs: Inputs = {"image": PICTURE, "points": np.full((3, 1, 2), 20, np.float32)}
+    limits: dict[str, Any] = {**LIMITS}
+    async with open_grpc(**limits) as caller:
+        for way in WAYS:
+            with pytest.raises(Refused, match="mask_format=rle"):
+                await infer(caller, way, inputs)
+        assert caller.door.sam.encodes == []
+        assert (await infer(caller, HTTP_JSON, inputs, mask_format="rle")).outputs["masks"].shape == (3, 3)
+        assert (await infer(caller, HTTP_JSON, inputs, "areas")).outputs["areas"].shape == (3, 3)
+        two = {**inputs, "points": np.full((2, 1, 2), 20, np.float32)}
+        for way in (HTTP_BINARY, GRPC_RAW):
+            assert (await infer(caller, way, two, "masks")).outputs["masks"].shape == (2, 3, 96, 128)
+        for way in (HTTP_JSON, GRPC_TYPED):
+            with pytest.raises(Refused, match="mask_format=rle"):
+                await infer(caller, way, two, "masks")
+
+
+def test_the_bodies_of_this_file_are_good_but_for_what_is_wrong() -> None:
+    text, length = http_body(GOOD, (), {}, request_id="", raw=True)
+    assert len(text) == length + len(bytes_of(PICTURE)) + 8
