@@ -242,6 +242,7 @@ class BatchPolicy(Generic[K, T]):
             end = ends[id(item)]
             if self._running or self._waiting:
                 end += _RESERVE * (end - now)
+            end += item.terms.spare
             if end > item.terms.deadline:
                 rank = self._rank(item, now)
                 ahead = sum(self._rank(other, now) <= rank for other in self._waiting)

@@ -35,11 +35,13 @@ class Terms:
         arrived: when it came, seconds on the policy's clock.
         deadline: when its work must have ended, on the same clock, or None.
         urgency: 0 to 7, less is more urgent.
+        spare: seconds before the deadline at which it must end by the learned times to be admitted.
     """
 
     arrived: float
     deadline: float | None = None
     urgency: int = DEFAULT_URGENCY
+    spare: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
