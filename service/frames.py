@@ -40,11 +40,14 @@ def candidate_frames(choice: InputChoice, size: Size, *, flexible: bool, default
 
 
 def matching(choice: InputChoice, frames: Sequence[Frame]) -> list[Frame]:
-    """Of frames whose embeddings are at hand, those that a request for a known picture takes, the largest first."""
+    """Of frames whose embeddings are at hand, those that a request for a known picture takes, the largest first.
+
+    Of equally large ones the one with less padding: the default of models that take both.
+    """
     fitting = [
         frame
         for frame in frames
         if choice.size in (None, "auto", frame.side)
         and (choice.padding is None or frame == frame_for(frame.original, frame.side, choice.padding))
     ]
-    return sorted(fitting, key=lambda frame: -frame.side)
+    return sorted(fitting, key=lambda frame: (-frame.side, frame.padded.pixels))

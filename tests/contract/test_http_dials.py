@@ -74,7 +74,7 @@ async def test_an_id_finds_the_size_that_was_embedded_without_naming_it(door: Do
     assert door.sam.encodes == [1, 1]
 
 
-@pytest.mark.parametrize(("seconds", "side"), [(None, 1024), (110, 1024), (65, 768), (35, 512)])
+@pytest.mark.parametrize(("seconds", "side"), [(None, 1024), (125, 1024), (110, 768), (75, 768), (35, 512)])
 async def test_a_size_that_is_left_open_is_the_largest_that_meets_the_deadline(
     door: Door, seconds: float | None, side: int
 ) -> None:

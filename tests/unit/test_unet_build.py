@@ -19,10 +19,10 @@ def test_every_unet_of_the_catalogue_can_be_built() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_network_gives_three_logits_for_every_pixel(architecture: str) -> None:
+def test_a_network_gives_three_logits_and_two_votes_for_every_pixel(architecture: str) -> None:
     with torch.inference_mode():
         logits = new_unet(architecture, 0).eval()(torch.zeros(2, 3, 64, 96))
-    assert logits.shape == (2, 3, 64, 96)
+    assert logits.shape == (2, 5, 64, 96)
     assert logits.dtype == torch.float32
 
 
@@ -57,7 +57,7 @@ def test_a_stored_stand_in_is_half_as_large_and_loads_as_float32(architecture: s
     [
         pytest.param({"encoder.conv1.weight": None}, r"Missing key.*encoder\.conv1\.weight", id="missing"),
         pytest.param({"extra": torch.zeros(1)}, r"Unexpected key.*extra", id="left over"),
-        pytest.param({"segmentation_head.0.bias": torch.zeros(4)}, r"size mismatch.*3 classes", id="four classes"),
+        pytest.param({"segmentation_head.0.bias": torch.zeros(4)}, r"size mismatch.*5 channels", id="four classes"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(change: dict[str, torch.Tensor | None], words: str) -> None:

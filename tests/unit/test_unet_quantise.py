@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,16 @@ from models.unet.constants import PIXEL_MEAN, PIXEL_STD
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what NNCF imports; no serving process does
     from models.backends.unet_precision import Effort, choose_precision
+
+
+@pytest.fixture(autouse=True, scope="module")
+def other_tests_hear_warnings() -> Iterator[None]:
+    """NNCF sets the level of all handlers of the process, which converting has for itself."""
+    levels = [(handler, handler.level) for handler in logging.root.handlers]
+    yield
+    for handler, level in levels:
+        handler.setLevel(level)
+
 
 FEW = Effort(calibration=5, measuring=5, least_iou=0.9, least_speedup=0)
 
