@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.cutouts import Cutout, PixelBox
 from models.data.samples import PixelClass, SemanticMap
 from models.types import BinaryMask, Size
+from models.unet.axes import Axis
 from models.unet.cells import against_background, favoured, unpadded
 from models.unet.frames import UNetFrame
 from models.unet.instances import MIN_REGION, fruit_labels
@@ -137,7 +138,7 @@ def inspect(output: NDArray[np.float32], frame: UNetFrame) -> Inspection:
     # Softmax of the classes without the background's, from their logits less the background's.
     odds = np.exp(np.minimum(against.reshape(2, -1)[:, at], _CERTAIN)).sum(axis=0)
     chances = np.bincount(label_of, weights=odds / (1 + odds))
-    down, across = _Axis.of(labels.shape[0], frame.original.height), _Axis.of(labels.shape[1], frame.original.width)
+    down, across = Axis.of(labels.shape[0], frame.original.height), Axis.of(labels.shape[1], frame.original.width)
     fruits = []
     for label in np.flatnonzero(areas).tolist():
         mask = _mask(label, labels, classes, down, across)
@@ -184,7 +185,7 @@ def _labels(labels: NDArray[np.int32], fruit: BinaryMask) -> NDArray[np.int32]:
     return labels
 
 
-def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: _Axis, across: _Axis) -> Cutout | None:
+def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: Axis, across: Axis) -> Cutout | None:
     """The pixels of the fruit `label`, or None where it has none: cells may be finer than pixels."""
     x, y, width, height = cv2.boundingRect((labels == label).view(np.uint8))
     rows, columns = down.pixels_of(y, y + height), across.pixels_of(x, x + width)
@@ -204,7 +205,7 @@ def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: _Ax
 
 
 def _owned(
-    nearby: NDArray[np.int32], kinds: Sequence[int], label: int, axes: tuple[_Axis, _Axis], fruit: BinaryMask
+    nearby: NDArray[np.int32], kinds: Sequence[int], label: int, axes: tuple[Axis, Axis], fruit: BinaryMask
 ) -> BinaryMask:
     """Where the fruit `label` is more present than what else is near, of pixels that are fruit.
 
@@ -233,37 +234,3 @@ def _owned(
     lower = present[:, high, left] * (1 - beside) + present[:, high, right] * beside
     owned.ravel()[unsure] = (upper * (1 - below) + lower * below).argmax(axis=0) == mine
     return owned
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """Rows or columns: which two cells each pixel of the image lies between, and the share of the second.
-
-    Half-pixel centres, as the class map has them.
-
-    Attributes:
-        low: intp (pixels,).
-        high: intp (pixels,), `low` or the next.
-        share: float32 (pixels,), 0 to 1.
-    """
-
-    low: NDArray[np.intp]
-    high: NDArray[np.intp]
-    share: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, cells: int, pixels: int) -> _Axis:
-        """Of a whole picture."""
-        centre = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
-        low = centre.astype(np.intp)
-        return cls(low, np.minimum(low + 1, cells - 1), (centre - low).astype(np.float32))
-
-    def pixels_of(self, first: int, last: int) -> range:
-        """The pixels that lie next to any of the cells from `first` to before `last`."""
-        start = np.searchsorted(self.high, first, "left")
-        return range(int(start), int(np.searchsorted(self.low, last - 1, "right")))
-
-    def part(self, pixels: range, first: int) -> _Axis:
-        """Of some pixels alone, to cells that are counted from `first`."""
-        chosen = slice(pixels.start, pixels.stop)
-        return _Axis(self.low[chosen] - first, self.high[chosen] - first, self.share[chosen])

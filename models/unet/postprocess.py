@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.samples import CLASSES, PixelClass, SemanticMap
+from models.unet.axes import Axis
 from models.unet.cells import against_background, favoured, unpadded
 from models.unet.frames import UNetFrame
 from models.unet.instances import fruit_labels
@@ -67,8 +68,8 @@ def class_map(logits: NDArray[np.float32], frame: UNetFrame) -> SemanticMap:
     """
     fruit = against_background(unpadded(logits, frame))
     cells = favoured(*fruit)
-    down = _Axis.of(frame.resized.height, frame.original.height)
-    across = _Axis.of(frame.resized.width, frame.original.width)
+    down = Axis.of(frame.resized.height, frame.original.height)
+    across = Axis.of(frame.resized.width, frame.original.width)
     classes = cells.take(across.low, axis=1).take(down.low, axis=0)
     disagree = _disagreeing(cells)
     for start in range(0, frame.original.height, _STRIP):
@@ -177,36 +178,3 @@ def _runs(uncertain: NDArray[np.bool_], widest: int) -> Iterator[slice]:
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         for begin in range(start, stop, widest):
             yield slice(begin, min(begin + widest, stop))
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """Rows or columns: which two cells each pixel of the image mixes, and the share of the second.
-
-    Half-pixel centres, as PyTorch's `interpolate(align_corners=False)` and OpenCV's `INTER_LINEAR` have them.
-
-    Attributes:
-        low: intp (pixels,).
-        high: intp (pixels,), `low` or the next.
-        share: float32 (pixels,), 0 to 1.
-    """
-
-    low: NDArray[np.intp]
-    high: NDArray[np.intp]
-    share: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, cells: int, pixels: int) -> _Axis:
-        """Enlarge or shrink `cells` to `pixels`."""
-        centre = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
-        low = centre.astype(np.intp)
-        return cls(low, np.minimum(low + 1, cells - 1), (centre - low).astype(np.float32))
-
-    def weights(self, pixels: slice) -> NDArray[np.float32]:
-        """What turns cells into pixels: float32 (pixels, cells), cells from the first `low` to the last `high`."""
-        base = int(self.low[pixels.start])
-        weights = np.zeros((pixels.stop - pixels.start, int(self.high[pixels.stop - 1]) + 1 - base), np.float32)
-        row = np.arange(len(weights))
-        weights[row, self.low[pixels] - base] = 1 - self.share[pixels]
-        weights[row, self.high[pixels] - base] += self.share[pixels]
-        return weights
