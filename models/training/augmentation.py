@@ -87,7 +87,15 @@ class Placement:
     crop: Size
 
 
-def place(size: Size, crop: Size, scale: float, augmentation: Augmentation, rng: np.random.Generator) -> Placement:
+def place(
+    size: Size,
+    crop: Size,
+    scale: float,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    *,
+    about: tuple[float, float] | None = None,
+) -> Placement:
     """Draw by lot how a picture lies in a crop.
 
     Args:
@@ -96,20 +104,24 @@ def place(size: Size, crop: Size, scale: float, augmentation: Augmentation, rng:
         scale: crop pixels per picture pixel before augmentation.
         augmentation: how far to go.
         rng: draws the lots.
+        about: x and y of the picture that come to lie within a quarter of the crop of its middle, None for any.
 
     Returns:
-        The placement. Before it is turned, the picture lies within the crop or the crop within the picture, each way.
+        The placement. Before it is turned, the picture lies within the crop or the crop within the picture, each way,
+        unless it is about a point.
     """
     factor = math.exp(rng.uniform(math.log(augmentation.smallest), math.log(augmentation.largest)))
     scale *= factor
     angle = math.radians(rng.uniform(-augmentation.rotation, augmentation.rotation))
     mirror = np.where(rng.random(2) < (augmentation.flip, augmentation.flip_vertical), -1.0, 1.0)
     picture, window = np.array((size.width, size.height)), np.array((crop.width, crop.height))
-    slack = np.abs(picture * scale - window) / 2
+    middle, slack = picture / 2, np.abs(picture * scale - window) / 2
+    if about is not None:
+        middle, slack = np.array(about), window / 4
     shift = rng.uniform(-slack, slack)
     turn = np.array(((math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))))
     linear = scale * turn @ np.diag(mirror)
-    offset = window / 2 + turn @ shift - linear @ (picture / 2)
+    offset = window / 2 + turn @ shift - linear @ middle
     return Placement(np.column_stack((linear, offset)), scale, crop)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.training.__main__ import Subparsers
 
 _FIT = ("epochs", "optimiser", "learning_rate", "weight_decay", "schedule", "warm_up", "averaging", "patience", "seed")
-_OWN = ("architecture", "encoder_weights", "loss", "batch", "rendered", "rendered_validation")
+_OWN = ("architecture", "encoder_weights", "begin_from", "loss", "batch", "close", "rendered", "rendered_validation")
 
 
 def register(subparsers: Subparsers) -> None:
@@ -37,8 +37,10 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--preset", choices=sorted(PRESETS), default="default", help="%(default)s unless given")
     group.add_argument("--architecture", help="unet-mobilenetv2 or unet-resnet18")
     group.add_argument("--encoder-weights", choices=("none", "imagenet"), help="what the encoder begins from")
+    group.add_argument("--begin-from", type=Path, metavar="FILE", help="a U-Net's checkpoint to begin from")
     group.add_argument("--loss", help="a sum of dice, focal and cross-entropy, such as dice+0.5*focal")
     group.add_argument("--batch", type=int, help="pictures at a time")
+    group.add_argument("--close", type=float, metavar="SHARE", help="of batches that look closely at fruit and lesions")
     group.add_argument("--rendered", type=int, metavar="N", help="rendered scenes in an epoch")
     group.add_argument("--rendered-validation", type=int, metavar="N", help="rendered scenes to validate on")
     group.add_argument("--epochs", type=int, help="most that are run")

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.data.render import render
-from models.data.samples import Sample
+from models.data.render import RenderOptions, render
+from models.data.samples import PixelClass, Sample, SemanticMap
 from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
 from models.training.data_sources import OpenedSource
 from models.training.machine import Machine
 from models.training.seeding import generator_of
-from models.training.unet_options import UNetOptions
+from models.training.unet_options import CLOSE, LOOKS, UNetOptions
 from models.training.unet_votes import votes_of
 from models.types import Size
 from models.unet.frames import unet_frame
@@ -29,6 +31,9 @@ from models.unet.frames import unet_frame
 FIRST_VALIDATION_SEED: Final = 500_000
 FIRST_TRAINING_SEED: Final = 1_000_000
 _LAST_TRAINING_SEED: Final = 2**53
+
+_INFECTED: Final = RenderOptions(infected_share=0.7)
+"""Lesions cover few pixels: more fruits have some than where scenes are judged, so that as many scenes teach more."""
 
 _PLANNING, _CHANGING = 0, 1  # what lots are drawn for: two independent sequences
 
@@ -43,6 +48,8 @@ class Pick:
         epoch: in which it is seen.
         index: among all picks of the epoch.
         crop: shape of its batch.
+        scene: size at which a scene is rendered.
+        look: None for the whole picture; else the number of the close look at it, from 0 on.
     """
 
     source: int | None
@@ -50,6 +57,8 @@ class Pick:
     epoch: int
     index: int
     crop: Size
+    scene: Size
+    look: int | None = None
 
 
 Example: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -85,11 +94,20 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     order = rng.permutation(len(chosen)).tolist()
     crops = rng.integers(0, len(options.crops), count_steps(sources, options)).tolist()
     ordered = [chosen[place] for place in order]
-    picks = [Pick(source, name, epoch, index, options.crops[0]) for index, (source, name) in enumerate(ordered)]
-    return [
-        [replace(pick, crop=options.crops[crop]) for pick in picks[step * options.batch : (step + 1) * options.batch]]
-        for step, crop in enumerate(crops)
+    closely = rng.random(len(crops)) < (options.close if 4 * epoch < 3 * options.fit.epochs else 0)
+    picks = [
+        Pick(source, name, epoch, index, options.crops[0], options.crops[0])
+        for index, (source, name) in enumerate(ordered)
     ]
+    batches = []
+    for step, (crop, close) in enumerate(zip(crops, closely.tolist(), strict=True)):
+        scene = options.crops[crop]
+        whole = [
+            replace(one, crop=scene, scene=scene) for one in picks[step * options.batch : (step + 1) * options.batch]
+        ]
+        looks = [replace(one, crop=CLOSE, look=look) for one in whole for look in range(LOOKS)]
+        batches.append(looks if close else whole)
+    return batches
 
 
 def example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -> Example:
@@ -106,18 +124,38 @@ def example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -
     Raises:
         DataError: the picture cannot be used.
     """
-    rng = generator_of(options.fit.seed, _CHANGING, pick.epoch, pick.index)
     if pick.source is None:
-        sample, scale = render(int(pick.name), pick.crop), 1.0
+        sample, scale = _rendered(int(pick.name), pick.scene), 1.0
     else:
         sample = sources[pick.source].dataset.load(pick.name)
         scale = unet_frame(sample.size).resized.width / sample.size.width
-    placement = place(sample.size, pick.crop, scale, options.augmentation, rng)
+    rng = generator_of(
+        options.fit.seed, _CHANGING, pick.epoch, pick.index, *(() if pick.look is None else (pick.look,))
+    )
+    about = None if pick.look is None else _point_of_interest(sample.semantic, rng)
+    placement = place(sample.size, pick.crop, scale, options.augmentation, rng, about=about)
     pixels = recolour(move_pixels(sample.pixels, placement), options.augmentation, rng)
     fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
     votes = votes_of(fruits, pick.crop.height, pick.crop.width)
     classes = move_classes(sample.semantic, placement)
     return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(votes)
+
+
+@lru_cache(maxsize=1)  # looks at one scene follow one another
+def _rendered(seed: int, size: Size) -> Sample:
+    return render(seed, size, options=_INFECTED)
+
+
+def _point_of_interest(semantic: SemanticMap, rng: np.random.Generator) -> tuple[float, float] | None:
+    """The x and y of a pixel: of a lesion or of fruit by equal chances, None where there is neither."""
+    infected = semantic == PixelClass.INFECTED
+    wanted = infected if rng.random() < 0.5 and infected.any() else (semantic != PixelClass.BACKGROUND)
+    wanted &= semantic != PixelClass.IGNORE
+    places = np.flatnonzero(wanted)
+    if not len(places):
+        return None
+    row, column = divmod(int(rng.choice(places)), semantic.shape[1])
+    return column + 0.5, row + 0.5
 
 
 class TrainingBatches:

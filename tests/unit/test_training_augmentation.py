@@ -49,6 +49,18 @@ def test_a_coloured_marker_stays_on_its_label_whatever_is_drawn(scale: float) ->
     assert seen > 30
 
 
+def test_a_crop_about_a_point_has_it_near_its_middle() -> None:
+    _, semantic = marked(Size(300, 400))
+    middle = tuple(float(axis.mean()) for axis in np.nonzero(semantic))[::-1]
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        placement = place(Size(300, 400), Size(96, 128), 1.0, Augmentation(), rng, about=(middle[0], middle[1]))
+        x, y = placement.matrix @ (*middle, 1.0)
+        # A quarter of the sides, turned by up to 20 degrees.
+        assert np.hypot(x - 64, y - 48) <= np.hypot(32, 24)
+        assert (move_classes(semantic, placement) == PixelClass.INFECTED).any()
+
+
 def test_nothing_is_drawn_where_nothing_may_change() -> None:
     pixels, semantic = marked(Size(64, 96))
     rng = np.random.default_rng(0)

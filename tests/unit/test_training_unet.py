@@ -14,7 +14,8 @@ from models.backends.load import Shelf, load_unet
 from models.checkpoints import load_state_dict
 from models.data.render import Layout, RenderOptions, render
 from models.data.render.folder import write_sample
-from models.data.samples import CLASSES
+from models.data.samples import CLASSES, PixelClass
+from models.digests import sha256_of
 from models.errors import DataError
 from models.models_file import read_models_file
 from models.training.checkpoint_files import write_weights
@@ -24,7 +25,7 @@ from models.training.fitting import FitOptions, Validation, fit
 from models.training.machine import Machine
 from models.training.model_card import Product
 from models.training.run_folder import RunFolder, open_run
-from models.training.unet_options import PRESETS, UNetOptions
+from models.training.unet_options import CLOSE, LOOKS, PRESETS, UNetOptions
 from models.training.unet_pictures import (
     FIRST_TRAINING_SEED,
     FIRST_VALIDATION_SEED,
@@ -200,7 +201,7 @@ def test_an_epoch_shows_each_picture_as_often_as_its_weight_says_and_new_scenes(
     assert first != other
     assert len(first) == count_steps([opened], options) == 3  # 5 and 7 pictures
     picks = [pick for batch in first for pick in batch]
-    shown = [pick.name for pick in picks if pick.source == 0]
+    shown = [pick.name for pick in picks if pick.source == 0 and not pick.look]  # the first look at each
     assert sorted(shown.count(name) for name in opened.train) == [2, 3]
     seeds = {int(pick.name) for pick in picks if pick.source is None}
     later = {int(pick.name) for batch in other for pick in batch if pick.source is None}
@@ -212,6 +213,22 @@ def test_an_epoch_shows_each_picture_as_often_as_its_weight_says_and_new_scenes(
     assert pixels.shape == (*classes.shape, 3)
     assert votes.shape == (3, *classes.shape)
     assert classes.shape == (picks[0].crop.height, picks[0].crop.width)
+
+
+def test_close_looks_are_at_fruit_and_lesions_and_end_before_the_last_epochs(fruit_folder: Path) -> None:
+    opened = open_sources([DataSource(fruit_folder, weight=2.5)])
+    options = replace(TINY, rendered=7, batch=4, close=1.0, fit=replace(TINY.fit, epochs=4))
+    *closely, last = (plan_epoch(opened, options, epoch) for epoch in range(4))
+    assert all(pick.look is None for batch in last for pick in batch)
+    for batch in (batch for epoch in closely for batch in epoch):
+        assert len(batch) == LOOKS * options.batch
+        assert sorted(pick.look for pick in batch if pick.look is not None) == sorted([*range(LOOKS)] * options.batch)
+        assert {pick.crop for pick in batch} == {CLOSE}
+    for pick in closely[0][0]:
+        pixels, classes, _ = example(pick, opened, options)
+        assert pixels.shape == (CLOSE.height, CLOSE.width, 3)
+        half = classes[CLOSE.height // 8 : -CLOSE.height // 8, CLOSE.width // 8 : -CLOSE.width // 8]
+        assert bool(((half == PixelClass.HEALTHY) | (half == PixelClass.INFECTED)).any())
 
 
 def test_weights_that_float16_would_spoil_are_not_exported(fruit_folder: Path, tmp_path: Path) -> None:
@@ -250,6 +267,7 @@ def test_the_studys_recipe_is_there_by_name() -> None:
         ({"architecture": "unet-vgg"}, "no U-Net 'unet-vgg'"),
         ({"architecture": "unet-resnet18", "encoder_weights": "imagenet"}, "unet-mobilenetv2 alone"),
         ({"batch": 1}, "at least 2"),
+        ({"close": 1.5}, "close looks"),
         ({"rendered": -1}, "at least 0"),
         ({"crops": (Size(64, 100),)}, "multiples of 32"),
         ({"loss": "l1"}, "The loss 'l1'"),
@@ -271,4 +289,30 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(fruit_fold
             train_unet(TINY, [], Product(out, name, "MIT"), machine(tmp_path))
     with pytest.raises(DataError, match="mapped to 'apple'"):
         train_unet(TINY, [DataSource(fruit_folder, {"1": "apple"})], Product(out, "tiny", "MIT"), machine(tmp_path))
+    assert not out.exists()
+
+
+def test_a_run_begins_from_another_runs_weights_and_says_so(fruit_folder: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier.safetensors"
+    tensors = new_unet("unet-mobilenetv2", 3).state_dict()
+    write_weights(earlier, tensors, half=False, metadata={})
+    # A rate too low to move anything: what comes out is what went in.
+    still = replace(TINY.fit, epochs=1, learning_rate=1e-12, averaging=0.0)
+    out = tmp_path / "run"
+    train_unet(replace(TINY, fit=still, begin_from=earlier), [], Product(out, "tiny", "MIT"), machine(tmp_path))
+    weights = load_state_dict(out / "last.safetensors")
+    name = "segmentation_head.0.weight"
+    torch.testing.assert_close(weights[name], tensors[name], atol=1e-6, rtol=0)
+    card = json.loads((out / "card.json").read_text())
+    assert card["initial_weights"] == f"earlier.safetensors of sha256 {sha256_of(earlier)}"
+    assert str(tmp_path) not in (out / "card.json").read_text()
+
+
+def test_a_checkpoint_that_cannot_be_begun_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    product = Product(out, "tiny", "MIT")
+    with pytest.raises(CannotTrain, match="no checkpoint to begin from"):
+        train_unet(replace(TINY, begin_from=tmp_path / "none"), [], product, machine(tmp_path))
+    with pytest.raises(CannotTrain, match="an encoder of its own"):
+        replace(TINY, begin_from=tmp_path / "none", encoder_weights="imagenet")
     assert not out.exists()

@@ -57,7 +57,7 @@ def _mould(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) ->
     white = rng.uniform(0.6, 0.97)
     core = white * rng.uniform(0.45, 0.95) if rng.random() < 0.8 else 0.0
     soaked = smoothstep(1.06, 0.94, inward)
-    peel.albedo *= 1 - soaked[..., None] * (_SOAKED * rng.uniform(0.5, 1))
+    peel.albedo *= 1 - soaked[..., None] * (_SOAKED * rng.uniform(1.0, 1.5))
     peel.relief *= 1 - soaked * 0.7
     powder, uneven = noise[..., 2], noise[..., 0]
     threads = smoothstep(white, white - rng.uniform(0.12, 0.4), inward + 0.03 * powder + 0.05 * uneven)
