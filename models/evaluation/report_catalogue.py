@@ -20,6 +20,7 @@ MAIN: Final = (
     "object_precision",
     "object_recall",
     "fruit_count_right_per_image",
+    "touching_fruit_count_right_per_image",
     "healthy_iou_per_image",
     "infected_iou_per_image",
     "infected_fraction_error_per_image",
