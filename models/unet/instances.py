@@ -1,9 +1,10 @@
 """Tells fruits apart, those that touch and those whose parts a leaf divides: every cell votes for a middle.
 
 The network gives each cell the way to the middle of its fruit. Votes of one fruit fall together; where many do, there
-is a fruit, and a cell belongs to the fruit that its vote comes nearest to, in radii of that fruit. The idea is that of
-the generalised Hough transform (Ballard, Pattern Recognition 1981), the regression that of Panoptic-DeepLab (Cheng et
-al., CVPR 2020), here without its map of centres.
+is a fruit. The one with the most votes comes first and takes them along, so that the rest of a large fruit's scattered
+votes make no second one. A cell belongs to the fruit that its vote comes nearest to, in radii of that fruit. The idea
+is that of the generalised Hough transform (Ballard, Pattern Recognition 1981), the regression that of Panoptic-DeepLab
+(Cheng et al., CVPR 2020), here without its map of centres.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from models.unet.frames import UNetFrame
 MIN_REGION: Final = 16
 """Cells, 4 x 4 of 448 x 224: smaller regions are specks."""
 
-_BLUR: Final = 2.0
-"""Standard deviation in cells with which votes are gathered."""
+_COARSE: Final = 2
+"""Cells: votes are gathered in squares of this side."""
 
-_FEWEST: Final = 0.1
-"""Of the area of a disc with the fruit's radius: fewer votes are strays between two fruits, and go to these."""
+_BLUR: Final = 1.5
+"""Standard deviation, in such squares, with which they are gathered."""
 
-_APART: Final = 0.5
-"""Radii of the stronger: nearer middles are one fruit's."""
+_ITS_OWN: Final = 0.7
+"""Radii: votes nearer to a middle are its fruit's."""
+
+_FEWEST: Final = 0.25
+"""Of the area of a disc with the fruit's radius: fewer votes are strays, and their cells go to the fruits beside."""
 
 _TOO_FAR: Final = 1.0
 """Radii: a vote that misses every middle by more belongs to no fruit."""
 
-_WITHIN: Final = 7
-"""Cells, odd: a middle has more votes than any place in the square of this side around it."""
-
-_MOST: Final = 256
-"""Fruits in a picture: those with the most votes in one place."""
+_MOST: Final = 128
+"""Places in a picture that are looked at: those with the most votes."""
 
 
 def fruit_labels(output: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.int32]:
@@ -76,23 +77,46 @@ class _Middles(NamedTuple):
 
 
 def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNetFrame) -> _Middles:
-    height, width = frame.resized.height, frame.resized.width
-    across = np.clip(np.rint(votes[0]), 0, width - 1).astype(np.intp)
-    down = np.clip(np.rint(votes[1]), 0, height - 1).astype(np.intp)
-    index = down * width + across
-    counts = _blurred(np.bincount(index, minlength=height * width), height, width)
-    reach = _blurred(np.bincount(index, weights=radii, minlength=height * width), height, width)
-    highest = cv2.dilate(counts, np.ones((_WITHIN, _WITHIN), np.uint8))
-    rows, columns = np.nonzero((counts == highest) & (counts > 0))
-    order = np.argsort(-counts[rows, columns], kind="stable")[:_MOST]
-    kept = _Middles(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
-    for row, column in zip(rows[order], columns[order], strict=True):
-        place = np.array((column, row), np.float32)
-        if (np.hypot(*(kept.places - place).T) < _APART * kept.radii).any():
-            continue
-        radius = np.float32(reach[row, column] / counts[row, column])
-        kept = _Middles(np.vstack((kept.places, place)), np.append(kept.radii, radius))
-    return _with_enough(votes, kept)
+    """Where votes are densest there is a middle; its votes are taken away, and the densest place of the rest is next.
+
+    The larger a fruit, the further its votes scatter: whoever looks for all peaks at once finds several in a large one.
+    """
+    left, sizes = votes, radii
+    found = _Middles(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+    for _ in range(_MOST):
+        if len(sizes) < MIN_REGION:
+            break
+        place, radius, own = _densest(left, sizes, frame)
+        if np.count_nonzero(own) >= max(MIN_REGION, _FEWEST * np.pi * radius**2):
+            found = _Middles(np.vstack((found.places, place)), np.append(found.radii, np.float32(radius)))
+        left, sizes = left[:, ~own], sizes[~own]
+    if len(found.radii):
+        return _with_enough(votes, found)
+    return _Middles(votes.mean(axis=1)[None], radii.mean(keepdims=True))
+
+
+def _densest(
+    votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNetFrame
+) -> tuple[NDArray[np.float32], float, NDArray[np.bool_]]:
+    """The place with the most votes, float32 (2,) x, y; the radius of its fruit; and which votes are its own."""
+    height, width = (-(-side // _COARSE) for side in (frame.resized.height, frame.resized.width))
+    across = np.clip(votes[0] * (1 / _COARSE), 0, width - 1).astype(np.intp)
+    down = np.clip(votes[1] * (1 / _COARSE), 0, height - 1).astype(np.intp)
+    counts = np.bincount(down * width + across, minlength=height * width).astype(np.float32).reshape(height, width)
+    row, column = divmod(int(cv2.GaussianBlur(counts, (0, 0), _BLUR, borderType=cv2.BORDER_CONSTANT).argmax()), width)
+    place = np.array((column + 0.5, row + 0.5), np.float32) * _COARSE
+    own = _within(votes, place, 2 * _COARSE)
+    for _ in range(2):
+        radius = float(radii[own].mean())
+        own = _within(votes, place, _ITS_OWN * radius)
+        place = votes[:, own].mean(axis=1)
+    return place, radius, own
+
+
+def _within(votes: NDArray[np.float32], place: NDArray[np.float32], distance: float) -> NDArray[np.bool_]:
+    """Which votes are at most so far from a place; the nearest in any case."""
+    off = np.square(votes[0] - place[0]) + np.square(votes[1] - place[1])
+    return np.asarray(off <= max(distance**2, float(off.min())))
 
 
 def _with_enough(votes: NDArray[np.float32], middles: _Middles) -> _Middles:
@@ -125,7 +149,3 @@ def _numbered(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     numbers[ranked] = np.arange(1, len(ranked) + 1)
     return numbers[labels]
 
-
-def _blurred(counts: NDArray[np.generic], height: int, width: int) -> NDArray[np.float32]:
-    map_ = counts.astype(np.float32).reshape(height, width)
-    return np.asarray(cv2.GaussianBlur(map_, (0, 0), _BLUR, borderType=cv2.BORDER_CONSTANT), np.float32)

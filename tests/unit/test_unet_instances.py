@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,6 +72,18 @@ def test_votes_between_two_middles_go_to_the_fruits_and_make_none() -> None:
     between = (truth > 0) & (np.abs(np.mgrid[:448, :224][1] - 90) < 4)
     given[3:, between] = 0
     assert fruit_labels(given, FRAME).max() == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_large_fruit_is_one_each_also_where_neighbouring_cells_err_alike(seed: int) -> None:
+    truth = fruits([(70, 90, 60), (150, 200, 66), (60, 330, 15), (150, 360, 50)])
+    given = output(truth)
+    radii = np.sqrt(np.bincount(truth.ravel()) / np.pi)[truth]
+    errors = np.random.default_rng(seed).normal(0, 1, (2, 448, 224)).astype(np.float32)
+    smooth = np.stack([cv2.GaussianBlur(error, (0, 0), 8) for error in errors])
+    # Off by a quarter of a radius, in patches: a network's errors are no white noise.
+    given[3:] += smooth / smooth.std() * 0.25 * radii / OFFSET_UNIT
+    assert fruit_labels(given, FRAME).max() == 4
 
 
 def test_a_region_whose_votes_miss_every_middle_belongs_to_no_fruit() -> None:
