@@ -15,8 +15,9 @@ import uvicorn
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service.grpc.server import GrpcDoor
 from tests.contract.door import Door, open_door
-from tests.fakes import PATIENCE_S
+from tests.fakes import PATIENCE_S, make_settings
 
 T = TypeVar("T")
 
@@ -27,11 +28,13 @@ class LiveDoor:
 
     Attributes:
         address: without a slash at its end.
+        grpc_address: of the gRPC door over the same pipeline; empty where there is none.
         door: with the backends behind it; it belongs to another thread's event loop.
         loop: that one.
     """
 
     address: str
+    grpc_address: str
     door: Door
     loop: asyncio.AbstractEventLoop
     _stopping: asyncio.Event
@@ -50,8 +53,11 @@ class LiveDoor:
 
 
 @contextmanager
-def live_door(**settings: Any) -> Iterator[LiveDoor]:
-    """Serve the door until the block ends."""
+def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
+    """Serve the door until the block ends, with `grpc` the gRPC door too.
+
+    Its library does not like two event loops in one process: what asks it should be blocking.
+    """
     opened: queue.SimpleQueue[LiveDoor] = queue.SimpleQueue()
     listening = socket.create_server(("127.0.0.1", 0))
 
@@ -67,9 +73,17 @@ def live_door(**settings: Any) -> Iterator[LiveDoor]:
             server.config.load()
             server.lifespan = server.config.lifespan_class(server.config)
             await server.startup(sockets=[listening])
-            opened.put(LiveDoor(f"http://{host}:{port}", door, loop, stopping, threading.current_thread()))
+            other = GrpcDoor(make_settings(**settings)) if grpc else None
+            grpc_address = ""
+            if other is not None:
+                grpc_address = f"grpc://{host}:{await other.start(host, 0)}"
+                other.open(door.pipeline)
+            address = f"http://{host}:{port}"
+            opened.put(LiveDoor(address, grpc_address, door, loop, stopping, threading.current_thread()))
             await stopping.wait()
             door.let_go()
+            if other is not None:
+                await other.drain(PATIENCE_S)
             await server.shutdown(sockets=[listening])
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

@@ -7,7 +7,8 @@ import io
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import httpx
 import numpy as np
@@ -33,15 +34,22 @@ from pomona import (
 )
 from pomona.asks import MaskFormat, OutlineFormat
 from service.errors import PROBLEMS
+from service.grpc.server import GrpcDoor
 from tests.contract.door import BOX_MASK, LIMITS, PICTURE, Door, open_door
 from tests.contract.live import LiveDoor, live_door
 from tests.contract.test_http_inspect import CLEAN, SICK, SPOT, TWO
 from tests.contract.test_http_inspect import SIZE as TWO_SIZE
 from tests.contract.test_http_semantic import HEALTHY, INFECTED, PEEL
-from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, peel_picture, picture, rectangle
+from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, make_settings, peel_picture, picture, rectangle
 
 BOX = Box(32, 16, 64, 48)
 ONE = Prompt(box=BOX, multimask=False)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How the client asks; a door of gRPC stands over the same pipeline."""
+    return str(request.param)
 
 
 @pytest.fixture
@@ -50,10 +58,29 @@ async def door() -> AsyncIterator[Door]:
         yield opened
 
 
+@asynccontextmanager
+async def open_client(
+    door: Door, way: str, *, limits: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[AsyncClient]:
+    if way == "http":
+        transport = AsyncHttpTransport("http://pomona", through=httpx.ASGITransport(door.app))
+        async with AsyncClient(transport=transport, **options) as client:
+            yield client
+        return
+    server = GrpcDoor(make_settings(**(limits or {})))
+    port = await server.start("127.0.0.1", 0)
+    server.open(door.pipeline)
+    try:
+        async with AsyncClient(f"grpc://127.0.0.1:{port}", **options) as client:
+            yield client
+    finally:
+        door.let_go()
+        await server.drain(PATIENCE_S)
+
+
 @pytest.fixture
-async def pomona(door: Door) -> AsyncIterator[AsyncClient]:
-    transport = AsyncHttpTransport("http://pomona", through=httpx.ASGITransport(door.app))
-    async with AsyncClient(transport=transport, retry=Retry(first_delay=0)) as client:
+async def pomona(door: Door, way: str) -> AsyncIterator[AsyncClient]:
+    async with open_client(door, way, retry=Retry(first_delay=0)) as client:
         yield client
 
 
@@ -141,16 +168,14 @@ async def test_what_was_embedded_is_prompted_without_being_encoded_again(pomona:
     assert len(door.sam.encodes) == 1
 
 
-async def test_a_picture_that_a_service_does_not_know_is_sent_again(pomona: AsyncClient) -> None:
+async def test_a_picture_that_a_service_does_not_know_is_sent_again(pomona: AsyncClient, way: str) -> None:
     embedding = await pomona.embed(PICTURE)
-    async with open_door() as other:
-        transport = AsyncHttpTransport("http://pomona", through=httpx.ASGITransport(other.app))
-        async with AsyncClient(transport=transport) as client:
-            with pytest.raises(errors.UnknownImageId):
-                await client.segment(embedding.forgetful(), ONE)
-            result = await client.segment(embedding, ONE)
-            np.testing.assert_array_equal(result.masks[0].array, BOX_MASK)
-            assert (await client.segment(embedding, ONE)).batch.encode == 0
+    async with open_door() as other, open_client(other, way) as client:
+        with pytest.raises(errors.UnknownImageId):
+            await client.segment(embedding.forgetful(), ONE)
+        result = await client.segment(embedding, ONE)
+        np.testing.assert_array_equal(result.masks[0].array, BOX_MASK)
+        assert (await client.segment(embedding, ONE)).batch.encode == 0
 
 
 @pytest.mark.parametrize(
@@ -169,15 +194,14 @@ async def test_a_picture_that_a_service_does_not_know_is_sent_again(pomona: Asyn
     ],
 )
 async def test_what_the_service_refuses_is_raised_as_the_class_of_its_code(
-    picture_: bytes, prompts: object, model: str | None, error: type[errors.PomonaError]
+    picture_: bytes, prompts: object, model: str | None, error: type[errors.PomonaError], way: str
 ) -> None:
-    async with open_door(**LIMITS) as door:
-        transport = AsyncHttpTransport("http://pomona", through=httpx.ASGITransport(door.app))
-        async with AsyncClient(transport=transport) as pomona:
-            with pytest.raises(error) as raised:
-                await pomona.segment(picture_, prompts, model=model, request_id="belt-7")  # type: ignore[arg-type]
+    async with open_door(**LIMITS) as door, open_client(door, way, limits=LIMITS) as pomona:
+        with pytest.raises(error) as raised:
+            await pomona.segment(picture_, prompts, model=model, request_id="belt-7")  # type: ignore[arg-type]
     assert type(raised.value) is error
-    assert raised.value.request_id == "belt-7"
+    if error is not errors.UploadTooLarge or way == "http":  # gRPC itself refuses it, and tells no id
+        assert raised.value.request_id == "belt-7"
     assert raised.value.code == error.default_code
 
 
@@ -203,7 +227,7 @@ async def test_the_more_urgent_go_first(pomona: AsyncClient, door: Door) -> None
     assert door.sam.encoded[1:] == [1, 2, 0]
 
 
-async def test_a_full_queue_is_waited_for(door: Door) -> None:
+async def test_a_full_queue_is_waited_for(door: Door, way: str) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -216,8 +240,7 @@ async def test_a_full_queue_is_waited_for(door: Door) -> None:
         busy = await full.hold()
         queued = full.start(("image", ("o.png", picture(1))), path="/v1/embed")
         await full.runner.pictures.reach(2)
-        transport = AsyncHttpTransport("http://pomona", through=httpx.ASGITransport(full.app))
-        async with AsyncClient(transport=transport, sleep=sleep) as pomona:
+        async with open_client(full, way, sleep=sleep) as pomona:
             assert (await pomona.embed(picture(2))).image.width == 128
         await queued
     assert waits[0] >= 1  # Retry-After

@@ -17,6 +17,7 @@ from tests.fakes import encode_picture
 
 PAGES = Path(__file__).parents[2] / "clients" / "python"
 ADDRESS = "http://localhost:3000"
+GRPC_ADDRESS = "grpc://localhost:3001"
 
 
 def blocks(language: str) -> list[str]:
@@ -32,7 +33,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveDoor]:
-    with live_door() as opened:
+    with live_door(grpc=True) as opened:
         yield opened
 
 
@@ -57,12 +58,13 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_an_example_runs_as_it_stands(live: LiveDoor, folder: Path, number: int) -> None:
     example = blocks("python")[number]
-    assert ADDRESS in example or "MockTransport" in example
-    exec(compile(example.replace(ADDRESS, live.address), f"example {number}", "exec"), {"__name__": "example"})  # noqa: S102
+    assert ADDRESS in example or GRPC_ADDRESS in example or "MockTransport" in example
+    here = example.replace(ADDRESS, live.address).replace(GRPC_ADDRESS, live.grpc_address)
+    exec(compile(here, f"example {number}", "exec"), {"__name__": "example"})  # noqa: S102
 
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_runs_as_it_stands(live: LiveDoor, folder: Path, command: str) -> None:
-    _, *arguments = shlex.split(command)
+    _, *arguments = shlex.split(command.replace(GRPC_ADDRESS, live.grpc_address))
     done = CliRunner().invoke(pomona, arguments, env={"POMONA_URL": live.address})
     assert done.exit_code == 0, done.output

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TypeVar
 
+from pomona.asking import AsyncAsking, Wish
 from pomona.asks import (
     Ask,
-    Call,
     Embed,
-    Frame,
     InputSize,
     Inspect,
     ListModels,
@@ -25,18 +23,18 @@ from pomona.asks import (
     Segment,
     Semantic,
 )
-from pomona.calls import ImageLike, call_of, with_picture
+from pomona.calls import ImageLike
 from pomona.client import DEFAULT_URL
 from pomona.errors import PomonaError
-from pomona.facts import Capture, ImageInfo
-from pomona.http_transport import AsyncHttpTransport
+from pomona.facts import Capture
 from pomona.images import ImageSource
 from pomona.results import Embedding, Inspection, Model, Segmentation, SemanticMap
-from pomona.retrying import Plan, Retry, RetryBudget, Timeout, Wait, answered, conversation, timeout_of
+from pomona.retrying import Retry, Timeout, timeout_of
 from pomona.shapes import Prompts
-from pomona.streams import FrameAnswer, Outbox, checked_in_flight
+from pomona.streams import FrameAnswer, StreamOptions, Taken
 from pomona.task_stream import Frames, streamed
-from pomona.transport import AsyncTransport
+from pomona.transport import AsyncStreamingTransport, AsyncTransport
+from pomona.transports import Way
 
 T = TypeVar("T")
 
@@ -58,11 +56,10 @@ class AsyncClient:
         transport: AsyncTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._timeout = timeout_of(timeout)
-        self._retry = retry or Retry()
-        self._budget = RetryBudget(self._retry)
-        self._transport = transport or AsyncHttpTransport(url, headers=headers, tls=tls)
-        self._sleep = sleep
+        limits = timeout_of(timeout)
+        self._asking = AsyncAsking(limits, retry or Retry(), sleep)
+        way = Way(url, headers, tls, limits.connect)
+        self._transport = transport or way.async_transport()
 
     async def segment(
         self,
@@ -162,20 +159,8 @@ class AsyncClient:
         request_id: str | None = None,
     ) -> T:
         """Ask what an `Ask` says; the other methods are this one under friendlier names."""
-        plan = Plan(
-            timeout=self._timeout,
-            retry=self._retry,
-            budget=self._budget,
-            deadline=deadline,
-            urgency=urgency,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        if image is None or isinstance(image, (bytes, Embedding, ImageInfo)):
-            call = call_of(ask, image, capture)
-        else:
-            # Files are read and pixels encoded beside the event loop.
-            call = await asyncio.to_thread(call_of, ask, image, capture)
-        return with_picture(await self._converse(call, plan), call)
+        wish = Wish(deadline, urgency, request_id)
+        return await self._asking.ask(self._transport, ask, image, capture, wish)
 
     def stream(
         self,
@@ -186,22 +171,32 @@ class AsyncClient:
         urgency: int | None = None,
         in_flight: int = 4,
         ordered: bool = True,
+        newest_first: bool = False,
     ) -> AsyncGenerator[FrameAnswer[T], None]:
         """Ask the same of every frame of a camera; see `pomona.Client.stream`.
 
         `frames` may be an async iterable. Who leaves the loop early and closes the stream (`contextlib.aclosing`)
         cancels the frames on their way, in the service too.
         """
+        options = StreamOptions(in_flight, ordered=ordered, newest_first=newest_first)
+        whole = self._transport
+        own = whole.astream(ask, in_flight) if isinstance(whole, AsyncStreamingTransport) else None
 
-        async def answer(frame: Frame) -> FrameAnswer[T]:
+        async def answer(taken: Taken) -> FrameAnswer[T]:
+            frame = taken.frame
             capture = Capture(frame.frame_id, frame.trigger_id, frame.captured_at_ns)
             try:
-                result = await self.ask(ask, frame.image, capture, deadline=deadline, urgency=urgency)
+                wish = Wish(taken.left(deadline), urgency)
+                result = await self._asking.ask(own or whole, ask, frame.image, capture, wish)
             except PomonaError as error:
                 return FrameAnswer(frame, error=error)
             return FrameAnswer(frame, result)
 
-        return streamed(frames, answer, checked_in_flight(in_flight), Outbox(ordered))
+        async def leave() -> None:
+            if own is not None:
+                await own.aclose()
+
+        return streamed(frames, answer, options, leave=leave)
 
     async def close(self) -> None:
         """Let go of connections; calls after it raise `ClientClosed`."""
@@ -214,18 +209,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    async def _converse(self, call: Call[T], plan: Plan) -> T:
-        steps = conversation(call, plan)
-        step = next(steps)
-        while True:
-            if isinstance(step, Wait):
-                await self._sleep(step.seconds)
-                step = next(steps)
-                continue
-            try:
-                answer = await self._transport.acall(step.call, step.attempt)
-            except PomonaError as error:
-                step = steps.throw(error)
-            else:
-                return answered(steps, answer)

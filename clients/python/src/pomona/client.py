@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ssl
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TypeVar
 
+from pomona.asking import Asking, Wish
 from pomona.asks import (
     Ask,
-    Call,
     Embed,
     Frame,
     InputSize,
@@ -25,17 +24,17 @@ from pomona.asks import (
     Segment,
     Semantic,
 )
-from pomona.calls import ImageLike, call_of, with_picture
+from pomona.calls import ImageLike
 from pomona.errors import PomonaError
 from pomona.facts import Capture
-from pomona.http_transport import HttpTransport
 from pomona.images import ImageSource
 from pomona.results import Embedding, Inspection, Model, Segmentation, SemanticMap
-from pomona.retrying import Plan, Retry, RetryBudget, Timeout, Wait, answered, conversation, timeout_of
+from pomona.retrying import Retry, Timeout, timeout_of
 from pomona.shapes import Prompts
-from pomona.streams import FrameAnswer, Outbox, checked_in_flight
+from pomona.streams import FrameAnswer, StreamOptions, Taken
 from pomona.thread_stream import streamed
-from pomona.transport import Transport
+from pomona.transport import StreamingTransport, Transport
+from pomona.transports import Way
 
 T = TypeVar("T")
 
@@ -46,16 +45,17 @@ class Client:
     """Asks a Pomona service. It may be used from many threads, and keeps connections: make one and close it at the end.
 
     Args:
-        url: of the service.
+        url: of the service: `http://` or `https://`, or with the extra `grpc` `grpc://`, or `grpcs://` for TLS.
         timeout: limits in seconds; a number limits a call with all its attempts.
         retry: what to try again; `NO_RETRY` for nothing.
         headers: sent with every request, for what stands between (a proxy's token).
-        tls: for a certificate authority of your own, or None for the usual ones.
+        tls: for a certificate authority of your own, or None for the usual ones; gRPC takes nothing else of it.
         transport: instead of `url`, `headers` and `tls`: another way to the service, or `pomona.testing`'s.
         sleep: how to wait between attempts.
 
     Raises:
         InvalidArgument: an address that is none.
+        MissingPackage: an address of gRPC without the extra `grpc`.
     """
 
     def __init__(
@@ -69,11 +69,10 @@ class Client:
         transport: Transport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._timeout = timeout_of(timeout)
-        self._retry = retry or Retry()
-        self._budget = RetryBudget(self._retry)
-        self._transport = transport or HttpTransport(url, headers=headers, tls=tls)
-        self._sleep = sleep
+        limits = timeout_of(timeout)
+        self._asking = Asking(limits, retry or Retry(), sleep)
+        way = Way(url, headers, tls, limits.connect)
+        self._transport = transport or way.transport()
 
     def segment(
         self,
@@ -216,16 +215,8 @@ class Client:
         request_id: str | None = None,
     ) -> T:
         """Ask what an `Ask` says; the other methods are this one under friendlier names."""
-        plan = Plan(
-            timeout=self._timeout,
-            retry=self._retry,
-            budget=self._budget,
-            deadline=deadline,
-            urgency=urgency,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        call = call_of(ask, image, capture)
-        return with_picture(self._converse(call, plan), call)
+        wish = Wish(deadline, urgency, request_id)
+        return self._asking.ask(self._transport, ask, image, capture, wish)
 
     def stream(
         self,
@@ -236,13 +227,15 @@ class Client:
         urgency: int | None = None,
         in_flight: int = 4,
         ordered: bool = True,
+        newest_first: bool = False,
     ) -> Iterator[FrameAnswer[T]]:
         """Ask the same of every frame of a camera, several on their way at once.
 
         A frame that fails is answered with its error, and the stream goes on. A frame is taken from `frames` only when
         fewer than `in_flight` are on their way or wait to be looked at. Frames are taken by a thread of their own, so
-        a camera that blocks delays no answer. Who leaves the loop early lets the frames on their way finish unseen;
-        `AsyncClient.stream` cancels them.
+        a camera that blocks delays no answer. Over gRPC all frames of an `Inspect` or a `Segment` go over one stream,
+        and who leaves the loop early cancels what is on its way; over HTTP that finishes unseen, and
+        `AsyncClient.stream` cancels it.
 
         Args:
             frames: pictures, or `Frame`s with what the camera says of them.
@@ -251,20 +244,32 @@ class Client:
             urgency: RFC 9218, 0 the most urgent to 7 the least.
             in_flight: most frames on their way.
             ordered: answers in the order of the frames, else as they come.
+            newest_first: frames are taken as they come, and of those for which there is no place only the newest
+                waits: the one that waited before it is not sent, and its answer is `FrameDropped`. For a camera that
+                does not wait.
 
         Raises:
             StreamBroken: the service left; what `frames` raises is raised here too.
         """
+        options = StreamOptions(in_flight, ordered=ordered, newest_first=newest_first)
+        whole = self._transport
+        own = whole.stream(ask, in_flight) if isinstance(whole, StreamingTransport) else None
 
-        def answer(frame: Frame) -> FrameAnswer[T]:
+        def answer(taken: Taken) -> FrameAnswer[T]:
+            frame = taken.frame
             capture = Capture(frame.frame_id, frame.trigger_id, frame.captured_at_ns)
             try:
-                result = self.ask(ask, frame.image, capture, deadline=deadline, urgency=urgency)
+                wish = Wish(taken.left(deadline), urgency)
+                result = self._asking.ask(own or whole, ask, frame.image, capture, wish)
             except PomonaError as error:
                 return FrameAnswer(frame, error=error)
             return FrameAnswer(frame, result)
 
-        return streamed(frames, answer, checked_in_flight(in_flight), Outbox(ordered))
+        def leave() -> None:
+            if own is not None:
+                own.close()
+
+        return streamed(frames, answer, options, leave=leave)
 
     def close(self) -> None:
         """Let go of connections; calls after it raise `ClientClosed`."""
@@ -277,18 +282,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _converse(self, call: Call[T], plan: Plan) -> T:
-        steps = conversation(call, plan)
-        step = next(steps)
-        while True:
-            if isinstance(step, Wait):
-                self._sleep(step.seconds)
-                step = next(steps)
-                continue
-            try:
-                answer = self._transport.call(step.call, step.attempt)
-            except PomonaError as error:
-                step = steps.throw(error)
-            else:
-                return answered(steps, answer)

@@ -35,6 +35,7 @@ PomonaError
 │   ├── DeadlineExceeded           deadline_exceeded: the deadline passed, there or here
 │   ├── TimedOut                   timed_out: the service's own limit
 │   └── NoAnswer                   the limits of `Timeout` passed here
+├── FrameDropped                   a stream's newer frame took its turn, as `newest_first` asks
 ├── InternalError                  internal_error
 ├── ConnectionFailed               the service cannot be reached, or left in the middle
 │   └── StreamBroken               it left in the middle of a stream
@@ -267,6 +268,10 @@ class TimedOut(TooLate):
 
 class NoAnswer(TooLate):
     """A limit of `Timeout` passed before the answer was here."""
+
+
+class FrameDropped(PomonaError):
+    """A newer frame of the stream took its turn, as `newest_first` asks. On a sorting line: reject the fruit."""
 
 
 class InternalError(PomonaError):

@@ -10,12 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final, TypeVar, cast
 
-import numpy as np
-
 from pomona.asks import Ask, Call, Embed, Inspect, ListModels, Ready, Segment, Semantic
 from pomona.errors import BadAnswer, NotReady, Overloaded, PomonaError, TimedOut, UploadTooLarge, error_of
 from pomona.facts import Batch, Capture, ImageInfo, ModelUsed, Timings
-from pomona.masks import Encoded, Logits, Mask, PixelBox, Png, Polygons, ScoredMask, from_base64, open_png
+from pomona.masks import (
+    Encoded,
+    Logits,
+    Mask,
+    PixelBox,
+    Png,
+    Polygons,
+    ScoredMask,
+    from_base64,
+    masks_of_map,
+    window_of,
+)
 from pomona.results import (
     Embedding,
     Fruit,
@@ -25,11 +34,10 @@ from pomona.results import (
     Segmentation,
     SemanticMap,
 )
-from pomona.rle import Rle, encode_rle
+from pomona.rle import Rle
 
 T = TypeVar("T")
 _Json = Mapping[str, Any]
-_LOGITS_STRIDE: Final = 4  # one of the logits covers 4 x 4 pixels of what the encoder saw
 _SHOWN: Final = 200
 _BY_STATUS: Final = {
     413: UploadTooLarge.default_code,
@@ -92,7 +100,7 @@ def _seconds(retry_after: str) -> float | None:
 def _segmentation(body: _Json) -> Segmentation:
     image, model = _image(body["image"]), _sam(body["model"])
     size = (image.height, image.width)
-    window = _window(size, body["model"]["input_size"])
+    window = window_of(size, body["model"]["input_size"])
     return Segmentation(
         request_id=body["request_id"],
         image=image,
@@ -160,8 +168,7 @@ def _semantic(body: _Json) -> SemanticMap:
     if body["class_map"] is None:
         healthy, infected = (Mask(size, _encoded(classes[name]["mask"])) for name in ("healthy", "infected"))
     else:
-        index = np.asarray(open_png(from_base64(body["class_map"])))
-        healthy, infected = (Mask(size, encode_rle(index == number)) for number in (1, 2))
+        healthy, infected = masks_of_map(from_base64(body["class_map"]), size)
     return SemanticMap(
         request_id=body["request_id"],
         image=image,
@@ -248,10 +255,3 @@ def _encoded(mask: _Json, window: tuple[float, float] = (0, 0)) -> Encoded:
         return Polygons(mask["polygons"])
     height, width = mask["shape"]
     return Logits((int(height), int(width)), from_base64(mask["data"]), window)
-
-
-def _window(size: tuple[int, int], side: int) -> tuple[float, float]:
-    """Cells of the logits that a picture covers whose longest side the encoder saw as `side` pixels."""
-    scale = side / max(size)
-    rows, columns = (max(1, int(length * scale + 0.5)) / _LOGITS_STRIDE for length in size)
-    return rows, columns

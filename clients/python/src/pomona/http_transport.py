@@ -19,11 +19,11 @@ from pomona.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
-    NoAnswer,
     TooLate,
 )
 from pomona.http_answers import answer_of
 from pomona.http_messages import HttpRequest, request_of
+from pomona.transport import too_late
 
 T = TypeVar("T")
 
@@ -146,10 +146,7 @@ class _TimeLeft(dict[str, float]):
 
     def late(self) -> TooLate:
         """Which limit it was that passed."""
-        attempt = self._attempt
-        if attempt.deadline is not None and attempt.deadline <= attempt.seconds:
-            return DeadlineExceeded("The deadline passed before the answer was here.", request_id=attempt.request_id)
-        return NoAnswer(f"No answer within {attempt.seconds:.3g} s.", request_id=attempt.request_id)
+        return too_late(self._attempt)
 
 
 def checked_url(url: str) -> str:

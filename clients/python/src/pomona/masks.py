@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from pomona.errors import BadAnswer, InvalidArgument, UnreadableImage
 from pomona.outlines import Polygon, fill
 from pomona.rle import Rle, decode_rle, encode_rle
+
+_LOGITS_STRIDE: Final = 4  # one of the logits covers 4 x 4 pixels of what the encoder saw
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,35 @@ def open_png(data: bytes) -> PIL.Image.Image:
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise BadAnswer(f"A picture in the answer cannot be read: {error}.") from error
     return picture
+
+
+def window_of(size: tuple[int, int], side: int) -> tuple[float, float]:
+    """Cells of the logits that a picture covers.
+
+    Args:
+        size: height and width of the picture.
+        side: its longest side as the encoder saw it, in pixels.
+
+    Returns:
+        (height, width) in cells, with fractions.
+    """
+    scale = side / max(size)
+    rows, columns = (max(1, int(length * scale + 0.5)) / _LOGITS_STRIDE for length in size)
+    return rows, columns
+
+
+def masks_of_map(data: bytes, size: tuple[int, int]) -> tuple[Mask, Mask]:
+    """Healthy and infected fruit out of a picture of classes.
+
+    Args:
+        data: an indexed PNG: 0 background, 1 healthy, 2 infected.
+        size: height and width of the picture.
+
+    Raises:
+        BadAnswer: it is no PNG.
+    """
+    index = np.asarray(open_png(data))
+    return Mask(size, encode_rle(index == 1)), Mask(size, encode_rle(index == 2))
 
 
 def _decode(encoded: Encoded, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pomona.asks import Frame
-from pomona.errors import ConnectionFailed, InvalidArgument, PomonaError, StreamBroken, TooLate
+from pomona.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    FrameDropped,
+    InvalidArgument,
+    PomonaError,
+    StreamBroken,
+    TooLate,
+)
 from pomona.images import ImageSource
 
 T = TypeVar("T")
@@ -43,6 +53,11 @@ class FrameAnswer(Generic[T_co]):
         """There is no result because there was no time: on a sorting line, reject."""
         return isinstance(self.error, TooLate)
 
+    @property
+    def dropped(self) -> bool:
+        """There is no result because a newer frame took its turn, as `newest_first` asks."""
+        return isinstance(self.error, FrameDropped)
+
     def unwrap(self) -> T_co:
         """The result.
 
@@ -65,15 +80,108 @@ def numbered(frame: Frame | ImageSource, number: int) -> Frame:
     )
 
 
-def checked_in_flight(in_flight: int) -> int:
-    """How many frames may be on their way.
+@dataclass(frozen=True)
+class Taken:
+    """A frame that was taken from the caller.
+
+    Attributes:
+        number: from 0.
+        frame: with an id.
+        at: when it was taken, by `time.monotonic`.
+    """
+
+    number: int
+    frame: Frame
+    at: float = field(default_factory=time.monotonic)
+
+    def left(self, deadline: float | None) -> float | None:
+        """Seconds that are left of a deadline that counts from when the frame was taken.
+
+        Raises:
+            DeadlineExceeded: none.
+        """
+        if deadline is None:
+            return None
+        left = deadline - (time.monotonic() - self.at)
+        if left <= 0 < deadline:
+            raise DeadlineExceeded("The deadline passed before the frame's turn came.")
+        return left
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stream behaves.
+
+    Attributes:
+        in_flight: most frames on their way.
+        ordered: answers in the order of the frames, else as they come.
+        newest_first: of the frames that come while as many are on their way only the newest waits for its turn.
 
     Raises:
-        InvalidArgument: none.
+        InvalidArgument: no frame on its way at all.
     """
-    if in_flight < 1:
-        raise InvalidArgument(f"in_flight is {in_flight}; at least 1 would be right.")
-    return in_flight
+
+    in_flight: int
+    ordered: bool
+    newest_first: bool
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise InvalidArgument(f"in_flight is {self.in_flight}; at least 1 would be right.")
+
+    @property
+    def unseen(self) -> int:
+        """Most frames that are taken and whose answers the caller has not looked at: who does not look gets no more."""
+        return 2 * self.in_flight + 1 if self.newest_first else self.in_flight
+
+
+class Turns:
+    """Whose turn it is to be sent: at most so many at a time, and of the others the newest next.
+
+    Args:
+        most: that are on their way.
+        send: called with a frame whose turn it is.
+        drop: called with a frame whose turn will not come.
+    """
+
+    def __init__(self, most: int, send: Callable[[Taken], None], drop: Callable[[Taken], None]) -> None:
+        self._free = most
+        self._send = send
+        self._drop = drop
+        self._waiting: Taken | None = None
+        self._lock = threading.Lock()
+
+    def take(self, taken: Taken) -> None:
+        """A frame comes."""
+        with self._lock:
+            free, dropped = self._free > 0, None
+            if free:
+                self._free -= 1
+            else:
+                dropped, self._waiting = self._waiting, taken
+        if dropped is not None:
+            self._drop(dropped)
+        if free:
+            self._send(taken)
+
+    def leave(self) -> None:
+        """A frame is no longer on its way; to be said before its answer is looked at, which lets the next one come."""
+        with self._lock:
+            following, self._waiting = self._waiting, None
+            if following is None:
+                self._free += 1
+        if following is not None:
+            self._send(following)
+
+    def end(self) -> None:
+        """Send none of those that wait."""
+        with self._lock:
+            self._waiting = None
+
+
+def dropped(taken: Taken) -> FrameAnswer[T]:
+    """The answer to a frame whose turn will not come."""
+    return FrameAnswer(taken.frame, error=FrameDropped("A newer frame took its turn."))
 
 
 @dataclass

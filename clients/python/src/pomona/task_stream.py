@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from itertools import count
 from typing import Any, Final, TypeAlias, TypeVar
 
 from pomona.asks import Frame
 from pomona.images import ImageSource
-from pomona.streams import FrameAnswer, Outbox, numbered
+from pomona.streams import FrameAnswer, Outbox, StreamOptions, Taken, Turns, dropped, numbered
 
 T = TypeVar("T")
 
@@ -19,41 +20,49 @@ _END: Final = object()
 
 async def streamed(
     frames: Frames,
-    answer: Callable[[Frame], Awaitable[FrameAnswer[T]]],
-    in_flight: int,
-    outbox: Outbox[T],
+    answer: Callable[[Taken], Awaitable[FrameAnswer[T]]],
+    options: StreamOptions,
+    *,
+    leave: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[FrameAnswer[T], None]:
     """Answer frames while the caller looks at answers; see `pomona.thread_stream.streamed`.
 
     When the caller leaves, frames on their way are cancelled.
     """
-    slots = asyncio.Semaphore(in_flight)
+    room = asyncio.Semaphore(options.unseen)
     finished: asyncio.Queue[tuple[int, FrameAnswer[T]] | BaseException | None] = asyncio.Queue()
+    outbox = Outbox[T](options.ordered)
     tasks: set[asyncio.Task[None]] = set()
     waiting = 0
 
-    async def work(number: int, frame: Frame) -> None:
+    async def work(taken: Taken) -> None:
+        event: tuple[int, FrameAnswer[T]] | BaseException
         try:
-            finished.put_nowait((number, await answer(frame)))
+            event = (taken.number, await answer(taken))
         except Exception as error:  # noqa: BLE001 (raised where the caller is)
-            finished.put_nowait(error)
+            event = error
+        turns.leave()
+        finished.put_nowait(event)
+
+    def send(taken: Taken) -> None:
+        task = asyncio.create_task(work(taken))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    turns = Turns(options.in_flight, send, lambda taken: finished.put_nowait((taken.number, dropped(taken))))
 
     async def feed() -> None:
         nonlocal waiting
         source = _next_of(frames)
-        number = 0
-        while True:
-            await slots.acquire()
+        for number in count():
+            await room.acquire()
             given = await source()
             if given is _END:
                 return
-            frame = numbered(given, number)
-            outbox.taken(number, frame)
+            taken = Taken(number, numbered(given, number))
+            outbox.taken(number, taken.frame)
             waiting += 1
-            task = asyncio.create_task(work(number, frame))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            number += 1
+            turns.take(taken)
 
     feeder = asyncio.create_task(feed())
     feeder.add_done_callback(lambda _: finished.put_nowait(None))
@@ -67,13 +76,15 @@ async def streamed(
                 for ready in outbox.ready():
                     waiting -= 1
                     yield ready
-                    slots.release()
+                    room.release()
         feeder.result()
     finally:
+        turns.end()
         feeder.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(feeder, *tasks, return_exceptions=True)
+        await leave()
 
 
 def _next_of(frames: Frames) -> Callable[[], Awaitable[Any]]:

@@ -10,15 +10,9 @@ from typing import Generic, TypeVar
 
 from pomona.asks import Frame
 from pomona.images import ImageSource
-from pomona.streams import FrameAnswer, Outbox, numbered
+from pomona.streams import FrameAnswer, Outbox, StreamOptions, Taken, Turns, dropped, numbered
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Taken:
-    number: int
-    frame: Frame
 
 
 @dataclass(frozen=True)
@@ -35,41 +29,51 @@ class _Ended:
 
 def streamed(
     frames: Iterable[Frame | ImageSource],
-    answer: Callable[[Frame], FrameAnswer[T]],
-    in_flight: int,
-    outbox: Outbox[T],
+    answer: Callable[[Taken], FrameAnswer[T]],
+    options: StreamOptions,
+    *,
+    leave: Callable[[], None],
 ) -> Iterator[FrameAnswer[T]]:
     """Answer frames while the caller looks at answers.
 
     Args:
         frames: from anywhere; it may block.
         answer: called from threads; what it raises is raised where the caller is.
-        in_flight: most frames that were taken and whose answers the caller has not looked at.
-        outbox: empty.
+        options: how the stream behaves.
+        leave: called at the end, also where the caller leaves early.
     """
     # All that passes between the threads.
-    events: queue.SimpleQueue[_Taken | _Answered[T] | _Ended] = queue.SimpleQueue()
-    slots = threading.Semaphore(in_flight)
+    events: queue.SimpleQueue[Taken | _Answered[T] | _Ended] = queue.SimpleQueue()
+    room = threading.Semaphore(options.unseen)
     leaving = threading.Event()
 
-    def work(number: int, frame: Frame) -> None:
+    def work(taken: Taken) -> None:
+        event: _Answered[T] | _Ended
         try:
-            events.put(_Answered(number, answer(frame)))
+            event = _Answered(taken.number, answer(taken))
         except BaseException as error:  # noqa: BLE001 (raised where the caller is)
-            events.put(_Ended(error, at_once=True))
+            event = _Ended(error, at_once=True)
+        turns.leave()
+        events.put(event)
+
+    def send(taken: Taken) -> None:
+        # Not a pool: its threads would keep a program from ending that left the stream.
+        threading.Thread(target=work, args=(taken,), name="pomona-frame", daemon=True).start()
+
+    turns = Turns(options.in_flight, send, lambda taken: events.put(_Answered(taken.number, dropped(taken))))
 
     def feed() -> None:
         try:
-            for number, given in enumerate(_while_wanted(frames, slots, leaving)):
-                frame = numbered(given, number)
-                events.put(_Taken(number, frame))
-                # Not a pool: its threads would keep a program from ending that left the stream.
-                threading.Thread(target=work, args=(number, frame), name="pomona-frame", daemon=True).start()
+            for number, given in enumerate(_while_wanted(frames, room, leaving)):
+                taken = Taken(number, numbered(given, number))
+                events.put(taken)
+                turns.take(taken)
             events.put(_Ended())
         except BaseException as error:  # noqa: BLE001 (raised where the caller is)
             events.put(_Ended(error))
 
     threading.Thread(target=feed, name="pomona-frames", daemon=True).start()
+    outbox = Outbox[T](options.ordered)
     ended: _Ended | None = None
     waiting = 0
     try:
@@ -79,7 +83,7 @@ def streamed(
                 ended = event
                 if event.at_once and event.error is not None:
                     raise event.error
-            elif isinstance(event, _Taken):
+            elif isinstance(event, Taken):
                 outbox.taken(event.number, event.frame)
                 waiting += 1
             else:
@@ -87,21 +91,23 @@ def streamed(
                 for ready in outbox.ready():
                     waiting -= 1
                     yield ready
-                    slots.release()
+                    room.release()
         if ended.error is not None:
             raise ended.error
     finally:
         leaving.set()
-        slots.release()
+        turns.end()
+        room.release()
+        leave()
 
 
 def _while_wanted(
-    frames: Iterable[Frame | ImageSource], slots: threading.Semaphore, leaving: threading.Event
+    frames: Iterable[Frame | ImageSource], room: threading.Semaphore, leaving: threading.Event
 ) -> Iterator[Frame | ImageSource]:
     """The next frame, each time that there is a place for it."""
     source = iter(frames)
     while True:
-        slots.acquire()
+        room.acquire()
         if leaving.is_set():
             return
         try:

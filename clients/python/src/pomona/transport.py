@@ -6,9 +6,10 @@ nothing but `PomonaError`, and lets cancellation through: a call that is cancell
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from pomona.asks import Attempt, Call
+from pomona.asks import Ask, Attempt, Call
+from pomona.errors import DeadlineExceeded, NoAnswer, TooLate
 
 T = TypeVar("T")
 
@@ -44,3 +45,36 @@ class AsyncTransport(Protocol):
     async def aclose(self) -> None:
         """As `Transport.close`."""
         ...
+
+
+@runtime_checkable
+class StreamingTransport(Protocol):
+    """A transport that can send the frames of a camera by a stream of their own."""
+
+    def stream(self, ask: Ask[Any], in_flight: int) -> Transport | None:
+        """A transport for one camera; closing it cancels what is on its way.
+
+        Args:
+            ask: of every frame.
+            in_flight: most frames that are on their way.
+
+        Returns:
+            None where there is no stream for this: then each frame is a call.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncStreamingTransport(Protocol):
+    """As `StreamingTransport`, for one event loop."""
+
+    def astream(self, ask: Ask[Any], in_flight: int) -> AsyncTransport | None:
+        """As `StreamingTransport.stream`."""
+        ...
+
+
+def too_late(attempt: Attempt) -> TooLate:
+    """Which limit it was that passed before the answer to an attempt was here."""
+    if attempt.deadline is not None and attempt.deadline <= attempt.seconds:
+        return DeadlineExceeded("The deadline passed before the answer was here.", request_id=attempt.request_id)
+    return NoAnswer(f"No answer within {attempt.seconds:.3g} s.", request_id=attempt.request_id)

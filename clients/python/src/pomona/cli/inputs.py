@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from pomona.client import DEFAULT_URL, Client
-from pomona.errors import InvalidArgument, PomonaError
+from pomona.errors import InvalidArgument, MissingPackage, PomonaError
 from pomona.masks import Mask
 from pomona.retrying import NO_RETRY, Retry, Timeout
 from pomona.shapes import Box, Point, Prompt
@@ -40,12 +40,12 @@ class Service:
         """A client of it.
 
         Raises:
-            click.UsageError: the address is none.
+            click.UsageError: the address is none, or needs an extra that is not installed.
         """
         timeout = None if self.timeout is None else Timeout(attempt=self.timeout, total=self.timeout)
         try:
             return Client(self.url, timeout=timeout, retry=Retry() if self.retry else NO_RETRY)
-        except InvalidArgument as error:
+        except (InvalidArgument, MissingPackage) as error:
             raise click.UsageError(error.detail) from error
 
 
@@ -62,7 +62,14 @@ def service_options(*, retries: bool = True) -> Callable[[Callable[..., None]], 
             command(service=Service(url, timeout, retry), **others)
 
         options = [
-            click.option("--url", default=DEFAULT_URL, envvar="POMONA_URL", show_default=True, show_envvar=True),
+            click.option(
+                "--url",
+                default=DEFAULT_URL,
+                envvar="POMONA_URL",
+                show_default=True,
+                show_envvar=True,
+                help="Of the service: http://, https://, grpc:// or grpcs://.",
+            ),
             click.option("--timeout", type=seconds, metavar="SECONDS", help="For a call with all its attempts."),
         ]
         if retries:

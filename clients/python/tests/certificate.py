@@ -1,0 +1,25 @@
+"""A certificate for `localhost` that nobody trusts and its key, for tests of TLS; good until 2126.
+
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500 -subj /CN=localhost
+-addext subjectAltName=DNS:localhost
+"""
+
+CERTIFICATE = """-----BEGIN CERTIFICATE-----
+MIIBlTCCATugAwIBAgIUFNMcxLIjzvsRzICSW8nK5vqxrYIwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMjIzMjc0OVoYDzIxMjYxMDI5
+MjMyNzQ5WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAAT0PnruHIi5AgydHY2xJaZgWgOI6plIGIXTS+WPE7Wvr4TzqaqoP51c
+MSWesaJ3hrGvJ4VSHK6Dmm+S+ry6S3v6o2kwZzAdBgNVHQ4EFgQU5jDyguPhV1SO
+RbZMUYaTKLM+/NUwHwYDVR0jBBgwFoAU5jDyguPhV1SORbZMUYaTKLM+/NUwDwYD
+VR0TAQH/BAUwAwEB/zAUBgNVHREEDTALgglsb2NhbGhvc3QwCgYIKoZIzj0EAwID
+SAAwRQIhAKbaMmkZJNuGR4lVqMCUH5HdzaaNQRFkt1viW+Lu4z61AiBgD85Ld526
+BJ+N9DlKAanPGRcYkHTm0ZtCWA/7RuVRDw==
+-----END CERTIFICATE-----
+"""
+
+KEY = """-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgTh7PPAFln2E8UrLC
+2iqG0+B8ozstSO7qR9h5fa+37wyhRANCAAT0PnruHIi5AgydHY2xJaZgWgOI6plI
+GIXTS+WPE7Wvr4TzqaqoP51cMSWesaJ3hrGvJ4VSHK6Dmm+S+ry6S3v6
+-----END PRIVATE KEY-----
+"""

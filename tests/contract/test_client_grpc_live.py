@@ -1,0 +1,109 @@
+"""The blocking Python client against the gRPC door: streams of cameras, and what becomes of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pomona import Box, Client, Frame, Inspect, Prompt, Retry, Segment, errors
+from tests.contract.door import BOX_MASK, Door
+from tests.contract.live import LiveDoor, live_door
+from tests.contract.test_http_inspect import TWO
+from tests.fakes import PATIENCE_S, peel_picture, picture
+
+ONE = Prompt(box=Box(32, 16, 64, 48), multimask=False)
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[LiveDoor]:
+    with live_door(grpc=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pomona(live: LiveDoor) -> Iterator[Client]:
+    with Client(live.grpc_address) as client:
+        yield client
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_stream_answers_its_frames(pomona: Client, ordered: bool) -> None:
+    frames = [Frame(image=picture(red), frame_id=str(red)) for red in range(12)]
+    answers = list(pomona.stream(frames, Segment(ONE), in_flight=3, ordered=ordered))
+    assert sorted(int(answer.frame_id) for answer in answers) == list(range(12))
+    for answer in answers:
+        np.testing.assert_array_equal(answer.unwrap().masks[0].array, BOX_MASK)
+
+
+def test_a_stream_goes_on_after_a_bad_frame(pomona: Client) -> None:
+    good, bad, last = pomona.stream([TWO, b"no picture", TWO], Inspect(mode="fast"), in_flight=2)
+    assert isinstance(bad.error, errors.NotAnImage)
+    assert [len(answer.unwrap().fruits) for answer in (good, last)] == [2, 2]
+
+
+def test_a_late_frame_is_late_and_those_behind_it_are_not(live: LiveDoor, pomona: Client) -> None:
+    live.do(Door.hold)
+    frames = [Frame(image=picture(91), frame_id="late")]
+    (late,) = pomona.stream(frames, Segment(ONE), deadline=0.2)
+    assert late.late
+    live.do(_let_go)
+    (next_,) = pomona.stream([picture(92)], Segment(ONE), deadline=PATIENCE_S)
+    assert not next_.late
+    assert 91 not in live.door.sam.encoded
+
+
+class Cancelled(logging.Handler):
+    """Waits for the log's line of a stream that was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "stream" and vars(record)["grpc_status"] == "CANCELLED":
+            self.said.set()
+
+
+def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomona: Client) -> None:
+    seen, answered = live.door.unet_runner.pictures.count, threading.Event()
+
+    def camera() -> Iterator[bytes]:
+        yield peel_picture(80)
+        assert answered.wait(PATIENCE_S)
+        live.do(Door.hold_unet)
+        yield from (peel_picture(mark) for mark in (81, 82))
+
+    log, cancelled = logging.getLogger("pomona.grpc"), Cancelled()
+    log.addHandler(cancelled)
+    log.setLevel(logging.INFO)
+    try:
+        answers = pomona.stream(camera(), Inspect(mode="fast"), in_flight=3)
+        assert next(answers).frame_id == "0"
+        answered.set()
+        live.do(lambda door: door.unet_runner.pictures.reach(seen + 4))  # with the one that holds the device
+        answers.close()  # type: ignore[attr-defined] # it is a generator
+        assert cancelled.said.wait(PATIENCE_S)
+    finally:
+        log.removeHandler(cancelled)
+        log.setLevel(logging.NOTSET)
+        live.do(_let_go)
+    assert not {81, 82} & set(live.door.unet.encoded)
+
+
+def test_a_service_that_stops_breaks_the_stream_and_tells_what_was_answered() -> None:
+    with live_door(grpc=True) as leaving, Client(leaving.grpc_address, retry=Retry(attempts=1)) as pomona:
+        answers = pomona.stream((picture(red) for red in range(9)), Segment(ONE), in_flight=1)
+        assert next(answers).frame_id == "0"
+        leaving.stop()
+        with pytest.raises(errors.StreamBroken) as broken:
+            [answer.unwrap() for answer in answers if not isinstance(answer.error, errors.NotReady)]
+    assert broken.value.answered >= 1
+    assert len(broken.value.unanswered) == 1
+
+
+async def _let_go(door: Door) -> None:
+    door.let_go()
