@@ -112,7 +112,7 @@ def serving(names: Sequence[str], work: Work) -> Iterator[dict[str, Server]]:
 @contextlib.contextmanager
 def _starting(name: str, folder: Path, work: Work) -> Iterator[Server]:
     port = free_port()
-    environment, ready = environment_of(port) | work.environment(), "/readyz"
+    environment, ready = environment_of(port, models="mobile-sam") | work.environment(), "/readyz"
     module = "loadtest.peers.serve_"
     if name in (POMONA, POMONA_RAW):
         arguments = ["-m", "bentoml", "serve", f"{module}pomona:Pomona"]

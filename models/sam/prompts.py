@@ -84,7 +84,9 @@ def check(prompt: Prompt, frame: Frame) -> None:
 
 def _check_box(box: Box, size: Size) -> None:
     corners = (box.x0, box.y0, box.x1, box.y1)
-    if not np.isfinite(corners).all() or not (box.x0 < box.x1 and box.y0 < box.y1):
+    if not np.isfinite(corners).all():
+        raise MalformedPrompt(f"The box {list(corners)} is not four finite numbers.")
+    if not (box.x0 < box.x1 and box.y0 < box.y1):
         raise MalformedPrompt(
             f"The box {list(corners)} is empty: [x0, y0, x1, y1] with x0 < x1 and y0 < y1 would be right."
         )

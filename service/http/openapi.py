@@ -10,8 +10,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from service.errors import PROBLEMS
+from service.http import inference_openapi, schema
 from service.http import inspect_schema as inspection
-from service.http import schema
 from service.http import semantic_schema as semantic
 from service.http.examples import INSPECT, INSPECTED
 from service.settings import Settings
@@ -121,6 +121,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
                     "responses": {"200": _answer(schema.ModelsOut), **_problems()},
                 }
             },
+            **inference_openapi.paths(_codes()),
             "/livez": _probe("200 while the process is sound"),
             "/readyz": _probe("200 once the models are loaded and warmed up"),
             "/metrics": _probe("Prometheus metrics"),
@@ -137,6 +138,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
                 inspection.InspectOut,
                 schema.ModelsOut,
                 schema.ProblemOut,
+                *inference_openapi.SCHEMAS,
             )
         },
     }
@@ -209,17 +211,22 @@ def _answer(model: type[BaseModel], example: Mapping[str, Any] | None = None) ->
     }
 
 
-def _problems() -> dict[str, Any]:
+def _codes() -> dict[int, list[str]]:
+    """Every status that refuses, in order, with the codes that have it."""
     by_status: dict[int, list[str]] = defaultdict(list)
     for problem in PROBLEMS.values():
         if problem.code not in by_status[problem.status]:
             by_status[problem.status].append(problem.code)
+    return dict(sorted(by_status.items()))
+
+
+def _problems() -> dict[str, Any]:
     return {
         str(status): {
             "description": "code: " + ", ".join(codes),
             "content": {"application/problem+json": {"schema": _reference(schema.ProblemOut)}},
         }
-        for status, codes in sorted(by_status.items())
+        for status, codes in _codes().items()
     }
 
 

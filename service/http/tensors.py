@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from service.errors import MalformedJson, MalformedRequest
+from service.http.inference_schema import InferenceIn
 from service.oip.asking import MOST_LISTED, MOST_RAW, Asked, Parameter, by_name, refuse_elsewhere
 from service.oip.inference import Inferred
 from service.oip.models import ModelMetadata, TensorSpec
@@ -22,30 +23,6 @@ _MOST_DIGITS: Final = 18
 _SIZE: Final = "binary_data_size"
 _BINARY: Final = "binary_data"
 _ALL_BINARY: Final = "binary_data_output"
-
-
-class _Part(BaseModel):
-    """What is not known is let be, as the protocol may grow; no value is turned into another type."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class _Output(_Part):  # an input has the same and more
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Input(_Output):
-    shape: list[int]
-    datatype: str
-    data: list[Any] | None = None
-
-
-class _Request(_Part):
-    id: str | None = None
-    parameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    inputs: list[_Input]
-    outputs: list[_Output] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +137,9 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": form.datatype, "shape": form.shape}
 
 
-def _parsed(raw: bytes) -> _Request:
+def _parsed(raw: bytes) -> InferenceIn:
     try:
-        return _Request.model_validate_json(raw)
+        return InferenceIn.model_validate_json(raw)
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
         if problem["type"] == "json_invalid":
@@ -171,7 +148,7 @@ def _parsed(raw: bytes) -> _Request:
         raise MalformedRequest(f"{where.removeprefix('.') or 'The body'}: {problem['msg']}.") from error
 
 
-def _tensors(request: _Request, data: memoryview) -> list[Tensor]:
+def _tensors(request: InferenceIn, data: memoryview) -> list[Tensor]:
     tensors: list[Tensor] = []
     at = 0
     for tensor in request.inputs:

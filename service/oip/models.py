@@ -9,7 +9,6 @@ from typing import Final
 from models.entries import Family
 from models.errors import UnknownModel
 from models.zoo import CatalogueEntry
-from service.errors import ModelNotLoaded
 from service.pipeline import Pipeline
 
 SERVER_NAME: Final = "pomona"
@@ -134,9 +133,9 @@ def find(pipeline: Pipeline, name: str, version: str) -> CatalogueEntry:
         UnknownModel: the catalogue has no such model, or another revision of it.
         ModelNotLoaded: it is in the catalogue but not loaded.
     """
-    entry, loaded = _entry(pipeline, name, version), ", ".join(pipeline.runners)
+    entry = _entry(pipeline, name, version)
     if name not in pipeline.runners:
-        raise ModelNotLoaded(f"The model {name} is in the catalogue but not loaded here; loaded: {loaded}.")
+        raise pipeline.reception.not_loaded(name)
     return entry
 
 

@@ -64,10 +64,11 @@ class Answer:
 class Refused(Exception):
     """The error of a call, in the documented shape."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, retry_after_s: int | None = None) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 async def infer(
@@ -127,7 +128,7 @@ def http_answer(answer: httpx.Response) -> Answer:
         row = next(row for row in PROBLEMS.values() if row.code == code)
         assert answer.status_code == row.status
         assert answer.headers["x-request-id"]
-        raise Refused(code, told["error"])
+        raise Refused(code, told["error"], retry_after_s(answer))
     length = answer.headers.get("inference-header-content-length")
     kind = "application/json" if length is None else "application/octet-stream"
     assert answer.headers["content-type"] == kind
@@ -148,6 +149,11 @@ def http_answer(answer: httpx.Response) -> Answer:
         outputs[tensor["name"]] = array
     assert rest == b""
     return Answer(outputs, body["model_name"], body["model_version"], body.get("id", ""), body.get("parameters", {}))
+
+
+def retry_after_s(answer: httpx.Response) -> int | None:
+    told = answer.headers.get("retry-after")
+    return None if told is None else int(told)
 
 
 def grpc_message(
@@ -196,11 +202,14 @@ async def grpc_answer(
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refused:
     status = rpc_status.from_call(error)
-    assert status is not None, error
+    if status is None:  # the library's own, before a handler sees the message
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return Refused("upload_too_large", error.details() or "")
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     code = info.metadata["code"]
-    return Refused(code, told(error, code).detail)
+    row = told(error, code)
+    return Refused(code, row.detail, row.retry_after_s)
 
 
 def datatype_of(value: NDArray[Any] | bytes) -> str:

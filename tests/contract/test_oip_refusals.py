@@ -1,4 +1,4 @@
-"""What is refused: the same through every door, and what only tensors can get wrong."""
+"""What only tensors can get wrong; what every door refuses is in `test_doors`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from models.types import Size
 from service.proto.generated.inference import open_inference_pb2 as oip
-from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import LIMITS, PICTURE, POINT, Parts, asked, image, problem
-from tests.contract.grpc_door import Caller, open_grpc, refused
-from tests.contract.grpc_refusals import box, point, rle, segment
+from tests.contract.door import LIMITS, PICTURE
+from tests.contract.grpc_door import Caller, open_grpc
 from tests.contract.oip_door import (
     GRPC_RAW,
     GRPC_TYPED,
@@ -32,17 +29,11 @@ from tests.contract.oip_door import (
     http_body,
     infer,
 )
-from tests.contract.refusals import gif, odd_logits, rle_of
-from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, SECOND, picture, rectangle
+from tests.fakes import LOADED, LOADED_UNET, SECOND
 
 POINTS: Final = np.array([[[64, 48]]], np.float32)
 GOOD: Final[Inputs] = {"image": PICTURE, "points": POINTS}
 PATH: Final = f"/v2/models/{LOADED.name}/infer"
-GUESS: Final = rectangle(0, 0, 4, 4, Size(96, 127))
-
-
-def boxes(*corners: float) -> Inputs:
-    return {"image": PICTURE, "boxes": np.array([corners], np.float32)}
 
 
 def points(x: float, y: float, label: int = 1) -> Inputs:
@@ -51,152 +42,6 @@ def points(x: float, y: float, label: int = 1) -> Inputs:
         "points": np.array([[[x, y]]], np.float32),
         "labels": np.array([[label]], np.int32),
     }
-
-
-@dataclass(frozen=True)
-class Case:
-    """One bad input as each door has it."""
-
-    name: str
-    code: str
-    tensors: Inputs
-    parts: Parts
-    message: pb.SegmentRequest
-    model: str = LOADED.name
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-_BAD_PICTURES: Final = [
-    ("text", "not_an_image", b"an orange"),
-    ("a URL", "not_an_image", b"http://localhost/orange.png"),
-    ("no bytes", "not_an_image", b""),
-    ("a cut PNG", "truncated_image", PICTURE[:-40]),
-    ("a cut JPEG", "truncated_image", picture(file_format="JPEG")[:400]),
-    ("a GIF", "unsupported_image_format", gif()),
-    ("pixels", "too_many_pixels", picture(size=Size(250, 401))),
-]
-
-CASES: Final = [
-    *(
-        Case(name, code, {**GOOD, "image": data}, [image(data), asked(POINT)], segment(point(64, 48), image=data))
-        for name, code, data in _BAD_PICTURES
-    ),
-    Case("no picture", "no_image", {"points": POINTS}, [asked(POINT)], pb.SegmentRequest(prompts=[point(64, 48)])),
-    Case("no prompt", "no_prompt", {"image": PICTURE}, [image(), asked()], segment()),
-    Case(
-        "an unknown label",
-        "malformed_prompt",
-        points(1, 1, 7),
-        [image(), asked({"points": [[1, 1]], "labels": [7]})],
-        segment(point(1, 1, label=7)),
-    ),
-    Case(
-        "an empty box",
-        "malformed_prompt",
-        boxes(8, 8, 8, 16),
-        [image(), asked({"box": [8, 8, 8, 16]})],
-        segment(box(8, 8, 8, 16)),
-    ),
-    Case(
-        "not a number",
-        "malformed_prompt",
-        points(float("nan"), 1),
-        [image(), asked({"points": [[float("nan"), 1]]})],
-        segment(point(float("nan"), 1)),
-    ),
-    Case(
-        "an endless box",
-        "malformed_prompt",
-        boxes(0, 0, float("inf"), 1),
-        [image(), asked({"box": [0, 0, float("inf"), 1]})],
-        segment(box(0, 0, float("inf"), 1)),
-    ),
-    Case(
-        "a mask of another size",
-        "malformed_prompt",
-        {"image": PICTURE, "mask_input": GUESS[None]},
-        [image(), asked({"mask": rle_of(GUESS)})],
-        segment(pb.Prompt(rle=rle(GUESS))),
-    ),
-    Case(
-        "logits of a square for a picture that was not padded to one",
-        "malformed_prompt",
-        {"image": PICTURE, "mask_input": np.zeros((1, 256, 256), np.float32)},
-        [image(), asked({"mask": odd_logits()})],
-        segment(pb.Prompt(logits=pb.LogitsMask(height=256, width=256, data=bytes(2 * 256 * 256)))),
-    ),
-    Case(
-        "a point outside",
-        "prompt_outside_image",
-        points(128, 48),
-        [image(), asked({"points": [[128, 48]]})],
-        segment(point(128, 48)),
-    ),
-    Case(
-        "a box that reaches out",
-        "prompt_outside_image",
-        boxes(0, 0, 128, 97),
-        [image(), asked({"box": [0, 0, 128, 97]})],
-        segment(box(0, 0, 128, 97)),
-    ),
-    Case(
-        "prompts",
-        "too_many_prompts",
-        {"image": PICTURE, "points": np.ones((4, 1, 2), np.float32)},
-        [image(), asked(*[POINT] * 4)],
-        segment(*[point(1, 1)] * 4),
-    ),
-    Case(
-        "points",
-        "too_many_prompts",
-        {"image": PICTURE, "points": np.ones((1, 5, 2), np.float32)},
-        [image(), asked({"points": [[1, 1]] * 5})],
-        segment(pb.Prompt(points=[pb.Point(x=1, y=1)] * 5)),
-    ),
-    *(
-        Case(code, code, GOOD, [image(), asked(POINT, model=name)], segment(point(1, 1), model=name), name)
-        for name, code in (("plum-sam", "unknown_model"), (NOT_LOADED.name, "model_not_loaded"))
-    ),
-    Case(
-        "an input size",
-        "unsupported_input",
-        GOOD,
-        [image(), asked(POINT, model=SECOND.name, input_size=512)],
-        segment(point(1, 1), model=SECOND.name, input_size=pb.INPUT_SIZE_512),
-        SECOND.name,
-        {"input_size": 512},
-    ),
-    *(
-        Case(
-            f"a deadline of {text}",
-            "malformed_request",
-            GOOD,
-            [image(), asked(POINT)],
-            segment(point(1, 1)),
-            headers={"x-deadline-ms": text},
-        )
-        for text in ("soon", "0", "3600001")
-    ),
-]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_every_door_refuses_the_same_with_the_same_code_and_detail(caller: Caller, case: Case) -> None:
-    metadata = tuple(case.headers.items())
-    details = {
-        "HTTP": problem(await caller.door.post(*case.parts, headers=case.headers), case.code).detail,
-        "gRPC": (await refused(caller.stub.Segment(case.message, metadata=metadata), case.code)).detail,
-    }
-    for way in WAYS:
-        with pytest.raises(Refused) as caught:
-            await infer(caller, way, case.tensors, model=case.model, headers=case.headers, **case.parameters)
-        assert caught.value.code == case.code, way
-        details[way] = caught.value.detail
-    assert caller.door.sam.encodes == caller.door.second.encodes == caller.door.unet.encodes == []
-    if case.code in {"too_many_pixels", "truncated_image", "prompt_outside_image", "too_many_prompts"}:
-        assert len(set(details.values())) == 1, details
-    await still_answers(caller)
 
 
 async def still_answers(caller: Caller) -> None:
