@@ -4,11 +4,15 @@ PYTHON ?= python3.11
 HOST   ?= http://localhost:3000
 VENV   := .venv
 BIN    := $(VENV)/bin
+# What `make image` puts into an image: names of the catalogue; cpu or gpu; with the registry's name where it is pushed.
+MODELS  ?= mobile-sam,unet-mobilenetv2-citrus
+VARIANT ?= cpu
+IMAGE   ?= pomona
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel proto lock clean
+.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel proto bento image test-image manifests check-manifests observe check-observability lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -36,6 +40,7 @@ bench: $(VENV)/peers.stamp  ## measure all that the README quotes, the service b
 	$(BIN)/python -m loadtest.saturation
 	$(BIN)/python -m loadtest.promptness
 	$(BIN)/python -m loadtest.noop
+	$(BIN)/python -m loadtest.doors
 	$(BIN)/python -m loadtest.overload
 	$(BIN)/python -m loadtest.burst
 
@@ -60,8 +65,36 @@ evaluate: $(VENV)/dev.stamp  ## measure U-Nets and SAMs on DATA, report into OUT
 client-wheel: $(VENV)/lock.stamp  ## build the Python client's wheel into clients/python/dist
 	$(BIN)/uv build --wheel clients/python
 
-proto: $(VENV)/dev.stamp  ## make the gRPC code from service/proto/*.proto
+proto: $(VENV)/dev.stamp  ## make the gRPC code from service/proto/*.proto, the client's too
 	$(BIN)/python -m service.proto.generate
+	$(BIN)/python -m clients.python.make_proto
+
+bento: $(VENV)/runtime.stamp  ## build a Bento into dist/bentoml
+	BENTOML_HOME=$(CURDIR)/dist/bentoml $(BIN)/bentoml build
+
+image: bento  ## build the image VARIANT (cpu, gpu) with MODELS inside, as IMAGE, by podman, buildah or docker
+	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/image/build.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
+
+test-image: bento $(VENV)/dev.stamp  ## build the cpu image and prove it by running it (needs podman or docker; minutes)
+	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/test_image.sh dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
+
+manifests: $(VENV)/dev.stamp  ## render the Helm chart's variants as plain YAML into deploy/rendered
+	$(BIN)/python -m deploy.manifests
+
+check-manifests: $(VENV)/deploy.stamp $(VENV)/dev.stamp  ## chart: schemas of three Kubernetes versions, checkov; Dockerfile: hadolint
+	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
+	$(VENV)/deploy-tools/bin/checkov --config-file deploy/checkov.yaml --directory deploy/rendered
+	$(VENV)/deploy-tools/bin/hadolint deploy/image/Dockerfile
+
+observe:  ## Prometheus (Debian's package) with our rules, on port 9090, beside make serve
+	mkdir -p runs/prometheus
+	prometheus --config.file=deploy/observability/prometheus.yaml --storage.tsdb.path=runs/prometheus \
+	    --web.listen-address=127.0.0.1:9090
+
+check-observability: $(VENV)/dev.stamp  ## test alert rules (needs promtool), the dashboard, the documented metrics
+	promtool check rules deploy/observability/rules.yaml
+	promtool test rules deploy/observability/rules_test.yaml
+	$(BIN)/python -m pytest -q tests/unit/test_observability_metrics.py
 
 lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
@@ -73,6 +106,14 @@ lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements-dev.lock \
 	    --group peers --output-file requirements-peers.lock
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements.lock \
+	    deploy/image/cpu.in --output-file deploy/image/requirements-cpu.lock
+	for folder in deploy/image deploy; do \
+	    $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	        --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	        $$folder/tools.in --output-file $$folder/requirements-tools.lock || exit 1; \
+	done
 
 clean:  ## remove the virtual environment and what the tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -93,6 +134,12 @@ $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/runtime.stamp
 $(VENV)/peers.stamp: requirements-peers.lock $(VENV)/dev.stamp
 	@echo "Installing the locked servers that Pomona is measured against …"
 	$(PIP) install --require-hashes --no-deps -r requirements-peers.lock
+	@touch $@
+
+# Tools that look at what is deployed, apart: their dependencies are not ours.
+$(VENV)/deploy.stamp: deploy/requirements-tools.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/deploy-tools
+	$(VENV)/deploy-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/requirements-tools.lock
 	@touch $@
 
 $(VENV)/lock.stamp: pyproject.toml | $(VENV)/bin/python

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from service import lifecycle, logs
 from service.grpc.server import GrpcDoor
 from service.http.app import create_app
 from service.observability.metrics import PrometheusObserver
+from service.observability.otlp import Traces, TracingMisconfigured, exported
+from service.observability.tracing import Tracing
 from service.pipeline import Pipeline
 from service.settings import Settings, SettingsError, load_settings
 
@@ -30,9 +33,18 @@ def _settings() -> Settings:
         raise SystemExit(f"pomona: {error.detail}") from error
 
 
+def _traces() -> Traces | None:
+    try:
+        return exported(os.environ)
+    except TracingMisconfigured as error:
+        raise SystemExit(f"pomona: {error.detail}") from error
+
+
 SETTINGS = _settings()
+TRACES = _traces()
+TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
-HTTP = create_app(SETTINGS, OBSERVER)
+HTTP = create_app(SETTINGS, OBSERVER, TRACING)
 WORKERS = max(1, cuda_device_count())
 logs.configure(SETTINGS.log_level)
 
@@ -84,11 +96,14 @@ class Pomona:
         if self._loading is not None:
             self._loading.cancel()
         HTTP.state.pipeline = None
+        OBSERVER.ready(now=False)
         until = time.monotonic() + SETTINGS.drain_timeout_s
         if self._grpc is not None:
             await self._grpc.drain(SETTINGS.drain_timeout_s)
         if self._pipeline is not None:
             await self._pipeline.close(max(0.0, until - time.monotonic()))
+        if TRACES is not None:
+            await asyncio.to_thread(TRACES.close)
 
     async def __is_ready__(self) -> bool:
         return self._pipeline is not None
@@ -99,7 +114,7 @@ class Pomona:
     async def _listen(self) -> None:
         """Open the gRPC door, which says that the models are loading until they are there."""
         if SETTINGS.grpc_port:
-            self._grpc = GrpcDoor(SETTINGS, OBSERVER, shared_port=WORKERS > 1)
+            self._grpc = GrpcDoor(SETTINGS, OBSERVER, TRACING, shared_port=WORKERS > 1)
             await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port)
 
     async def _load(self) -> None:
@@ -120,6 +135,7 @@ class Pomona:
         HTTP.state.pipeline = self._pipeline
         if self._grpc is not None:
             self._grpc.open(self._pipeline)
+        OBSERVER.ready(now=True)
         _LOG.info("ready", extra={"worker": worker})
         if worker == 1 and _EXAMPLE.exists():
             print(f"\nReady. Try:\n\n{_example_call()}\n", flush=True)  # noqa: T201 (for the person at the terminal)

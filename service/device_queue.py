@@ -15,6 +15,8 @@ from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, NotR
 from service.isolation import run_isolated
 from service.keys import Key
 from service.observability.observer import Observer
+from service.observability.recording import Ride, record_batch
+from service.observability.tracing import recorded
 from service.service_times import ServiceTimes
 from service.work import Item, Piece, QueueOptions
 
@@ -46,6 +48,8 @@ class Place:
         self._item = item
         self._future: asyncio.Future[Ran[Any]] = asyncio.get_running_loop().create_future()
         self._ready_at = 0.0
+        self.recording = recorded()
+        self.ride: Ride | None = None
 
     async def run(self, payload: Any) -> Ran[Any]:
         """Wait for the device and the result.
@@ -54,15 +58,22 @@ class Place:
             DeadlineExceeded: it was dropped, as it would have been late.
             Exception: whatever the device raised for this item.
         """
+        self._ready_at = self._queue.clock()
         if not self._future.done():
             self._item.payload = payload
-            self._ready_at = self._queue.clock()
             self._queue.pump()
+        ran = None
         try:
-            return await self._future
+            ran = await self._future
         except asyncio.CancelledError:
             self.leave()
             raise
+        else:
+            return ran
+        finally:
+            if self.recording is not None:
+                stage, now = self._item.key.stage, self._queue.clock()
+                self.recording.came_back(stage, self.ride, ready_at=self._ready_at, now=now, failed=ran is None)
 
     def leave(self) -> None:
         """Give the place up, where it is not running yet; harmless afterwards."""
@@ -235,15 +246,18 @@ class DeviceQueue:
         if error is not None:
             self._policy.finished(None)
             broken = error if isinstance(error, DeviceBroken) else DeviceBroken(f"The device's thread died: {error!r}")
-            self._break(broken)
+            self._break(broken, batch)
             return
         outcomes, seconds = done.result()
         failed = any(isinstance(outcome, Exception) for outcome in outcomes)
         self._policy.finished(None if failed else seconds)
         runner, stage = batch[0].key.owner.name, batch[0].key.stage
         self._observer.ran(runner, stage, len(batch), seconds)
+        places = [self._places[id(item)] for item in batch if id(item) in self._places]
+        record_batch(places, stage, {"runner": runner, "items": len(batch)}, ran=(started, seconds), now=self.clock())
         for item, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
+                self._observer.failed(runner, stage)
                 self._settle(item, outcome)
             else:
                 queued = started - self._places[id(item)].ready_at if id(item) in self._places else 0.0
@@ -260,8 +274,11 @@ class DeviceQueue:
         self._holding = False
         self.pump()
 
-    def _break(self, error: DeviceBroken) -> None:
+    def _break(self, error: DeviceBroken, batch: list[Item[Key, Any]]) -> None:
         self._broken = error
+        self._observer.ready(now=False)
+        for item in batch:
+            self._observer.failed(item.key.owner.name, item.key.stage)
         for place in list(self._places.values()):
             place.settle(DeviceBroken(error.detail))
         self._places.clear()

@@ -20,6 +20,7 @@ from service.device_queue import Place, Ran
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
 from service.keys import megapixels
 from service.messages import Drawer, Inspected, InspectRequest
+from service.observability.tracing import took
 from service.reception import Reception, Visit
 from service.redrawing import Redrawer, Redrawing, earlier
 from service.rendering import render_fruit_overlay, render_fruits
@@ -192,6 +193,7 @@ class InspectionPath:
         inspection = await self.reception.in_worker(inspect, done.value, course.frame)
         seconds = self.reception.clock() - tick
         self._learn(_FIND, course, seconds)
+        took("postprocess", seconds)
         return inspection, seconds
 
     async def _redrawn(
@@ -234,6 +236,7 @@ class InspectionPath:
         seconds = self.reception.clock() - tick
         self._learn((_FINISH, request.overlay), course, seconds)
         visit.timings.postprocess += seconds
+        took("postprocess", seconds)
         self.reception.observer.postprocessed(visit.timings.postprocess)
         by = course.redrawing
         return Inspected(

@@ -74,7 +74,7 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner
-        observer.loaded(entry.name, entry.revision, runner.backend_name, runner.device)
+        observer.loaded(entry, backend=runner.backend_name, device=runner.device)
         _LOG.info(
             "model ready",
             extra={

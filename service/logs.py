@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Final, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
+from service.observability.tracing import current
+
+_OURS: Final = "pomona"
+_SERVERS: Final = ("bentoml", "uvicorn.error", "circus")
+"""Loggers to which BentoML gives handlers of their own."""
+
 
 def configure(level: str) -> None:
-    """Send everything under the logger `pomona` to standard output as JSON."""
-    handler = logging.StreamHandler(sys.stdout)
+    """Send everything to standard output as JSON: what is under the logger `pomona` from `level` on.
+
+    BentoML's own lines and those of libraries keep the levels that BentoML gave them.
+    """
+    handler = json_handler(sys.stdout)
+    for name in (_OURS, *_SERVERS, None):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger(_OURS).setLevel(level)
+    logging.captureWarnings(capture=True)
+
+
+def json_handler(stream: TextIO) -> logging.Handler:
+    """Writes lines as JSON; those of a request have its `request_id`, and its `trace_id` where it has a trace."""
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(_add_request)
     handler.setFormatter(
         JsonFormatter(
             "%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -18,7 +40,14 @@ def configure(level: str) -> None:
             datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
     )
-    logger = logging.getLogger("pomona")
-    logger.handlers = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    return handler
+
+
+def _add_request(record: logging.LogRecord) -> bool:
+    request = current()
+    if request is not None:
+        if not hasattr(record, "request_id"):
+            record.request_id = request.request_id
+        if request.trace_id is not None:
+            record.trace_id = request.trace_id
+    return True

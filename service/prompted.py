@@ -20,6 +20,7 @@ from service.errors import DeadlineExceeded, DeadlineUnreachable, NoImage, Overl
 from service.frames import candidate_frames, matching
 from service.keys import megapixels
 from service.messages import Embedded, InputChoice, MaskResult, Segmented, SegmentRequest, Timings, When
+from service.observability.tracing import took
 from service.reception import Reception, Visit
 from service.rendering import render_masks, render_overlay
 from service.runners.sam import Decoded, Reservation, SamRunner
@@ -186,6 +187,7 @@ class PromptedPath:
             prepared = await self.reception.in_worker(self._prepare, picture.data, image, frame, visit.runner)
             mine.decode = self.reception.clock() - start
             self.reception.observer.decoded(mine.decode)
+            took("decode", mine.decode)
             self.times.learn(_DECODE, megapixels(frame.original), visit.timings.decode + mine.decode)
             if place is None:
                 # It was on its way when this request came, and then was given up.
@@ -208,7 +210,9 @@ class PromptedPath:
             if place is not None:
                 place.leave()
         if mine is None:
-            visit.timings.queue += self.reception.clock() - tick
+            waited = self.reception.clock() - tick
+            visit.timings.queue += waited
+            took("queue", waited)
         else:
             visit.timings.decode += mine.decode
             visit.timings.queue += mine.queue
@@ -261,6 +265,7 @@ class PromptedPath:
             overlay = await self.reception.in_worker(render_overlay, image, prompts, masks)
         visit.timings.postprocess = self.reception.clock() - tick
         self.reception.observer.postprocessed(visit.timings.postprocess)
+        took("postprocess", visit.timings.postprocess)
         return masks, overlay
 
 

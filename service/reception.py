@@ -16,6 +16,7 @@ from models.zoo import CatalogueEntry
 from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
 from service.messages import Timings, Together, When
 from service.observability.observer import Observer
+from service.observability.tracing import took
 from service.runners.base import Runner
 from service.settings import Settings
 from service.work import Terms
@@ -89,6 +90,13 @@ class Reception:
         """The model that answers requests that name none, where one is loaded."""
         return next((name for name, runner in self.runners.items() if runner.family == family), None)
 
+    def not_loaded(self, name: str) -> ModelNotLoaded:
+        """Why a model of the catalogue that is not loaded does not answer, and what would load it."""
+        return ModelNotLoaded(
+            f"The model {name} is in the catalogue but not loaded here; loaded: {', '.join(self.runners)}. "
+            f"{self._loading(name)} would load it."
+        )
+
     @asynccontextmanager
     async def in_time(self, visit: Visit[R]) -> AsyncIterator[None]:
         """Answer that it is late the moment it is, and tell where the time went.
@@ -119,6 +127,7 @@ class Reception:
         seconds = self.clock() - tick
         visit.timings.decode += seconds
         self.observer.decoded(seconds)
+        took("decode", seconds)
         return decoded
 
     def _runner(self, kind: type[R], name: str | None) -> R:
@@ -138,10 +147,7 @@ class Reception:
             return UnknownModel(f"There is no model {name!r}; {loaded}")
         if (other := self.catalogue[name].architecture.family) != family:
             return WrongFamily(f"{name} is {_KINDS[other]}. This takes {_KINDS[family]}; {loaded}")
-        return ModelNotLoaded(
-            f"The model {name} is in the catalogue but not loaded here; loaded: {', '.join(self.runners)}. "
-            f"{self._loading(name)} would load it."
-        )
+        return self.not_loaded(name)
 
     def _how_to_load(self, family: Family) -> str:
         known = [name for name, entry in self.catalogue.items() if entry.architecture.family == family]

@@ -20,6 +20,7 @@ from service.errors import DeadlineUnreachable
 from service.frames import candidate_frames
 from service.keys import share
 from service.messages import InputChoice
+from service.observability.tracing import took
 from service.reception import Reception, Visit
 from service.rendering import render_cutout
 from service.runners.sam import SamRunner
@@ -146,10 +147,11 @@ class Redrawer:
         finally:
             reservation.leave()
         visit.timings.prompt, visit.together.prompt = decoded.ran, decoded.batch
-        in_worker = self.reception.in_worker
+        in_worker, rendering = self.reception.in_worker, self.reception.clock()
         masks = await asyncio.gather(
             *(in_worker(render_cutout, decoded.value, row, frame) for row in range(len(prompts)))
         )
         redrawn = await in_worker(refined, inspection, dict(zip(chosen, masks, strict=True)))
+        took("postprocess", self.reception.clock() - rendering)
         self.times.learn(_REDRAW, len(prompts) * share(frame), self.reception.clock() - tick)
         return redrawn

@@ -17,6 +17,7 @@ from models.unet.postprocess import objects
 from service.device_queue import Place
 from service.keys import megapixels
 from service.messages import Classified, SemanticRequest
+from service.observability.tracing import took
 from service.reception import Reception, Visit
 from service.rendering import render_class_overlay, render_classes
 from service.runners.unet import UNetRunner
@@ -109,6 +110,7 @@ class SemanticPath:
             overlay = await in_worker(render_class_overlay, picture.pixels, rendered.pixels)
         visit.timings.postprocess = self.reception.clock() - tick
         self.reception.observer.postprocessed(visit.timings.postprocess)
+        took("postprocess", visit.timings.postprocess)
         return Classified(
             image_id=picture.image_id,
             frame=frame,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from models.errors import PomonaError
@@ -14,6 +14,7 @@ from service.callers import CLIENT_CLOSED, Refusal, outcome_of, refusal_of
 from service.errors import TimedOut
 from service.grpc.calls import Call
 from service.observability.observer import Observer
+from service.observability.tracing import RequestTrace, Tracing
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ _OK: Final = _End("OK", 200)
 _GONE: Final = _End("CANCELLED", CLIENT_CLOSED)
 _LATE: Final = _End("DEADLINE_EXCEEDED", 504)
 _DROPPED: Final = _End("ABORTED", 429)
+_NOT_RECORDED: Final = Tracing()
+"""For streams, whose spans would end with the shift; their frames have their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,12 @@ class Attempts:
     Attributes:
         observer: hears of every attempt.
         limit_s: seconds that one may take.
+        tracing: begins a trace for every attempt.
     """
 
     observer: Observer
     limit_s: float
+    tracing: Tracing = field(default_factory=Tracing)
 
     async def make(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work of a call or of a frame.
@@ -57,6 +62,12 @@ class Attempts:
             Refusal: whatever went wrong, as the caller is told it.
             Dropped: a newer frame took this one's turn.
         """
+        with self.tracing.request(call.path.removeprefix("/"), call.request_id, call.metadata) as traced:
+            call.trace.update(traced.headers)
+            return await self._watched(call, work, traced)
+
+    async def _watched(self, call: Call, work: Callable[[], Awaitable[T]], traced: RequestTrace) -> T:
+        """Do it; the observer, the trace and the log hear of it."""
         self.observer.began(call.path)
         end = _GONE
         try:
@@ -75,6 +86,11 @@ class Attempts:
                 end = _LATE
             seconds = self._tell("request", call, end)
             self.observer.requested(call.path, call.facts.get("model", ""), outcome_of(end.status), seconds)
+            traced.ended(
+                {"request_id": call.request_id} | call.facts,
+                {"rpc.system.name": "grpc", "rpc.method": call.path[1:], "rpc.response.status_code": end.grpc},
+                failed=end.status >= 500,
+            )
 
     async def host(self, call: Call, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work of a stream, whose frames are the attempts that are counted and limited.
@@ -83,14 +99,17 @@ class Attempts:
             Refusal: whatever went wrong, as the caller is told it.
         """
         end = _GONE
-        try:
-            await self._translated(call, work, None)
-            end = _OK
-        except Refusal as refusal:
-            end = _End(refusal.problem.grpc, refusal.problem.status)
-            raise
-        finally:
-            self._tell("stream", call, end)
+        self.observer.streams(call.path, opened=True)
+        with _NOT_RECORDED.request(call.path, call.request_id, call.metadata):
+            try:
+                await self._translated(call, work, None)
+                end = _OK
+            except Refusal as refusal:
+                end = _End(refusal.problem.grpc, refusal.problem.status)
+                raise
+            finally:
+                self.observer.streams(call.path, opened=False)
+                self._tell("stream", call, end)
 
     def _tell(self, what: str, call: Call, end: _End) -> float:
         seconds = time.monotonic() - call.arrived

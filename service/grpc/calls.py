@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from models.entries import Family
 from service.callers import request_id_of, seconds_left, when_of
 from service.errors import MalformedRequest
 from service.messages import When
+from service.observability.tracing import context_of
 from service.pipeline import Pipeline
 
-_TRACEPARENT: Final = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _CURRENT: ContextVar[Call] = ContextVar("call")
 
 
@@ -44,6 +43,7 @@ class Call:
         metadata: of the call, without what is binary.
         wish: of a frame.
         facts: what the log's line will also say.
+        trace: the trace context (W3C) that goes back: the caller's, where there is one, until a span is begun.
     """
 
     path: str
@@ -53,25 +53,19 @@ class Call:
     metadata: Mapping[str, str]
     wish: Wish = field(default_factory=Wish)
     facts: dict[str, Any] = field(default_factory=dict)
+    trace: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: str, metadata: Mapping[str, str], arrived: float, remaining: float | None) -> Call:
         """A call that came at `arrived` and has `remaining` seconds left, where it has a deadline."""
         deadline = None if remaining is None else time.monotonic() + remaining
-        call = cls(path, request_id_of(metadata.get("x-request-id", "")), arrived, deadline, metadata)
-        call.facts.update(call.trace)
-        return call
+        request_id = request_id_of(metadata.get("x-request-id", ""))
+        return cls(path, request_id, arrived, deadline, metadata, trace=context_of(metadata))
 
     def frame(self, number: int, wish: Wish) -> Call:
         """A frame of this stream that came just now."""
         request_id = f"{self.request_id}.{number}"
-        return replace(self, request_id=request_id, arrived=time.monotonic(), wish=wish, facts=dict(self.trace))
-
-    @property
-    def trace(self) -> dict[str, str]:
-        """The caller's trace context (W3C), where there is one."""
-        told = self.metadata.get("traceparent", "")
-        return {"traceparent": told} if _TRACEPARENT.fullmatch(told) else {}
+        return replace(self, request_id=request_id, arrived=time.monotonic(), wish=wish, facts={}, trace={})
 
     @property
     def echo(self) -> tuple[tuple[str, str], ...]:

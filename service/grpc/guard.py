@@ -64,6 +64,7 @@ class Guard(grpc.aio.ServerInterceptor):
             call = call_of(context)
 
             async def work() -> Message:
+                context.set_trailing_metadata(call.echo)  # by now with the trace context of the call's own span
                 reply: Message = await handler.unary_unary(_parsed(handler, raw), context)
                 return reply
 

@@ -19,6 +19,7 @@ from service.grpc.health import Health
 from service.grpc.inference import Inference
 from service.grpc.segmentation import Segmentation
 from service.observability.observer import Observer
+from service.observability.tracing import Tracing
 from service.pipeline import Pipeline
 from service.proto.generated.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
@@ -64,11 +65,19 @@ class GrpcDoor:
     Args:
         settings: limits.
         observer: hears of every call and every frame.
+        tracing: begins a trace for each.
         shared_port: several workers listen on the same port.
     """
 
-    def __init__(self, settings: Settings, observer: Observer | None = None, *, shared_port: bool = False) -> None:
-        attempts = Attempts(observer or Observer(), settings.request_timeout_s)
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        *,
+        shared_port: bool = False,
+    ) -> None:
+        attempts = Attempts(observer or Observer(), settings.request_timeout_s, tracing or Tracing())
         self._desk = Desk(settings, attempts)
         names = [service.name for service in _SERVICES]
         self._health = Health(names)

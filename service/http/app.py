@@ -31,11 +31,12 @@ from service.http.semantic_schema import SemanticIn, SemanticTimings
 from service.messages import InputChoice
 from service.observability.metrics import EXPOSITION_TYPE, exposition
 from service.observability.observer import Observer
+from service.observability.tracing import Tracing
 from service.settings import Settings
 
 
-def create_app(settings: Settings, observer: Observer | None = None) -> Starlette:
-    """The routes of the door, observed; `app.state.pipeline` is None until the models are ready."""
+def create_app(settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> Starlette:
+    """The routes of the door, observed and traced; `app.state.pipeline` is None until the models are ready."""
     api = [
         Route("/segment", guarded(_segment, "/v1/segment"), methods=["POST"]),
         Route("/embed", guarded(_embed, "/v1/embed"), methods=["POST"]),
@@ -55,6 +56,7 @@ def create_app(settings: Settings, observer: Observer | None = None) -> Starlett
     )
     app.state.settings = settings
     app.state.observer = observer or Observer()
+    app.state.tracing = tracing or Tracing()
     app.state.pipeline = None
     return app
 

@@ -17,6 +17,7 @@ from service.callers import CLIENT_CLOSED, Refusal, outcome_of, refusal_of, requ
 from service.errors import NotReady, TimedOut
 from service.http import answers
 from service.observability.observer import Observer
+from service.observability.tracing import RequestTrace, Tracing
 from service.pipeline import Pipeline
 from service.settings import Settings
 
@@ -37,35 +38,49 @@ def guarded(endpoint: Endpoint, endpoint_name: str, told: Told = answers.problem
     """
 
     async def answer(request: Request) -> Response:
-        started = time.monotonic()
-        request.state.arrived = started
+        request.state.arrived = time.monotonic()
         request_id = request_id_of(request.headers.get("x-request-id", ""))
         request.state.request_id = request_id
         request.state.log = {}
-        response: Response | None = None
-        observer: Observer = request.app.state.observer
-        observer.began(endpoint_name)
-        try:
-            limit = settings_of(request).request_timeout_s
-            response = await _attempt(endpoint, request, limit, told)
-            response.headers["x-request-id"] = request_id
-            return response
-        finally:
-            status = response.status_code if response else CLIENT_CLOSED
-            seconds = time.monotonic() - started
-            observer.requested(endpoint_name, request.state.log.get("model", ""), outcome_of(status), seconds)
-            if "code" in request.state.log:
-                observer.refused(request.state.log["code"])
-            line = {
-                "request_id": request_id,
-                "method": request.method,
-                "path": request.url.path,
-                "status": status,
-                "ms": round(seconds * 1000, 2),
-            }
-            _LOG.info("request", extra=line | request.state.log)
+        tracing: Tracing = request.app.state.tracing
+        name = f"{request.method} {endpoint_name}"
+        with tracing.request(name, request_id, request.headers) as traced:
+            return await _watched(endpoint, endpoint_name, told, request, traced)
 
     return answer
+
+
+async def _watched(
+    endpoint: Endpoint, endpoint_name: str, told: Told, request: Request, traced: RequestTrace
+) -> Response:
+    """Attempt it; the observer, the trace and the log hear of it."""
+    response: Response | None = None
+    observer: Observer = request.app.state.observer
+    observer.began(endpoint_name)
+    try:
+        limit = settings_of(request).request_timeout_s
+        response = await _attempt(endpoint, request, limit, told)
+        response.headers.update({"x-request-id": traced.request_id, **traced.headers})
+        return response
+    finally:
+        status = response.status_code if response else CLIENT_CLOSED
+        seconds = time.monotonic() - request.state.arrived
+        observer.requested(endpoint_name, request.state.log.get("model", ""), outcome_of(status), seconds)
+        if "code" in request.state.log:
+            observer.refused(request.state.log["code"])
+        line = {
+            "request_id": traced.request_id,
+            "method": request.method,
+            "path": request.url.path,
+            "status": status,
+            "ms": round(seconds * 1000, 2),
+        }
+        _LOG.info("request", extra=line | request.state.log)
+        traced.ended(
+            {"request_id": traced.request_id} | request.state.log,
+            {"http.request.method": request.method, "http.route": endpoint_name, "http.response.status_code": status},
+            failed=status >= 500,
+        )
 
 
 async def _attempt(endpoint: Endpoint, request: Request, limit: float, told: Told) -> Response:

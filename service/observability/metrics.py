@@ -6,7 +6,8 @@ Labels are bounded: endpoints, models, outcomes, codes and reasons are all from 
 from __future__ import annotations
 
 import os
-from typing import Final
+from pathlib import Path
+from typing import Final, get_args
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,44 +20,66 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from service.observability.observer import CacheEvent, Observer, Outcome, Stage
+from models.entries import CatalogueEntry
+from service.observability.observer import STAGES, CacheEvent, Observer, Outcome, Stage
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+_REASONS: Final = ("overloaded", "deadline_unreachable", "deadline_exceeded", "abandoned")
+"""For which work is shed: codes of problems, and a caller who left."""
 
-REQUESTS: Final = Counter("pomona_requests", "Requests by what became of them.", ["endpoint", "model", "outcome"])
+REQUESTS: Final = Counter(
+    "pomona_requests",
+    "Requests and frames of streams that were answered, refused or left, over HTTP and gRPC.",
+    ["endpoint", "model", "outcome"],
+)
 DURATION: Final = Histogram(
     "pomona_request_duration_seconds",
-    "From arrival to answer.",
+    "Time from a request's arrival to its answer.",
     ["endpoint", "model", "outcome"],
     buckets=_SECONDS,
 )
 IN_PROGRESS: Final = Gauge(
-    "pomona_requests_in_progress", "Requests that are not answered yet.", ["endpoint"], multiprocess_mode="livesum"
+    "pomona_requests_in_progress",
+    "Requests and frames that are not answered yet.",
+    ["endpoint"],
+    multiprocess_mode="livesum",
 )
-PROBLEMS: Final = Counter("pomona_problems", "Problems answered, by code.", ["code"])
-DEADLINES: Final = Counter("pomona_deadlines", "Requests with a deadline: met or missed.", ["model", "result"])
+STREAMS: Final = Gauge(
+    "pomona_streams_open", "Streams of cameras that are open, over gRPC.", ["endpoint"], multiprocess_mode="livesum"
+)
+PROBLEMS: Final = Counter("pomona_problems", "Problems that were answered.", ["code"])
+DEADLINES: Final = Counter(
+    "pomona_deadlines", "Requests with a deadline: answered before it or not.", ["model", "result"]
+)
 BATCH_SIZE: Final = Histogram(
-    "pomona_batch_size", "Items that ran together on a device.", ["runner", "stage"], buckets=_SIZES
+    "pomona_batch_size", "Pieces of work that ran together on a device.", ["runner", "stage"], buckets=_SIZES
 )
 BATCH_DURATION: Final = Histogram(
     "pomona_batch_duration_seconds", "Time of a batch on a device.", ["runner", "stage"], buckets=_SECONDS
 )
 QUEUE_WAIT: Final = Histogram(
-    "pomona_queue_wait_seconds", "From prepared to running.", ["runner", "stage"], buckets=_SECONDS
+    "pomona_queue_wait_seconds",
+    "Time from prepared to running, of work that ran.",
+    ["runner", "stage"],
+    buckets=_SECONDS,
 )
 SHED: Final = Counter("pomona_shed", "Work refused at the door or dropped from the queue.", ["runner", "reason"])
+DEVICE_ERRORS: Final = Counter("pomona_device_errors", "Pieces of work that failed on a device.", ["runner", "stage"])
 CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, missed, driven out.", ["event"])
 CACHE_BYTES: Final = Gauge(
     "pomona_embedding_cache_bytes", "Bytes of the embeddings at hand.", multiprocess_mode="livesum"
 )
-DECODE: Final = Histogram("pomona_picture_decode_seconds", "Decoding of a picture.", buckets=_SECONDS)
+DECODE: Final = Histogram("pomona_picture_decode_seconds", "Time to decode a picture.", buckets=_SECONDS)
 POSTPROCESS: Final = Histogram(
-    "pomona_postprocess_seconds", "Masks or classes of a request upsampled and encoded.", buckets=_SECONDS
+    "pomona_postprocess_seconds", "Time to upsample and encode the masks or classes of a request.", buckets=_SECONDS
+)
+READY: Final = Gauge(
+    "pomona_ready_workers", "Workers that answer requests: loaded, not broken, not ending.", multiprocess_mode="livesum"
 )
 MODEL: Final = Gauge(
     "pomona_model_info",
-    "1 for every loaded model.",
+    "Loaded models; always 1.",
     ["model", "revision", "backend", "device"],
     multiprocess_mode="livemax",
 )
@@ -69,10 +92,19 @@ EXPOSITION_TYPE: Final = CONTENT_TYPE_LATEST
 def exposition() -> bytes:
     """All metrics in Prometheus' text format: of all workers where these share a folder, else of this process."""
     registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # set by BentoML for its workers
+    if (folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR")) is not None:  # set by BentoML for its workers
+        _forget_dead_workers(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """What a worker was doing when it died is not going on; what it counted stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not Path("/proc", pid).exists():
+            file.unlink(missing_ok=True)
 
 
 class PrometheusObserver(Observer):
@@ -101,6 +133,10 @@ class PrometheusObserver(Observer):
         BATCH_SIZE.labels(runner, stage).observe(size)
         BATCH_DURATION.labels(runner, stage).observe(seconds)
 
+    def failed(self, runner: str, stage: Stage) -> None:
+        """Count it."""
+        DEVICE_ERRORS.labels(runner, stage).inc()
+
     def waited(self, runner: str, stage: Stage, seconds: float) -> None:
         """Measure it."""
         QUEUE_WAIT.labels(runner, stage).observe(seconds)
@@ -125,6 +161,22 @@ class PrometheusObserver(Observer):
         """Measure it."""
         POSTPROCESS.observe(seconds)
 
-    def loaded(self, model: str, revision: str, backend: str, device: str) -> None:
+    def streams(self, endpoint: str, *, opened: bool) -> None:
         """Show it."""
-        MODEL.labels(model, revision, backend, device).set(1)
+        STREAMS.labels(endpoint).inc(1 if opened else -1)
+
+    def ready(self, *, now: bool) -> None:
+        """Show it."""
+        READY.set(now)
+
+    def loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
+        """Show it, and begin its counters at 0: of one that begins at 1 a rate misses the first event."""
+        MODEL.labels(entry.name, entry.revision, backend, device).set(1)
+        for reason in _REASONS:
+            SHED.labels(entry.name, reason)
+        for stage in STAGES[entry.architecture.family]:
+            DEVICE_ERRORS.labels(entry.name, stage)
+        for result in ("met", "missed"):
+            DEADLINES.labels(entry.name, result)
+        for event in get_args(CacheEvent):
+            CACHE.labels(event)

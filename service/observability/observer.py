@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from models.entries import CatalogueEntry, Family
 
 CacheEvent = Literal["hit", "miss", "eviction"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
 Stage = Literal["encode", "decode", "infer"]
+
+STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {"sam": ("encode", "decode"), "unet": ("infer",)}
+"""Of a model's work on a device."""
 
 
 class Observer:
@@ -35,6 +41,9 @@ class Observer:
     def ran(self, runner: str, stage: Stage, size: int, seconds: float) -> None:
         """A batch of `size` items ran."""
 
+    def failed(self, runner: str, stage: Stage) -> None:
+        """An item failed on the device."""
+
     def waited(self, runner: str, stage: Stage, seconds: float) -> None:
         """A prepared item waited for the device."""
 
@@ -53,5 +62,11 @@ class Observer:
     def postprocessed(self, seconds: float) -> None:
         """A request's masks or classes were upsampled and encoded."""
 
-    def loaded(self, model: str, revision: str, backend: str, device: str) -> None:
+    def streams(self, endpoint: str, *, opened: bool) -> None:
+        """A camera's stream was opened, or has ended."""
+
+    def ready(self, *, now: bool) -> None:
+        """This worker answers requests from now on, or does so no more."""
+
+    def loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
         """A model is ready."""

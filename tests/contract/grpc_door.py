@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from service.errors import PROBLEMS
 from service.grpc.server import GrpcDoor
 from service.observability.observer import Observer
+from service.observability.tracing import Tracing
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.contract.door import Door, open_door
@@ -64,9 +65,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def open_grpc(*, ready: bool = True, observer: Observer | None = None, **settings: Any) -> AsyncIterator[Caller]:
+async def open_grpc(
+    *, ready: bool = True, observer: Observer | None = None, tracing: Tracing | None = None, **settings: Any
+) -> AsyncIterator[Caller]:
     async with open_door(**settings) as door:
-        server = GrpcDoor(make_settings(**settings), observer)
+        server = GrpcDoor(make_settings(**settings), observer, tracing)
         port = await server.start("127.0.0.1", 0)
         if ready:
             server.open(door.pipeline)

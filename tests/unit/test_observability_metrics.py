@@ -1,0 +1,131 @@
+"""What is exposed is documented, clean, and what rules and dashboard ask for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, get_args
+
+import pytest
+
+from service.errors import PROBLEMS
+from service.observability.observer import CacheEvent, Outcome, Stage
+from tests.queries import FOLDER, TARGET, asked, dashboard, queries, recorded, rules
+from tests.told_metrics import documented, families, series, tell_everything
+
+ROOT: Final = Path(__file__).parents[2]
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+KNOWN: Final = {
+    "outcome": set(get_args(Outcome)),
+    "event": set(get_args(CacheEvent)),
+    "stage": set(get_args(Stage)),
+    "result": {"met", "missed"},
+    "code": {problem.code for problem in PROBLEMS.values()},
+}
+
+
+def promtool(*arguments: str, text: str | None = None) -> str:
+    done = subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True, check=False)  # noqa: S607
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_documentation_lists_every_metric_as_it_is_exposed() -> None:
+    assert documented() == families(tell_everything())
+
+
+@needs_promtool
+def test_promtool_has_nothing_to_say_of_the_metrics() -> None:
+    ours = "".join(
+        line for line in tell_everything().splitlines(keepends=True) if "pomona_" in line and "_created" not in line
+    )
+    assert promtool("check", "metrics", text=ours) == ""
+
+
+@pytest.mark.parametrize("query", queries())
+def test_a_query_asks_for_metrics_and_labels_that_are_exposed(query: str) -> None:
+    exposed = series(tell_everything()) | recorded()
+    for metric in asked(query):
+        assert metric.name in exposed, f"{metric.name} is not exposed"
+        assert metric.labels <= exposed[metric.name] | TARGET, f"{metric.name} has no such labels"
+        for label, wanted in metric.values.items():
+            assert wanted <= KNOWN.get(label, wanted), f"{label} is never any of {wanted}"
+
+
+def test_the_check_of_queries_finds_what_is_not_there() -> None:
+    (metric,) = asked('sum by (door) (rate(pomona_orders_total{outcome=~"ok|eaten", code!=""}[5m]))')
+    assert metric.name == "pomona_orders_total"
+    assert metric.labels == {"door", "outcome", "code"}
+    assert metric.values == {"outcome": {"ok", "eaten"}}
+    with pytest.raises(ValueError, match="unclosed"):
+        asked("sum by (job) (rate(pomona_requests_total[5m])")
+
+
+def test_every_recording_rule_is_used_and_named_by_the_labels_that_it_has() -> None:
+    used = {metric.name for query in queries() for metric in asked(query)}
+    assert set(recorded()) <= used
+    for rule in rules():
+        if "record" in rule and "namespace_job" not in rule["expr"]:
+            labels = set.union(*(set(metric.labels) for metric in asked(rule["expr"])))
+            assert recorded()[rule["record"]] <= labels
+
+
+def test_every_metric_is_shown_on_the_dashboard() -> None:
+    used = {metric.name for query in queries() for metric in asked(query)}
+    shown = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in used}
+    assert {name for name in documented() if name not in shown} == set()
+
+
+def test_panels_of_the_dashboard_do_not_overlap_and_have_names_of_their_own() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for place in (panel["gridPos"] for panel in panels):
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert max(x for x, _ in cells) < 24
+        assert not cells & taken
+        taken |= cells
+
+
+@needs_promtool
+def test_the_rules_pass_their_own_tests() -> None:
+    assert "SUCCESS" in promtool("test", "rules", str(FOLDER / "rules_test.yaml"))
+    promtool("check", "config", str(FOLDER / "prometheus.yaml"))
+
+
+def test_every_alert_has_a_test_that_it_fires() -> None:
+    tested = (FOLDER / "rules_test.yaml").read_text()
+    for rule in rules():
+        if "alert" in rule:
+            assert f"alertname: {rule['alert']}\n" in tested, f"{rule['alert']} is never expected to fire"
+            assert rule["labels"]["severity"] in ("critical", "warning")
+            assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_a_worker_that_died_is_not_counted_as_ready_but_what_it_counted_stays(tmp_path: Path) -> None:
+    work = (
+        "from service.observability.metrics import PrometheusObserver, exposition\n"
+        "observer = PrometheusObserver()\n"
+        "observer.ready(now=True)\n"
+        "observer.refused('overloaded')\n"
+        "print(exposition().decode())\n"
+    )
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", work], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert [re.findall(r"^pomona_ready_workers (\S+)$", text, re.MULTILINE) for text in told] == [["1.0"]] * 2
+    assert 'pomona_problems_total{code="overloaded"} 2.0' in told[1]
