@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -163,17 +163,19 @@ class Dataset:
         except DataError as error:
             raise DataError(f"{self.items[name].picture}: {error.detail}") from error
 
-    def check(self, *, progress: bool = True) -> tuple[Problem, ...]:
+    def check(self, names: Sequence[str] | None = None, *, progress: bool = True) -> tuple[Problem, ...]:
         """Load every picture once.
 
         Args:
+            names: of these pictures; None for all.
             progress: draw a bar on a terminal.
 
         Returns:
             All problems, those seen on opening first; none when every listed picture can be used.
         """
         found = list(self.problems)
-        for name in tqdm(self.names, desc="checking", unit="picture", leave=False, disable=None if progress else True):
+        listed = self.names if names is None else names
+        for name in tqdm(listed, desc="checking", unit="picture", leave=False, disable=None if progress else True):
             try:
                 self._read(name)
             except DataError as error:

@@ -94,10 +94,15 @@ def _open(name: str, source: DataSource) -> OpenedSource:
     if not 0 <= source.weight < 1e6:
         raise DataError(f"{source.path}: a weight of {source.weight} is none; 1 shows each picture once an epoch.")
     dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), pictures=source.pictures)
-    if dataset.problems:
-        raise DataError(f"{dataset.problems[0]} ({len(dataset.problems)} such problems in all)")
     split, divided_by = divided(dataset, source)
     train, validation = split.of(TRAIN), split.of(VALIDATION)
+    # Now, and all of them: not one after the other in the middle of the night.
+    broken = dataset.check((*train, *validation))
+    if broken:
+        listed = "\n".join(f"  {problem}" for problem in broken)
+        raise DataError(
+            f"{len(broken)} pictures of {dataset.root} cannot be used; mend them or leave them out:\n{listed}"
+        )
     digest = data_hash(dataset, (*train, *validation))
     return OpenedSource(name, source, dataset, train, validation, divided_by, digest)
 

@@ -316,3 +316,11 @@ def test_a_checkpoint_that_cannot_be_begun_from_is_refused_before_anything_is_wr
     with pytest.raises(CannotTrain, match="an encoder of its own"):
         replace(TINY, begin_from=tmp_path / "none", encoder_weights="imagenet")
     assert not out.exists()
+
+
+def test_all_broken_pictures_are_named_before_the_first_epoch(fruit_folder: Path, tmp_path: Path) -> None:
+    for name in ("rendered-0", "rendered-3"):
+        (fruit_folder / "images" / f"{name}.jpg").write_bytes(f"no picture, {name}".encode())
+    with pytest.raises(DataError, match=r"2 pictures of .*(\n.*rendered-[03]\.jpg: .*){2}"):
+        train_unet(TINY, [DataSource(fruit_folder)], Product(tmp_path / "run", "tiny", "MIT"), machine(tmp_path))
+    assert not (tmp_path / "run").exists()
