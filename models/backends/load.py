@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from models.backends.base import BackendName, SamBackend
+from models.backends.cpu_features import multiplies_bf16
 from models.backends.devices import cuda_device_count
-from models.backends.openvino_files import UNetPrecision, converted_folder, ensure_converted
+from models.backends.openvino_files import UNetPrecision, converted_folder, ensure_converted, is_int8
 from models.backends.unet_base import UNetBackend
 from models.entries import Family
+from models.errors import BackendError
 from models.weights import fetch
 from models.zoo import CatalogueEntry
 
@@ -24,7 +27,7 @@ class Shelf:
     Attributes:
         cache_dir: written to: downloaded checkpoints and converted models.
         weights_dir: read only, tried first: checkpoints that somebody put there, or None.
-        unet_precision: in which U-Nets are converted for OpenVINO.
+        unet_precision: in which U-Nets are run on OpenVINO.
     """
 
     cache_dir: Path
@@ -49,8 +52,16 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, shelf: Shelf) -> P
         WeightsError: the checkpoint cannot be had.
         BackendError: the conversion failed.
     """
-    if backend == "openvino" and (folder := _converted(entry, shelf)).is_dir():
-        return folder
+    if backend == "openvino":
+        folder = _converted(entry, shelf)
+        if folder.is_dir():
+            return folder
+        if not _can_convert():
+            raise BackendError(
+                f"{entry.name} is not among the converted models in {shelf.cache_dir}, and nothing can be converted "
+                "here, as PyTorch is not installed: `python -m service.prepare` does it where PyTorch is, into the "
+                "same POMONA_CACHE_DIR."
+            )
     checkpoint = fetch(entry, cache_dir=shelf.cache_dir, weights_dir=shelf.weights_dir)
     if backend == "torch":
         return checkpoint
@@ -104,7 +115,8 @@ def load_unet(
     if backend == "openvino":
         from models.backends.unet_openvino import OpenVinoUNet
 
-        return OpenVinoUNet(path, threads=threads)
+        bf16 = shelf.unet_precision != "fp32" and multiplies_bf16() and not is_int8(path)
+        return OpenVinoUNet(path, threads=threads, bf16=bf16)
     from models.backends.unet_torch import TorchUNet
     from models.checkpoints import load_state_dict
 
@@ -118,7 +130,15 @@ def _files_of_family(family: Family, entry: CatalogueEntry, backend: BackendName
 
 
 def _converted(entry: CatalogueEntry, shelf: Shelf) -> Path:
-    return converted_folder(entry, shelf.cache_dir, shelf.unet_precision)
+    wished = converted_folder(entry, shelf.cache_dir, shelf.unet_precision)
+    if wished.is_dir() or _can_convert():
+        return wished
+    # Whoever converted for this machine could not try int8.
+    return converted_folder(entry, shelf.cache_dir, "fp32")
+
+
+def _can_convert() -> bool:
+    return find_spec("torch") is not None
 
 
 def _torch_device(index: int) -> str:

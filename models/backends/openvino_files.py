@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -34,9 +35,13 @@ UNET: Final = "unet.xml"
 PRECISION: Final = "precision.json"
 """How it was decided whether `UNET` is int8; only where int8 was tried."""
 
-UNetPrecision: TypeAlias = Literal["auto", "fp32"]
-"""What a U-Net computes in on OpenVINO: "auto" is int8 where the processor has instructions for it, and where int8 is
-measured to be faster than float32 and to answer as it does; see `models.backends.unet_precision`."""
+UNetPrecision: TypeAlias = Literal["auto", "fp32", "int8"]
+"""What a U-Net computes in on OpenVINO. "auto" is bfloat16, in which networks are trained too, where the processor has
+instructions for it, else float32. "int8" is int8 where the processor has instructions for that, and where int8 is
+measured to be faster than float32 and to answer as it does, see `models.backends.unet_precision`; else as "auto"."""
+
+NNCF: Final = "3.4.0"
+"""The version that pyproject.toml pins, said here for machines that find converted models and need no NNCF."""
 
 TRY_INT8: Final = "int8"
 """Last argument of `models.backends.unet_convert`."""
@@ -57,10 +62,16 @@ def converted_folder(entry: CatalogueEntry, cache_dir: Path, precision: UNetPrec
     if entry.architecture.family == "sam":
         options = "dynamic-fp32"
     elif _tries_int8(entry, precision):
-        options = f"unet-uint8-int8-nncf-{version('nncf')}"
+        options = f"unet-uint8-int8-nncf-{NNCF}"
     else:
         options = "unet-uint8-fp32"
     return cache_dir / entry.revision / f"openvino-{version('openvino')}-{options}"
+
+
+def is_int8(folder: Path) -> bool:
+    """Whether a folder of `ensure_converted` has a U-Net that was found good enough in int8."""
+    account = folder / PRECISION
+    return account.is_file() and json.loads(account.read_text())["precision"] == "int8"
 
 
 def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path, precision: UNetPrecision) -> Path:
@@ -90,7 +101,7 @@ def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path, p
 
 
 def _tries_int8(entry: CatalogueEntry, precision: UNetPrecision) -> bool:
-    return entry.architecture.family == "unet" and precision == "auto" and multiplies_int8()
+    return entry.architecture.family == "unet" and precision == "int8" and multiplies_int8()
 
 
 def _convert(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_int8: bool) -> None:

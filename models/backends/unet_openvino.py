@@ -22,6 +22,7 @@ class OpenVinoUNet:
     Args:
         folder: the converted model, see `models.backends.openvino_files`.
         threads: CPU threads of one inference; 0 for all cores.
+        bf16: compute in bfloat16 what the converted model has in float32.
 
     Raises:
         BackendError: OpenVINO cannot read or compile the model.
@@ -33,8 +34,8 @@ class OpenVinoUNet:
     """On two cores none was measured to pay: 80 to 83 ms a picture, alone or among 8. More cores may be kept busy by
     more pictures."""
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
-        self._network = compile_model(folder / UNET, threads=threads)
+    def __init__(self, folder: Path, *, threads: int = 0, bf16: bool = False) -> None:
+        self._network = compile_model(folder / UNET, threads=threads, bf16=bf16)
 
     def prepare(self, pixels: Pixels, frame: UNetFrame) -> Pixels:
         """See `UNetBackend.prepare`: the model itself turns bytes into normalised numbers."""

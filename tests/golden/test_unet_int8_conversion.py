@@ -33,7 +33,7 @@ def test_a_network_that_finds_no_fruit_is_served_in_float32_and_the_log_says_so(
     safetensors.torch.save_file(tensors, tmp_path / "blind.safetensors")
     (tmp_path / "models.yaml").write_text(ENTRY)
     entry = load_catalogue(tmp_path / "models.yaml")["blind"]
-    shelf = Shelf(tmp_path / "cache", unet_precision="auto")
+    shelf = Shelf(tmp_path / "cache", unet_precision="int8")
 
     with caplog.at_level(logging.INFO, "pomona.openvino"):
         unet = load_unet(entry, "openvino", shelf)
@@ -41,7 +41,7 @@ def test_a_network_that_finds_no_fruit_is_served_in_float32_and_the_log_says_so(
     frame = unet_frame(Size(64, 96), 64 * 96)
     (output,) = unet.infer([unet.prepare(np.zeros((64, 96, 3), np.uint8), frame)])
     np.testing.assert_array_equal(output, np.broadcast_to(BLIND[:, None, None], (5, 64, 96)))
-    folder = converted_folder(entry, shelf.cache_dir, "auto")
+    folder = converted_folder(entry, shelf.cache_dir, "int8")
     assert json.loads((folder / PRECISION).read_text())["precision"] == "fp32"
     assert "blind: served in float32: no fruit and no infected pixel was found to compare" in caplog.messages
     assert not converted_folder(entry, shelf.cache_dir, "fp32").exists()
