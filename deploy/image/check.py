@@ -1,0 +1,289 @@
+"""Proves a built image by running it: `python -m deploy.image.check TOOL IMAGE` (see deploy/test_image.sh).
+
+Every container runs as in Kubernetes: root file system read-only, no capability, limits on memory and processors.
+"""
+
+# ruff: noqa: S603 (it runs containers, which is its purpose)
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import httpx
+import numpy as np
+from PIL import Image
+
+from service.proto.generated.pomona.v1 import segmentation_pb2 as messages
+from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
+
+_PICTURE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
+_FRUIT: Final = (548.0, 190.0)
+_READY_WITHIN_S: Final = 300
+"""A machine that does other work too takes its time; what it took is told."""
+
+_LIMITS: Final = (
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--memory=3g",
+    "--cpus=2",
+    "--pids-limit=512",
+)
+
+
+class CheckFailed(Exception):
+    """The image is not as it should be; the message says what was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container.
+
+    Attributes:
+        tool: podman or docker.
+        id: the container's.
+        http: port of its HTTP door on this machine.
+        grpc: port of its gRPC door.
+    """
+
+    tool: str
+    id: str
+    http: int
+    grpc: int
+
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the container."""
+        return subprocess.run([self.tool, "exec", self.id, *command], capture_output=True, text=True, check=False)
+
+    def ended(self, within: float) -> int:
+        """Wait for its end, and return its exit status."""
+        return int(_run(self.tool, "wait", self.id, timeout=within))
+
+    def logs(self) -> str:
+        """What it printed."""
+        ran = subprocess.run([self.tool, "logs", self.id], capture_output=True, text=True, check=False)
+        return ran.stdout + ran.stderr
+
+
+def main(tool: str, image: str) -> None:
+    """Run all checks, and print what was measured as JSON."""
+    measured: dict[str, Any] = {"image": image, "size_mib": check_contents(tool, image)}
+    with running(tool, image, "--network=none") as sealed:
+        # Each look starts a Python in the container: they are kept apart, so this is no measure of time.
+        seconds_until(lambda: sealed.inside(*_CHECK).returncode == 0, every=2)
+        check_sealed(sealed)
+    with running(tool, image, "--network=host") as served:
+        measured["ready_s"] = seconds_until(lambda: _status(served, "/readyz") == httpx.codes.OK)
+        check_answers(served)
+        measured["memory_mib"] = _memory_mib(served)
+        measured["stopped_after_s"] = check_end(served)
+    with running(tool, image, "--network=host") as doomed:
+        seconds_until(lambda: _status(doomed, "/readyz") == httpx.codes.OK)
+        measured["ended_after_worker_died_s"] = check_death(doomed)
+    sys.stdout.write(json.dumps(measured, indent=2) + "\n")
+
+
+_CHECK: Final = ("python", "-m", "service.supervise", "--check")
+
+
+@contextlib.contextmanager
+def running(tool: str, image: str, network: str) -> Iterator[Container]:
+    """Run a container, and remove it; what it printed is shown where a check fails."""
+    http, other = _free_ports(2)
+    ports = (f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
+    made = Container(tool, _run(tool, "run", "--detach", network, *_LIMITS, *ports, image), http, other)
+    try:
+        yield made
+    except BaseException:
+        sys.stderr.write(made.logs())
+        raise
+    finally:
+        subprocess.run([tool, "rm", "--force", made.id], capture_output=True, check=False)
+
+
+def check_contents(tool: str, image: str) -> float:
+    """What the image is, without running the service.
+
+    Returns:
+        its size unpacked, in MiB.
+    """
+    (told,) = json.loads(_run(tool, "image", "inspect", image))
+    config = told["Config"]
+    _expect(re.fullmatch(r"[1-9]\d*(:\d+)?", config["User"]), f"a numeric user that is not root: {config['User']}")
+    labels = {name.rpartition(".")[2] for name in config["Labels"] if name.startswith("org.opencontainers.image.")}
+    _expect(labels >= {"title", "version", "revision", "licenses"}, f"OCI labels: {labels}")
+    _expect("Healthcheck" in config or "Healthcheck" in told or "HealthCheck" in told, "a health check")
+    look = (
+        "import json, shutil, importlib.util as u;"
+        "print(json.dumps([[t for t in ('gcc', 'g++', 'make', 'git', 'pip', 'curl') if shutil.which(t)],"
+        " [m for m in ('pip', 'torch', 'torchvision', 'nncf') if u.find_spec(m)],"
+        " len(json.load(open('/opt/pomona/sbom.json'))['components'])]))"
+    )
+    tools, modules, components = json.loads(
+        _run(tool, "run", "--rm", *_LIMITS, "--entrypoint=python", image, "-c", look)
+    )
+    _expect(not tools, f"no build tools: {tools}")
+    _expect("pip" not in modules, "no pip")
+    _expect("cpu" not in image.rpartition(":")[2] or not modules, f"no PyTorch in the cpu image: {modules}")
+    _expect(components > 30, f"a list of packages: {components}")
+    return round(float(told["Size"]) / 2**20, 1)
+
+
+def check_sealed(container: Container) -> None:
+    """Nothing but /tmp can be written."""
+    write = "import pathlib, sys; pathlib.Path(sys.argv[1], 'x').write_text('')"
+    for folder in ("/srv/pomona", "/opt/pomona/cache", "/"):
+        _expect(container.inside("python", "-c", write, folder).returncode != 0, f"{folder} is read-only")
+    _expect(container.inside("python", "-c", write, "/tmp").returncode == 0, "/tmp can be written")  # noqa: S108
+
+
+def check_answers(container: Container) -> None:
+    """Masks over HTTP and gRPC, fruits, and metrics that count them."""
+    data = _PICTURE.read_bytes()
+    base = f"http://127.0.0.1:{container.http}"
+    fields = {"request": json.dumps({"prompts": [{"points": [_FRUIT]}]})}
+    answer = httpx.post(f"{base}/v1/segment", files={"image": data}, data=fields, timeout=60)
+    _expect(answer.status_code == httpx.codes.OK, answer.text)
+    best = answer.json()["results"][0]["masks"][0]
+
+    with grpc.insecure_channel(f"127.0.0.1:{container.grpc}") as channel:
+        x, y = _FRUIT
+        prompt = messages.Prompt(points=[messages.Point(x=x, y=y)])
+        opened: Any = channel  # the stub's types know asynchronous channels only
+        same: Any = SegmentationStub(opened).Segment(messages.SegmentRequest(image=data, prompts=[prompt]), timeout=60)
+    over_grpc = same.results[0].masks[0]
+    _expect(over_grpc.mask.rle.counts.decode() == best["mask"]["counts"], "one mask over HTTP and gRPC")
+    # The drawn fruit has about 44,300 pixels.
+    _expect(40_000 < best["area"] < 48_000, f"the fruit's area: {best['area']}")
+
+    fruits = httpx.post(f"{base}/v1/inspect", files={"image": data}, timeout=60)
+    _expect(fruits.status_code == httpx.codes.OK and fruits.json()["fruits"], f"fruits: {fruits.text[:500]}")
+
+    told = httpx.get(f"{base}/metrics", timeout=10).text
+    answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', told, re.MULTILINE)))
+    _expect(answered >= 3, f"three requests in the metrics: {answered}")
+    _expect("pomona_model_info{" in told, "the models in the metrics")
+
+
+def check_end(container: Container) -> float:
+    """Stop with a request in flight: it is answered, and the container ends with 0.
+
+    Returns:
+        seconds from the signal to the end.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), np.uint8)
+    picture = Path(os.environ.get("TMPDIR", "/tmp")) / f"pomona-{container.http}.png"  # noqa: S108
+    Image.fromarray(noise).save(picture)
+    prompts = [{"points": [[100 * number, 400]]} for number in range(1, 16)]
+    url = f"http://127.0.0.1:{container.http}/v1/segment"
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(
+            httpx.post,
+            url,
+            files={"image": picture.read_bytes()},
+            data={"request": json.dumps({"prompts": prompts})},
+            timeout=60,
+        )
+        while not _in_flight(container):
+            _expect(not call.done(), "a request that takes a while")
+        started = time.monotonic()
+        _run(container.tool, "kill", "--signal=TERM", container.id)
+        answer = call.result(60)
+        status = container.ended(60)
+        took = time.monotonic() - started
+    picture.unlink()
+    _expect(answer.status_code == httpx.codes.OK, f"the request in flight: {answer.text[:500]}")
+    _expect(len(answer.json()["results"]) == len(prompts), "all its prompts")
+    _expect(status == 0, f"a clean end: {status}")
+    return round(took, 2)
+
+
+def check_death(container: Container) -> float:
+    """Kill the worker: the container ends too, and not with 0.
+
+    Returns:
+        seconds from the one to the other.
+    """
+    kill = (
+        "import os, pathlib, signal\n"
+        "for each in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+        "    number = int(each.parent.name)\n"
+        "    if number != os.getpid() and b'_bentoml_impl' in each.read_bytes():\n"
+        "        os.kill(number, signal.SIGKILL)\n"
+    )
+    started = time.monotonic()
+    _expect(container.inside("python", "-c", kill).returncode == 0, "a worker that can be killed")
+    status = container.ended(90)
+    _expect(status != 0, "an exit status that says so")
+    return round(time.monotonic() - started, 2)
+
+
+def seconds_until(condition: Callable[[], bool], every: float = 0.1) -> float:
+    """Seconds until `condition()` holds, asked `every` so many seconds.
+
+    Raises:
+        CheckFailed: it took too long.
+    """
+    started = time.monotonic()
+    while not condition():
+        _expect(time.monotonic() - started < _READY_WITHIN_S, f"readiness within {_READY_WITHIN_S} s")
+        time.sleep(every)
+    return round(time.monotonic() - started, 2)
+
+
+def _status(container: Container, path: str) -> int | None:
+    try:
+        return httpx.get(f"http://127.0.0.1:{container.http}{path}", timeout=5).status_code
+    except httpx.HTTPError:
+        return None
+
+
+def _in_flight(container: Container) -> bool:
+    told = httpx.get(f"http://127.0.0.1:{container.http}/metrics", timeout=10).text
+    lines = re.findall(r"^pomona_requests_in_progress\{(.*)\} (\S+)$", told, re.MULTILINE)
+    return any("/v1/segment" in labels and float(value) > 0 for labels, value in lines)
+
+
+def _memory_mib(container: Container) -> float:
+    """Resident memory of all its processes; pages that they share count more than once."""
+    add = (
+        "import pathlib, re\n"
+        "print(sum(int(found[1]) for each in pathlib.Path('/proc').glob('[0-9]*/status')\n"
+        "    if (found := re.search(r'VmRSS:\\s+(\\d+)', each.read_text()))))"
+    )
+    return round(int(container.inside("python", "-c", add).stdout) / 1024, 1)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _run(*command: str, timeout: float = 120) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    _expect(ran.returncode == 0, f"{' '.join(command)}: {ran.stderr}")
+    return ran.stdout.strip()
+
+
+def _expect(truth: object, what: str) -> None:
+    if not truth:
+        raise CheckFailed(what)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,110 @@
+"""What the images are made of, and that serving on OpenVINO needs no PyTorch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import pytest
+from packaging.requirements import Requirement
+
+from models.backends import load
+from models.backends.load import Shelf, ensure_files
+from models.backends.openvino_files import NNCF, converted_folder
+from models.errors import BackendError
+from models.zoo import CATALOGUE
+from service.settings import Settings
+
+ROOT: Final = Path(__file__).parents[2]
+ONLY_PYTORCH: Final = {
+    "nncf",
+    "safetensors",
+    "segment-anything",
+    "segmentation-models-pytorch",
+    "timm",
+    "torch",
+    "torchvision",
+}
+
+
+def locked(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", path.read_text(), re.MULTILINE))
+
+
+def test_the_cpu_image_has_what_the_project_asks_for_without_what_only_pytorch_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [line for line in (ROOT / "deploy/image/cpu.in").read_text().splitlines() if not line.startswith("#")]
+    assert asked == [line for line in project["dependencies"] if Requirement(line).name not in ONLY_PYTORCH]
+
+
+def test_the_cpu_image_has_the_versions_that_are_tested() -> None:
+    ours, cpu = locked(ROOT / "requirements.lock"), locked(ROOT / "deploy/image/requirements-cpu.lock")
+    assert cpu.items() <= ours.items()
+    assert "openvino" in cpu
+    assert not {name for name in cpu if name in ONLY_PYTORCH or name.startswith(("nvidia-cu", "triton"))}
+
+
+def test_the_images_hold_what_the_service_loads_by_itself() -> None:
+    (models,) = re.findall(r"^MODELS\s*\?=\s*(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert tuple(models.split(",")) == Settings.model_fields["models"].default
+
+
+def test_every_stage_of_the_dockerfile_that_runs_is_bare_and_without_rights() -> None:
+    text = (ROOT / "deploy/image/Dockerfile").read_text()
+    runtime = text[text.index("AS runtime") :]
+    assert "USER 10001:10001" in runtime
+    assert "HEALTHCHECK" in runtime
+    assert "apt-get" not in text
+    # From other stages come packages, code, weights and the list of packages, nothing else.
+    copied = set(re.findall(r"^COPY --from=\S+ (\S+)", runtime, re.MULTILINE))
+    assert copied == {"/srv/pomona", "/opt/venv", "/build/sbom.json", "/opt/pomona/cache"}
+
+
+def test_the_version_of_nncf_that_names_converted_models_is_the_installed_one() -> None:
+    assert version("nncf") == NNCF
+
+
+def test_the_service_is_imported_and_a_model_asked_for_without_pytorch() -> None:
+    code = """
+import sys
+banned = {"torch", "torchvision", "timm", "segment_anything", "segmentation_models_pytorch", "safetensors", "nncf"}
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in banned:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+import service.app, service.prepare, models.backends.openvino_backend, models.backends.unet_openvino
+print("imported")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith("imported\n")
+
+
+@pytest.fixture
+def no_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "find_spec", lambda _: None)
+
+
+@pytest.mark.usefixtures("no_pytorch")
+def test_without_pytorch_converted_models_are_used_and_the_lack_of_them_is_told(tmp_path: Path) -> None:
+    entry, shelf = CATALOGUE["mobile-sam"], Shelf(tmp_path)
+    with pytest.raises(BackendError, match=r"mobile-sam .* service\.prepare"):
+        ensure_files(entry, "openvino", shelf)
+    folder = converted_folder(entry, tmp_path, "fp32")
+    folder.mkdir(parents=True)
+    assert ensure_files(entry, "openvino", shelf) == folder
+
+
+@pytest.mark.usefixtures("no_pytorch")
+def test_without_pytorch_a_unet_that_could_not_be_tried_in_int8_is_used_in_float32(tmp_path: Path) -> None:
+    entry, shelf = CATALOGUE["unet-mobilenetv2-citrus"], Shelf(tmp_path, unet_precision="int8")
+    folder = converted_folder(entry, tmp_path, "fp32")
+    folder.mkdir(parents=True)
+    assert ensure_files(entry, "openvino", shelf) == folder

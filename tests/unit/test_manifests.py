@@ -1,0 +1,221 @@
+"""The Helm chart, rendered by Helm's own engine: what is in `deploy/rendered`, and what Kubernetes takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+from helm_python.errors import HelmValuesError
+
+from deploy.manifests import CHART, RENDERED, notes, render, rendered, variants
+from service.settings import Settings
+
+VERSIONS: Final = ("1.35", "1.36", "1.37")
+CUSTOM: Final = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
+"""Kinds that operators define: Kubernetes itself has no schema for them."""
+DECIDED: Final = {
+    "http_host",
+    "http_port",
+    "grpc_port",
+    "models",
+    "models_file",
+    "weights_dir",
+    "cache_dir",
+    "backend",
+} | {"drain_timeout_s"}
+"""Settings that the chart makes of its own values."""
+NAMES: Final = tuple(variants())
+
+
+@cache
+def documents(variant: str) -> tuple[dict[str, Any], ...]:
+    return tuple(yaml.safe_load_all(rendered(variants()[variant])))
+
+
+def of_kind(variant: str, kind: str) -> list[dict[str, Any]]:
+    return [document for document in documents(variant) if document["kind"] == kind]
+
+
+def pods(variant: str) -> Iterator[dict[str, Any]]:
+    yield from (deployment["spec"]["template"]["spec"] for deployment in of_kind(variant, "Deployment"))
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
+@pytest.mark.parametrize("variant", NAMES)
+def test_the_rendered_files_are_what_the_chart_gives_now(variant: str) -> None:
+    golden = (RENDERED / f"{variant}.yaml").read_text()
+    assert rendered(variants()[variant]) == golden, "`make manifests` renders them anew"
+
+
+def test_a_rendered_file_belongs_to_every_variant_and_to_nothing_else() -> None:
+    assert {path.stem for path in RENDERED.iterdir()} == set(NAMES) == {"minimal", "cpu", "gpu", "all"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("variant", NAMES)
+def test_kubernetes_takes_every_field(variant: str, version: str) -> None:
+    native = [document for document in documents(variant) if document["kind"] not in CUSTOM]
+    assert {document["kind"] for document in native} >= {"Deployment", "Service", "ConfigMap", "ServiceAccount"}
+    for document in native:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_versions_are_the_newest_three_whose_schemas_are_known() -> None:
+    newest = kubernetes_validate.latest_version()
+    assert newest.startswith(f"{VERSIONS[-1]}.")
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    (service,) = of_kind("minimal", "Service")
+    misspelt = {**service, "spec": {**service["spec"], "selektor": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(misspelt, VERSIONS[0], strict=True)
+
+
+def test_everything_that_points_at_something_points_at_what_is_there() -> None:
+    for variant in NAMES:
+        deployments = {one["metadata"]["name"]: one["spec"]["template"] for one in of_kind(variant, "Deployment")}
+        for service in of_kind(variant, "Service"):
+            template = deployments[service["metadata"]["name"]]
+            assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+            opened = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+            assert {port["targetPort"] for port in service["spec"]["ports"]} == opened
+        for budget in of_kind(variant, "PodDisruptionBudget"):
+            template = deployments[budget["metadata"]["name"]]
+            assert budget["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        for scaler in of_kind(variant, "HorizontalPodAutoscaler") + of_kind(variant, "ScaledObject"):
+            assert scaler["spec"]["scaleTargetRef"]["name"] in deployments
+        for template in deployments.values():
+            volumes = {volume["name"] for volume in template["spec"]["volumes"]}
+            containers = template["spec"]["containers"] + template["spec"].get("initContainers", [])
+            assert {mount["name"] for each in containers for mount in each["volumeMounts"]} <= volumes
+            (account,) = of_kind(variant, "ServiceAccount")
+            assert template["spec"]["serviceAccountName"] == account["metadata"]["name"]
+
+
+@pytest.mark.parametrize("variant", NAMES)
+def test_pods_are_restricted(variant: str) -> None:
+    for pod in pods(variant):
+        assert pod["enableServiceLinks"] is False
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"] + pod.get("initContainers", []):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@pytest.mark.parametrize("variant", NAMES)
+def test_the_grace_period_holds_what_comes_before_the_kill(variant: str) -> None:
+    for pod in pods(variant):
+        (container,) = pod["containers"]
+        waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        drains = float(environment(container)["POMONA_DRAIN_TIMEOUT_S"])
+        assert pod["terminationGracePeriodSeconds"] >= waits + drains + 5
+
+
+@pytest.mark.parametrize("variant", NAMES)
+def test_the_three_probes_ask_different_things(variant: str) -> None:
+    for pod in pods(variant):
+        (container,) = pod["containers"]
+        probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
+        assert [probe["httpGet"]["path"] for probe in probes] == ["/livez", "/readyz", "/livez"]
+        startup, readiness, liveness = (probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
+        assert startup > liveness > readiness
+
+
+@pytest.mark.parametrize("variant", NAMES)
+def test_every_variable_is_a_setting_of_the_service_and_its_value_is_taken(variant: str) -> None:
+    (config,) = of_kind(variant, "ConfigMap")[:1]
+    for pod in pods(variant):
+        given = {**config["data"], **environment(pod["containers"][0])}
+        ours = {
+            name.removeprefix("POMONA_").lower(): text for name, text in given.items() if name.startswith("POMONA_")
+        }
+        assert ours.keys() <= Settings.model_fields.keys()
+        Settings(**ours)
+
+
+def test_the_chart_takes_every_setting_that_it_does_not_decide_itself() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    taken = set(schema["properties"]["settings"]["propertyNames"]["enum"])
+    assert taken == Settings.model_fields.keys() - DECIDED
+
+
+def test_the_chart_loads_what_the_service_loads_by_itself() -> None:
+    (pod,) = pods("minimal")
+    models = environment(pod["containers"][0])["POMONA_MODELS"].split(",")
+    assert tuple(models) == Settings.model_fields["models"].default
+
+
+def test_a_gpu_pod_asks_for_one_device_and_the_node_that_has_it() -> None:
+    (pod,) = pods("gpu")
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["image"].endswith("-gpu")
+    assert environment(container)["POMONA_BACKEND"] == "torch"
+    assert pod["runtimeClassName"] == "nvidia"
+    assert "nvidia.com/gpu.present" in pod["nodeSelector"]
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_with_tls_nothing_is_open_without() -> None:
+    for pod in pods("all"):
+        (container,) = pod["containers"]
+        assert environment(container)["POMONA_GRPC_PORT"] == "0"
+        assert [port["name"] for port in container["ports"]] == ["http"]
+        assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "readiness", "liveness")} == {
+            "HTTPS"
+        }
+
+
+def test_dashboards_and_rules_are_those_of_the_observability_folder() -> None:
+    source = CHART.parent / "observability"
+    (rules,) = of_kind("all", "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((source / "rules.yaml").read_text())
+    _, dashboards = of_kind("all", "ConfigMap")
+    assert json.loads(dashboards["data"]["pomona.json"]) == json.loads((source / "dashboard.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"settings": {"embeding_cache_mib": 1}}, "embeding_cache_mib"),
+        ({"settings": {"http_port": 80}}, "http_port"),
+        ({"roles": {"sam": {"enabled": True, "models": []}}}, "roles/sam/models"),
+        ({"roles": {"video": {"enabled": True}}}, "video"),
+        ({"weights": {"source": "volume"}}, "weights/claim"),
+        ({"image": {"digest": "latest"}}, "image/digest"),
+        ({"drain": {"preStopSeconds": 0}}, "drain/preStopSeconds"),
+        ({"autoscaling": {"kind": "cpu"}}, "autoscaling/kind"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_by_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(HelmValuesError, match=named):
+        render(values)
+
+
+def test_the_notes_tell_how_to_reach_every_service() -> None:
+    for variant in NAMES:
+        told = notes(yaml.safe_load(variants()[variant].read_text()))
+        assert all(f"service/{service['metadata']['name']}" in told for service in of_kind(variant, "Service"))
+
+
+def test_no_file_of_the_chart_is_left_out_of_a_package(tmp_path: Path) -> None:
+    from helm_python.chart import Chart, package
+
+    with Chart.load(package(CHART, destination=tmp_path)) as packed:
+        assert {file["name"] for file in packed.files} >= {"files/rules.yaml", "files/pomona.json"}
