@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+_STEPS: Final = (0.05, 0.1, 0.2)
+_MOST_BELOW, _MOST = 5, 7  # steps up to 1, and in all: ticks need room for their numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ def axis_of(values: Iterable[float]) -> Axis:
     """
     known = [value for value in values if math.isfinite(value)]
     low = min(max(math.floor(round(min(known, default=0.0) * 10, 6)), 0), 9) / 10
-    step = 0.05 if low >= 0.8 else 0.1 if low >= 0.5 else 0.2
-    low = 1 - math.ceil(round((1 - low) / step, 6)) * step
-    over = math.ceil(round((max(known, default=1.0) - 1) / step, 6))
-    return Axis(round(low, 6), round(1 + max(over, 0) * step, 6), step)
+    high = max(known, default=1.0)
+    for step in _STEPS:
+        below, over = (max(math.ceil(round(reach / step, 6)), 0) for reach in (1 - low, high - 1))
+        if below <= _MOST_BELOW and below + over <= _MOST:
+            break
+    return Axis(round(1 - below * step, 6), round(1 + over * step, 6), step)

@@ -82,17 +82,16 @@ def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNet
     The larger a fruit, the further its votes scatter: whoever looks for all peaks at once finds several in a large one.
     """
     left, sizes = votes, radii
-    found = _Middles(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
-    for _ in range(_MOST):
-        if len(sizes) < MIN_REGION:
-            break
+    seen: list[tuple[int, bool, NDArray[np.float32], float]] = []
+    while len(sizes) >= MIN_REGION and len(seen) < _MOST:
         place, radius, own = _densest(left, sizes, frame)
-        if np.count_nonzero(own) >= max(MIN_REGION, _FEWEST * np.pi * radius**2):
-            found = _Middles(np.vstack((found.places, place)), np.append(found.radii, np.float32(radius)))
+        count = int(np.count_nonzero(own))
+        seen.append((count, count >= max(MIN_REGION, _FEWEST * np.pi * radius**2), place, radius))
         left, sizes = left[:, ~own], sizes[~own]
-    if len(found.radii):
-        return _with_enough(votes, found)
-    return _Middles(votes.mean(axis=1)[None], radii.mean(keepdims=True))
+    # Where none has enough, the one with the most.
+    kept = [each for each in seen if each[1]] or [max(seen, key=lambda each: each[0])]
+    found = _Middles(np.stack([place for *_, place, _ in kept]), np.array([radius for *_, radius in kept], np.float32))
+    return _with_enough(votes, found)
 
 
 def _densest(
@@ -148,4 +147,3 @@ def _numbered(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     ranked = [int(label) for label in np.argsort(-areas, kind="stable") if label and areas[label] >= MIN_REGION]
     numbers[ranked] = np.arange(1, len(ranked) + 1)
     return numbers[labels]
-
