@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-import safetensors.torch
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
@@ -80,19 +78,6 @@ class PixelsToLogits(nn.Module):
         """Uint8 (batch, height, width, 3), both sides multiples of 32, to float32 (batch, 5, height, width)."""
         logits: Tensor = self.network((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         return logits
-
-
-def write_stand_in(path: Path, architecture: str, seed: int) -> None:
-    """Store an untrained network as a checkpoint of half the size, to serve where no trained one is at hand.
-
-    Args:
-        path: a `.safetensors` file, replaced where there is one; its tensors are float16.
-        architecture: a key of `ENCODERS`.
-        seed: of the weights.
-    """
-    tensors = new_unet(architecture, seed).state_dict()
-    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    safetensors.torch.save_file(halved, path)
 
 
 def _network(architecture: str) -> nn.Module:

@@ -4,7 +4,8 @@ The network gives each cell the way to the middle of its fruit. Votes of one fru
 is a fruit. The one with the most votes comes first and takes them along, so that the rest of a large fruit's scattered
 votes make no second one. A cell belongs to the fruit that its vote comes nearest to, in radii of that fruit. The idea
 is that of the generalised Hough transform (Ballard, Pattern Recognition 1981), the regression that of Panoptic-DeepLab
-(Cheng et al., CVPR 2020), here without its map of centres.
+(Cheng et al., CVPR 2020), here without its map of centres; ways are followed as in Cellpose (Stringer et al., Nature
+Methods 2021).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _COARSE: Final = 2
 _BLUR: Final = 1.5
 """Standard deviation, in such squares, with which they are gathered."""
 
-_ITS_OWN: Final = 0.7
+_STEPS: Final = 8
+"""Ways that are followed after the first."""
+
+_ITS_OWN: Final = 1.0
 """Radii: votes nearer to a middle are its fruit's."""
 
 _FEWEST: Final = 0.25
@@ -56,17 +60,35 @@ def fruit_labels(output: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.in
         ValueError: an output of another size.
     """
     cells = unpadded(output, frame)
-    rows, columns = np.nonzero(favoured(*against_background(cells)))
+    fruit = favoured(*against_background(cells)) > 0
+    rows, columns = np.nonzero(fruit)
     labels = np.zeros(cells.shape[1:], np.int32)
     if len(rows) < MIN_REGION:
         return labels
-    ways = cells[3:, rows, columns] * np.float32(OFFSET_UNIT)
-    votes = np.stack((columns, rows)).astype(np.float32) + ways
+    votes = _followed(cells[3:] * np.float32(OFFSET_UNIT), fruit, rows, columns)
+    ways = votes - np.stack((columns, rows))
     # Half of a disc's points are within 0.71 radii of its middle, and the mean way to it is 2/3 of a radius.
     radii = np.maximum(np.hypot(ways[0], ways[1]) * 1.5, 1.0)
     middles = _middles(votes, radii, frame)
     labels[rows, columns] = _nearest(votes, middles)
     return _numbered(labels)
+
+
+def _followed(
+    ways: NDArray[np.float32], fruit: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Where ways lead, float32 (2, cells) x, y: from the cell where one ends the next is taken, while there is fruit.
+
+    Ways near a middle are good. Those from the rim of a fruit larger than any that was trained on are too short.
+    """
+    height, width = fruit.shape
+    ends = np.mgrid[:height, :width][::-1].astype(np.float32) + ways
+    places = ends[:, rows, columns]
+    for _ in range(_STEPS):
+        across = np.clip(np.rint(places[0]), 0, width - 1).astype(np.intp)
+        down = np.clip(np.rint(places[1]), 0, height - 1).astype(np.intp)
+        places = np.where(fruit[down, across], ends[:, down, across], places)
+    return places
 
 
 class _Middles(NamedTuple):

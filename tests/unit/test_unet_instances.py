@@ -74,6 +74,16 @@ def test_votes_between_two_middles_go_to_the_fruits_and_make_none() -> None:
     assert fruit_labels(given, FRAME).max() == 2
 
 
+def test_a_fruit_too_large_for_what_the_network_learned_is_one() -> None:
+    truth = fruits([(112, 200, 105)])
+    given = output(truth)
+    length = np.hypot(*given[3:]) * OFFSET_UNIT
+    given[3:] *= np.minimum(1, 50 / np.maximum(length, 1))  # no way is longer than 50 cells
+    found = fruit_labels(given, FRAME)
+    assert found.max() == 1
+    assert np.array_equal(found > 0, truth > 0)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_large_fruit_is_one_each_also_where_neighbouring_cells_err_alike(seed: int) -> None:
     truth = fruits([(70, 90, 60), (150, 200, 66), (60, 330, 15), (150, 360, 50)])
