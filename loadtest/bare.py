@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 
 from loadtest.drawn import DrawnPicture
 from models.backends.base import SamBackend
@@ -21,15 +19,13 @@ from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.transforms import Frame, frame_for
 from models.types import Size
-from models.unet.build import write_stand_in
 from models.unet.frames import UNetFrame, unet_frame
 from models.unet.postprocess import class_map, objects
-from models.zoo import load_catalogue
+from models.zoo import CATALOGUE
 from service.settings import Settings
 
 SAM: Final = "mobile-sam"
-UNET: Final = "unet-stand-in"
-"""An untrained U-Net: its speed does not depend on its weights."""
+UNET: Final = "unet-mobilenetv2-citrus"
 
 _MAX_PIXELS: Final = 50_000_000
 
@@ -55,26 +51,16 @@ class Bare:
     request_of: Callable[[DrawnPicture], dict[str, Any]]
 
 
-def write_models_file(folder: Path) -> tuple[Path, tuple[str, str]]:
-    """A models file with the stand-in U-Net, and the names of the models to load."""
-    write_stand_in(folder / "stand_in.safetensors", "unet-resnet18", seed=0)
-    path = folder / "models.yaml"
-    entry = {"architecture": "unet-resnet18", "file": "stand_in.safetensors", "licence": "Apache-2.0"}
-    path.write_text(yaml.safe_dump({"models": {UNET: entry}}))
-    return path, (SAM, UNET)
-
-
-def bare_models(models_file: Path, pictures: Sequence[DrawnPicture]) -> list[Bare]:
+def bare_models(pictures: Sequence[DrawnPicture]) -> list[Bare]:
     """Embed, point to mask, and U-Net, on the backend that the service chooses too.
 
     Args:
-        models_file: from `write_models_file`.
         pictures: prepared for the models here, one after the other.
     """
     settings = Settings()
-    catalogue, backend = load_catalogue(models_file), choose_backend(settings.backend)
-    sam = load_sam(catalogue[SAM], backend, settings.shelf)
-    unet = load_unet(catalogue[UNET], backend, settings.shelf)
+    backend = choose_backend(settings.backend)
+    sam = load_sam(CATALOGUE[SAM], backend, settings.shelf)
+    unet = load_unet(CATALOGUE[UNET], backend, settings.shelf)
     return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, pictures)]
 
 
@@ -127,7 +113,7 @@ def _semantic(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
         objects(logits, frame)
 
     return Bare(
-        "U-Net (stand-in)",
+        "U-Net",
         "/v1/semantic",
         unet.picture_batches,
         lambda size: _discard(unet.infer(_some(prepared, size))),

@@ -19,7 +19,7 @@ from typing import Any, Final
 import httpx
 from tqdm import tqdm
 
-from loadtest.bare import Bare, bare_models, write_models_file
+from loadtest.bare import Bare, bare_models
 from loadtest.drawn import DrawnPicture, draw
 from loadtest.machine import REPORTS, footer, machine
 from loadtest.server import Server, running
@@ -41,15 +41,8 @@ def main() -> None:
     """Measure, print, write `loadtest/reports/saturation.json` and `.md`."""
     pictures = [draw(seed, PICTURE) for seed in range(PICTURES)]
     with tempfile.TemporaryDirectory() as folder:
-        models_file, names = write_models_file(Path(folder))
-        bare = bare_models(models_file, pictures)
-        with running(
-            Path(folder),
-            models=",".join(names),
-            models_file=str(models_file),
-            embedding_cache_mib="0",
-            unet_precision="fp32",  # as the bare model has it
-        ) as server:
+        bare = bare_models(pictures)
+        with running(Path(folder), embedding_cache_mib="0") as server:
             figures = {
                 "machine": machine(),
                 "picture": f"{PICTURE.width} x {PICTURE.height} JPEG",

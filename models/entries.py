@@ -59,7 +59,7 @@ class SourcePackage:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file of the user's own, used where it lies."""
+    """A file that is here already, the user's own or this project's: used where it lies."""
 
     path: Path
 

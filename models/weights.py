@@ -29,7 +29,7 @@ def cached_path(entry: CatalogueEntry, cache_dir: Path) -> Path:
 def fetch(entry: CatalogueEntry, *, cache_dir: Path, weights_dir: Path | None) -> Path:
     """Return a verified checkpoint, downloading it only where it is not on this machine yet.
 
-    A user's own file is used where it lies. Else the cache is looked at, then the weights folder
+    A user's own file, and a built-in one, is used where it lies. Else the cache is looked at, then the weights folder
     (used in place, never copied), then each source in order; workers that ask at the same time
     download once.
 
@@ -68,7 +68,7 @@ def _find_here(entry: CatalogueEntry, target: Path, weights_dir: Path | None) ->
     for source in entry.sources:
         # Before the folders: a file named in full must not lose to a namesake in them.
         if isinstance(source, LocalFile) and source.path.is_file():
-            return _verified_in_place(entry, source.path, "the models file")
+            return _verified_in_place(entry, source.path, "its entry")
     if target.is_file() and _fits(entry, target):
         return target
     if weights_dir is not None and (placed := weights_dir / entry.filename).is_file():

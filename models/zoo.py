@@ -26,7 +26,17 @@ __all__ = [
     "load_catalogue",
 ]
 
+_WEIGHTS = Path(__file__).parent / "weights"
+"""Trained by this project; beside each file lies its model card."""
+
 _SAM_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything"
+
+
+def _own(name: str, architecture: Architecture, *, size: int, sha256: str) -> CatalogueEntry:
+    filename = f"{name}.safetensors"
+    source = LocalFile(_WEIGHTS / filename)
+    return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
+
 
 _BUILT_IN = (
     CatalogueEntry(
@@ -74,6 +84,18 @@ _BUILT_IN = (
         size=2_564_550_879,
         sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_h_4b8939.pth"),),
+    ),
+    _own(
+        "unet-mobilenetv2-citrus",
+        Architecture.UNET_MOBILENETV2,
+        size=13_370_266,
+        sha256="289ccbaf80a1ff275cdf0b8824d836fe8486ae9f23c2eeffde0d28d8ac7e82aa",
+    ),
+    _own(
+        "unet-resnet18-citrus",
+        Architecture.UNET_RESNET18,
+        size=28_698_954,
+        sha256="4969861986a1f7b55f2fe8d3c01836ed98a4eda433995c343b1aca1894218682",
     ),
 )
 

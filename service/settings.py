@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")
     grpc_port: int = Field(3001, ge=0, le=65535, description="Port of the gRPC door; 0 for none.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("mobile-sam",),
+        ("mobile-sam", "unet-mobilenetv2-citrus"),
         min_length=1,
         description="Models to load, separated by commas. The first of a family answers requests that name none.",
     )
@@ -60,9 +60,10 @@ class Settings(BaseSettings):
     )
     unet_precision: UNetPrecision = Field(
         "auto",
-        description="What U-Nets compute in on OpenVINO: fp32, or auto, which tries int8 at the first start (a minute "
-        "longer) and keeps it where the CPU has instructions for it (VNNI), its masks of fruit and of infected pixels "
-        "have an IoU of at least 0.98 with those of fp32 on rendered scenes, and it is faster.",
+        description="What U-Nets compute in on OpenVINO: fp32; auto, bfloat16 where the CPU has instructions for it "
+        "(AVX-512 BF16, AMX), else fp32; or int8, which is tried at the first start (one to two minutes longer) and "
+        "kept where the CPU has instructions for it (VNNI), its masks of fruit and of infected pixels have an IoU of "
+        "at least 0.98 with those of fp32 on rendered scenes, and it is faster; else as auto.",
     )
     max_upload_mib: float = Field(32, gt=0, description="Largest request body in MiB, enforced while it is read.")
     max_megapixels: float = Field(

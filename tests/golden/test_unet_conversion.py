@@ -17,9 +17,10 @@ from models.backends.openvino_files import UNET
 from models.backends.unet_base import UNetBackend
 from models.errors import BackendError, BadCheckpoint
 from models.types import Pixels, Size
-from models.unet.build import PixelsToLogits, new_unet, write_stand_in
+from models.unet.build import PixelsToLogits, new_unet
 from models.unet.frames import UNetFrame, pad, unet_frame
 from models.zoo import CATALOGUE, CatalogueEntry, load_catalogue
+from tests.untrained import write_untrained_unet
 
 ARCHITECTURES = ("unet-resnet18", "unet-mobilenetv2")
 BACKENDS: tuple[BackendName, ...] = ("torch", "openvino")
@@ -36,7 +37,7 @@ def entries(folder: Path) -> Mapping[str, CatalogueEntry]:
     """An untrained network of each architecture in an ordinary models file, under the architecture's name."""
     lines = ["models:"]
     for seed, architecture in enumerate(ARCHITECTURES):
-        write_stand_in(folder / f"{architecture}.safetensors", architecture, seed)
+        write_untrained_unet(folder / f"{architecture}.safetensors", architecture, seed)
         lines += [f"  {architecture}:", f"    architecture: {architecture}", "    licence: CC0-1.0"]
         lines += [f"    file: {architecture}.safetensors"]
     (folder / "models.yaml").write_text("\n".join(lines) + "\n")

@@ -56,8 +56,8 @@ class Drawn:
         return [float(xs.mean()), float(ys.mean())]
 
 
-def draw(seed: int) -> Drawn:
-    sample = render(seed, SIZE, options=_PLAIN)
+def draw(seed: int, *, infected_share: float = 0.0) -> Drawn:
+    sample = render(seed, SIZE, options=dataclasses.replace(_PLAIN, infected_share=infected_share))
     return Drawn(sample, encode_picture(sample.pixels))
 
 

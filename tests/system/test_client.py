@@ -19,16 +19,22 @@ from tests.system import calls
 from tests.system.calls import ENTRY, FRUITS, Drawn, iou
 
 
+@pytest.fixture(scope="module", params=["http", "grpc"])
+def address(request: pytest.FixtureRequest, server: Server, grpc_port: int) -> str:
+    """Of each of the real server's doors."""
+    return server.address if request.param == "http" else f"grpc://127.0.0.1:{grpc_port}"
+
+
 @pytest.fixture(scope="module")
-def pomona(server: Server) -> Iterator[Client]:
-    with Client(server.address) as client:
+def pomona(address: str) -> Iterator[Client]:
+    with Client(address) as client:
         yield client
 
 
 def test_a_service_is_ready_and_lists_what_it_loaded(pomona: Client) -> None:
     assert pomona.ready()
     loaded = [model for model in pomona.models() if model.loaded]
-    assert [(model.name, model.revision) for model in loaded] == [(ENTRY.name, ENTRY.revision)]
+    assert (loaded[0].name, loaded[0].revision) == (ENTRY.name, ENTRY.revision)
 
 
 def test_a_box_finds_its_fruit_in_every_format(pomona: Client, drawn: Drawn) -> None:
@@ -56,6 +62,18 @@ def test_a_mask_is_the_same_as_the_one_that_http_gives(pomona: Client, drawn: Dr
         np.testing.assert_array_equal(mask.array, calls.pixels_of(other))
 
 
+def test_both_doors_give_the_same_masks(server: Server, grpc_port: int, drawn: Drawn) -> None:
+    boxes = [[Box(*drawn.box(number))] for number in range(1, FRUITS + 1)]
+    with Client(server.address) as over_http, Client(f"grpc://127.0.0.1:{grpc_port}") as over_grpc:
+        for format_ in ("rle", "png", "polygons", "logits"):
+            one, other = (each.segment(drawn.data, boxes, format=format_) for each in (over_http, over_grpc))
+            assert other.results == one.results
+            assert (other.model, other.image) == (one.model, one.image)
+        streamed = over_grpc.stream([drawn.data] * 3, Segment(boxes), in_flight=2)
+        expected = over_http.segment(drawn.data, boxes)
+        assert [answer.unwrap().results for answer in streamed] == [expected.results] * 3
+
+
 def test_an_embedding_is_prompted_and_a_stream_answered(pomona: Client, drawn: Drawn) -> None:
     embedding = pomona.embed(drawn.data)
     boxes = [[Box(*drawn.box(number))] for number in range(1, FRUITS + 1)]
@@ -67,10 +85,10 @@ def test_an_embedding_is_prompted_and_a_stream_answered(pomona: Client, drawn: D
     assert all(len(answer.unwrap().best) == FRUITS for answer in answers)
 
 
-async def test_the_async_client_gets_the_same(pomona: Client, drawn: Drawn, server: Server) -> None:
+async def test_the_async_client_gets_the_same(pomona: Client, drawn: Drawn, address: str) -> None:
     box = Box(*drawn.box(2))
     expected = await asyncio.to_thread(pomona.segment, drawn.data, box)
-    async with AsyncClient(server.address) as waiting:
+    async with AsyncClient(address) as waiting:
         results = await asyncio.gather(*(waiting.segment(drawn.data, box) for _ in range(3)))
     for result in results:
         np.testing.assert_array_equal(result.masks[0].array, expected.masks[0].array)
@@ -80,7 +98,7 @@ def test_refusals_and_deadlines_are_raised_as_their_classes(pomona: Client, draw
     with pytest.raises(errors.NotAnImage):
         pomona.segment(b"an orange", Point(1, 1))
     with pytest.raises(errors.ModelNotLoaded):
-        pomona.inspect(drawn.data)
+        pomona.segment(drawn.data, Point(1, 1), model="sam-vit-b")
     with pytest.raises(errors.UploadTooLarge):
         pomona.segment(bytes(5 << 20), Point(1, 1))
     fresh = calls.draw(71).data
@@ -88,17 +106,17 @@ def test_refusals_and_deadlines_are_raised_as_their_classes(pomona: Client, draw
         pomona.segment(fresh, Point(1, 1), deadline=0.005)
 
 
-def test_the_command_line_writes_the_mask(server: Server, drawn: Drawn, tmp_path: Path) -> None:
+def test_the_command_line_writes_the_mask(address: str, drawn: Drawn, tmp_path: Path) -> None:
     picture, target = tmp_path / "oranges.png", tmp_path / "mask.png"
     picture.write_bytes(drawn.data)
     box = ",".join(str(side) for side in drawn.box(1))
-    arguments = ["segment", str(picture), "--url", server.address, "--box", box, "--single"]
+    arguments = ["segment", str(picture), "--url", address, "--box", box, "--single"]
     done = CliRunner().invoke(command_line, [*arguments, "-o", str(target)])
     assert done.exit_code == 0, done.output
     with PIL.Image.open(target) as mask:
         assert iou(np.asarray(mask, np.bool_), drawn.fruit(1)) > 0.9
-    done = CliRunner().invoke(command_line, ["ping", "--url", server.address])
+    done = CliRunner().invoke(command_line, ["ping", "--url", address])
     assert done.exit_code == 0
-    options = ["--url", server.address, "--seconds", "1", "--task", "embed", "--same", "--json"]
+    options = ["--url", address, "--seconds", "1", "--task", "embed", "--same", "--json"]
     measured = json.loads(CliRunner().invoke(command_line, ["bench", *options]).stdout)
     assert measured["answered"] > 0 == measured["failed"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest.bare import write_models_file
+from loadtest.bare import SAM, UNET
 from loadtest.server import running
 from tests.system.calls import draw
 
@@ -21,11 +21,11 @@ REQUESTS = 8
 
 
 def test_two_models_on_one_device_never_run_at_the_same_time(tmp_path: Path) -> None:
-    models_file, names = write_models_file(tmp_path)
     pictures = [draw(seed).data for seed in range(20, 24)]
-    settings = {"models": ",".join(names), "models_file": str(models_file), "embedding_cache_mib": "0"}
-    settings["unet_precision"] = "fp32"  # int8 would be tried for a minute, in vain on an untrained network
-    with running(tmp_path, **settings) as server, httpx.Client(base_url=server.address, timeout=60) as client:
+    with (
+        running(tmp_path, embedding_cache_mib="0") as server,
+        httpx.Client(base_url=server.address, timeout=60) as client,
+    ):
 
         def ask(path: str, number: int) -> int:
             return client.post(path, files={"image": ("oranges.png", pictures[number % 4])}).status_code
@@ -41,7 +41,6 @@ def test_two_models_on_one_device_never_run_at_the_same_time(tmp_path: Path) -> 
             client.get("/metrics").text,
             re.MULTILINE,
         )
-    sam, unet = names
-    assert sorted((runner, stage) for runner, stage, _ in busy) == [(sam, "encode"), (unet, "infer")]
+    assert sorted((runner, stage) for runner, stage, _ in busy) == [(SAM, "encode"), (UNET, "infer")]
     # Each batch is timed on the device: two at a time would add up to more than has passed.
     assert sum(float(seconds) for _, _, seconds in busy) <= passed

@@ -7,8 +7,8 @@ from models.data.render.folder import write_sample
 from models.entries import Architecture
 from models.evaluation.__main__ import main
 from models.evaluation.results import read_results
-from models.unet.build import write_stand_in
 from tests.knowing_unet import discs
+from tests.untrained import write_untrained_unet
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def unet(tmp_path: Path) -> Path:
     """An untrained U-Net."""
-    write_stand_in(tmp_path / "model.safetensors", Architecture.UNET_MOBILENETV2, 0)
+    write_untrained_unet(tmp_path / "model.safetensors", Architecture.UNET_MOBILENETV2, 0)
     (tmp_path / "models.yaml").write_text(
         "models: {mine: {architecture: unet-mobilenetv2, file: model.safetensors, licence: own}}"
     )

@@ -11,9 +11,10 @@ from models.evaluation.contenders import Asked, Place, open_panel, sam_setups
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.named_models import find_models
 from models.training.checkpoint_files import write_weights
-from models.unet.build import new_unet, write_stand_in
+from models.unet.build import new_unet
 from models.zoo import CATALOGUE
 from tests.fakes import LOADED_UNET
+from tests.untrained import write_untrained_unet
 
 NOBODY = ("none",)
 
@@ -23,7 +24,7 @@ def run_folder(folder: Path, architecture: Architecture, *, side: int = 0, paddi
     folder.mkdir()
     model = folder / "model.safetensors"
     if architecture.family == "unet":
-        write_stand_in(model, architecture, 0)
+        write_untrained_unet(model, architecture, 0)
     else:
         model.write_bytes(b"weights")
     (folder / "models.yaml").write_text(

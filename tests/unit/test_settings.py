@@ -22,7 +22,7 @@ FROM_TEXT = {
     "POMONA_CACHE_DIR": ("own/cache", Path("own/cache")),
     "POMONA_BACKEND": ("torch", "torch"),
     "POMONA_THREADS": ("3", 3),
-    "POMONA_UNET_PRECISION": ("fp32", "fp32"),
+    "POMONA_UNET_PRECISION": ("int8", "int8"),
     "POMONA_MAX_UPLOAD_MIB": ("1.5", 1.5),
     "POMONA_MAX_MEGAPIXELS": ("0.25", 0.25),
     "POMONA_MAX_PROMPTS": ("7", 7),
@@ -48,7 +48,7 @@ WRONG = [
     ("POMONA_MODELS", " , "),
     ("POMONA_BACKEND", "onnx"),
     ("POMONA_THREADS", "-1"),
-    ("POMONA_UNET_PRECISION", "int8"),
+    ("POMONA_UNET_PRECISION", "int4"),
     ("POMONA_MAX_UPLOAD_MIB", "0"),
     ("POMONA_MAX_UPLOAD_MIB", "inf"),
     ("POMONA_MAX_MEGAPIXELS", "nan"),
@@ -104,7 +104,7 @@ def test_the_defaults_are_those_that_the_documentation_promises() -> None:
     settings = load_settings()
     assert settings.http_port == 3000
     assert settings.grpc_port == 3001
-    assert settings.models == ("mobile-sam",)
+    assert settings.models == ("mobile-sam", "unet-mobilenetv2-citrus")
     assert settings.backend == "auto"
     assert settings.max_upload_bytes == 32 * 1024 * 1024
     assert settings.max_pixels == 50_000_000
@@ -125,7 +125,7 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
     assert settings.max_pixels == 250_000
     assert settings.embedding_cache_bytes == 0
     assert settings.queue_options == QueueOptions(max_queued=9, linger=0.0025)
-    assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"), "fp32")
+    assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"), "int8")
 
 
 @pytest.mark.parametrize(

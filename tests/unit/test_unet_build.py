@@ -9,7 +9,8 @@ import torch
 from models.checkpoints import load_state_dict
 from models.entries import Architecture
 from models.errors import BadCheckpoint
-from models.unet.build import ENCODERS, PixelsToLogits, build_unet, new_unet, write_stand_in
+from models.unet.build import ENCODERS, PixelsToLogits, build_unet, new_unet
+from tests.untrained import write_untrained_unet
 
 ARCHITECTURES = sorted(ENCODERS)
 
@@ -38,9 +39,9 @@ def test_the_seed_alone_decides_the_weights_and_the_callers_generator_is_left_al
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_stored_stand_in_is_half_as_large_and_loads_as_float32(architecture: str, tmp_path: Path) -> None:
-    path = tmp_path / "stand_in.safetensors"
-    write_stand_in(path, architecture, 3)
+def test_weights_stored_in_float16_load_as_float32(architecture: str, tmp_path: Path) -> None:
+    path = tmp_path / "untrained.safetensors"
+    write_untrained_unet(path, architecture, 3)
     original = new_unet(architecture, 3)
     assert path.stat().st_size < 2.1 * sum(parameter.numel() for parameter in original.parameters())
     loaded = build_unet(architecture, load_state_dict(path))

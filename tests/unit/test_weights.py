@@ -93,7 +93,7 @@ def test_a_users_own_file_is_used_in_place_and_no_namesake_in_the_weights_folder
 def test_a_users_own_file_that_has_changed_is_refused(cache: Path, tmp_path: Path) -> None:
     own = tmp_path / "tiny.pt"
     own.write_bytes(CONTENT + b"!")
-    with pytest.raises(WrongHash, match="models file"):
+    with pytest.raises(WrongHash, match="its entry names"):
         fetch(entry_of(own), cache_dir=cache, weights_dir=None)
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from models.errors import CatalogueError
+from models.weights import fetch
 from models.zoo import CATALOGUE, Architecture, LocalFile, load_catalogue
 
 CHECKPOINT = b"weights of oranges"
@@ -18,6 +20,7 @@ def models_file(tmp_path: Path) -> Path:
     return tmp_path / "models.yaml"
 
 
+OWN = ("unet-mobilenetv2-citrus", "unet-resnet18-citrus")
 ENTRY = {"architecture": "mobile-sam", "file": "my_oranges.safetensors", "licence": "proprietary"}
 
 
@@ -27,14 +30,14 @@ def as_yaml(name: str = "my-oranges", **changes: str | None) -> str:
 
 
 def test_the_built_in_models_are_there_without_a_models_file() -> None:
-    assert set(load_catalogue(None)) == {"mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h"}
+    assert set(load_catalogue(None)) == {"mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", *OWN}
 
 
 @pytest.mark.parametrize("name", list(CATALOGUE))
 def test_a_built_in_entry_is_complete_and_cannot_be_changed(name: str) -> None:
     entry = CATALOGUE[name]
     assert entry.name == name
-    assert entry.architecture == name
+    assert entry.architecture == name.removesuffix("-citrus")
     assert entry.licence == "Apache-2.0"
     assert len(bytes.fromhex(entry.sha256)) == 32
     assert entry.revision == entry.sha256[:12]
@@ -63,8 +66,21 @@ def test_a_users_unet_joins_the_catalogue_as_one(models_file: Path, architecture
     assert load_catalogue(models_file)["my-oranges"].architecture.family == "unet"
 
 
-def test_every_built_in_model_is_a_sam() -> None:
-    assert {entry.architecture.family for entry in CATALOGUE.values()} == {"sam"}
+@pytest.mark.parametrize("name", OWN)
+def test_a_network_trained_here_lies_beside_the_card_that_describes_it(name: str, tmp_path: Path) -> None:
+    entry = CATALOGUE[name]
+    path = fetch(entry, cache_dir=tmp_path, weights_dir=None)
+    assert entry.size < 30e6
+    assert (entry.architecture.family, path.suffix) == ("unet", ".safetensors")
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert (card["architecture"], card["file"], card["size"], card["sha256"], card["licence"]) == (
+        entry.architecture,
+        entry.filename,
+        entry.size,
+        entry.sha256,
+        entry.licence,
+    )
+    assert entry.sha256 in path.with_suffix(".md").read_text()
 
 
 def test_an_absolute_path_and_a_given_hash_are_taken_as_they_are(models_file: Path, tmp_path: Path) -> None:
