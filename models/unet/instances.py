@@ -82,8 +82,10 @@ def _followed(
     Ways near a middle are good. Those from the rim of a fruit larger than any that was trained on are too short.
     """
     height, width = fruit.shape
-    ends = np.mgrid[:height, :width][::-1].astype(np.float32) + ways
-    places = ends[:, rows, columns]
+    cells = np.mgrid[:height, :width][::-1].astype(np.float32)
+    places = (cells + ways)[:, rows, columns]
+    # Many ways lead over few cells: none of these may mislead them alone.
+    ends = cells + np.stack([cv2.medianBlur(channel, 3) for channel in ways])
     for _ in range(_STEPS):
         across = np.clip(np.rint(places[0]), 0, width - 1).astype(np.intp)
         down = np.clip(np.rint(places[1]), 0, height - 1).astype(np.intp)

@@ -94,12 +94,13 @@ def test_other_picture_formats_are_read_as_well(client: httpx.Client, drawn: Dra
 
 def test_models_tell_what_is_loaded(client: httpx.Client) -> None:
     listed = schema.ModelsOut.model_validate_json(client.get("/v1/models").raise_for_status().content).models
-    assert [model.name for model in listed] == list(CATALOGUE)
-    first, *rest = listed
-    assert (first.name, first.revision, first.licence) == (ENTRY.name, ENTRY.revision, "Apache-2.0")
-    assert first.loaded
-    assert (first.backend, first.device) in {("openvino", "cpu"), ("torch", "cuda:0")}
-    assert not any(model.loaded or model.backend or model.device for model in rest)
+    assert {model.name for model in listed} == set(CATALOGUE)
+    loaded = [model for model in listed if model.loaded]
+    assert [(one.name, one.family) for one in loaded] == [(ENTRY.name, "sam"), ("unet-mobilenetv2-citrus", "unet")]
+    for one in loaded:
+        assert (one.revision, one.licence) == (CATALOGUE[one.name].revision, "Apache-2.0")
+        assert (one.backend, one.device) in {("openvino", "cpu"), ("torch", "cuda:0")}
+    assert not any(model.backend or model.device for model in listed if not model.loaded)
 
 
 def test_metrics_count_requests_by_path_and_outcome(client: httpx.Client, known: str) -> None:
