@@ -87,6 +87,17 @@ class Problem:
         return f"{self.file}: {self.what}"
 
 
+def unusable(root: Path, broken: Sequence[object]) -> DataError:
+    """The error that names all of a set's broken pictures.
+
+    Args:
+        root: of the set.
+        broken: what is wrong, a line each.
+    """
+    listed = "\n".join(f"  {each}" for each in broken)
+    return DataError(f"{len(broken)} pictures of {root} cannot be used; mend them or leave them out:\n{listed}")
+
+
 class Annotation(Protocol):
     """What somebody said about one picture, not yet drawn."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from models.data.dataset import ClassMap, Dataset
+from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.opening import open_dataset
 from models.data.samples import PixelClass
 from models.data.splits import TEST, Split, data_hash
@@ -89,10 +89,7 @@ def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool)
         told_apart &= sample.instance_map is not None
         known |= not bool((sample.semantic == PixelClass.FRUIT).any())
     if broken:
-        listed = "\n".join(f"  {each}" for each in broken)
-        raise DataError(
-            f"{len(broken)} pictures of {dataset.root} cannot be used; mend them or leave them out:\n{listed}"
-        )
+        raise unusable(dataset.root, broken)
     return told_apart, known
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.data.dataset import ClassMap, Dataset
+from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.opening import open_dataset
 from models.data.splits import SPLIT_FILE, TRAIN, VALIDATION, Split, data_hash, read_split, split_by_content
 from models.errors import DataError
@@ -99,10 +99,7 @@ def _open(name: str, source: DataSource) -> OpenedSource:
     # Now, and all of them: not one after the other in the middle of the night.
     broken = dataset.check((*train, *validation))
     if broken:
-        listed = "\n".join(f"  {problem}" for problem in broken)
-        raise DataError(
-            f"{len(broken)} pictures of {dataset.root} cannot be used; mend them or leave them out:\n{listed}"
-        )
+        raise unusable(dataset.root, broken)
     digest = data_hash(dataset, (*train, *validation))
     return OpenedSource(name, source, dataset, train, validation, divided_by, digest)
 
