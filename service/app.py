@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import bentoml
 
@@ -20,7 +21,7 @@ from service.observability.metrics import PrometheusObserver
 from service.observability.otlp import Traces, TracingMisconfigured, exported
 from service.observability.tracing import Tracing
 from service.pipeline import Pipeline
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, Tls, load_settings
 
 _LOG = logging.getLogger("pomona.app")
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
@@ -31,6 +32,12 @@ def _settings() -> Settings:
         return load_settings()
     except SettingsError as error:
         raise SystemExit(f"pomona: {error.detail}") from error
+
+
+def _encrypted(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {"ssl": {"enabled": True, "certfile": str(tls.certificate), "keyfile": str(tls.key)}}
 
 
 def _traces() -> Traces | None:
@@ -53,6 +60,7 @@ logs.configure(SETTINGS.log_level)
     name="pomona",
     workers=WORKERS,
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
+    **_encrypted(SETTINGS.tls),
     # Ours come first and answer with a problem; BentoML's is the net below.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
     # The door logs, measures and answers /metrics itself; BentoML's own ways took 0.5 ms of CPU from every request.
@@ -115,7 +123,7 @@ class Pomona:
         """Open the gRPC door, which says that the models are loading until they are there."""
         if SETTINGS.grpc_port:
             self._grpc = GrpcDoor(SETTINGS, OBSERVER, TRACING, shared_port=WORKERS > 1)
-            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port)
+            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
 
     async def _load(self) -> None:
         worker = bentoml.server_context.worker_index or 1
@@ -143,4 +151,6 @@ class Pomona:
 
 def _example_call() -> str:
     request = '{"prompts": [{"points": [[548, 190]]}]}'
-    return f"curl -s -F image=@{_EXAMPLE} -F 'request={request}' http://localhost:{SETTINGS.http_port}/v1/segment"
+    tls, port = SETTINGS.tls, SETTINGS.http_port
+    to = f"http://localhost:{port}" if tls is None else f"--cacert {tls.certificate} https://localhost:{port}"
+    return f"curl -s -F image=@{_EXAMPLE} -F 'request={request}' {to}/v1/segment"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +29,14 @@ class SettingsError(PomonaError):
     """A setting is missing or wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A certificate with its chain, and its private key: PEM files."""
+
+    certificate: Path
+    key: Path
+
+
 class Settings(BaseSettings):
     """Every setting of the service. Each is the environment variable `POMONA_` and its name in capitals."""
 
@@ -37,6 +47,14 @@ class Settings(BaseSettings):
     http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
     http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")
     grpc_port: int = Field(3001, ge=0, le=65535, description="Port of the gRPC door; 0 for none.")
+    tls_cert_file: Path | None = Field(
+        None,
+        description="PEM file with the certificate and its chain. With it and its key both doors speak TLS, and "
+        "nothing else. They are read at the start: renewed files want a restart.",
+    )
+    tls_key_file: Path | None = Field(
+        None, validate_default=True, description="PEM file with the certificate's private key, without a password."
+    )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mobile-sam", "unet-mobilenetv2-citrus"),
         min_length=1,
@@ -139,10 +157,17 @@ class Settings(BaseSettings):
         """A variable's text is no member of the literal's numbers by itself."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("models_file", "weights_dir", "cache_dir")
+    @field_validator("models_file", "weights_dir", "cache_dir", "tls_cert_file", "tls_key_file")
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser()
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _fits_the_certificate(cls, value: Path | None, others: ValidationInfo) -> Path | None:
+        if "tls_cert_file" in others.data:  # else that is told already
+            _check_key(others.data["tls_cert_file"], value)
+        return value
 
     @property
     def max_upload_bytes(self) -> int:
@@ -158,6 +183,12 @@ class Settings(BaseSettings):
     def embedding_cache_bytes(self) -> int:
         """`embedding_cache_mib` in bytes."""
         return int(self.embedding_cache_mib * _MIB)
+
+    @property
+    def tls(self) -> Tls | None:
+        """What the doors identify themselves with; None where they speak without TLS."""
+        certificate, key = self.tls_cert_file, self.tls_key_file
+        return None if certificate is None or key is None else Tls(certificate, key)
 
     @property
     def queue_options(self) -> QueueOptions:
@@ -178,6 +209,21 @@ def _sizes(text: str) -> tuple[Size, ...]:
             raise ValueError(f"{part!r} is no size like 1600x1200, width and height")
         sizes.append(Size(width=int(match[1]), height=int(match[2])))
     return tuple(sizes)
+
+
+def _check_key(certificate: Path | None, key: Path | None) -> None:
+    if (certificate is None) != (key is None):
+        raise ValueError("the certificate and its key go together: set tls_cert_file and tls_key_file, or neither")
+    if certificate is None or key is None:
+        return
+    for file in (certificate, key):
+        if not file.is_file():
+            raise ValueError(f"there is no file {file}")
+    try:
+        # Without any password it would ask for one at the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ValueError(f"{certificate} and {key} are no certificate and its unlocked key in PEM: {error}") from error
 
 
 def load_settings() -> Settings:

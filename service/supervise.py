@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
 
@@ -24,10 +23,6 @@ UNSOUND: Final = 70
 """Exit status where the device broke, or the server stopped answering (EX_SOFTWARE of sysexits.h)."""
 
 _SERVER: Final = (sys.executable, "-m", "bentoml", "serve", "service.app:Pomona")
-_TLS: Final = "--ssl-certfile"
-_FIRST: Final = Path("/proc/1/cmdline")
-"""With what the container was started."""
-
 _PATIENCE: Final = 3
 
 Sight = Literal["sound", "unsound", "silent"]
@@ -119,10 +114,9 @@ def supervise(server: subprocess.Popen[bytes], see: Callable[[], Sight], *, ever
 def main(arguments: Sequence[str]) -> int:
     """Serve, or `--check` once."""
     port = int(os.environ.get("POMONA_HTTP_PORT") or 3000)
+    tls = bool(os.environ.get("POMONA_TLS_CERT_FILE"))
     if "--check" in arguments:
-        tls = _TLS in _FIRST.read_text()
         return 0 if look(port, "/readyz", tls=tls) == "sound" else 1
-    tls = any(argument.startswith(_TLS) for argument in arguments)
     server = subprocess.Popen([*_SERVER, *arguments])  # noqa: S603 (what the container was started with)
     drain = float(os.environ.get("POMONA_DRAIN_TIMEOUT_S") or 30) + 10
     return supervise(server, lambda: look(port, "/livez", tls=tls), every=5, drain=drain)

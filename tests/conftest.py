@@ -1,4 +1,4 @@
-"""What tests of several folders share: the real checkpoint and the models loaded from it."""
+"""What tests of several folders share: the real checkpoint, the models loaded from it, a certificate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from models.backends.base import SamBackend
 from models.backends.load import Shelf, load_sam
 from models.zoo import CATALOGUE
 from service.settings import load_settings
+from tests.identity import Identity, issue
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,9 @@ def torch_sam(shelf: Shelf) -> SamBackend:
 def openvino_sam(shelf: Shelf) -> SamBackend:
     """MobileSAM with its real checkpoint on OpenVINO."""
     return load_sam(CATALOGUE["mobile-sam"], "openvino", shelf)
+
+
+@pytest.fixture(scope="session")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """A certificate for `localhost`."""
+    return issue(tmp_path_factory.mktemp("identity"))

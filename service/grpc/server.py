@@ -23,7 +23,7 @@ from service.observability.tracing import Tracing
 from service.pipeline import Pipeline
 from service.proto.generated.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
-from service.settings import Settings
+from service.settings import Settings, Tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,13 @@ class GrpcDoor:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Listen; calls are told that the models are still loading.
 
         Args:
             host: IP address.
             port: 0 for any that is free.
+            tls: with what it identifies itself, or None to speak without TLS.
 
         Returns:
             The port.
@@ -112,7 +113,11 @@ class GrpcDoor:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+                bound = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except RuntimeError as error:
             raise PortTaken(
                 f"The gRPC door cannot listen on {address}. POMONA_GRPC_PORT chooses another port, or none with 0."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -15,6 +15,7 @@ from helm_python.errors import HelmValuesError
 
 from deploy.manifests import CHART, RENDERED, notes, render, rendered, variants
 from service.settings import Settings
+from tests.identity import Identity
 
 VERSIONS: Final = ("1.35", "1.36", "1.37")
 CUSTOM: Final = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
@@ -23,6 +24,8 @@ DECIDED: Final = {
     "http_host",
     "http_port",
     "grpc_port",
+    "tls_cert_file",
+    "tls_key_file",
     "models",
     "models_file",
     "weights_dir",
@@ -138,7 +141,7 @@ def test_the_three_probes_ask_different_things(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_every_variable_is_a_setting_of_the_service_and_its_value_is_taken(variant: str) -> None:
+def test_every_variable_is_a_setting_of_the_service_and_its_value_is_taken(variant: str, identity: Identity) -> None:
     (config,) = of_kind(variant, "ConfigMap")[:1]
     for pod in pods(variant):
         given = {**config["data"], **environment(pod["containers"][0])}
@@ -146,7 +149,8 @@ def test_every_variable_is_a_setting_of_the_service_and_its_value_is_taken(varia
             name.removeprefix("POMONA_").lower(): text for name, text in given.items() if name.startswith("POMONA_")
         }
         assert ours.keys() <= Settings.model_fields.keys()
-        Settings(**ours)
+        files = {"tls_cert_file": identity.tls.certificate, "tls_key_file": identity.tls.key}
+        Settings(**ours | {name: files[name] for name in ours.keys() & files})
 
 
 def test_the_chart_takes_every_setting_that_it_does_not_decide_itself() -> None:
@@ -175,8 +179,10 @@ def test_a_gpu_pod_asks_for_one_device_and_the_node_that_has_it() -> None:
 def test_with_tls_nothing_is_open_without() -> None:
     for pod in pods("all"):
         (container,) = pod["containers"]
-        assert environment(container)["POMONA_GRPC_PORT"] == "0"
-        assert [port["name"] for port in container["ports"]] == ["http"]
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        for name in ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE"):
+            assert str(PurePosixPath(environment(container)[name]).parent) in mounts
+            assert not [other for other in pod["initContainers"] if name in environment(other)]
         assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "readiness", "liveness")} == {
             "HTTPS"
         }

@@ -11,6 +11,7 @@ from models.types import Size
 from service.grades import GradeIn
 from service.settings import Settings, SettingsError, load_settings
 from service.work import QueueOptions
+from tests.identity import Identity
 
 FROM_TEXT = {
     "POMONA_HTTP_HOST": ("127.0.0.1", "127.0.0.1"),
@@ -39,12 +40,15 @@ FROM_TEXT = {
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
 
+TLS = ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE")
+
 WRONG = [
     ("POMONA_HTTP_PORT", "0"),
     ("POMONA_HTTP_PORT", "65536"),
     ("POMONA_HTTP_PORT", "http"),
     ("POMONA_GRPC_PORT", "-1"),
     ("POMONA_GRPC_PORT", "65536"),
+    ("POMONA_TLS_KEY_FILE", "nowhere/tls.key"),
     ("POMONA_MODELS", " , "),
     ("POMONA_BACKEND", "onnx"),
     ("POMONA_THREADS", "-1"),
@@ -83,7 +87,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_has_its_variable_in_these_tests() -> None:
-    assert set(FROM_TEXT) == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
+    assert {*FROM_TEXT, *TLS} == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
 
 
 def test_every_setting_is_described() -> None:
@@ -180,6 +184,26 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert "POMONA_MAX_PROMPTS: " in caught.value.detail
     assert "'-3'" in caught.value.detail
     assert "POMONA_BACKEND" not in caught.value.detail
+
+
+def test_a_certificate_and_its_key_go_together(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().tls is None
+    certificate, key = TLS
+    monkeypatch.setenv(certificate, str(identity.tls.certificate))
+    with pytest.raises(SettingsError, match="neither"):
+        load_settings()
+    monkeypatch.setenv(key, str(identity.tls.key))
+    assert load_settings().tls == identity.tls
+
+
+def test_a_key_that_fits_no_certificate_is_refused_at_the_start(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TLS[0], str(identity.tls.certificate))
+    for key in (identity.authority, identity.locked_key, identity.locked_key.with_name("none.key")):
+        monkeypatch.setenv(TLS[1], str(key))
+        with pytest.raises(SettingsError, match=rf"^POMONA_TLS_KEY_FILE: .*{key.name}"):
+            load_settings()
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from certificate import CERTIFICATE, KEY
+import trustme
 from click.testing import CliRunner
 from grpc_stand_in import ANSWERS, INSPECTED_MESSAGE, PATIENCE_S, Got, GrpcStandIn, Told, grpc_standing_in
 from stand_in import StandIn
@@ -346,9 +346,12 @@ async def test_what_cannot_be_sent_is_refused(other: GrpcStandIn, odd: str) -> N
 
 
 def test_certificate_authorities_of_your_own_are_used() -> None:
-    credentials = grpc.ssl_server_credentials([(KEY.encode(), CERTIFICATE.encode())])
-    with grpc_standing_in(credentials) as safe:
-        with Client(safe.address, tls=ssl.create_default_context(cadata=CERTIFICATE)) as pomona:
+    authority = trustme.CA()
+    identity = authority.issue_cert("localhost")
+    chain = b"".join(part.bytes() for part in identity.cert_chain_pems)
+    trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    with grpc_standing_in(grpc.ssl_server_credentials([(identity.private_key_pem.bytes(), chain)])) as safe:
+        with Client(safe.address, tls=trusting) as pomona:
             assert pomona.ready()
         with Client(safe.address, retry=NO_RETRY) as distrustful, pytest.raises(errors.ConnectionFailed):
             distrustful.models()
@@ -356,7 +359,7 @@ def test_certificate_authorities_of_your_own_are_used() -> None:
 
 def test_what_grpc_cannot_take_of_tls_is_refused() -> None:
     lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    for url, tls in (("grpcs://localhost", lax), ("grpc://localhost", ssl.create_default_context(cadata=CERTIFICATE))):
+    for url, tls in (("grpcs://localhost", lax), ("grpc://localhost", ssl.create_default_context())):
         with pytest.raises(errors.InvalidArgument):
             Client(url, tls=tls)
 

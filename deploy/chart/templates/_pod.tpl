@@ -11,7 +11,7 @@ capabilities:
 {{- define "pomona.environment" -}}
 {{- $values := .root.Values -}}
 - {name: POMONA_HTTP_PORT, value: "3000"}
-- {name: POMONA_GRPC_PORT, value: {{ ternary "0" "3001" (ne $values.tls.secretName "") | quote }}}
+- {name: POMONA_GRPC_PORT, value: "3001"}
 - {name: POMONA_MODELS, value: {{ join "," .of.models | quote }}}
 - {name: POMONA_BACKEND, value: {{ ternary "torch" "openvino" $values.gpu.enabled }}}
 - {name: POMONA_DRAIN_TIMEOUT_S, value: {{ $values.drain.timeoutSeconds | quote }}}
