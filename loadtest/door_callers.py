@@ -196,10 +196,13 @@ async def _triton(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]
         yield ask
 
 
+BARE: Final = "gRPC"
+"""The door that is measured with nothing behind it, too."""
+
 DOORS: Final[Mapping[str, tuple[Caller, tuple[Masks, ...]]]] = {
     "HTTP, multipart": (partial(_over_http, raw=False), ("RLE", "PNG")),
     "HTTP, raw body": (partial(_over_http, raw=True), ("RLE", "PNG")),
-    "gRPC": (_unary, ("RLE", "PNG")),
+    BARE: (_unary, ("RLE", "PNG")),
     "gRPC stream": (_stream, ("RLE", "PNG")),
     "OIP over HTTP, tritonclient": (partial(_triton, kind="http"), ("RLE", "pixels")),
     "OIP over gRPC, tritonclient": (partial(_triton, kind="grpc"), ("RLE", "pixels")),

@@ -2,8 +2,9 @@
 
 python -m loadtest.doors
 
-Once around a model that does nothing, with a body of 300 KB: what the doors themselves cost. And once with MobileSAM:
-what is left of the difference when there is work to do. The caller's process is this one, on the same machine.
+Once around a model that does nothing, with a body of 300 KB: what the doors themselves cost, beside a server of
+grpcio's that has nothing behind it. And once with MobileSAM: what is left of the difference when there is work to do.
+The caller's process is this one, on the same machine.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 from tqdm import tqdm
 
-from loadtest.door_callers import DOORS, Ask, Masks, Target
+from loadtest.door_callers import BARE, DOORS, Ask, Caller, Masks, Target
 from loadtest.drawn import draw
 from loadtest.figures import Percentiles, Spread
 from loadtest.loops import run
@@ -33,6 +38,7 @@ from models.types import Point, Size
 BODY_BYTES: Final = 300_000
 PICTURE: Final = Size(1200, 1800)
 MODEL: Final = "mobile-sam"
+BARE_WITHIN_S: Final = 30.0
 NO_OP_CALLERS: Final = (1, 8)
 REAL_CALLERS: Final = (1, 4)
 
@@ -50,6 +56,25 @@ class Plan:
     rounds: int = 5
     window_s: float = 2.0
     warm_up_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One way to one server.
+
+    Attributes:
+        door: its name.
+        masks: of what kind.
+        caller: who asks there.
+        server: whose CPU is counted.
+        target: what is asked where.
+    """
+
+    door: str
+    masks: Masks
+    caller: Caller
+    server: Server
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +119,10 @@ class Cost:
 def main() -> None:
     """Measure, print, write `loadtest/reports/doors.json` and `.md`."""
     told, plan = machine("grpcio", "tritonclient"), Plan()
-    with no_op() as (server, target):
-        nothing = measure(server, target, NO_OP_CALLERS, plan)
-    with real() as (server, target):
-        masked = measure(server, target, REAL_CALLERS, plan)
+    with no_op() as lanes, bare(lanes[0].target) as lower_bound:
+        nothing = measure([*lanes, lower_bound], NO_OP_CALLERS, plan)
+    with real() as lanes:
+        masked = measure(lanes, REAL_CALLERS, plan)
     REPORTS.mkdir(exist_ok=True)
     report = {
         "machine": told,
@@ -113,7 +138,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def no_op() -> Iterator[tuple[Server, Target]]:
+def no_op() -> Iterator[list[Lane]]:
     """The service around a model that does nothing and finds nothing.
 
     Raises:
@@ -125,12 +150,32 @@ def no_op() -> Iterator[tuple[Server, Target]]:
     middle = Point(STRIP.width / 2, STRIP.height / 2)
     with tempfile.TemporaryDirectory() as folder, launched(Path(folder), port, served, environment) as server:
         picture = padded_jpeg(STRIP, BODY_BYTES)
-        yield server, Target(port, grpc_port, MODEL, picture, middle, multimask=False)
+        yield _lanes(server, Target(port, grpc_port, MODEL, picture, middle, multimask=False))
         server.stop()
 
 
 @contextlib.contextmanager
-def real() -> Iterator[tuple[Server, Target]]:
+def bare(target: Target) -> Iterator[Lane]:
+    """Grpcio's own server, with nothing behind it, asked the same.
+
+    Raises:
+        grpc.FutureTimeoutError: it did not start.
+    """
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "loadtest.peers.serve_grpc", str(port)])
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(BARE_WITHIN_S)
+        server = Server(f"127.0.0.1:{port}", Path(os.devnull), process)
+        caller, (masks, *_) = DOORS[BARE]
+        yield Lane(f"{BARE}, nothing behind it", masks, caller, server, replace(target, grpc_port=port))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def real() -> Iterator[list[Lane]]:
     """The service with MobileSAM.
 
     Raises:
@@ -142,35 +187,41 @@ def real() -> Iterator[tuple[Server, Target]]:
         running(Path(folder), grpc_port=str(grpc_port), models=MODEL) as server,
     ):
         port = int(server.address.rpartition(":")[2])
-        yield server, Target(port, grpc_port, MODEL, picture.data, picture.prompt.points[0], multimask=True)
+        yield _lanes(server, Target(port, grpc_port, MODEL, picture.data, picture.prompt.points[0], multimask=True))
 
 
-def measure(server: Server, target: Target, callers: Sequence[int], plan: Plan) -> list[Cost]:
-    """All doors of one server in turn, so that all meet the same noise of the machine.
+def _lanes(server: Server, target: Target) -> list[Lane]:
+    return [Lane(door, masks, caller, server, target) for door, (caller, kinds) in DOORS.items() for masks in kinds]
+
+
+def measure(lanes: Sequence[Lane], callers: Sequence[int], plan: Plan) -> list[Cost]:
+    """All in turn, so that all meet the same noise of the machine.
 
     Raises:
         ExceptionGroup: of `Unanswered`, where a door failed.
     """
-    kinds = [(door, masks) for door, (_, choices) in DOORS.items() for masks in choices]
     windows: dict[tuple[str, Masks, int], list[Window]] = {}
-    for door, masks in kinds:
-        run(_load(server, target, door, masks, callers[-1], plan.warm_up_s))
+    for lane in lanes:
+        run(_load(lane, callers[-1], plan.warm_up_s))
     for _ in tqdm(range(plan.rounds), desc="doors in turn"):
         for count in callers:
-            for door, masks in kinds:
-                window = run(_load(server, target, door, masks, count, plan.window_s))
-                windows.setdefault((door, masks, count), []).append(window)
-    return [Cost.of(door, masks, count, windows[door, masks, count]) for count in callers for door, masks in kinds]
+            for lane in lanes:
+                window = run(_load(lane, count, plan.window_s))
+                windows.setdefault((lane.door, lane.masks, count), []).append(window)
+    return [
+        Cost.of(lane.door, lane.masks, count, windows[lane.door, lane.masks, count])
+        for count in callers
+        for lane in lanes
+    ]
 
 
-async def _load(server: Server, target: Target, door: str, masks: Masks, callers: int, seconds: float) -> Window:
-    caller, _ = DOORS[door]
-    async with caller(target, masks) as ask:
+async def _load(lane: Lane, callers: int, seconds: float) -> Window:
+    async with lane.caller(lane.target, lane.masks) as ask:
         await ask()  # connected, and the picture's embedding is at hand
-        started, server_cpu, caller_cpu = time.perf_counter(), server.cpu_s(), time.process_time()
+        started, server_cpu, caller_cpu = time.perf_counter(), lane.server.cpu_s(), time.process_time()
         taken = await _keep_busy(ask, callers, seconds)
         elapsed = time.perf_counter() - started
-        server_cpu, caller_cpu = server.cpu_s() - server_cpu, time.process_time() - caller_cpu
+        server_cpu, caller_cpu = lane.server.cpu_s() - server_cpu, time.process_time() - caller_cpu
     percentiles, count = Percentiles.of(taken), len(taken)
     if percentiles is None:
         raise ValueError("the window is too short for a request")
@@ -207,8 +258,9 @@ def table(nothing: Sequence[Cost], masked: Sequence[Cost], plan: Plan, told: Map
         "anew each time; messages are built and answers parsed for every request, RLE and PNG are not decoded. HTTP is "
         "asked with a bare client of the load test, gRPC with grpcio, the Open Inference Protocol (OIP) with "
         "tritonclient's asyncio clients. CPU of all processes of the server, and of the callers' process on the same "
-        f"machine, user's and kernel's. {plan.rounds} rounds of {plan.window_s:g} s, the doors taking turns: medians, "
-        "and of the server's CPU the least and the greatest too.",
+        "machine, user's and kernel's. \"Nothing behind it\" is a server of grpcio's own that reads the same message "
+        f"and has one answer for all: what the library takes. {plan.rounds} rounds of {plan.window_s:g} s, the doors "
+        "taking turns: medians, and of the server's CPU the least and the greatest too.",
         "",
         f"A model that does nothing, a body of {BODY_BYTES // 1000} KB, one empty mask of {STRIP.width} x "
         f"{STRIP.height} pixels:",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from pomona.cli.main import pomona as command_line
 from tests.system import calls
 from tests.system.calls import ENTRY, FRUITS, Drawn, iou
 
+ROOT = Path(__file__).parents[2]
+ADDRESS = "http://localhost:3000"
+
 
 @pytest.fixture(scope="module", params=["http", "grpc"])
 def address(request: pytest.FixtureRequest, server: Server, grpc_port: int) -> str:
@@ -29,6 +33,18 @@ def address(request: pytest.FixtureRequest, server: Server, grpc_port: int) -> s
 def pomona(address: str) -> Iterator[Client]:
     with Client(address) as client:
         yield client
+
+
+def test_the_example_of_the_readme_runs_as_it_stands(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    exec(compile(example.replace(ADDRESS, server.address), "README.md", "exec"), {"__name__": "example"})  # noqa: S102
+    best, *fruits = capsys.readouterr().out.splitlines()
+    assert best.endswith("(800, 1200)")
+    assert all(re.fullmatch(r"(A|B|C|reject) \d+%", fruit) for fruit in fruits)
+    assert len(fruits) == 6
 
 
 def test_a_service_is_ready_and_lists_what_it_loaded(pomona: Client) -> None:

@@ -19,8 +19,8 @@ import json
 from dataclasses import asdict
 from loadtest import doors
 
-with doors.no_op() as (server, target):
-    costs = doors.measure(server, target, {CALLERS}, doors.Plan(rounds=2, window_s=0.1, warm_up_s=0.05))
+with doors.no_op() as lanes, doors.bare(lanes[0].target) as bare:
+    costs = doors.measure([*lanes, bare], {CALLERS}, doors.Plan(rounds=2, window_s=0.1, warm_up_s=0.05))
 print(json.dumps([asdict(cost) for cost in costs]))
 """
 
@@ -29,7 +29,8 @@ def test_every_door_is_measured_with_all_its_masks_at_both_ends() -> None:
     command = [sys.executable, "-W", "error", "-c", SCRIPT]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=120, check=True)
     costs = json.loads(run.stdout)
-    asked = [(door, masks, count) for count in CALLERS for door, (_, kinds) in DOORS.items() for masks in kinds]
+    kinds = [(door, masks) for door, (_, kinds) in DOORS.items() for masks in kinds]
+    asked = [(*kind, count) for count in CALLERS for kind in [*kinds, ("gRPC, nothing behind it", "RLE")]]
     assert [(cost["door"], cost["masks"], cost["callers"]) for cost in costs] == asked
     for cost in costs:
         assert 0 < cost["p50_ms"]["median"] <= cost["p99_ms"]["median"], cost
