@@ -11,8 +11,10 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from typing import Any, Final
 import grpc
 import httpx
 import numpy as np
+import trustme
 from PIL import Image
 
 from service.proto.generated.pomona.v1 import segmentation_pb2 as messages
@@ -92,6 +95,9 @@ def main(tool: str, image: str) -> None:
     with running(tool, image, "--network=host") as doomed:
         seconds_until(lambda: _status(doomed, "/readyz") == httpx.codes.OK)
         measured["ended_after_worker_died_s"] = check_death(doomed)
+    with identity() as (folder, authority), running(tool, image, "--network=host", *_with_tls(folder)) as encrypted:
+        seconds_until(lambda: encrypted.inside(*_CHECK).returncode == 0, every=2)
+        check_tls(encrypted, authority)
     sys.stdout.write(json.dumps(measured, indent=2) + "\n")
 
 
@@ -99,11 +105,11 @@ _CHECK: Final = ("python", "-m", "service.supervise", "--check")
 
 
 @contextlib.contextmanager
-def running(tool: str, image: str, network: str) -> Iterator[Container]:
-    """Run a container, and remove it; what it printed is shown where a check fails."""
+def running(tool: str, image: str, *options: str) -> Iterator[Container]:
+    """Run a container with these options of the tool, and remove it; what it printed is shown where a check fails."""
     http, other = _free_ports(2)
     ports = (f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
-    made = Container(tool, _run(tool, "run", "--detach", network, *_LIMITS, *ports, image), http, other)
+    made = Container(tool, _run(tool, "run", "--detach", *options, *_LIMITS, *ports, image), http, other)
     try:
         yield made
     except BaseException:
@@ -111,6 +117,28 @@ def running(tool: str, image: str, network: str) -> Iterator[Container]:
         raise
     finally:
         subprocess.run([tool, "rm", "--force", made.id], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def identity() -> Iterator[tuple[Path, trustme.CA]]:
+    """A folder as Kubernetes mounts a secret of TLS, and the authority that issued it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o755)  # the container's user is another one
+        (folder / "tls.crt").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        (folder / "tls.key").write_bytes(issued.private_key_pem.bytes())
+        yield folder, authority
+
+
+def _with_tls(folder: Path) -> list[str]:
+    inside = "/etc/pomona/tls"
+    return [
+        f"--volume={folder}:{inside}:ro",
+        f"--env=POMONA_TLS_CERT_FILE={inside}/tls.crt",
+        f"--env=POMONA_TLS_KEY_FILE={inside}/tls.key",
+    ]
 
 
 def check_contents(tool: str, image: str) -> float:
@@ -175,6 +203,18 @@ def check_answers(container: Container) -> None:
     answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', told, re.MULTILINE)))
     _expect(answered >= 3, f"three requests in the metrics: {answered}")
     _expect("pomona_model_info{" in told, "the models in the metrics")
+
+
+def check_tls(container: Container, authority: trustme.CA) -> None:
+    """Both doors answer whoever trusts the authority."""
+    pem = authority.cert_pem.bytes()
+    trusting = ssl.create_default_context(cadata=pem.decode())
+    answer = httpx.get(f"https://localhost:{container.http}/v1/models", verify=trusting, timeout=10)
+    _expect(answer.status_code == httpx.codes.OK, answer.text)
+    with grpc.secure_channel(f"localhost:{container.grpc}", grpc.ssl_channel_credentials(pem)) as channel:
+        opened: Any = channel  # the stub's types know asynchronous channels only
+        listed: Any = SegmentationStub(opened).ListModels(messages.ListModelsRequest(), timeout=10)
+    _expect(len(listed.models) == len(answer.json()["models"]), f"the same models over gRPC: {listed}")
 
 
 def check_end(container: Container) -> float:
