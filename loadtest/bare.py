@@ -14,6 +14,7 @@ from models.backends.load import choose_backend, load_sam, load_unet
 from models.backends.unet_base import UNetBackend
 from models.data.samples import CLASSES
 from models.images import decode_resized, read_size
+from models.inspection import GRADES, inspect
 from models.masks import encode_rle
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
@@ -22,6 +23,7 @@ from models.types import Size
 from models.unet.frames import UNetFrame, unet_frame
 from models.unet.postprocess import class_map, objects
 from models.zoo import CATALOGUE
+from service.rendering import render_fruits
 from service.settings import Settings
 
 SAM: Final = "mobile-sam"
@@ -52,7 +54,7 @@ class Bare:
 
 
 def bare_models(pictures: Sequence[DrawnPicture]) -> list[Bare]:
-    """Embed, point to mask, and U-Net, on the backend that the service chooses too.
+    """Embed, point to mask, semantic, and inspect in mode `fast`, on the backend that the service chooses too.
 
     Args:
         pictures: prepared for the models here, one after the other.
@@ -61,7 +63,7 @@ def bare_models(pictures: Sequence[DrawnPicture]) -> list[Bare]:
     backend = choose_backend(settings.backend)
     sam = load_sam(CATALOGUE[SAM], backend, settings.shelf)
     unet = load_unet(CATALOGUE[UNET], backend, settings.shelf)
-    return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, pictures)]
+    return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, pictures), _inspect(unet, pictures)]
 
 
 def _embed(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
@@ -113,12 +115,29 @@ def _semantic(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
         objects(logits, frame)
 
     return Bare(
-        "U-Net",
+        "semantic",
         "/v1/semantic",
         unet.picture_batches,
         lambda size: _discard(unet.infer(_some(prepared, size))),
         path,
         lambda _: {"model": UNET},
+    )
+
+
+def _inspect(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
+    prepared = [_unet_prepared(unet, picture) for picture in pictures]
+
+    def path(picture: DrawnPicture) -> None:
+        (output,) = unet.infer([_unet_prepared(unet, picture)])
+        render_fruits(inspect(output, _unet_frame(picture)).fruits, GRADES, "rle")
+
+    return Bare(
+        "inspect, fast",
+        "/v1/inspect",
+        unet.picture_batches,
+        lambda size: _discard(unet.infer(_some(prepared, size))),
+        path,
+        lambda _: {"model": UNET, "mode": "fast"},
     )
 
 
