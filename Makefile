@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel proto bento image test-image manifests check-manifests observe check-observability lock clean
+.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability lock clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -64,6 +64,9 @@ evaluate: $(VENV)/dev.stamp  ## measure U-Nets and SAMs on DATA, report into OUT
 
 client-wheel: $(VENV)/lock.stamp  ## build the Python client's wheel into clients/python/dist
 	$(BIN)/uv build --wheel clients/python
+
+test-client: client-wheel  ## install that wheel in empty environments of all Pythons at hand, and run the client's tests there
+	$(BIN)/python -m clients.python.try_wheel clients/python/dist/pomona_client-*.whl
 
 proto: $(VENV)/dev.stamp  ## make the gRPC code from service/proto/*.proto, the client's too
 	$(BIN)/python -m service.proto.generate

@@ -1,0 +1,90 @@
+"""Installs the wheel in empty environments and runs the client's tests there, on every supported Python at hand.
+
+python -m clients.python.try_wheel WHEEL
+
+An interpreter is at hand where a command of its name runs, as `python3.12`.
+"""
+
+# ruff: noqa: S603, T201 (it runs installers and tests, and is for the terminal)
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).parent
+EXTRAS: Final = "cli,grpc,supervision"
+MINORS: Final = (10, 11, 12, 13)
+
+_UV: Final = (sys.executable, "-m", "uv", "--quiet")
+_LOOK: Final = """
+import importlib.metadata, pomona
+names = sorted(each.metadata["Name"] for each in importlib.metadata.distributions())
+print(*names)
+"""
+"""That the client can be imported, and what is installed beside it."""
+
+
+class Failed(Exception):
+    """The wheel is not as it should be; the message says on which Python and what was seen."""
+
+
+def main(wheel: Path) -> None:
+    """Try every Python, and print a line for each.
+
+    Raises:
+        Failed: on one of them.
+    """
+    tried = 0
+    for minor in MINORS:
+        python = f"python3.{minor}"
+        version = _version(python)
+        if version is None:
+            print(f"{python}: not at hand")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"{version}: {try_in(Path(folder), python, wheel)}", flush=True)
+        tried += 1
+    if not tried:
+        raise Failed("there is no Python to try")
+
+
+def try_in(folder: Path, python: str, wheel: Path) -> str:
+    """Install and test on one Python, and tell what was seen.
+
+    Raises:
+        Failed: a step did.
+    """
+    environment = folder / "environment"
+    interpreter = environment / "bin" / "python"
+    _run(*_UV, "venv", "--python", python, str(environment))
+    install = (*_UV, "pip", "install", "--python", str(interpreter))
+    _run(*install, str(wheel))
+    alone = _run(str(interpreter), "-c", _LOOK).split()
+    _run(*install, f"{wheel}[{EXTRAS}]", "--group", f"{FOLDER / 'pyproject.toml'}:test")
+    # Not the sources beside the tests, but what was installed.
+    tests = _run(str(interpreter), "-m", "pytest", "--quiet", "-o", "pythonpath=tests", "tests", within=FOLDER)
+    (passed,) = re.findall(r"^(\d+ passed.*) in ", tests, re.MULTILINE)
+    return f"{len(alone)} packages ({', '.join(alone)}); with [{EXTRAS}] {passed}"
+
+
+def _version(python: str) -> str | None:
+    if shutil.which(python) is None:
+        return None
+    ran = subprocess.run([python, "--version"], capture_output=True, text=True, check=False)
+    return ran.stdout.strip() if ran.returncode == 0 else None
+
+
+def _run(*command: str, within: Path = FOLDER) -> str:
+    ran = subprocess.run(command, cwd=within, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise Failed(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
+    return ran.stdout
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
