@@ -78,8 +78,8 @@ bento: $(VENV)/runtime.stamp  ## build a Bento into dist/bentoml
 image: bento  ## build the image VARIANT (cpu, gpu) with MODELS inside, as IMAGE, by podman, buildah or docker
 	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/image/build.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
 
-test-image: bento $(VENV)/dev.stamp  ## build the cpu image and prove it by running it (needs podman or docker; minutes)
-	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/test_image.sh dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
+test-image: bento $(VENV)/dev.stamp  ## build the image VARIANT and prove it by running it (needs podman or docker; minutes)
+	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/test_image.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
 
 manifests: $(VENV)/dev.stamp  ## render the Helm chart's variants as plain YAML into deploy/rendered
 	$(BIN)/python -m deploy.manifests

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Builds an image and proves it by running it: `make test-image`.
-# usage: test_image.sh BENTO   (BENTO: the folder of a built Bento; MODELS, IMAGE, TOOL: see image/build.sh)
+# usage: test_image.sh cpu|gpu BENTO   (BENTO: the folder of a built Bento; MODELS, IMAGE, TOOL: see image/build.sh)
+# The gpu image runs here too, on the processor: what it does on a card is not seen.
 # Where no registry is reachable and the base is not at hand, the base is made out of Debian's packages.
 set -euo pipefail
 here=$(dirname "$0")
-bento=$1
+variant=$1
+bento=$2
 python=${PYTHON:-.venv/bin/python}
 export TOOL=${TOOL:-$("$here/image/tool.sh")}
 export IMAGE=${IMAGE:-pomona}
@@ -14,6 +16,6 @@ if ! "$TOOL" image inspect "$base" >/dev/null 2>&1 && ! "$TOOL" pull "$base"; th
     echo "No registry is reached: $base is made out of Debian's packages."
     "$here/image/base.sh" "$TOOL"
 fi
-"$here/image/build.sh" cpu "$bento"
+"$here/image/build.sh" "$variant" "$bento"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$bento/src/pyproject.toml")
-exec "$python" -m deploy.image.check "$TOOL" "$IMAGE:$version-cpu"
+exec "$python" -m deploy.image.check "$TOOL" "$IMAGE:$version-$variant"
