@@ -35,6 +35,7 @@ format: $(VENV)/dev.stamp  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: export PYTHONPATH = clients/python/src
 bench: $(VENV)/peers.stamp  ## measure all that the README quotes, the service beside others too; writes loadtest/reports/
 	$(BIN)/python -m loadtest.bench
 	$(BIN)/python -m loadtest.saturation

@@ -1,7 +1,7 @@
 """Callers of every door, each with the library that its callers have: one picture with one point, asked over and over.
 
 What a caller does for every picture is done for every request: the message is built, the answer read as far as its
-library reads it. Masks as RLE or PNG stay as they are.
+library reads it. Masks as RLE or PNG stay as they are. `clients/python/src` must be on the path.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib.parse import quote
 import grpc
 import numpy as np
 
+import pomona
 from loadtest.client import Pool
 from loadtest.wire import CONTENT_TYPE, multipart, post
 from models.types import Point
@@ -166,6 +167,23 @@ async def _stream(target: Target, masks: Masks) -> AsyncIterator[Ask]:
 
 
 @contextlib.asynccontextmanager
+async def _client(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]) -> AsyncIterator[Ask]:
+    """Our own: what it adds is the difference to the bare callers."""
+    port = target.http_port if kind == "http" else target.grpc_port
+    point = pomona.Point(target.point.x, target.point.y)
+    form: Literal["rle", "png"] = "png" if masks == "PNG" else "rle"
+    async with pomona.AsyncClient(f"{kind}://127.0.0.1:{port}") as client:
+
+        async def ask() -> None:
+            answer = await client.segment(
+                target.picture, point, model=target.model, multimask=target.multimask, format=form
+            )
+            target.check(len(answer.masks))
+
+        yield ask
+
+
+@contextlib.asynccontextmanager
 async def _triton(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]) -> AsyncIterator[Ask]:
     # Imported here: its messages have the names of the server's own, of which a process holds one only.
     library: Any = importlib.import_module(f"tritonclient.{kind}.aio")
@@ -204,6 +222,8 @@ DOORS: Final[Mapping[str, tuple[Caller, tuple[Masks, ...]]]] = {
     "HTTP, raw body": (partial(_over_http, raw=True), ("RLE", "PNG")),
     BARE: (_unary, ("RLE", "PNG")),
     "gRPC stream": (_stream, ("RLE", "PNG")),
+    "HTTP, Python client": (partial(_client, kind="http"), ("RLE",)),
+    "gRPC, Python client": (partial(_client, kind="grpc"), ("RLE",)),
     "OIP over HTTP, tritonclient": (partial(_triton, kind="http"), ("RLE", "pixels")),
     "OIP over gRPC, tritonclient": (partial(_triton, kind="grpc"), ("RLE", "pixels")),
 }

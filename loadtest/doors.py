@@ -54,7 +54,7 @@ class Plan:
     """
 
     rounds: int = 5
-    window_s: float = 2.0
+    window_s: float = 1.5
     warm_up_s: float = 1.0
 
 
@@ -256,11 +256,12 @@ def table(nothing: Sequence[Cost], masked: Sequence[Cost], plan: Plan, told: Map
         "As many callers as said, each sending its next request when it has its answer; the callers of gRPC share a "
         "connection, those of the stream one stream. One point in a picture that is known to the embedding cache, sent "
         "anew each time; messages are built and answers parsed for every request, RLE and PNG are not decoded. HTTP is "
-        "asked with a bare client of the load test, gRPC with grpcio, the Open Inference Protocol (OIP) with "
-        "tritonclient's asyncio clients. CPU of all processes of the server, and of the callers' process on the same "
-        "machine, user's and kernel's. \"Nothing behind it\" is a server of grpcio's own that reads the same message "
-        f"and has one answer for all: what the library takes. {plan.rounds} rounds of {plan.window_s:g} s, the doors "
-        "taking turns: medians, and of the server's CPU the least and the greatest too.",
+        "asked with a bare client of the load test, gRPC with grpcio, both with Pomona's asyncio client too; the Open "
+        "Inference Protocol (OIP) with tritonclient's asyncio clients. CPU of all processes of the server, and of the "
+        "callers' process on the same machine, user's and kernel's. \"Nothing behind it\" is a server of grpcio's own "
+        "that reads the same message and has one answer for all: what the library takes. "
+        f"{plan.rounds} rounds of {plan.window_s:g} s, the doors taking turns: medians, and of the server's CPU the "
+        "least and the greatest too.",
         "",
         f"A model that does nothing, a body of {BODY_BYTES // 1000} KB, one empty mask of {STRIP.width} x "
         f"{STRIP.height} pixels:",

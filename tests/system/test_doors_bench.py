@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ print(json.dumps([asdict(cost) for cost in costs]))
 
 def test_every_door_is_measured_with_all_its_masks_at_both_ends() -> None:
     command = [sys.executable, "-W", "error", "-c", SCRIPT]
-    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=120, check=True)
+    client = os.environ | {"PYTHONPATH": "clients/python/src"}
+    run = subprocess.run(command, cwd=ROOT, env=client, stdout=subprocess.PIPE, timeout=120, check=True)
     costs = json.loads(run.stdout)
     kinds = [(door, masks) for door, (_, kinds) in DOORS.items() for masks in kinds]
     asked = [(*kind, count) for count in CALLERS for kind in [*kinds, ("gRPC, nothing behind it", "RLE")]]
