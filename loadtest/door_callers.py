@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
 import grpc
+import httpx
 import numpy as np
 
 import pomona
@@ -167,6 +168,22 @@ async def _stream(target: Target, masks: Masks) -> AsyncIterator[Ask]:
 
 
 @contextlib.asynccontextmanager
+async def _httpx(target: Target, masks: Masks) -> AsyncIterator[Ask]:
+    """The raw body by the library that the Python client is made with."""
+    url, headers = f"http://127.0.0.1:{target.http_port}/v1/segment", {"Content-Type": "image/jpeg"}
+    params = {"request": target.request(masks)}
+    async with httpx.AsyncClient(timeout=_PATIENCE_S) as client:
+
+        async def ask() -> None:
+            answer = await client.post(url, content=target.picture, params=params, headers=headers)
+            if answer.status_code != httpx.codes.OK:
+                raise Unanswered(f"{answer.status_code}: {answer.text[:500]}")
+            target.check(len(answer.json()["results"][0]["masks"]))
+
+        yield ask
+
+
+@contextlib.asynccontextmanager
 async def _client(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]) -> AsyncIterator[Ask]:
     """Our own: what it adds is the difference to the bare callers."""
     port = target.http_port if kind == "http" else target.grpc_port
@@ -222,6 +239,7 @@ DOORS: Final[Mapping[str, tuple[Caller, tuple[Masks, ...]]]] = {
     "HTTP, raw body": (partial(_over_http, raw=True), ("RLE", "PNG")),
     BARE: (_unary, ("RLE", "PNG")),
     "gRPC stream": (_stream, ("RLE", "PNG")),
+    "HTTP, raw body by httpx": (_httpx, ("RLE",)),
     "HTTP, Python client": (partial(_client, kind="http"), ("RLE",)),
     "gRPC, Python client": (partial(_client, kind="grpc"), ("RLE",)),
     "OIP over HTTP, tritonclient": (partial(_triton, kind="http"), ("RLE", "pixels")),

@@ -256,10 +256,10 @@ def table(nothing: Sequence[Cost], masked: Sequence[Cost], plan: Plan, told: Map
         "As many callers as said, each sending its next request when it has its answer; the callers of gRPC share a "
         "connection, those of the stream one stream. One point in a picture that is known to the embedding cache, sent "
         "anew each time; messages are built and answers parsed for every request, RLE and PNG are not decoded. HTTP is "
-        "asked with a bare client of the load test, gRPC with grpcio, both with Pomona's asyncio client too; the Open "
-        "Inference Protocol (OIP) with tritonclient's asyncio clients. CPU of all processes of the server, and of the "
-        "callers' process on the same machine, user's and kernel's. \"Nothing behind it\" is a server of grpcio's own "
-        "that reads the same message and has one answer for all: what the library takes. "
+        "asked with a bare client of the load test and with httpx, gRPC with grpcio, both with Pomona's asyncio client "
+        "too; the Open Inference Protocol (OIP) with tritonclient's asyncio clients. CPU of all processes of the "
+        "server, and of the callers' process on the same machine, user's and kernel's. \"Nothing behind it\" is a "
+        "server of grpcio's own that reads the same message and has one answer for all: what the library takes. "
         f"{plan.rounds} rounds of {plan.window_s:g} s, the doors taking turns: medians, and of the server's CPU the "
         "least and the greatest too.",
         "",
