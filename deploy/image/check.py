@@ -1,24 +1,17 @@
-"""Proves a built image by running it: `python -m deploy.image.check TOOL IMAGE` (see deploy/test_image.sh).
+"""Proves a built image by running it: `python -m deploy.image.check TOOL IMAGE` (see deploy/test_image.sh)."""
 
-Every container runs as in Kubernetes: root file system read-only, no capability, limits on memory and processors.
-"""
-
-# ruff: noqa: S603 (it runs containers, which is its purpose)
 from __future__ import annotations
 
 import contextlib
 import json
 import os
 import re
-import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,56 +21,12 @@ import numpy as np
 import trustme
 from PIL import Image
 
+from deploy.image.containers import LIMITS, Container, expect, run, running, seconds_until
 from service.proto.generated.pomona.v1 import segmentation_pb2 as messages
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 
 _PICTURE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
 _FRUIT: Final = (548.0, 190.0)
-_READY_WITHIN_S: Final = 300
-"""A machine that does other work too takes its time; what it took is told."""
-
-_LIMITS: Final = (
-    "--read-only",
-    "--cap-drop=ALL",
-    "--security-opt=no-new-privileges",
-    "--memory=3g",
-    "--cpus=2",
-    "--pids-limit=512",
-)
-
-
-class CheckFailed(Exception):
-    """The image is not as it should be; the message says what was seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """A running container.
-
-    Attributes:
-        tool: podman or docker.
-        id: the container's.
-        http: port of its HTTP door on this machine.
-        grpc: port of its gRPC door.
-    """
-
-    tool: str
-    id: str
-    http: int
-    grpc: int
-
-    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the container."""
-        return subprocess.run([self.tool, "exec", self.id, *command], capture_output=True, text=True, check=False)
-
-    def ended(self, within: float) -> int:
-        """Wait for its end, and return its exit status."""
-        return int(_run(self.tool, "wait", self.id, timeout=within))
-
-    def logs(self) -> str:
-        """What it printed."""
-        ran = subprocess.run([self.tool, "logs", self.id], capture_output=True, text=True, check=False)
-        return ran.stdout + ran.stderr
 
 
 def main(tool: str, image: str) -> None:
@@ -102,21 +51,6 @@ def main(tool: str, image: str) -> None:
 
 
 _CHECK: Final = ("python", "-m", "service.supervise", "--check")
-
-
-@contextlib.contextmanager
-def running(tool: str, image: str, *options: str) -> Iterator[Container]:
-    """Run a container with these options of the tool, and remove it; what it printed is shown where a check fails."""
-    http, other = _free_ports(2)
-    ports = (f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
-    made = Container(tool, _run(tool, "run", "--detach", *options, *_LIMITS, *ports, image), http, other)
-    try:
-        yield made
-    except BaseException:
-        sys.stderr.write(made.logs())
-        raise
-    finally:
-        subprocess.run([tool, "rm", "--force", made.id], capture_output=True, check=False)
 
 
 @contextlib.contextmanager
@@ -147,25 +81,23 @@ def check_contents(tool: str, image: str) -> float:
     Returns:
         its size unpacked, in MiB.
     """
-    (told,) = json.loads(_run(tool, "image", "inspect", image))
+    (told,) = json.loads(run(tool, "image", "inspect", image))
     config = told["Config"]
-    _expect(re.fullmatch(r"[1-9]\d*(:\d+)?", config["User"]), f"a numeric user that is not root: {config['User']}")
+    expect(re.fullmatch(r"[1-9]\d*(:\d+)?", config["User"]), f"a numeric user that is not root: {config['User']}")
     labels = {name.rpartition(".")[2] for name in config["Labels"] if name.startswith("org.opencontainers.image.")}
-    _expect(labels >= {"title", "version", "revision", "licenses"}, f"OCI labels: {labels}")
-    _expect("Healthcheck" in config or "Healthcheck" in told or "HealthCheck" in told, "a health check")
+    expect(labels >= {"title", "version", "revision", "licenses"}, f"OCI labels: {labels}")
+    expect("Healthcheck" in config or "Healthcheck" in told or "HealthCheck" in told, "a health check")
     look = (
         "import json, shutil, importlib.util as u;"
         "print(json.dumps([[t for t in ('gcc', 'g++', 'make', 'git', 'pip', 'curl') if shutil.which(t)],"
         " [m for m in ('pip', 'torch', 'torchvision', 'nncf') if u.find_spec(m)],"
         " len(json.load(open('/opt/pomona/sbom.json'))['components'])]))"
     )
-    tools, modules, components = json.loads(
-        _run(tool, "run", "--rm", *_LIMITS, "--entrypoint=python", image, "-c", look)
-    )
-    _expect(not tools, f"no build tools: {tools}")
-    _expect("pip" not in modules, "no pip")
-    _expect("cpu" not in image.rpartition(":")[2] or not modules, f"no PyTorch in the cpu image: {modules}")
-    _expect(components > 30, f"a list of packages: {components}")
+    tools, modules, components = json.loads(run(tool, "run", "--rm", *LIMITS, "--entrypoint=python", image, "-c", look))
+    expect(not tools, f"no build tools: {tools}")
+    expect("pip" not in modules, "no pip")
+    expect("cpu" not in image.rpartition(":")[2] or not modules, f"no PyTorch in the cpu image: {modules}")
+    expect(components > 30, f"a list of packages: {components}")
     return round(float(told["Size"]) / 2**20, 1)
 
 
@@ -173,8 +105,8 @@ def check_sealed(container: Container) -> None:
     """Nothing but /tmp can be written."""
     write = "import pathlib, sys; pathlib.Path(sys.argv[1], 'x').write_text('')"
     for folder in ("/srv/pomona", "/opt/pomona/cache", "/"):
-        _expect(container.inside("python", "-c", write, folder).returncode != 0, f"{folder} is read-only")
-    _expect(container.inside("python", "-c", write, "/tmp").returncode == 0, "/tmp can be written")  # noqa: S108
+        expect(container.inside("python", "-c", write, folder).returncode != 0, f"{folder} is read-only")
+    expect(container.inside("python", "-c", write, "/tmp").returncode == 0, "/tmp can be written")  # noqa: S108
 
 
 def check_answers(container: Container) -> None:
@@ -183,7 +115,7 @@ def check_answers(container: Container) -> None:
     base = f"http://127.0.0.1:{container.http}"
     fields = {"request": json.dumps({"prompts": [{"points": [_FRUIT]}]})}
     answer = httpx.post(f"{base}/v1/segment", files={"image": data}, data=fields, timeout=60)
-    _expect(answer.status_code == httpx.codes.OK, answer.text)
+    expect(answer.status_code == httpx.codes.OK, answer.text)
     best = answer.json()["results"][0]["masks"][0]
 
     with grpc.insecure_channel(f"127.0.0.1:{container.grpc}") as channel:
@@ -192,17 +124,17 @@ def check_answers(container: Container) -> None:
         opened: Any = channel  # the stub's types know asynchronous channels only
         same: Any = SegmentationStub(opened).Segment(messages.SegmentRequest(image=data, prompts=[prompt]), timeout=60)
     over_grpc = same.results[0].masks[0]
-    _expect(over_grpc.mask.rle.counts.decode() == best["mask"]["counts"], "one mask over HTTP and gRPC")
+    expect(over_grpc.mask.rle.counts.decode() == best["mask"]["counts"], "one mask over HTTP and gRPC")
     # The drawn fruit has about 44,300 pixels.
-    _expect(40_000 < best["area"] < 48_000, f"the fruit's area: {best['area']}")
+    expect(40_000 < best["area"] < 48_000, f"the fruit's area: {best['area']}")
 
     fruits = httpx.post(f"{base}/v1/inspect", files={"image": data}, timeout=60)
-    _expect(fruits.status_code == httpx.codes.OK and fruits.json()["fruits"], f"fruits: {fruits.text[:500]}")
+    expect(fruits.status_code == httpx.codes.OK and fruits.json()["fruits"], f"fruits: {fruits.text[:500]}")
 
     told = httpx.get(f"{base}/metrics", timeout=10).text
     answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', told, re.MULTILINE)))
-    _expect(answered >= 3, f"three requests in the metrics: {answered}")
-    _expect("pomona_model_info{" in told, "the models in the metrics")
+    expect(answered >= 3, f"three requests in the metrics: {answered}")
+    expect("pomona_model_info{" in told, "the models in the metrics")
 
 
 def check_tls(container: Container, authority: trustme.CA) -> None:
@@ -210,11 +142,11 @@ def check_tls(container: Container, authority: trustme.CA) -> None:
     pem = authority.cert_pem.bytes()
     trusting = ssl.create_default_context(cadata=pem.decode())
     answer = httpx.get(f"https://localhost:{container.http}/v1/models", verify=trusting, timeout=10)
-    _expect(answer.status_code == httpx.codes.OK, answer.text)
+    expect(answer.status_code == httpx.codes.OK, answer.text)
     with grpc.secure_channel(f"localhost:{container.grpc}", grpc.ssl_channel_credentials(pem)) as channel:
         opened: Any = channel  # the stub's types know asynchronous channels only
         listed: Any = SegmentationStub(opened).ListModels(messages.ListModelsRequest(), timeout=10)
-    _expect(len(listed.models) == len(answer.json()["models"]), f"the same models over gRPC: {listed}")
+    expect(len(listed.models) == len(answer.json()["models"]), f"the same models over gRPC: {listed}")
 
 
 def check_end(container: Container) -> float:
@@ -237,16 +169,16 @@ def check_end(container: Container) -> float:
             timeout=60,
         )
         while not _in_flight(container):
-            _expect(not call.done(), "a request that takes a while")
+            expect(not call.done(), "a request that takes a while")
         started = time.monotonic()
-        _run(container.tool, "kill", "--signal=TERM", container.id)
+        run(container.tool, "kill", "--signal=TERM", container.id)
         answer = call.result(60)
         status = container.ended(60)
         took = time.monotonic() - started
     picture.unlink()
-    _expect(answer.status_code == httpx.codes.OK, f"the request in flight: {answer.text[:500]}")
-    _expect(len(answer.json()["results"]) == len(prompts), "all its prompts")
-    _expect(status == 0, f"a clean end: {status}")
+    expect(answer.status_code == httpx.codes.OK, f"the request in flight: {answer.text[:500]}")
+    expect(len(answer.json()["results"]) == len(prompts), "all its prompts")
+    expect(status == 0, f"a clean end: {status}")
     return round(took, 2)
 
 
@@ -264,22 +196,9 @@ def check_death(container: Container) -> float:
         "        os.kill(number, signal.SIGKILL)\n"
     )
     started = time.monotonic()
-    _expect(container.inside("python", "-c", kill).returncode == 0, "a worker that can be killed")
+    expect(container.inside("python", "-c", kill).returncode == 0, "a worker that can be killed")
     status = container.ended(90)
-    _expect(status != 0, "an exit status that says so")
-    return round(time.monotonic() - started, 2)
-
-
-def seconds_until(condition: Callable[[], bool], every: float = 0.1) -> float:
-    """Seconds until `condition()` holds, asked `every` so many seconds.
-
-    Raises:
-        CheckFailed: it took too long.
-    """
-    started = time.monotonic()
-    while not condition():
-        _expect(time.monotonic() - started < _READY_WITHIN_S, f"readiness within {_READY_WITHIN_S} s")
-        time.sleep(every)
+    expect(status != 0, "an exit status that says so")
     return round(time.monotonic() - started, 2)
 
 
@@ -304,25 +223,6 @@ def _memory_mib(container: Container) -> float:
         "    if (found := re.search(r'VmRSS:\\s+(\\d+)', each.read_text()))))"
     )
     return round(int(container.inside("python", "-c", add).stdout) / 1024, 1)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def _run(*command: str, timeout: float = 120) -> str:
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    _expect(ran.returncode == 0, f"{' '.join(command)}: {ran.stderr}")
-    return ran.stdout.strip()
-
-
-def _expect(truth: object, what: str) -> None:
-    if not truth:
-        raise CheckFailed(what)
 
 
 if __name__ == "__main__":
