@@ -42,6 +42,7 @@ bench: $(VENV)/peers.stamp  ## measure all that the README quotes, the service b
 	$(BIN)/python -m loadtest.promptness
 	$(BIN)/python -m loadtest.noop
 	$(BIN)/python -m loadtest.doors
+	$(BIN)/python -m loadtest.client_cost
 	$(BIN)/python -m loadtest.overload
 	$(BIN)/python -m loadtest.burst
 
@@ -64,6 +65,7 @@ evaluate: $(VENV)/dev.stamp  ## measure U-Nets and SAMs on DATA, report into OUT
 	$(BIN)/python -m models.evaluation --out $(or $(OUT),runs/evaluation) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 client-wheel: $(VENV)/lock.stamp  ## build the Python client's wheel into clients/python/dist
+	rm -rf clients/python/dist
 	$(BIN)/uv build --wheel clients/python
 
 test-client: client-wheel  ## install that wheel in empty environments of all Pythons at hand, and run the client's tests there

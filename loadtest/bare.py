@@ -63,7 +63,8 @@ def bare_models(pictures: Sequence[DrawnPicture]) -> list[Bare]:
     backend = choose_backend(settings.backend)
     sam = load_sam(CATALOGUE[SAM], backend, settings.shelf)
     unet = load_unet(CATALOGUE[UNET], backend, settings.shelf)
-    return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, pictures), _inspect(unet, pictures)]
+    seen = [_unet_prepared(unet, picture) for picture in pictures]
+    return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, seen), _inspect(unet, seen)]
 
 
 def _embed(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
@@ -103,9 +104,7 @@ def _segment(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
     )
 
 
-def _semantic(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
-    prepared = [_unet_prepared(unet, picture) for picture in pictures]
-
+def _semantic(unet: UNetBackend, prepared: Sequence[Any]) -> Bare:
     def path(picture: DrawnPicture) -> None:
         frame = _unet_frame(picture)
         (logits,) = unet.infer([_unet_prepared(unet, picture)])
@@ -114,30 +113,32 @@ def _semantic(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
             encode_rle(classes == fruit_class)
         objects(logits, frame)
 
-    return Bare(
-        "semantic",
-        "/v1/semantic",
-        unet.picture_batches,
-        lambda size: _discard(unet.infer(_some(prepared, size))),
-        path,
-        lambda _: {"model": UNET},
-    )
+    return _by_unet("semantic", "/v1/semantic", unet, prepared, path, {"model": UNET})
 
 
-def _inspect(unet: UNetBackend, pictures: Sequence[DrawnPicture]) -> Bare:
-    prepared = [_unet_prepared(unet, picture) for picture in pictures]
-
+def _inspect(unet: UNetBackend, prepared: Sequence[Any]) -> Bare:
     def path(picture: DrawnPicture) -> None:
         (output,) = unet.infer([_unet_prepared(unet, picture)])
         render_fruits(inspect(output, _unet_frame(picture)).fruits, GRADES, "rle")
 
+    return _by_unet("inspect, fast", "/v1/inspect", unet, prepared, path, {"model": UNET, "mode": "fast"})
+
+
+def _by_unet(
+    name: str,
+    endpoint: str,
+    unet: UNetBackend,
+    prepared: Sequence[Any],
+    path: Callable[[DrawnPicture], None],
+    request: dict[str, Any],
+) -> Bare:
     return Bare(
-        "inspect, fast",
-        "/v1/inspect",
+        name,
+        endpoint,
         unet.picture_batches,
         lambda size: _discard(unet.infer(_some(prepared, size))),
         path,
-        lambda _: {"model": UNET, "mode": "fast"},
+        lambda _: request,
     )
 
 
@@ -147,7 +148,7 @@ def _sam_frame(picture: DrawnPicture) -> Frame:
 
 def _sam_prepared(sam: SamBackend, picture: DrawnPicture) -> Any:
     frame = _sam_frame(picture)
-    return sam.prepare(_decoded(picture, frame.resized), frame)
+    return sam.prepare(_decoded(picture, frame.resized, scaled=True), frame)
 
 
 def _unet_frame(picture: DrawnPicture) -> UNetFrame:
@@ -156,15 +157,16 @@ def _unet_frame(picture: DrawnPicture) -> UNetFrame:
 
 def _unet_prepared(unet: UNetBackend, picture: DrawnPicture) -> Any:
     frame = _unet_frame(picture)
-    return unet.prepare(_decoded(picture, frame.resized), frame)
+    return unet.prepare(_decoded(picture, frame.resized, scaled=False), frame)
 
 
 def _size(picture: DrawnPicture) -> Size:
     return read_size(picture.data, max_pixels=_MAX_PIXELS)
 
 
-def _decoded(picture: DrawnPicture, resized: Size) -> Any:
-    return decode_resized(picture.data, resized, max_pixels=_MAX_PIXELS, scaled=True)
+def _decoded(picture: DrawnPicture, resized: Size, *, scaled: bool) -> Any:
+    """As the service decodes it for this model."""
+    return decode_resized(picture.data, resized, max_pixels=_MAX_PIXELS, scaled=scaled)
 
 
 def _some(items: Sequence[Any], size: int) -> list[Any]:

@@ -67,7 +67,7 @@ def try_in(folder: Path, python: str, wheel: Path) -> str:
     alone = _run(str(interpreter), "-c", _LOOK).split()
     _run(*install, f"{wheel}[{EXTRAS}]", "--group", f"{FOLDER / 'pyproject.toml'}:test")
     # Not the sources beside the tests, but what was installed.
-    tests = _run(str(interpreter), "-m", "pytest", "--quiet", "-o", "pythonpath=tests", "tests", within=FOLDER)
+    tests = _run(str(interpreter), "-m", "pytest", "--quiet", "-o", "pythonpath=tests", "tests")
     (passed,) = re.findall(r"^(\d+ passed.*) in ", tests, re.MULTILINE)
     return f"{len(alone)} packages ({', '.join(alone)}); with [{EXTRAS}] {passed}"
 
@@ -79,8 +79,8 @@ def _version(python: str) -> str | None:
     return ran.stdout.strip() if ran.returncode == 0 else None
 
 
-def _run(*command: str, within: Path = FOLDER) -> str:
-    ran = subprocess.run(command, cwd=within, capture_output=True, text=True, check=False)
+def _run(*command: str) -> str:
+    ran = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise Failed(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
     return ran.stdout

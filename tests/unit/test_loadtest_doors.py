@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from loadtest import doors
+from loadtest import client_cost, doors
 from loadtest.door_callers import DOORS, Target, Unanswered
 from loadtest.figures import Spread
 from models.types import Point
@@ -54,3 +54,15 @@ def test_the_report_has_every_door_with_all_its_masks_and_the_machine() -> None:
     assert text.count("| HTTP, multipart | RLE | 8 |") == 2
     assert "2 rounds of 0.5 s" in text
     assert "abacus" in text
+
+
+def test_what_the_client_adds_is_the_difference_within_each_round() -> None:
+    names = [name for pair in client_cost.PAIRS.values() for name in pair]
+    rounds = [dict(zip(names, times, strict=True)) for times in ([4, 4.25, 3, 3.5], [6, 6.75, 2, 2], [5, 5.5, 1, 1.25])]
+    *_, over_http, over_grpc = client_cost.table(rounds)
+    assert over_http == "| HTTP | 5 (4 to 6) | 5.5 (4.25 to 6.75) | 0.5 (0.25 to 0.75) |"
+    assert over_grpc == "| gRPC | 2 (1 to 3) | 2 (1.25 to 3.5) | 0.25 (0 to 0.5) |"
+
+
+def test_the_pairs_are_doors_that_are_measured() -> None:
+    assert {name for pair in client_cost.PAIRS.values() for name in pair} <= DOORS.keys()
