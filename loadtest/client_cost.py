@@ -62,7 +62,7 @@ async def _medians_ms(target: Target) -> dict[str, float]:
 def table(rounds: list[dict[str, float]]) -> list[str]:
     """The figures as lines of Markdown."""
     lines = [
-        f"One caller, {BODY_BYTES // 1000} KB of body, one empty mask; {ROUNDS} rounds of {CALLS} calls of each caller, "
+        f"One caller, {BODY_BYTES // 1000} KB of body, one empty mask; {ROUNDS} rounds of {CALLS} calls of each, "
         "in turn call by call. Medians of a round's calls: median (least to greatest) of the rounds, and of their "
         "differences.",
         "",
