@@ -8,21 +8,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from loadtest.drawn import DrawnPicture
+from loadtest.drawn import DrawnImage
 from models.backends.base import SamBackend
 from models.backends.load import choose_backend, load_sam, load_unet
 from models.backends.unet_base import UNetBackend
-from models.data.samples import CLASSES
+from models.catalog import CATALOGUE
 from models.images import decode_resized, read_size
 from models.inspection import GRADES, inspect
+from models.letterbox import Letterbox, letterbox_for
 from models.masks import encode_rle
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
-from models.transforms import Frame, frame_for
-from models.types import Size
-from models.unet.frames import UNetFrame, unet_frame
+from models.types import CLASSES, Size
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import class_map, objects
-from models.zoo import CATALOGUE
 from service.rendering import render_fruits
 from service.settings import Settings
 
@@ -40,7 +39,7 @@ class Bare:
         name: in the report.
         endpoint: that does the same.
         batches: sizes to try.
-        run_model: the model alone on that many prepared pictures.
+        run_model: the model alone on that many prepared photos.
         run_path: from JPEG to encoded masks.
         request_of: the JSON that asks the endpoint for the same.
     """
@@ -49,65 +48,65 @@ class Bare:
     endpoint: str
     batches: tuple[int, ...]
     run_model: Callable[[int], None]
-    run_path: Callable[[DrawnPicture], None]
-    request_of: Callable[[DrawnPicture], dict[str, Any]]
+    run_path: Callable[[DrawnImage], None]
+    request_of: Callable[[DrawnImage], dict[str, Any]]
 
 
-def bare_models(pictures: Sequence[DrawnPicture]) -> list[Bare]:
+def bare_models(photos: Sequence[DrawnImage]) -> list[Bare]:
     """Embed, point to mask, semantic, and inspect in mode `fast`, on the backend that the service chooses too.
 
     Args:
-        pictures: prepared for the models here, one after the other.
+        photos: prepared for the models here, one after the other.
     """
     settings = Settings()
     backend = choose_backend(settings.backend)
-    sam = load_sam(CATALOGUE[SAM], backend, settings.shelf)
-    unet = load_unet(CATALOGUE[UNET], backend, settings.shelf)
-    seen = [_unet_prepared(unet, picture) for picture in pictures]
-    return [_embed(sam, pictures), _segment(sam, pictures), _semantic(unet, seen), _inspect(unet, seen)]
+    sam = load_sam(CATALOGUE[SAM], backend, settings.model_store)
+    unet = load_unet(CATALOGUE[UNET], backend, settings.model_store)
+    seen = [_unet_prepared(unet, image) for image in photos]
+    return [_embed(sam, photos), _segment(sam, photos), _semantic(unet, seen), _inspect(unet, seen)]
 
 
-def _embed(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
-    prepared = [_sam_prepared(sam, picture) for picture in pictures]
+def _embed(sam: SamBackend, photos: Sequence[DrawnImage]) -> Bare:
+    prepared = [_sam_prepared(sam, image) for image in photos]
     return Bare(
         "embed",
         "/v1/embed",
-        sam.picture_batches,
+        sam.image_batches,
         lambda size: _discard(sam.encode(_some(prepared, size))),
-        lambda picture: _discard(sam.encode([_sam_prepared(sam, picture)])),
+        lambda image: _discard(sam.encode([_sam_prepared(sam, image)])),
         lambda _: {"model": SAM},
     )
 
 
-def _segment(sam: SamBackend, pictures: Sequence[DrawnPicture]) -> Bare:
-    prepared = [_sam_prepared(sam, picture) for picture in pictures]
+def _segment(sam: SamBackend, photos: Sequence[DrawnImage]) -> Bare:
+    prepared = [_sam_prepared(sam, image) for image in photos]
 
-    def run(some: Sequence[Any], asked: Sequence[DrawnPicture]) -> tuple[Any, Any]:
-        packed = pack([picture.prompt for picture in asked], [_sam_frame(picture) for picture in asked])
+    def run(some: Sequence[Any], asked: Sequence[DrawnImage]) -> tuple[Any, Any]:
+        packed = pack([image.prompt for image in asked], [_sam_frame(image) for image in asked])
         return sam.decode(sam.encode(some), np.arange(len(some)), packed)
 
-    def path(picture: DrawnPicture) -> None:
-        (logits,), (scores,) = run([_sam_prepared(sam, picture)], [picture])
-        for mask in masks_of(logits, scores, _sam_frame(picture), multimask=True):
+    def path(image: DrawnImage) -> None:
+        (logits,), (scores,) = run([_sam_prepared(sam, image)], [image])
+        for mask in masks_of(logits, scores, _sam_frame(image), multimask=True):
             encode_rle(mask.pixels)
 
     return Bare(
         "point to mask",
         "/v1/segment",
-        sam.picture_batches,
-        lambda size: _discard(run(_some(prepared, size), _some(pictures, size))),
+        sam.image_batches,
+        lambda size: _discard(run(_some(prepared, size), _some(photos, size))),
         path,
-        lambda picture: {
+        lambda image: {
             "model": SAM,
-            "prompts": [{"points": [[point.x, point.y] for point in picture.prompt.points]}],
+            "prompts": [{"points": [[point.x, point.y] for point in image.prompt.points]}],
         },
     )
 
 
 def _semantic(unet: UNetBackend, prepared: Sequence[Any]) -> Bare:
-    def path(picture: DrawnPicture) -> None:
-        frame = _unet_frame(picture)
-        (logits,) = unet.infer([_unet_prepared(unet, picture)])
+    def path(image: DrawnImage) -> None:
+        frame = _unet_frame(image)
+        (logits,) = unet.infer([_unet_prepared(unet, image)])
         classes = class_map(logits, frame)
         for fruit_class in CLASSES[1:]:
             encode_rle(classes == fruit_class)
@@ -117,9 +116,9 @@ def _semantic(unet: UNetBackend, prepared: Sequence[Any]) -> Bare:
 
 
 def _inspect(unet: UNetBackend, prepared: Sequence[Any]) -> Bare:
-    def path(picture: DrawnPicture) -> None:
-        (output,) = unet.infer([_unet_prepared(unet, picture)])
-        render_fruits(inspect(output, _unet_frame(picture)).fruits, GRADES, "rle")
+    def path(image: DrawnImage) -> None:
+        (output,) = unet.infer([_unet_prepared(unet, image)])
+        render_fruits(inspect(output, _unet_frame(image)).fruits, GRADES, "rle")
 
     return _by_unet("inspect, fast", "/v1/inspect", unet, prepared, path, {"model": UNET, "mode": "fast"})
 
@@ -129,44 +128,44 @@ def _by_unet(
     endpoint: str,
     unet: UNetBackend,
     prepared: Sequence[Any],
-    path: Callable[[DrawnPicture], None],
+    path: Callable[[DrawnImage], None],
     request: dict[str, Any],
 ) -> Bare:
     return Bare(
         name,
         endpoint,
-        unet.picture_batches,
+        unet.image_batches,
         lambda size: _discard(unet.infer(_some(prepared, size))),
         path,
         lambda _: request,
     )
 
 
-def _sam_frame(picture: DrawnPicture) -> Frame:
-    return frame_for(_size(picture), padding="none")
+def _sam_frame(image: DrawnImage) -> Letterbox:
+    return letterbox_for(_size(image), padding="none")
 
 
-def _sam_prepared(sam: SamBackend, picture: DrawnPicture) -> Any:
-    frame = _sam_frame(picture)
-    return sam.prepare(_decoded(picture, frame.resized, scaled=True), frame)
+def _sam_prepared(sam: SamBackend, image: DrawnImage) -> Any:
+    frame = _sam_frame(image)
+    return sam.prepare(_decoded(image, frame.resized, scaled=True), frame)
 
 
-def _unet_frame(picture: DrawnPicture) -> UNetFrame:
-    return unet_frame(_size(picture))
+def _unet_frame(image: DrawnImage) -> UNetLetterbox:
+    return unet_letterbox(_size(image))
 
 
-def _unet_prepared(unet: UNetBackend, picture: DrawnPicture) -> Any:
-    frame = _unet_frame(picture)
-    return unet.prepare(_decoded(picture, frame.resized, scaled=False), frame)
+def _unet_prepared(unet: UNetBackend, image: DrawnImage) -> Any:
+    frame = _unet_frame(image)
+    return unet.prepare(_decoded(image, frame.resized, scaled=False), frame)
 
 
-def _size(picture: DrawnPicture) -> Size:
-    return read_size(picture.data, max_pixels=_MAX_PIXELS)
+def _size(image: DrawnImage) -> Size:
+    return read_size(image.data, max_pixels=_MAX_PIXELS)
 
 
-def _decoded(picture: DrawnPicture, resized: Size, *, scaled: bool) -> Any:
+def _decoded(image: DrawnImage, resized: Size, *, scaled: bool) -> Any:
     """As the service decodes it for this model."""
-    return decode_resized(picture.data, resized, max_pixels=_MAX_PIXELS, scaled=scaled)
+    return decode_resized(image.data, resized, max_pixels=_MAX_PIXELS, scaled=scaled)
 
 
 def _some(items: Sequence[Any], size: int) -> list[Any]:

@@ -1,8 +1,8 @@
-"""One picture's whole path on both backends, memory, the second start, and what input size and padding cost and keep.
+"""One image's whole path on both backends, memory, the second start, and what input size and padding cost and keep.
 
     make bench
 
-The path is measured in one process, a new picture each time (the cache is off), the backends taking turns, so that both
+The path is measured in one process, a new image each time (the cache is off), the backends taking turns, so that both
 meet the same noise of the machine. Memory and start are a real server's, whose files lie ready from a start before.
 """
 
@@ -32,25 +32,25 @@ from service.pipeline import Pipeline
 from service.settings import Settings
 
 BACKENDS: Final[tuple[BackendName, ...]] = ("openvino", "torch")
-PICTURE: Final = Size(1200, 1800)
+IMAGE: Final = Size(1200, 1800)
 ROUNDS: Final = 15
 STARTS: Final = 3
 PARTS: Final = ("decode", "encode", "prompt", "postprocess", "total")
 
 
 def main() -> None:
-    """Measure, print, write `loadtest/reports/one_picture.json` and `.md`."""
+    """Measure, print, write `loadtest/reports/one_image.json` and `.md`."""
     figures: dict[str, Any] = {
         "machine": machine(),
-        "picture": f"{PICTURE.width} x {PICTURE.height} JPEG, one point, three masks as RLE",
+        "image": f"{IMAGE.width} x {IMAGE.height} JPEG, one point, three masks as RLE",
         "path_ms": asyncio.run(_measure_path()),
         "server": {backend: _measure_server(backend) for backend in BACKENDS},
         "dials_ms": asyncio.run(_measure_dials()),
-        "agreement": dials.measure_agreement(Settings().shelf),
+        "agreement": dials.measure_agreement(Settings().model_store),
     }
     REPORTS.mkdir(exist_ok=True)
-    (REPORTS / "one_picture.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (REPORTS / "one_picture.md").write_text(_table(figures))
+    (REPORTS / "one_image.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (REPORTS / "one_image.md").write_text(_table(figures))
     print(_table(figures))
 
 
@@ -60,8 +60,8 @@ async def _measure_path() -> dict[str, dict[str, dict[str, float]]]:
         backend: await load_pipeline(Settings(backend=backend, embedding_cache_mib=0), device_index=0)
         for backend in BACKENDS
     }
-    picture = draw(3, PICTURE)
-    request = SegmentRequest([picture.prompt], data=picture.data)
+    image = draw(3, IMAGE)
+    request = SegmentRequest([image.prompt], data=image.data)
     seconds: dict[BackendName, dict[str, list[float]]] = {backend: {part: [] for part in PARTS} for backend in BACKENDS}
     for _ in tqdm(range(ROUNDS), desc="whole path, backends in turn"):
         for backend, pipeline in pipelines.items():
@@ -77,7 +77,7 @@ async def _measure_dials() -> dict[str, dict[str, Any]]:
     settings = Settings(backend="openvino", embedding_cache_mib=0)
     pipeline = await load_pipeline(settings, device_index=0)
     try:
-        return await dials.measure_times(pipeline, settings.shelf)
+        return await dials.measure_times(pipeline, settings.model_store)
     finally:
         await pipeline.close(10)
 
@@ -85,17 +85,15 @@ async def _measure_dials() -> dict[str, dict[str, Any]]:
 def _measure_server(backend: BackendName) -> dict[str, float]:
     """Start to readiness, and resident memory when idle and after requests."""
     ready, idle, used = [], [], []
-    picture = draw(3, PICTURE)
-    point = picture.prompt.points[0]
+    image = draw(3, IMAGE)
+    point = image.prompt.points[0]
     body = {"request": json.dumps({"prompts": [{"points": [[point.x, point.y]]}]})}
     for _ in tqdm(range(STARTS), desc=f"starts on {backend}"):
         with tempfile.TemporaryDirectory() as folder, running(Path(folder), backend=backend) as server:
             ready.append(server.ready_s)
             idle.append(server.resident_mib())
             for _ in range(3):
-                answer = httpx.post(
-                    f"{server.address}/v1/segment", files={"image": picture.data}, data=body, timeout=60
-                )
+                answer = httpx.post(f"{server.address}/v1/segment", files={"image": image.data}, data=body, timeout=60)
                 answer.raise_for_status()
             used.append(server.resident_mib())
     return {
@@ -117,7 +115,7 @@ def _spread(seconds: Sequence[float]) -> dict[str, float]:
 def _table(figures: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     rows = [
-        f"{figures['picture']}; {ROUNDS} rounds, the backends taking turns; milliseconds, median (quartiles).",
+        f"{figures['image']}; {ROUNDS} rounds, the backends taking turns; milliseconds, median (quartiles).",
         "",
         "| backend | " + " | ".join(PARTS) + " |",
         "|---|" + "---:|" * len(PARTS),

@@ -1,4 +1,4 @@
-"""What input size and padding cost and keep: time on two pictures, mask agreement on the golden ones."""
+"""What input size and padding cost and keep: time on two images, mask agreement on the golden ones."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from loadtest.drawn import DrawnPicture, draw
+from loadtest.drawn import DrawnImage, draw
 from models import images
-from models.backends.load import Shelf, ensure_files, load_sam
-from models.checkpoints import load_state_dict
+from models.backends.load import ModelStore, ensure_files, load_sam
+from models.catalog import CATALOGUE
+from models.letterbox import Padding, letterbox_for, resize
 from models.masks import encode_rle
 from models.sam.build import build_sam
 from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
-from models.transforms import Padding, frame_for, resize
 from models.types import BinaryMask, Size
-from models.zoo import CATALOGUE
+from models.weights.checkpoints import load_state_dict
 from service.messages import InputChoice, InputSize, SegmentRequest
 from service.pipeline import Pipeline
-from tests.golden.golden import golden_cases, read_picture
+from tests.golden.golden import golden_cases, read_image
 
 DIALS: Final[tuple[tuple[InputSize, Padding], ...]] = (
     (1024, "square"),
@@ -38,54 +38,54 @@ DIALS: Final[tuple[tuple[InputSize, Padding], ...]] = (
     (512, "square"),
     (512, "none"),
 )
-PICTURES: Final = (Size(1800, 4160), Size(768, 1024))
+IMAGES: Final = (Size(1800, 4160), Size(768, 1024))
 ROUNDS: Final = 7
 
 
-async def measure_times(pipeline: Pipeline, shelf: Shelf) -> dict[str, dict[str, Any]]:
-    """Milliseconds from JPEG to masks, for each picture and dial and for the reference, all in turn.
+async def measure_times(pipeline: Pipeline, model_store: ModelStore) -> dict[str, dict[str, Any]]:
+    """Milliseconds from JPEG to masks, for each image and dial and for the reference, all in turn.
 
     Returns:
-        by picture ("4160 x 1800"), then by dial ("1024 none") or "SamPredictor": the median total, and for dials the
+        by image ("4160 x 1800"), then by dial ("1024 none") or "SamPredictor": the median total, and for dials the
         medians of the parts.
     """
-    reference = _reference(shelf)
+    reference = _reference(model_store)
     measured: dict[str, dict[str, Any]] = {}
-    for size in PICTURES:
-        picture = draw(3, size)
+    for size in IMAGES:
+        image = draw(3, size)
         timings: dict[str, list[dict[str, float]]] = {}
-        for _ in tqdm(range(ROUNDS), desc=f"{picture.name}, dials in turn"):
+        for _ in tqdm(range(ROUNDS), desc=f"{image.name}, dials in turn"):
             for input_size, padding in DIALS:
-                request = SegmentRequest([picture.prompt], picture.data, input=InputChoice(input_size, padding))
+                request = SegmentRequest([image.prompt], image.data, input=InputChoice(input_size, padding))
                 answer = await pipeline.segment(request)
                 timings.setdefault(f"{input_size} {padding}", []).append(asdict(answer.timings))
-            timings.setdefault("SamPredictor", []).append({"total": _run_reference(reference, picture)})
-        measured[picture.name] = {
+            timings.setdefault("SamPredictor", []).append({"total": _run_reference(reference, image)})
+        measured[image.name] = {
             dial: {part: round(statistics.median(run[part] for run in runs) * 1000, 1) for part in runs[0]}
             for dial, runs in timings.items()
         }
     return measured
 
 
-def measure_agreement(shelf: Shelf) -> dict[str, dict[str, float]]:
+def measure_agreement(model_store: ModelStore) -> dict[str, dict[str, float]]:
     """IoU with the golden masks (the reference at 1024 square) of the mask that each prompt's best golden one is.
 
     Returns:
         by dial: mean, the tenth percentile, and the worst.
     """
-    backend = load_sam(CATALOGUE["mobile-sam"], "openvino", shelf)
+    backend = load_sam(CATALOGUE["mobile-sam"], "openvino", model_store)
     cases = golden_cases()
     agreement = {}
-    for input_size, padding in tqdm(DIALS, desc="agreement on the golden pictures"):
+    for input_size, padding in tqdm(DIALS, desc="agreement on the golden images"):
         found = []
         embeddings = {}
         for case in cases:
-            pixels = read_picture(case.picture)
-            frame = frame_for(Size(*pixels.shape[:2]), int(input_size), padding)
-            if case.picture not in embeddings:
-                embeddings[case.picture] = backend.encode([backend.prepare(resize(pixels, frame), frame)])[0]
+            pixels = read_image(case.image)
+            frame = letterbox_for(Size(*pixels.shape[:2]), int(input_size), padding)
+            if case.image not in embeddings:
+                embeddings[case.image] = backend.encode([backend.prepare(resize(pixels, frame), frame)])[0]
             packed = pack([case.prompt], [frame])
-            logits, scores = backend.decode([embeddings[case.picture]], np.zeros(1, np.int64), packed)
+            logits, scores = backend.decode([embeddings[case.image]], np.zeros(1, np.int64), packed)
             best = int(np.argmax(case.scores))
             # The same token as the golden mask's: what is compared is the mask, not the ranking.
             token = best + 1 if case.prompt.multimask else 0
@@ -119,22 +119,22 @@ def table(times: Mapping[str, Mapping[str, Any]], agreement: Mapping[str, Mappin
     return lines
 
 
-def _reference(shelf: Shelf) -> SamPredictor:
+def _reference(model_store: ModelStore) -> SamPredictor:
     """segment-anything's predictor around MobileSAM's encoder."""
     entry = CATALOGUE["mobile-sam"]
-    model = build_sam(entry.architecture, load_state_dict(ensure_files(entry, "torch", shelf)))
+    model = build_sam(entry.architecture, load_state_dict(ensure_files(entry, "torch", model_store)))
     encoder: Any = model.encoder
     encoder.img_size = INPUT_SIDE  # what the predictor pads to
     sam = Sam(encoder, model.decoder.prompt_encoder, model.decoder.mask_decoder)
     return SamPredictor(sam.eval())
 
 
-def _run_reference(predictor: SamPredictor, picture: DrawnPicture) -> float:
+def _run_reference(predictor: SamPredictor, image: DrawnImage) -> float:
     """Seconds from JPEG to RLE, as a user of segment-anything would write it."""
     started = time.perf_counter()
     with torch.inference_mode():
-        predictor.set_image(images.decode(picture.data, max_pixels=50_000_000).pixels)
-        point = picture.prompt.points[0]
+        predictor.set_image(images.decode(image.data, max_pixels=50_000_000).pixels)
+        point = image.prompt.points[0]
         masks, _, _ = predictor.predict(np.array([[point.x, point.y]]), np.array([1]), multimask_output=True)
     for mask in masks:
         encode_rle(mask)

@@ -1,6 +1,6 @@
-"""Callers of every door, each with the library that its callers have: one picture with one point, asked over and over.
+"""Callers of every door, each with the library that its callers have: one photo with one point, asked over and over.
 
-What a caller does for every picture is done for every request: the message is built, the answer read as far as its
+What a caller does for every photo is done for every request: the message is built, the answer read as far as its
 library reads it. Masks as RLE or PNG stay as they are. `clients/python/src` must be on the path.
 """
 
@@ -50,7 +50,7 @@ class Target:
         http_port: of the server, on 127.0.0.1.
         grpc_port: likewise.
         model: a SAM.
-        picture: encoded.
+        photo: encoded.
         point: in it.
         multimask: three masks, or one.
     """
@@ -58,7 +58,7 @@ class Target:
     http_port: int
     grpc_port: int
     model: str
-    picture: bytes
+    photo: bytes
     point: Point
     multimask: bool
 
@@ -75,7 +75,7 @@ class Target:
     def message(self, masks: Masks) -> pb.SegmentRequest:
         """The message of gRPC."""
         prompt = pb.Prompt(points=[pb.Point(x=self.point.x, y=self.point.y)], multimask=self.multimask)
-        return pb.SegmentRequest(image=self.picture, prompts=[prompt], model=self.model, format=_FORMATS[masks])
+        return pb.SegmentRequest(image=self.photo, prompts=[prompt], model=self.model, format=_FORMATS[masks])
 
     def check(self, masks: int) -> None:
         """See that an answer has them.
@@ -96,9 +96,9 @@ async def _over_http(target: Target, masks: Masks, *, raw: bool) -> AsyncIterato
 
     async def ask() -> None:
         if raw:
-            chunks = post(f"/v1/segment?request={quote(request)}", "image/jpeg", target.picture)
+            chunks = post(f"/v1/segment?request={quote(request)}", "image/jpeg", target.photo)
         else:
-            chunks = post("/v1/segment", CONTENT_TYPE, multipart({"request": request}, target.picture))
+            chunks = post("/v1/segment", CONTENT_TYPE, multipart({"request": request}, target.photo))
         answer = await pool.ask(chunks, _PATIENCE_S)
         if answer.status != 200:
             raise Unanswered(f"{answer.status}: {answer.body[:500]!r}")
@@ -175,7 +175,7 @@ async def _httpx(target: Target, masks: Masks) -> AsyncIterator[Ask]:
     async with httpx.AsyncClient(timeout=_PATIENCE_S) as client:
 
         async def ask() -> None:
-            answer = await client.post(url, content=target.picture, params=params, headers=headers)
+            answer = await client.post(url, content=target.photo, params=params, headers=headers)
             if answer.status_code != httpx.codes.OK:
                 raise Unanswered(f"{answer.status_code}: {answer.text[:500]}")
             target.check(len(answer.json()["results"][0]["masks"]))
@@ -193,7 +193,7 @@ async def _client(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]
 
         async def ask() -> None:
             answer = await client.segment(
-                target.picture, point, model=target.model, multimask=target.multimask, format=form
+                target.photo, point, model=target.model, multimask=target.multimask, format=form
             )
             target.check(len(answer.masks))
 
@@ -219,7 +219,7 @@ async def _triton(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]
 
         async def ask() -> None:
             inputs = [
-                tensor("image", "BYTES", np.array([target.picture], object)),
+                tensor("image", "BYTES", np.array([target.photo], object)),
                 tensor("points", "FP32", point),
                 tensor("multimask", "BOOL", multimask),
             ]

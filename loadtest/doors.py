@@ -36,7 +36,7 @@ from loadtest.server import Server, environment_of, free_port, launched, running
 from models.types import Point, Size
 
 BODY_BYTES: Final = 300_000
-PICTURE: Final = Size(1200, 1800)
+IMAGE: Final = Size(1200, 1800)
 MODEL: Final = "mobile-sam"
 BARE_WITHIN_S: Final = 30.0
 NO_OP_CALLERS: Final = (1, 8)
@@ -149,8 +149,8 @@ def no_op() -> Iterator[list[Lane]]:
     served = ["-m", "bentoml", "serve", "loadtest.peers.serve_pomona:Pomona"]
     middle = Point(STRIP.width / 2, STRIP.height / 2)
     with tempfile.TemporaryDirectory() as folder, launched(Path(folder), port, served, environment) as server:
-        picture = padded_jpeg(STRIP, BODY_BYTES)
-        yield _lanes(server, Target(port, grpc_port, MODEL, picture, middle, multimask=False))
+        image = padded_jpeg(STRIP, BODY_BYTES)
+        yield _lanes(server, Target(port, grpc_port, MODEL, image, middle, multimask=False))
         server.stop()
 
 
@@ -181,13 +181,13 @@ def real() -> Iterator[list[Lane]]:
     Raises:
         ServerFailed: it did not start, or did not end well.
     """
-    grpc_port, picture = free_port(), draw(3, PICTURE)
+    grpc_port, image = free_port(), draw(3, IMAGE)
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder), grpc_port=str(grpc_port), models=MODEL) as server,
     ):
         port = int(server.address.rpartition(":")[2])
-        yield _lanes(server, Target(port, grpc_port, MODEL, picture.data, picture.prompt.points[0], multimask=True))
+        yield _lanes(server, Target(port, grpc_port, MODEL, image.data, image.prompt.points[0], multimask=True))
 
 
 def _lanes(server: Server, target: Target) -> list[Lane]:
@@ -217,7 +217,7 @@ def measure(lanes: Sequence[Lane], callers: Sequence[int], plan: Plan) -> list[C
 
 async def _load(lane: Lane, callers: int, seconds: float) -> Window:
     async with lane.caller(lane.target, lane.masks) as ask:
-        await ask()  # connected, and the picture's embedding is at hand
+        await ask()  # connected, and the image's embedding is at hand
         started, server_cpu, caller_cpu = time.perf_counter(), lane.server.cpu_s(), time.process_time()
         taken = await _keep_busy(ask, callers, seconds)
         elapsed = time.perf_counter() - started
@@ -254,7 +254,7 @@ def table(nothing: Sequence[Cost], masked: Sequence[Cost], plan: Plan, told: Map
     """The figures as Markdown."""
     rows = [
         "As many callers as said, each sending its next request when it has its answer; the callers of gRPC share a "
-        "connection, those of the stream one stream. One point in a picture that is known to the embedding cache, sent "
+        "connection, those of the stream one stream. One point in an image that is known to the embedding cache, sent "
         "anew each time; messages are built and answers parsed for every request, RLE and PNG are not decoded. HTTP is "
         "asked with a bare client of the load test and with httpx, gRPC with grpcio, both with Pomona's asyncio client "
         "too; the Open Inference Protocol (OIP) with tritonclient's asyncio clients. CPU of all processes of the "
@@ -268,7 +268,7 @@ def table(nothing: Sequence[Cost], masked: Sequence[Cost], plan: Plan, told: Map
         "",
         *_rows(nothing),
         "",
-        f"MobileSAM, a JPEG of {PICTURE.width} x {PICTURE.height}, three masks:",
+        f"MobileSAM, a JPEG of {IMAGE.width} x {IMAGE.height}, three masks:",
         "",
         *_rows(masked),
         "",

@@ -1,6 +1,6 @@
 """What a CUDA card does with SAM: `python -m loadtest.gpu`; writes `loadtest/reports/gpu.json` and `.md`.
 
-Encoders bare and behind the runner's queue, as pictures per second and as a share of what the card multiplies in
+Encoders bare and behind the runner's queue, as images per second and as a share of what the card multiplies in
 bfloat16, next to segment-anything as it is on the same card; then the decoder's prompts per second.
 """
 
@@ -20,11 +20,11 @@ from loadtest import gpu_measures as measures
 from loadtest.machine import REPORTS, footer, machine
 from models.backends.load import ensure_files
 from models.backends.torch_backend import TorchSam
-from models.checkpoints import load_state_dict
+from models.catalog import CATALOGUE
+from models.letterbox import letterbox_for
 from models.sam.constants import INPUT_SIDE
-from models.transforms import frame_for
 from models.types import Size
-from models.zoo import CATALOGUE
+from models.weights.checkpoints import load_state_dict
 from service.device_queue import DeviceQueue
 from service.runners.sam import SamRunner
 from service.settings import Settings
@@ -33,14 +33,14 @@ MODELS: Final = ("sam-vit-h", "sam-vit-b", "mobile-sam")
 REAL: Final = "mobile-sam"
 """With its checkpoint; the others have random weights, which are as fast."""
 
-PICTURES: Final = (1, 2, 4, 8, 16)
+IMAGES: Final = (1, 2, 4, 8, 16)
 PROMPTS: Final = (1, 4, 16, 64)
-MOST_PICTURES: Final = 8
+MOST_IMAGES: Final = 8
 MATRIX_SIDE: Final = 8192
 SECONDS: Final = 10.0
 """Of each measurement behind the queue."""
 
-FRAME: Final = frame_for(Size(INPUT_SIDE, INPUT_SIDE))
+FRAME: Final = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
 
 
 def main() -> None:
@@ -66,13 +66,13 @@ async def _measure(name: str, device: torch.device) -> dict[str, Any]:
     weights = _weights(name)
     figures["reference"] = reference_rates(name, weights, device)
     sam = TorchSam(name, weights, str(device))
-    figures["bare_per_s"] = {count: measures.bare_rate(sam, device, FRAME, count) for count in PICTURES}
+    figures["bare_per_s"] = {count: measures.bare_rate(sam, device, FRAME, count) for count in IMAGES}
     figures["prompts_per_s"] = {
-        count: measures.prompts_rate(sam, device, FRAME, count, MOST_PICTURES) for count in PROMPTS
+        count: measures.prompts_rate(sam, device, FRAME, count, MOST_IMAGES) for count in PROMPTS
     }
     runner = SamRunner(CATALOGUE[name], sam, DeviceQueue(sam.device))
     await runner.warm_up()
-    figures["served"] = {count: asdict(await measures.served_rate(runner, FRAME, count, SECONDS)) for count in PICTURES}
+    figures["served"] = {count: asdict(await measures.served_rate(runner, FRAME, count, SECONDS)) for count in IMAGES}
     await runner.close(SECONDS)
     return figures
 
@@ -80,7 +80,7 @@ async def _measure(name: str, device: torch.device) -> dict[str, Any]:
 def _weights(name: str) -> dict[str, Tensor]:
     if name != REAL:
         return measures.random_weights(name)
-    return load_state_dict(ensure_files(CATALOGUE[name], "torch", Settings().shelf))
+    return load_state_dict(ensure_files(CATALOGUE[name], "torch", Settings().model_store))
 
 
 def reference_rates(
@@ -88,9 +88,9 @@ def reference_rates(
     weights: dict[str, Tensor],
     device: torch.device,
     size: Size = FRAME.padded,
-    counts: Sequence[int] = PICTURES,
+    counts: Sequence[int] = IMAGES,
 ) -> dict[str, dict[int, float | None]]:
-    """Pictures per second of the encoder as others run it, in float32 and in bfloat16, by batch size."""
+    """Images per second of the encoder as others run it, in float32 and in bfloat16, by batch size."""
     encoder = measures.reference_encoder(name, weights).to(device)
     return {
         kind: {count: measures.eager_rate(encoder, device, size, count, bf16=kind == "bf16") for count in counts}
@@ -104,24 +104,24 @@ def table(figures: Mapping[str, Any]) -> str:
     rows = [
         f"{figures['card']}: {peak:g} TFLOP/s in bfloat16 (product of two matrices of {MATRIX_SIDE} x {MATRIX_SIDE}).",
         "",
-        f"Pictures of {INPUT_SIDE} x {INPUT_SIDE} per second, and the share of that peak. Bare: prepared pictures in",
+        f"Images of {INPUT_SIDE} x {INPUT_SIDE} per second, and the share of that peak. Bare: prepared images in",
         "batches of one size. Served: so many callers at the runner's queue, preparation included, and the batches",
-        "that they got. Reference: the encoder as segment-anything has it (MobileSAM's: timm's), pictures on the card.",
+        "that they got. Reference: the encoder as segment-anything has it (MobileSAM's: timm's), images on the card.",
         "",
-        "| model | pictures | bare | served (batch) | reference fp32 | reference bf16 |",
+        "| model | images | bare | served (batch) | reference fp32 | reference bf16 |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for model in figures["models"]:
         for count, bare in model["bare_per_s"].items():
             served = model["served"][count]
-            through = f"{_rate(served['pictures_per_s'], model['gflop'], peak)} ({served['batch']:.1f})"
+            through = f"{_rate(served['images_per_s'], model['gflop'], peak)} ({served['batch']:.1f})"
             others = [_rate(model["reference"][kind][count], model["gflop"], peak) for kind in ("fp32", "bf16")]
             cells = [model["model"], str(count), _rate(bare, model["gflop"], peak), through, *others]
             rows.append(f"| {' | '.join(cells)} |")
     counts = list(figures["models"][0]["prompts_per_s"])
     rows += [
         "",
-        f"Prompts per second of the decoder in one batch, on at most {MOST_PICTURES} pictures.",
+        f"Prompts per second of the decoder in one batch, on at most {MOST_IMAGES} images.",
         "",
         f"| model | {' | '.join(f'{count} prompts' for count in counts)} |",
         "|---|" + "---:|" * len(counts),

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.backends.base import SamBackend
 from models.backends.tuning import stopwatch_of
 from models.errors import DeviceOutOfMemory
+from models.letterbox import Letterbox
 from models.sam.build import ARCHITECTURES
 from models.sam.prompts import pack
 from models.sam.tiny_vit import translate_names
-from models.transforms import Frame
 from models.types import Pixels, Point, Prompt, Size
 from service.runners.sam import SamRunner
 from service.work import Terms
@@ -30,14 +30,14 @@ _ENCODER = "image_encoder."
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What callers get who each hand in their next picture when they have an answer.
+    """What callers get who each hand in their next image when they have an answer.
 
     Attributes:
-        pictures_per_s: of all callers together.
-        batch: pictures in the batch of an answer, on average.
+        images_per_s: of all callers together.
+        batch: images in the batch of an answer, on average.
     """
 
-    pictures_per_s: float
+    images_per_s: float
     batch: float
 
 
@@ -53,12 +53,12 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int) -> float:
 
 
 def encoder_flops(architecture: str, size: Size) -> int:
-    """FLOPs of one picture through the encoder: two for each product and sum of its matrices and convolutions."""
+    """FLOPs of one image through the encoder: two for each product and sum of its matrices and convolutions."""
     with torch.device("meta"):
         encoder = ARCHITECTURES[architecture]().image_encoder.eval()
-        picture = torch.zeros(1, 3, size.height, size.width)
+        image = torch.zeros(1, 3, size.height, size.width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(picture)
+        encoder(image)
     return int(counter.get_total_flops())
 
 
@@ -93,7 +93,7 @@ def reference_encoder(architecture: str, weights: dict[str, Tensor]) -> nn.Modul
 
 
 def eager_rate(encoder: nn.Module, device: torch.device, size: Size, count: int, *, bf16: bool) -> float | None:
-    """Pictures per second of an encoder on `device` as it is, in batches of `count`; None where memory is short."""
+    """Images per second of an encoder on `device` as it is, in batches of `count`; None where memory is short."""
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             batch = torch.randn(count, 3, size.height, size.width, device=device)
@@ -103,44 +103,46 @@ def eager_rate(encoder: nn.Module, device: torch.device, size: Size, count: int,
         return None
 
 
-def bare_rate(sam: SamBackend, device: torch.device, frame: Frame, count: int) -> float | None:
-    """Pictures per second of `encode`, in batches of `count`; None where memory is short."""
+def bare_rate(sam: SamBackend, device: torch.device, frame: Letterbox, count: int) -> float | None:
+    """Images per second of `encode`, in batches of `count`; None where memory is short."""
     try:
-        prepared = [sam.prepare(picture, frame) for picture in pictures(count, frame)]
+        prepared = [sam.prepare(image, frame) for image in images(count, frame)]
         return count / stopwatch_of(synchroniser(device))(lambda: sam.encode(prepared))
     except DeviceOutOfMemory:
         return None
 
 
-async def served_rate(runner: SamRunner, frame: Frame, in_flight: int, seconds: float) -> Served:
-    """Pictures through the runner's queue, preparation included.
+async def served_rate(runner: SamRunner, frame: Letterbox, in_flight: int, seconds: float) -> Served:
+    """Images through the runner's queue, preparation included.
 
     Args:
         runner: warmed up.
-        frame: of all pictures.
+        frame: of all images.
         in_flight: callers.
         seconds: for how long they go on asking.
     """
     batches: list[int] = []
     started = time.perf_counter()
 
-    async def caller(picture: Pixels) -> None:
+    async def caller(image: Pixels) -> None:
         while time.perf_counter() < started + seconds:
             now = time.monotonic()
             place = runner.reserve_encode(Terms(now), frame, ready_by=now)
-            prepared = await asyncio.to_thread(runner.prepare, picture, frame)
+            prepared = await asyncio.to_thread(runner.prepare, image, frame)
             batches.append((await runner.encode(place, prepared)).batch)
 
-    await asyncio.gather(*(caller(picture) for picture in pictures(in_flight, frame)))
+    await asyncio.gather(*(caller(image) for image in images(in_flight, frame)))
     return Served(len(batches) / (time.perf_counter() - started), sum(batches) / len(batches))
 
 
-def prompts_rate(sam: SamBackend, device: torch.device, frame: Frame, prompts: int, most_pictures: int) -> float | None:
-    """Prompts per second of `decode` in one batch, spread over at most so many pictures; None where memory is short."""
-    shown = min(prompts, most_pictures)
+def prompts_rate(
+    sam: SamBackend, device: torch.device, frame: Letterbox, prompts: int, most_images: int
+) -> float | None:
+    """Prompts per second of `decode` in one batch, spread over at most so many images; None where memory is short."""
+    shown = min(prompts, most_images)
     try:
         embeddings = [
-            embedding for picture in pictures(shown, frame) for embedding in sam.encode([sam.prepare(picture, frame)])
+            embedding for image in images(shown, frame) for embedding in sam.encode([sam.prepare(image, frame)])
         ]
         packed = pack([Prompt((Point(8, 8),))] * prompts, [frame] * prompts)
         index = np.arange(prompts) % shown
@@ -149,7 +151,7 @@ def prompts_rate(sam: SamBackend, device: torch.device, frame: Frame, prompts: i
         return None
 
 
-def pictures(count: int, frame: Frame) -> Sequence[Pixels]:
+def images(count: int, frame: Letterbox) -> Sequence[Pixels]:
     """Seeded noise of the frame's size."""
     random = np.random.default_rng(0)
     shape = (frame.resized.height, frame.resized.width, 3)

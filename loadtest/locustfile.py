@@ -25,7 +25,7 @@ from locust.runners import LocalRunner
 
 from loadtest.options import Options, add_options, read_options
 from loadtest.outcomes import Kind, Outcome, Record, judge
-from loadtest.pictures import Picture, drawn, of_folder
+from loadtest.photos import Image, drawn, of_folder
 from loadtest.plan import Camera, Step, schedule
 from loadtest.wire import CONTENT_TYPE, multipart, problem_code, retry_after_s
 
@@ -42,15 +42,15 @@ class Load:
 
     Attributes:
         options: from the command line.
-        pictures: what they send.
+        images: what they send.
         records: file for a line per request; None where nobody asked for it.
         numbers: of the cameras.
         started: time on the monotonic clock.
-        rng: chooses pictures, prompts and pauses for thought, the same in each run.
+        rng: chooses images, prompts and pauses for thought, the same in each run.
     """
 
     options: Options
-    pictures: tuple[Picture, ...]
+    images: tuple[Image, ...]
     records: TextIO | None
     numbers: Iterator[int] = field(default_factory=itertools.count)
     started: float = field(default_factory=time.monotonic)
@@ -60,13 +60,13 @@ class Load:
         """Seconds since the start of the run."""
         return time.monotonic() - self.started
 
-    def picture(self) -> Picture:
+    def image(self) -> Image:
         """One that the service has not seen."""
-        return self.pictures[self.rng.integers(len(self.pictures))].anew()
+        return self.images[self.rng.integers(len(self.images))].anew()
 
-    def prompting(self, picture: Picture) -> dict[str, str]:
-        """The form's field with a prompt that fits the picture."""
-        return {"request": json.dumps({"prompts": [picture.prompts[self.rng.integers(len(picture.prompts))]]})}
+    def prompting(self, image: Image) -> dict[str, str]:
+        """The form's field with a prompt that fits the image."""
+        return {"request": json.dumps({"prompts": [image.prompts[self.rng.integers(len(image.prompts))]]})}
 
     def keep(self, record: Record) -> None:
         """Write a record down."""
@@ -82,7 +82,7 @@ class Question:
         kind: what it is.
         path: where it goes.
         fields: of the form.
-        jpeg: the picture, where it is sent.
+        jpeg: the image, where it is sent.
         step: in which it fell due; None in a pause.
         due: when, in seconds since the start of the run.
         deadline_s: seconds from `due` in which it is to be answered, where it has a deadline.
@@ -194,9 +194,9 @@ class SortingLine(_PomonaUser):
         frame, may_be_sent = taken
         options = self.load.options
         if may_be_sent:
-            picture = self.load.picture()
-            fields, deadline_s = self.load.prompting(picture), options.deadline_ms / 1000
-            question = Question(Kind.FRAME, "/v1/segment", fields, picture.jpeg, frame.step, frame.due, deadline_s)
+            image = self.load.image()
+            fields, deadline_s = self.load.prompting(image), options.deadline_ms / 1000
+            question = Question(Kind.FRAME, "/v1/segment", fields, image.jpeg, frame.step, frame.due, deadline_s)
             self._in_flight.spawn(self._send, question)
             return
         self.load.keep(Record(Kind.FRAME, frame.step.number, Outcome.SKIPPED, 0.0))
@@ -222,11 +222,11 @@ class SortingLine(_PomonaUser):
 
 
 class Annotator(_PomonaUser):
-    """Has a picture embedded, then clicks in it by its id, thinking between clicks."""
+    """Has an image embedded, then clicks in it by its id, thinking between clicks."""
 
     def on_start(self) -> None:
-        """Begin with no picture."""
-        self._picture = Picture(b"", ())
+        """Begin with no image."""
+        self._image = Image(b"", ())
         self._image_id = ""
         self._clicks_left = 0
 
@@ -236,7 +236,7 @@ class Annotator(_PomonaUser):
 
     @task
     def work(self) -> None:
-        """Click, or begin the next picture."""
+        """Click, or begin the next image."""
         if self.load.options.plan.step_at(self.load.now()) is None:
             return
         if self._clicks_left:
@@ -245,20 +245,20 @@ class Annotator(_PomonaUser):
             self._begin()
 
     def _begin(self) -> None:
-        self._picture = self.load.picture()
-        answer = self.ask(self._question(Kind.EMBED, "/v1/embed", {}, self._picture.jpeg))
+        self._image = self.load.image()
+        answer = self.ask(self._question(Kind.EMBED, "/v1/embed", {}, self._image.jpeg))
         if answer.outcome is Outcome.IN_TIME:
             self._image_id = json.loads(answer.body)["image"]["id"]
             self._clicks_left = int(self.load.rng.integers(*_CLICKS, endpoint=True))
 
     def _click(self) -> None:
-        prompt = self.load.prompting(self._picture)
+        prompt = self.load.prompting(self._image)
         question = self._question(
             Kind.CLICK, "/v1/segment", {**prompt, "image_id": self._image_id}, heals="unknown_image_id"
         )
         answer = self.ask(question)
         if answer.code == question.heals:
-            self.ask(Question(Kind.CLICK, "/v1/segment", prompt, self._picture.jpeg, question.step, question.due))
+            self.ask(Question(Kind.CLICK, "/v1/segment", prompt, self._image.jpeg, question.step, question.due))
         self._clicks_left -= 1
 
     def _question(
@@ -269,29 +269,29 @@ class Annotator(_PomonaUser):
 
 
 class BatchJob(_PomonaUser):
-    """Sends the next picture when the last one is answered; after a refusal the same one, when it is asked to."""
+    """Sends the next image when the last one is answered; after a refusal the same one, when it is asked to."""
 
     def on_start(self) -> None:
-        """Begin with no picture."""
-        self._picture: Picture | None = None
+        """Begin with no image."""
+        self._image: Image | None = None
 
     def wait_time(self) -> float:
         """As short as allowed."""
         return self.until_allowed()
 
     @task
-    def send_picture(self) -> None:
-        """Send a picture."""
+    def send_image(self) -> None:
+        """Send an image."""
         now = self.load.now()
         step = self.load.options.plan.step_at(now)
         if step is None:
             return
-        if self._picture is None:
-            self._picture = self.load.picture()
-        fields = self.load.prompting(self._picture)
-        answer = self.ask(Question(Kind.BATCH, "/v1/segment", fields, self._picture.jpeg, step, now))
+        if self._image is None:
+            self._image = self.load.image()
+        fields = self.load.prompting(self._image)
+        answer = self.ask(Question(Kind.BATCH, "/v1/segment", fields, self._image.jpeg, step, now))
         if answer.outcome is not Outcome.REFUSED:
-            self._picture = None
+            self._image = None
 
 
 class Steps(LoadTestShape):
@@ -335,11 +335,11 @@ def _prepare(environment: Environment, **_: object) -> None:
         raise TypeError("Locust was started without its command line")
     options = read_options(parsed)
     try:
-        pictures = of_folder(options.pictures) if options.pictures else drawn(options.picture_size)
+        images = of_folder(options.images) if options.images else drawn(options.image_size)
     except ValueError as error:
-        sys.exit(f"--pictures: {error}")
+        sys.exit(f"--images: {error}")
     records = parsed.records.open("w", buffering=1) if parsed.records else None
-    _PomonaUser.load = Load(options, pictures, records)
+    _PomonaUser.load = Load(options, images, records)
     SortingLine.fixed_count, SortingLine.concurrency = options.cameras, options.in_flight
     Annotator.fixed_count, BatchJob.fixed_count = options.annotators, options.batch_jobs
 
@@ -347,4 +347,4 @@ def _prepare(environment: Environment, **_: object) -> None:
 @events.test_start.add_listener
 def _start(**_: object) -> None:
     load = _PomonaUser.load
-    _PomonaUser.load = Load(load.options, load.pictures, load.records)
+    _PomonaUser.load = Load(load.options, load.images, load.records)

@@ -118,7 +118,7 @@ async def _load(server: Server, call: Call, callers: int, seconds: float) -> Win
 def table(costs: Sequence[Cost], told: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     rows = [
-        f"A model that does nothing and finds nothing, a picture of {BODY_BYTES // 1000} KB (a strip of "
+        f"A model that does nothing and finds nothing, an image of {BODY_BYTES // 1000} KB (a strip of "
         f"{STRIP.width} x {STRIP.height} pixels, the rest is padding), known to Pomona's embedding cache; one worker "
         f"per server, batches up to {BATCH}, as many callers as said, each sending its next request when it has its "
         f"answer. CPU of all processes of a server, user's and kernel's. {ROUNDS} rounds of {WINDOW_S:g} s, the "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.pictures import jpeg_files
+from loadtest.photos import jpeg_files
 from loadtest.plan import Plan
 from models.types import Size
 
@@ -28,8 +28,8 @@ class Options:
     annotators: int
     think_seconds: float
     batch_jobs: int
-    pictures: Path | None
-    picture_size: Size
+    images: Path | None
+    image_size: Size
 
     @property
     def plan(self) -> Plan:
@@ -62,11 +62,11 @@ def add_options(parser: argparse.ArgumentParser, **extra: Any) -> None:
     add("--fps", _above_zero, "1", "F", "frames per second of each camera at rate 1, sent on time in any case")
     add("--deadline-ms", _above_zero, "2000", "MS", "deadline of a frame from when it is taken, sent as X-Deadline-Ms")
     add("--in-flight", _from_one, "4", "N", "most frames of a camera in flight; one more is skipped")
-    add("--annotators", _from_zero, "0", "N", "people who embed a picture and click in it 10 to 30 times")
+    add("--annotators", _from_zero, "0", "N", "people who embed an image and click in it 10 to 30 times")
     add("--think-seconds", _above_zero, "1", "S", "mean time between an annotator's clicks")
-    add("--batch-jobs", _from_zero, "0", "N", "jobs that send picture after picture as fast as they are answered")
-    add("--pictures", _picture_folder, None, "FOLDER", "folder of JPEG files to send (default: drawn oranges)")
-    add("--picture-size", _size, "1200x800", "WxH", "width and height of drawn pictures")
+    add("--batch-jobs", _from_zero, "0", "N", "jobs that send image after image as fast as they are answered")
+    add("--images", _image_folder, None, "FOLDER", "folder of JPEG files to send (default: drawn oranges)")
+    add("--image-size", _size, "1200x800", "WxH", "width and height of drawn images")
 
 
 def read_options(parsed: argparse.Namespace) -> Options:
@@ -111,7 +111,7 @@ def _size(text: str) -> Size:
     return Size(_from_one(height), _from_one(width))
 
 
-def _picture_folder(text: str) -> Path:
+def _image_folder(text: str) -> Path:
     folder = Path(text)
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is no folder")

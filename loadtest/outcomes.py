@@ -16,7 +16,7 @@ class Kind(StrEnum):
     FRAME = "frame"
     EMBED = "embed"
     CLICK = "click"
-    BATCH = "batch picture"
+    BATCH = "batch image"
 
 
 class Outcome(StrEnum):

@@ -1,4 +1,4 @@
-"""One picture of a load test: latency, and what became of the frames, over the offered load."""
+"""One image of a load test: latency, and what became of the frames, over the offered load."""
 
 from __future__ import annotations
 

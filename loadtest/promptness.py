@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 from tqdm import tqdm
 
-from loadtest.drawn import DrawnPicture, draw
+from loadtest.drawn import DrawnImage, draw
 from loadtest.machine import REPORTS, footer, machine
 from loadtest.server import Server, running
 from models.types import Size
@@ -35,7 +35,7 @@ def main() -> None:
         httpx.Client(timeout=60) as client,
     ):
         rows = [_measure(client, server, size) for size in SIZES]
-    figures = {"machine": machine(), "deadline_ms": DEADLINE_MS, "requests": REQUESTS, "pictures": rows}
+    figures = {"machine": machine(), "deadline_ms": DEADLINE_MS, "requests": REQUESTS, "images": rows}
     REPORTS.mkdir(exist_ok=True)
     (REPORTS / "promptness.json").write_text(json.dumps(figures, indent=2) + "\n")
     (REPORTS / "promptness.md").write_text(table(figures))
@@ -43,15 +43,15 @@ def main() -> None:
 
 
 def _measure(client: httpx.Client, server: Server, size: Size) -> dict[str, Any]:
-    pictures = [draw(seed, size) for seed in range(4)]
+    images = [draw(seed, size) for seed in range(4)]
     milliseconds: list[float] = []
     sizes: Counter[int] = Counter()
     in_time = 0
     problems: Counter[str] = Counter()
-    for number in tqdm(range(REQUESTS), desc=pictures[0].name):
-        picture = pictures[number % len(pictures)]
+    for number in tqdm(range(REQUESTS), desc=images[0].name):
+        image = images[number % len(images)]
         started = time.perf_counter()
-        answer = _ask(client, server, picture)
+        answer = _ask(client, server, image)
         milliseconds.append((time.perf_counter() - started) * 1000)
         if answer.is_success:
             sizes[answer.json()["model"]["input_size"]] += 1
@@ -60,7 +60,7 @@ def _measure(client: httpx.Client, server: Server, size: Size) -> dict[str, Any]
             problems[answer.json()["code"]] += 1
         time.sleep(PAUSE_S)
     return {
-        "picture": pictures[0].name,
+        "image": images[0].name,
         "in_time": in_time,
         "input_sizes": dict(sizes),
         "problems": dict(problems),
@@ -69,12 +69,12 @@ def _measure(client: httpx.Client, server: Server, size: Size) -> dict[str, Any]
     }
 
 
-def _ask(client: httpx.Client, server: Server, picture: DrawnPicture) -> httpx.Response:
-    point = picture.prompt.points[0]
+def _ask(client: httpx.Client, server: Server, image: DrawnImage) -> httpx.Response:
+    point = image.prompt.points[0]
     asked = {"prompts": [{"points": [[point.x, point.y]]}], "input_size": "auto"}
     return client.post(
         f"{server.address}/v1/segment",
-        content=picture.data,
+        content=image.data,
         params={"request": json.dumps(asked)},
         headers={"Content-Type": "image/jpeg", "X-Deadline-Ms": str(DEADLINE_MS)},
     )
@@ -87,14 +87,14 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['requests']} requests one at a time with pauses of {PAUSE_S:g} s, no embedding cache.",
         "The sizes were named in `POMONA_CAMERA_SIZES`.",
         "",
-        "| picture | in time | input sizes taken | not answered | p50, ms | worst, ms |",
+        "| image | in time | input sizes taken | not answered | p50, ms | worst, ms |",
         "|---|---:|---|---|---:|---:|",
     ]
-    for row in figures["pictures"]:
+    for row in figures["images"]:
         sizes = ", ".join(f"{size}: {count}" for size, count in row["input_sizes"].items())
         problems = ", ".join(f"{code}: {count}" for code, count in row["problems"].items())
         rows.append(
-            f"| {row['picture']} | {row['in_time']} of {figures['requests']} | {sizes} | {problems} "
+            f"| {row['image']} | {row['in_time']} of {figures['requests']} | {sizes} | {problems} "
             f"| {row['p50_ms']:g} | {row['worst_ms']:g} |"
         )
     return "\n".join([*rows, "", footer(figures["machine"]), ""])

@@ -88,14 +88,14 @@ def _models_of(host: str) -> list[dict[str, Any]]:
 
 def as_arguments(options: Options) -> list[str]:
     """The options as they are given on the command line."""
-    size = options.picture_size
+    size = options.image_size
     texts = {
         **{name: str(getattr(options, name)) for name in Options.__slots__},
         "rates": ",".join(str(rate) for rate in options.rates),
-        "picture_size": f"{size.width}x{size.height}",
+        "image_size": f"{size.width}x{size.height}",
     }
-    if options.pictures is None:
-        del texts["pictures"]
+    if options.images is None:
+        del texts["images"]
     return [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
 
 
@@ -162,7 +162,7 @@ def _report(about: Mapping[str, Any], options: Options, records: Sequence[Record
         {"rate": rate} | {str(kind): asdict(figures) for kind, figures in step.items() if figures.offered}
         for rate, step in zip(options.rates, by_step, strict=True)
     ]
-    chosen = asdict(options) | {"pictures": options.pictures.name if options.pictures else "drawn"}
+    chosen = asdict(options) | {"images": options.images.name if options.images else "drawn"}
     content = {**about, "options": chosen, "steps": steps}
     (out / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
     draw(out / "loadtest.png", options.rates, frames, options.deadline_ms, _title(options, about["models"]))
@@ -175,13 +175,13 @@ def _report(about: Mapping[str, Any], options: Options, records: Sequence[Record
 def _title(options: Options, models: list[dict[str, Any]]) -> str:
     """What was loaded, with what."""
     names = ", ".join(f"{model['name']} on {model['device']} ({model['backend']})" for model in models)
-    size = options.picture_size
-    pictures = "pictures of a folder" if options.pictures else f"drawn pictures of {size.width} x {size.height}"
+    size = options.image_size
+    images = "images of a folder" if options.images else f"drawn images of {size.width} x {size.height}"
     cameras = "1 camera," if options.cameras == 1 else f"{options.cameras} cameras, each"
     others = [(options.annotators, "annotators"), (options.batch_jobs, "batch jobs")]
     beside = "".join(f", {name}: {number}" for number, name in others if number)
     return (
-        f"{names}\n{cameras} {options.fps:g} frames/s at 1x, {pictures}{beside}\n"
+        f"{names}\n{cameras} {options.fps:g} frames/s at 1x, {images}{beside}\n"
         f"deadline {options.deadline_ms:g} ms, at most {options.in_flight} in flight per camera, "
         f"{options.step_seconds:g} s per step"
     )

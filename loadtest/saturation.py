@@ -1,6 +1,6 @@
 """The service at saturation against the bare model, and a lone request against the bare path: `make bench`.
 
-Bare model and service take turns in one run, on the same pictures. The bare model gets prepared pictures in its best
+Bare model and service take turns in one run, on the same images. The bare model gets prepared images in its best
 batch size and does nothing else; the service gets JPEGs over HTTP and answers with encoded masks. The bare path is the
 same work as the service's in one thread: JPEG in, encoded masks out, no server.
 """
@@ -20,13 +20,13 @@ import httpx
 from tqdm import tqdm
 
 from loadtest.bare import Bare, bare_models
-from loadtest.drawn import DrawnPicture, draw
+from loadtest.drawn import DrawnImage, draw
 from loadtest.machine import REPORTS, footer, machine
 from loadtest.server import Server, running
 from models.types import Size
 
-PICTURE: Final = Size(1200, 1800)
-PICTURES: Final = 8
+IMAGE: Final = Size(1200, 1800)
+IMAGES: Final = 8
 """Different ones, so that none is encoded for two requests in flight."""
 
 IN_FLIGHT: Final = 4
@@ -39,15 +39,15 @@ LATENCY_ROUNDS: Final = 15
 
 def main() -> None:
     """Measure, print, write `loadtest/reports/saturation.json` and `.md`."""
-    pictures = [draw(seed, PICTURE) for seed in range(PICTURES)]
+    images = [draw(seed, IMAGE) for seed in range(IMAGES)]
     with tempfile.TemporaryDirectory() as folder:
-        bare = bare_models(pictures)
+        bare = bare_models(images)
         with running(Path(folder), embedding_cache_mib="0") as server:
             figures = {
                 "machine": machine(),
-                "picture": f"{PICTURE.width} x {PICTURE.height} JPEG",
+                "image": f"{IMAGE.width} x {IMAGE.height} JPEG",
                 "work": [
-                    {"work": work.name, **_throughput(work, server, pictures), **_latency(work, server, pictures)}
+                    {"work": work.name, **_throughput(work, server, images), **_latency(work, server, images)}
                     for work in bare
                 ],
             }
@@ -57,7 +57,7 @@ def main() -> None:
     print(table(figures))
 
 
-def _throughput(work: Bare, server: Server, pictures: Sequence[DrawnPicture]) -> dict[str, Any]:
+def _throughput(work: Bare, server: Server, images: Sequence[DrawnImage]) -> dict[str, Any]:
     """Medians of items per second, bare and served in turn, and their ratio in each round."""
     sizes = {size: _bare_rate(work, size, 1.0) for size in work.batches}
     best = max(sizes, key=lambda size: sizes[size])
@@ -65,7 +65,7 @@ def _throughput(work: Bare, server: Server, pictures: Sequence[DrawnPicture]) ->
     bare, served = [], []
     for _ in tqdm(range(ROUNDS), desc=f"{work.name}: bare and served in turn"):
         bare.append(_bare_rate(work, best, SECONDS))
-        served.append(_served_rate(work, server, pictures, count))
+        served.append(_served_rate(work, server, images, count))
     ratios = [one / other for one, other in zip(served, bare, strict=True)]
     return {
         "best_batch": best,
@@ -88,12 +88,12 @@ def _bare_rate(work: Bare, size: int, seconds: float) -> float:
     return done / spent
 
 
-def _served_rate(work: Bare, server: Server, pictures: Sequence[DrawnPicture], count: int) -> float:
+def _served_rate(work: Bare, server: Server, images: Sequence[DrawnImage], count: int) -> float:
     """Answers per second, between the first and the last of `count`, with `IN_FLIGHT` requests in flight."""
     done: list[float] = []
 
     def ask(number: int) -> None:
-        _ask(client, work, server, pictures[number % len(pictures)])
+        _ask(client, work, server, images[number % len(images)])
         done.append(time.perf_counter())
 
     with httpx.Client(timeout=60) as client, ThreadPoolExecutor(IN_FLIGHT) as callers:
@@ -101,16 +101,16 @@ def _served_rate(work: Bare, server: Server, pictures: Sequence[DrawnPicture], c
     return (count - 1) / (max(done) - min(done))
 
 
-def _latency(work: Bare, server: Server, pictures: Sequence[DrawnPicture]) -> dict[str, Any]:
+def _latency(work: Bare, server: Server, images: Sequence[DrawnImage]) -> dict[str, Any]:
     """Medians in milliseconds of the bare path and of a lone request, taking turns, and the median of their ratios."""
     bare, served = [], []
     with httpx.Client(timeout=60) as client:
         for number in tqdm(range(LATENCY_ROUNDS), desc=f"{work.name}: one at a time"):
-            picture = pictures[number % len(pictures)]
+            image = images[number % len(images)]
             started = time.perf_counter()
-            work.run_path(picture)
+            work.run_path(image)
             middle = time.perf_counter()
-            _ask(client, work, server, picture)
+            _ask(client, work, server, image)
             bare.append(middle - started)
             served.append(time.perf_counter() - middle)
     ratios = [one / other for one, other in zip(served, bare, strict=True)]
@@ -121,11 +121,11 @@ def _latency(work: Bare, server: Server, pictures: Sequence[DrawnPicture]) -> di
     }
 
 
-def _ask(client: httpx.Client, work: Bare, server: Server, picture: DrawnPicture) -> None:
+def _ask(client: httpx.Client, work: Bare, server: Server, image: DrawnImage) -> None:
     answer = client.post(
         f"{server.address}{work.endpoint}",
-        content=picture.data,
-        params={"request": json.dumps(work.request_of(picture))},
+        content=image.data,
+        params={"request": json.dumps(work.request_of(image))},
         headers={"Content-Type": "image/jpeg"},
     )
     answer.raise_for_status()
@@ -134,7 +134,7 @@ def _ask(client: httpx.Client, work: Bare, server: Server, picture: DrawnPicture
 def table(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
     rows = [
-        f"{figures['picture']}s, no embedding cache. Throughput: {ROUNDS} rounds of about {SECONDS:g} s, bare model",
+        f"{figures['image']}s, no embedding cache. Throughput: {ROUNDS} rounds of about {SECONDS:g} s, bare model",
         f"and service ({IN_FLIGHT} requests in flight) in turn; median, and the ratio's median (lowest to highest).",
         f"Alone: {LATENCY_ROUNDS} requests one at a time, each after the same work without a server.",
         "",

@@ -1,7 +1,7 @@
-"""Ten thousand requests with changing pictures: does the server's memory grow? `make soak`.
+"""Ten thousand requests with changing images: does the server's memory grow? `make soak`.
 
-The pictures are narrow, so that each takes tens of milliseconds; their sizes differ, as each shape makes the backend
-allocate anew. Among them are requests that fail: damaged pictures, prompts outside, deadlines that cannot be met,
+The images are narrow, so that each takes tens of milliseconds; their sizes differ, as each shape makes the backend
+allocate anew. Among them are requests that fail: damaged images, prompts outside, deadlines that cannot be met,
 callers who leave. The embedding cache is small, so that it is full long before the first thousand requests are.
 """
 
@@ -18,7 +18,7 @@ import httpx
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from loadtest.drawn import DrawnPicture, draw
+from loadtest.drawn import DrawnImage, draw
 from loadtest.machine import REPORTS, footer, machine
 from loadtest.server import Server, running
 from models.types import Size
@@ -36,12 +36,12 @@ ALLOWED_GROWTH: Final = 0.05
 
 def main() -> None:
     """Send, watch, write `loadtest/reports/soak.json`, `.md` and `.png`; fails where memory grew by more than 5 %."""
-    pictures = [draw(seed, SIZES[seed % len(SIZES)]) for seed in range(60)]
+    images = [draw(seed, SIZES[seed % len(SIZES)]) for seed in range(60)]
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder), embedding_cache_mib=str(CACHE_MIB), input_size="512") as server,
     ):
-        resident, outcomes = _soak(server, pictures)
+        resident, outcomes = _soak(server, images)
     before = resident[FULL_AFTER // EVERY]
     growth = resident[-1] / before - 1
     figures = {
@@ -62,26 +62,26 @@ def main() -> None:
         raise SystemExit(f"Memory grew by {growth:.1%}; {ALLOWED_GROWTH:.0%} are allowed.")
 
 
-def _soak(server: Server, pictures: list[DrawnPicture]) -> tuple[list[float], dict[str, int]]:
+def _soak(server: Server, images: list[DrawnImage]) -> tuple[list[float], dict[str, int]]:
     """Resident MiB before, and after every `EVERY` requests; answers by status, 0 for callers who left."""
     resident = [server.resident_mib()]
     outcomes: dict[str, int] = {}
     with httpx.Client(base_url=server.address, timeout=60) as client, ThreadPoolExecutor(IN_FLIGHT) as callers:
         for first in tqdm(range(0, REQUESTS, EVERY), desc="requests, by hundreds"):
             numbers = range(first, first + EVERY)
-            for status in callers.map(lambda number: _ask(client, pictures, number), numbers):
+            for status in callers.map(lambda number: _ask(client, images, number), numbers):
                 outcomes[str(status)] = outcomes.get(str(status), 0) + 1
             resident.append(server.resident_mib())
     return resident, outcomes
 
 
-def _ask(client: httpx.Client, pictures: list[DrawnPicture], number: int) -> int:
+def _ask(client: httpx.Client, images: list[DrawnImage], number: int) -> int:
     """One request, its kind drawn by its number; the status of its answer, or 0 where the caller left."""
     dice = random.Random(number)  # noqa: S311 (a reproducible mixture)
-    picture = pictures[dice.randrange(len(pictures))]
-    # A few bytes after the end of the JPEG: the same pixels, but to the cache another picture.
-    data = picture.data + number.to_bytes(4, "big")
-    point = picture.prompt.points[0]
+    image = images[dice.randrange(len(images))]
+    # A few bytes after the end of the JPEG: the same pixels, but to the cache another image.
+    data = image.data + number.to_bytes(4, "big")
+    point = image.prompt.points[0]
     asked: dict[str, Any] = {"prompts": [{"points": [[point.x, point.y]]}]}
     headers = {"Content-Type": "image/jpeg"}
     timeout = 60.0
@@ -121,7 +121,7 @@ def table(figures: dict[str, Any]) -> str:
         f"{count} x {'left' if status == '0' else status}" for status, count in sorted(figures["outcomes"].items())
     )
     rows = [
-        f"{figures['requests']} requests, {IN_FLIGHT} in flight, each picture new, embedding cache of {CACHE_MIB} MiB:",
+        f"{figures['requests']} requests, {IN_FLIGHT} in flight, each image new, embedding cache of {CACHE_MIB} MiB:",
         f"{outcomes}.",
         "",
         "| resident after 1,000 requests | at the end | growth |",

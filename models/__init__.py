@@ -1,1 +1,1 @@
-"""Models and pictures: everything that turns pixels and prompts into masks, and nothing that serves them."""
+"""Models and images: everything that turns pixels and prompts into masks, and nothing that serves them."""

@@ -1,15 +1,15 @@
 """The tree of domain errors.
 
 PomonaError
-├── ImageError                    the picture cannot be used
-│   ├── NotAnImage                bytes that no picture format claims
-│   ├── UnsupportedImageFormat    a picture, but of a kind that is not read here
-│   ├── TruncatedImage            a picture that ends early or is damaged
+├── ImageError                    the image cannot be used
+│   ├── NotAnImage                bytes that no image format claims
+│   ├── UnsupportedImageFormat    an image, but of a kind that is not read here
+│   ├── TruncatedImage            an image that ends early or is damaged
 │   └── TooManyPixels             larger than the pixel limit, told from its header
 ├── PromptError                   the prompts cannot be used
 │   ├── NoPrompt                  nothing to segment was asked for
 │   ├── MalformedPrompt           numbers that make no point, box or mask
-│   ├── PromptOutsideImage        a point or a box beyond the picture's edge
+│   ├── PromptOutsideImage        a point or a box beyond the image's edge
 │   └── TooManyPrompts            more prompts or points than the limit
 ├── MaskError                     an encoded mask that does not decode
 ├── UnknownModel                  no catalogue entry of that name
@@ -19,7 +19,7 @@ PomonaError
 │   ├── DiskFull                  no room for a checkpoint or a converted model
 │   └── BadCheckpoint             a verified file that does not fit its architecture
 ├── CatalogueError                the user's models file is wrong
-├── DataError                     pictures or annotations to learn from or measure with cannot be used
+├── DataError                     images or annotations to learn from or measure with cannot be used
 └── BackendError                  a device or a compiler failed
     ├── DeviceOutOfMemory         a smaller batch may fit
     └── DeviceBroken              nothing can run on it any more
@@ -41,19 +41,19 @@ class PomonaError(Exception):
 
 
 class ImageError(PomonaError):
-    """The picture cannot be used."""
+    """The image cannot be used."""
 
 
 class NotAnImage(ImageError):
-    """The bytes are of no picture format."""
+    """The bytes are of no image format."""
 
 
 class UnsupportedImageFormat(ImageError):
-    """A picture, but of a format or pixel type that is not read here."""
+    """An image, but of a format or pixel type that is not read here."""
 
 
 class TruncatedImage(ImageError):
-    """A picture that ends early or is damaged."""
+    """An image that ends early or is damaged."""
 
 
 class TooManyPixels(ImageError):
@@ -73,7 +73,7 @@ class MalformedPrompt(PromptError):
 
 
 class PromptOutsideImage(PromptError):
-    """A point or a box corner lies beyond the picture."""
+    """A point or a box corner lies beyond the image."""
 
 
 class TooManyPrompts(PromptError):
@@ -113,7 +113,7 @@ class CatalogueError(PomonaError):
 
 
 class DataError(PomonaError):
-    """Pictures or annotations to learn from or measure with cannot be used."""
+    """Images or annotations to learn from or measure with cannot be used."""
 
 
 class BackendError(PomonaError):

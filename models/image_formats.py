@@ -1,4 +1,4 @@
-"""Which picture formats are read, and which one leading bytes claim to be."""
+"""Which image formats are read, and which one leading bytes claim to be."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sniff(data: bytes) -> str:
             return name
     for pattern, name in _NOT_READ:
         if pattern.match(head):
-            raise UnsupportedImageFormat(f"The picture is {name}. Send {ACCEPTED}.")
+            raise UnsupportedImageFormat(f"The image is {name}. Send {ACCEPTED}.")
     if not data:
-        raise NotAnImage(f"There are no bytes. Send a picture: {ACCEPTED}.")
-    raise NotAnImage(f"The {len(data)} bytes start like no picture format: {data[:8]!r}. Send {ACCEPTED}.")
+        raise NotAnImage(f"There are no bytes. Send an image: {ACCEPTED}.")
+    raise NotAnImage(f"The {len(data)} bytes start like no image format: {data[:8]!r}. Send {ACCEPTED}.")

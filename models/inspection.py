@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cutouts import Cutout, PixelBox
-from models.data.samples import PixelClass, SemanticMap
-from models.types import BinaryMask, Size
+from models.cropped_masks import CroppedMask, PixelBox
+from models.types import BinaryMask, PixelClass, SemanticMap, Size
 from models.unet.axes import Axis
 from models.unet.cells import against_background, favoured, unpadded
-from models.unet.frames import UNetFrame
 from models.unet.instances import MIN_REGION, fruit_labels
+from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import INFECTED_SHARE, class_map
 
 _STRAY: Final = -1
@@ -76,8 +75,8 @@ class Fruit:
         refined: another model than the U-Net drew the mask.
     """
 
-    mask: Cutout
-    infected: Cutout
+    mask: CroppedMask
+    infected: CroppedMask
     area: int
     infected_area: int
     confidence: float
@@ -100,14 +99,14 @@ class Fruit:
 
     @property
     def truncated(self) -> bool:
-        """The picture's edge cuts it, or touches it: some of it may be beyond."""
+        """The image's edge cuts it, or touches it: some of it may be beyond."""
         x0, y0, x1, y1 = self.box
         return x0 == 0 or y0 == 0 or x1 == self.mask.size.width or y1 == self.mask.size.height
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inspection:
-    """What a U-Net sees in a picture.
+    """What a U-Net sees in an image.
 
     Attributes:
         classes: uint8 (height, width) of the original image: BACKGROUND, HEALTHY or INFECTED.
@@ -119,26 +118,29 @@ class Inspection:
     fruits: tuple[Fruit, ...]
 
 
-def inspect(output: NDArray[np.float32], frame: UNetFrame) -> Inspection:
-    """Find the fruits of a picture and what of them is infected.
+def inspect(output: NDArray[np.float32], letterbox: UNetLetterbox) -> Inspection:
+    """Find the fruits of an image and what of them is infected.
 
     Args:
-        output: float32 (5, height, width) of size `frame.padded`, as `UNetBackend.infer` gives it.
-        frame: of the picture.
+        output: float32 (5, height, width) of size `letterbox.padded`, as `UNetBackend.infer` gives it.
+        letterbox: of the image.
 
     Raises:
         ValueError: an output of another size.
     """
-    against = against_background(unpadded(output, frame))
-    labels = _labels(fruit_labels(output, frame), favoured(*against) > 0)
-    classes = class_map(output, frame)
+    against = against_background(unpadded(output, letterbox))
+    labels = _labels(fruit_labels(output, letterbox), favoured(*against) > 0)
+    classes = class_map(output, letterbox)
     at = np.flatnonzero(labels > 0)
     label_of = labels.ravel()[at]
     areas = np.bincount(label_of)
     # Softmax of the classes without the background's, from their logits less the background's.
     odds = np.exp(np.minimum(against.reshape(2, -1)[:, at], _CERTAIN)).sum(axis=0)
     chances = np.bincount(label_of, weights=odds / (1 + odds))
-    down, across = Axis.of(labels.shape[0], frame.original.height), Axis.of(labels.shape[1], frame.original.width)
+    down, across = (
+        Axis.of(labels.shape[0], letterbox.original.height),
+        Axis.of(labels.shape[1], letterbox.original.width),
+    )
     fruits = []
     for label in np.flatnonzero(areas).tolist():
         mask = _mask(label, labels, classes, down, across)
@@ -147,7 +149,7 @@ def inspect(output: NDArray[np.float32], frame: UNetFrame) -> Inspection:
     return Inspection(classes, tuple(sorted(fruits, key=_place)))
 
 
-def measured(mask: Cutout, classes: SemanticMap, confidence: float, *, refined: bool = False) -> Fruit:
+def measured(mask: CroppedMask, classes: SemanticMap, confidence: float, *, refined: bool = False) -> Fruit:
     """A fruit with the mask `mask`, which holds at least one pixel; what of it is infected say `classes`."""
     mask = mask.tight()
     x0, y0, x1, y1 = mask.box
@@ -185,7 +187,7 @@ def _labels(labels: NDArray[np.int32], fruit: BinaryMask) -> NDArray[np.int32]:
     return labels
 
 
-def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: Axis, across: Axis) -> Cutout | None:
+def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: Axis, across: Axis) -> CroppedMask | None:
     """The pixels of the fruit `label`, or None where it has none: cells may be finer than pixels."""
     x, y, width, height = cv2.boundingRect((labels == label).view(np.uint8))
     rows, columns = down.pixels_of(y, y + height), across.pixels_of(x, x + width)
@@ -201,7 +203,7 @@ def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: Axi
     if not fruit.any():
         return None
     size = Size(*classes.shape)
-    return Cutout(fruit, columns.start, rows.start, size)
+    return CroppedMask(fruit, columns.start, rows.start, size)
 
 
 def _owned(

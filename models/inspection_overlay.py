@@ -1,4 +1,4 @@
-"""Inspected fruits drawn into their picture, for people to look at."""
+"""Inspected fruits drawn into their image, for people to look at."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from models.cutouts import PixelBox, common
-from models.data.samples import PixelClass
+from models.cropped_masks import PixelBox, common
 from models.inspection import Fruit, Grade, grade_of
 from models.overlay import CLASS_COLOURS, outline, tint
-from models.types import Pixels
+from models.types import PixelClass, Pixels
 
 Colour = tuple[int, int, int]
 
@@ -35,19 +34,19 @@ _SMALLEST_TEXT: Final = 12
 """Pixels; the least that is read without effort."""
 
 _TEXT_PER_SIDE: Final = 1 / 55
-"""Height of the text in shares of the picture's longest side."""
+"""Height of the text in shares of the image's longest side."""
 
 
 def draw_fruits(pixels: Pixels, fruits: Sequence[Fruit], grades: Sequence[Grade]) -> Pixels:
-    """Draw fruits over a copy of the picture.
+    """Draw fruits over a copy of the image.
 
     Outlines have their grades' colours, with a dark line inside that sets them off from fruit of any colour; infected
     parts are tinted and thinly outlined. A label at each fruit says its grade and how much of it is infected. Lines
-    and letters grow with the picture.
+    and letters grow with the image.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
-        fruits: of this picture.
+        fruits: of this image.
         grades: rising, by which the fruits are graded.
 
     Returns:
@@ -63,9 +62,9 @@ def draw_fruits(pixels: Pixels, fruits: Sequence[Fruit], grades: Sequence[Grade]
         outline(region, fruit.infected.pixels, CLASS_COLOURS[PixelClass.INFECTED], max(1, line // 2))
         outline(region, fruit.mask.pixels, _DARK, line + max(1, line // 2))
         outline(region, fruit.mask.pixels, colour, line)
-    picture = PIL.Image.fromarray(drawn)
-    _write(picture, fruits, [_text(fruit, grades) for fruit in fruits], colours)
-    return np.array(picture)
+    image = PIL.Image.fromarray(drawn)
+    _write(image, fruits, [_text(fruit, grades) for fruit in fruits], colours)
+    return np.array(image)
 
 
 def _colour(fruit: Fruit, grades: Sequence[Grade]) -> Colour:
@@ -81,17 +80,17 @@ def _text(fruit: Fruit, grades: Sequence[Grade]) -> str:
     return f"{grade_of(fruit.infected_fraction, grades)} {shown}%"
 
 
-def _write(picture: PIL.Image.Image, fruits: Sequence[Fruit], texts: Sequence[str], colours: Sequence[Colour]) -> None:
+def _write(image: PIL.Image.Image, fruits: Sequence[Fruit], texts: Sequence[str], colours: Sequence[Colour]) -> None:
     """White letters on dark plates with a stripe of the grade's colour."""
-    size = max(_SMALLEST_TEXT, round(max(picture.size) * _TEXT_PER_SIDE))
+    size = max(_SMALLEST_TEXT, round(max(image.size) * _TEXT_PER_SIDE))
     font = PIL.ImageFont.load_default(size)
-    pen = PIL.ImageDraw.Draw(picture)
+    pen = PIL.ImageDraw.Draw(image)
     gap, stripe = max(2, size // 4), max(3, size // 3)
     placed: list[PixelBox] = []
     for fruit, text, colour in zip(fruits, texts, colours, strict=True):
         width = stripe + gap + round(pen.textlength(text, font)) + gap
         height = size + gap
-        plate = _free_place(fruit.box, (width, height), picture.size, placed)
+        plate = _free_place(fruit.box, (width, height), image.size, placed)
         placed.append(plate)
         x0, y0, x1, y1 = plate
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_DARK)
@@ -99,15 +98,13 @@ def _write(picture: PIL.Image.Image, fruits: Sequence[Fruit], texts: Sequence[st
         pen.text((x0 + stripe + gap, (y0 + y1) / 2), text, font=font, fill=_WHITE, anchor="lm")
 
 
-def _free_place(
-    box: PixelBox, plate: tuple[int, int], picture: tuple[int, int], placed: Sequence[PixelBox]
-) -> PixelBox:
+def _free_place(box: PixelBox, plate: tuple[int, int], image: tuple[int, int], placed: Sequence[PixelBox]) -> PixelBox:
     """Where a plate covers no other: in the fruit at the top, at the bottom, above it, below it; else at the top."""
     (width, height), (x0, y0, x1, y1) = plate, box
-    left = min(max(0, (x0 + x1 - width) // 2), max(0, picture[0] - width))
+    left = min(max(0, (x0 + x1 - width) // 2), max(0, image[0] - width))
     inset = height // 2
     places = []
     for top in (y0 + inset, y1 - inset - height, y0 - height, y1):
-        kept = min(max(0, top), max(0, picture[1] - height))
+        kept = min(max(0, top), max(0, image[1] - height))
         places.append((left, kept, left + width, kept + height))
     return next((place for place in places if all(common(place, other) is None for other in placed)), places[0])

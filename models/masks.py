@@ -152,14 +152,14 @@ def decode_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> BinaryMask:
     if not data.startswith(_PNG_SIGNATURE):
         raise MaskError("The mask is not a PNG file. Send a greyscale PNG, 0 where no object is.")
     try:
-        picture = images.load(data, max_pixels=max_pixels)
+        image = images.load(data, max_pixels=max_pixels)
     except ImageError as error:
         raise MaskError(f"The mask's PNG cannot be read: {error.detail}") from error
-    if picture.mode not in {"1", "L", "I", "I;16", "I;16B"}:
+    if image.mode not in {"1", "L", "I", "I;16", "I;16B"}:
         raise MaskError(
-            f"The mask's PNG has colours or alpha (mode {picture.mode}). Send a greyscale PNG, 0 where no object is."
+            f"The mask's PNG has colours or alpha (mode {image.mode}). Send a greyscale PNG, 0 where no object is."
         )
-    mask: BinaryMask = np.array(picture) != 0
+    mask: BinaryMask = np.array(image) != 0
     return mask
 
 
@@ -184,7 +184,7 @@ def encode_logits(logits: Logits) -> EncodedLogits:
 def decode_logits(encoded: EncodedLogits) -> Logits:
     """Decode low-resolution logits.
 
-    Whether their shape is that of a picture's frame is for `models.sam.prompts.check` to say.
+    Whether their shape is that of an image's frame is for `models.sam.prompts.check` to say.
 
     Args:
         encoded: logits from anywhere.

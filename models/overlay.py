@@ -1,4 +1,4 @@
-"""Masks and prompts drawn over the picture, for people to look at.
+"""Masks and prompts drawn over the image, for people to look at.
 
 Colours are those of Okabe and Ito, "Color Universal Design" (2008), which people with any common
 colour blindness tell apart; without orange, lost on oranges, and black, lost on everything.
@@ -14,9 +14,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models.data.samples import SemanticMap
 from models.masks import bounding_box
-from models.types import FOREGROUND, BinaryMask, Box, Pixels, Point
+from models.types import FOREGROUND, BinaryMask, Box, Pixels, Point, SemanticMap
 
 PALETTE: tuple[tuple[int, int, int], ...] = (
     (0, 114, 178),  # blue
@@ -51,11 +50,11 @@ def draw_overlay(
     boxes: Sequence[Box] = (),
     colours: Sequence[tuple[int, int, int]] = PALETTE,
 ) -> Pixels:
-    """Draw masks, boxes and points over a copy of the picture.
+    """Draw masks, boxes and points over a copy of the image.
 
     Masks are tinted and outlined, each in its own colour; outlines lie within the masks, around
     holes too. Foreground points are green dots with a plus, background points red dots with a
-    minus, both in a white ring. Lines and dots grow with the picture: outlines are 2 pixels wide in
+    minus, both in a white ring. Lines and dots grow with the image: outlines are 2 pixels wide in
     a small one, 3 at a longest side of 1000, 12 at 4000, so that they are seen when it is shrunk.
 
     Args:
@@ -84,7 +83,7 @@ def draw_overlay(
 
 
 def encode_overlay(pixels: Pixels) -> bytes:
-    """Encode a drawn picture.
+    """Encode a drawn image.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
@@ -106,10 +105,10 @@ def encode_class_map(classes: SemanticMap) -> bytes:
     Returns:
         A PNG file with these indices and the palette `CLASS_COLOURS`.
     """
-    picture = PIL.Image.fromarray(classes)
-    picture.putpalette([channel for colour in CLASS_COLOURS for channel in colour])
+    image = PIL.Image.fromarray(classes)
+    image.putpalette([channel for colour in CLASS_COLOURS for channel in colour])
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -117,7 +116,7 @@ def tint(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int]) -> None:
     """Mix a colour into the pixels of a mask, in place.
 
     Args:
-        drawn: uint8 (height, width, 3), RGB; may be a view of a larger picture.
+        drawn: uint8 (height, width, 3), RGB; may be a view of a larger image.
         mask: bool (height, width).
         colour: RGB.
     """
@@ -135,7 +134,7 @@ def outline(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int], line:
     """Draw a mask's outline in place, within the mask, around holes too.
 
     Args:
-        drawn: uint8 (height, width, 3), RGB; may be a view of a larger picture.
+        drawn: uint8 (height, width, 3), RGB; may be a view of a larger image.
         mask: bool (height, width).
         colour: RGB.
         line: width in pixels, at least 1.
@@ -143,7 +142,7 @@ def outline(drawn: Pixels, mask: BinaryMask, colour: tuple[int, int, int], line:
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
         return
-    # The margin is outside the mask, so that the picture's edge gets an outline too.
+    # The margin is outside the mask, so that the image's edge gets an outline too.
     padded = np.pad(mask[y0:y1, x0:x1].view(np.uint8), line)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
     inner = cv2.erode(padded, kernel)
@@ -155,7 +154,7 @@ def _draw_box(drawn: Pixels, box: Box, line: int) -> None:
     # A half-open box ends at the pixel before x1, y1.
     corner = (round(box.x0), round(box.y0))
     opposite = (round(box.x1) - 1, round(box.y1) - 1)
-    # White on dark is seen on any picture.
+    # White on dark is seen on any image.
     for colour, thickness in ((_DARK, 3 * line), (_WHITE, line)):
         cv2.rectangle(drawn, corner, opposite, colour, thickness)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from models.cutouts import Cutout, PixelBox, common
+from models.cropped_masks import CroppedMask, PixelBox, common
 from models.inspection import Fruit, Inspection, measured
 from models.types import BinaryMask, Box, Mask, Prompt, Size
 
@@ -28,19 +28,19 @@ photographs and nothing on rendered fruits."""
 
 
 def prompt_for(fruit: Fruit) -> Prompt:
-    """What to ask a SAM for: the one mask of the fruit's box, which is grown a little, as far as the picture goes."""
+    """What to ask a SAM for: the one mask of the fruit's box, which is grown a little, as far as the image goes."""
     return Prompt(box=_grown(fruit.box, fruit.mask.size), multimask=False)
 
 
-def cut_out(mask: Mask) -> Cutout:
-    """A SAM's mask without the picture around it."""
+def cut_out(mask: Mask) -> CroppedMask:
+    """A SAM's mask without the image around it."""
     x0, y0, x1, y1 = mask.box if mask.area else (0, 0, 1, 1)
     size = Size(*mask.pixels.shape)
     # Copied: a view would keep the whole mask in memory.
-    return Cutout(mask.pixels[y0:y1, x0:x1].copy(), x0, y0, size)
+    return CroppedMask(mask.pixels[y0:y1, x0:x1].copy(), x0, y0, size)
 
 
-def refined(inspection: Inspection, masks: Mapping[int, Cutout]) -> Inspection:
+def refined(inspection: Inspection, masks: Mapping[int, CroppedMask]) -> Inspection:
     """Take the SAM's masks where they agree with the U-Net's.
 
     Infected is what the U-Net says so within the new mask. Of pixels in two masks, those that the U-Net gives to
@@ -66,7 +66,7 @@ def _grown(box: PixelBox, size: Size) -> Box:
     return Box(max(0.0, x0 - dx), max(0.0, y0 - dy), min(float(size.width), x1 + dx), min(float(size.height), y1 + dy))
 
 
-def _iou(one: Cutout, other: Cutout) -> float:
+def _iou(one: CroppedMask, other: CroppedMask) -> float:
     shared = common(one.box, other.box)
     if shared is None:
         return 0.0
@@ -74,7 +74,7 @@ def _iou(one: Cutout, other: Cutout) -> float:
     return both / (one.area + other.area - both)
 
 
-def _part(drawn: list[Cutout], fruits: Sequence[Fruit]) -> None:
+def _part(drawn: list[CroppedMask], fruits: Sequence[Fruit]) -> None:
     """Let every pixel be of one mask only. No fruit loses what the U-Net gave to it as well."""
     for left, right in combinations(range(len(drawn)), 2):
         shared = common(drawn[left].box, drawn[right].box)
@@ -87,7 +87,7 @@ def _part(drawn: list[Cutout], fruits: Sequence[Fruit]) -> None:
             drawn[right] = _without(drawn[right], both & ~of_right, shared)
 
 
-def _without(cutout: Cutout, lost: BinaryMask, box: PixelBox) -> Cutout:
+def _without(cutout: CroppedMask, lost: BinaryMask, box: PixelBox) -> CroppedMask:
     """The mask without `lost`, which lies in `box`, a part of the cutout's own."""
     x0, y0, x1, y1 = box
     pixels = cutout.pixels.copy()

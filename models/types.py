@@ -7,13 +7,14 @@ Coordinates are pixels of the original image after EXIF orientation, x right, y 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from enum import IntEnum
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""RGB picture: uint8 (height, width, 3)."""
+"""RGB image: uint8 (height, width, 3)."""
 
 BinaryMask: TypeAlias = NDArray[np.bool_]
 """True where the object is: bool (height, width)."""
@@ -21,8 +22,27 @@ BinaryMask: TypeAlias = NDArray[np.bool_]
 Logits: TypeAlias = NDArray[np.float32]
 """Mask logits, unbounded; a pixel belongs to the mask where its logit is above 0."""
 
+SemanticMap: TypeAlias = NDArray[np.uint8]
+"""What every pixel shows: uint8 (height, width) of `PixelClass`."""
+
 FOREGROUND = 1
 BACKGROUND = 0
+
+
+class PixelClass(IntEnum):
+    """What a pixel shows. The first three are what a U-Net tells apart."""
+
+    BACKGROUND = 0
+    HEALTHY = 1
+    INFECTED = 2
+    FRUIT = 254
+    """Fruit, but nobody said whether healthy or infected."""
+    IGNORE = 255
+    """Nobody said anything: neither trained on nor counted."""
+
+
+CLASSES: Final = (PixelClass.BACKGROUND, PixelClass.HEALTHY, PixelClass.INFECTED)
+"""In the order of a U-Net's channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         id: hex digits of the content hash of the encoded bytes.

@@ -264,7 +264,7 @@ class DeviceQueue:
                 self._observer.waited(runner, stage, max(0.0, queued))
                 self._settle(item, Ran(outcome, max(0.0, queued), seconds, len(batch), started))
         if self._policy.expects_better():
-            # Whoever got an embedding just now hands in its prompts within this time, and goes before the next picture.
+            # Whoever got an embedding just now hands in its prompts within this time, and goes before the next image.
             self._holding = True
             self._timer = asyncio.get_running_loop().call_later(_HANDOVER_S, self._stop_holding)
         else:

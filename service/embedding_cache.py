@@ -1,4 +1,4 @@
-"""Embeddings of recent pictures: bounded in bytes and age, each picture encoded once."""
+"""Embeddings of recent images: bounded in bytes and age, each image encoded once."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from models.backends.base import Embedding
-from models.transforms import Frame
+from models.letterbox import Letterbox
 from models.types import Size
 from service.observability.observer import Observer
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """A picture's embedding and how the picture lies in the model's square."""
+    """An image's embedding and how the image lies in the model's square."""
 
     embedding: Embedding
-    frame: Frame
+    frame: Letterbox
 
 
 @dataclass(frozen=True, slots=True)
 class ImageKey:
-    """A picture by the hash of its encoded bytes, for one revision of one model, as its encoder saw it."""
+    """An image by the hash of its encoded bytes, for one revision of one model, as its encoder saw it."""
 
     image_id: str
     model: str
@@ -77,7 +77,7 @@ class EmbeddingCache:
         return self._kept[key][0]
 
     def find(self, image_id: str, model: str, revision: str) -> list[EmbeddedImage]:
-        """All embeddings of one picture for one revision of one model, now the most recently used."""
+        """All embeddings of one image for one revision of one model, now the most recently used."""
         wanted = (image_id, model, revision)
         keys = [key for key in self._kept if (key.image_id, key.model, key.revision) == wanted]
         return [found for key in keys if (found := self.get(key)) is not None]

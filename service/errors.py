@@ -8,7 +8,7 @@ PomonaError                        (models.errors holds the rest of the tree)
     │   ├── UnsupportedFormat      a mask format that is not offered
     │   └── UnsupportedInput       an input size or padding that the model does not take
     ├── WrongFamily                a model that cannot do what was asked
-    ├── NoImage                    neither a picture nor an image id
+    ├── NoImage                    neither an image nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
     ├── UploadTooLarge
     ├── NotFound
@@ -60,7 +60,7 @@ class WrongFamily(RequestError):
 
 
 class NoImage(RequestError):
-    """Neither a picture nor an image id."""
+    """Neither an image nor an image id."""
 
 
 class UnknownImageId(RequestError):
@@ -142,17 +142,17 @@ class Problem:
 
 
 PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
-    domain.NotAnImage: Problem("not_an_image", "The bytes are not a picture", 415, "INVALID_ARGUMENT"),
+    domain.NotAnImage: Problem("not_an_image", "The bytes are not an image", 415, "INVALID_ARGUMENT"),
     domain.UnsupportedImageFormat: Problem(
-        "unsupported_image_format", "Pictures of this format are not read here", 415, "INVALID_ARGUMENT"
+        "unsupported_image_format", "Images of this format are not read here", 415, "INVALID_ARGUMENT"
     ),
-    domain.TruncatedImage: Problem("truncated_image", "The picture ends early or is damaged", 422, "INVALID_ARGUMENT"),
-    domain.TooManyPixels: Problem("too_many_pixels", "The picture has too many pixels", 413, "INVALID_ARGUMENT"),
+    domain.TruncatedImage: Problem("truncated_image", "The image ends early or is damaged", 422, "INVALID_ARGUMENT"),
+    domain.TooManyPixels: Problem("too_many_pixels", "The image has too many pixels", 413, "INVALID_ARGUMENT"),
     domain.NoPrompt: Problem("no_prompt", "Nothing to segment was asked for", 422, "INVALID_ARGUMENT"),
     domain.MalformedPrompt: Problem("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
     domain.MaskError: Problem("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
     domain.PromptOutsideImage: Problem(
-        "prompt_outside_image", "A prompt lies outside the picture", 422, "INVALID_ARGUMENT"
+        "prompt_outside_image", "A prompt lies outside the image", 422, "INVALID_ARGUMENT"
     ),
     domain.TooManyPrompts: Problem("too_many_prompts", "Too many prompts or points", 422, "INVALID_ARGUMENT"),
     domain.UnknownModel: Problem("unknown_model", "No model of that name", 404, "NOT_FOUND"),
@@ -165,8 +165,8 @@ PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
         "unsupported_input", "The model does not take this input size or padding", 422, "INVALID_ARGUMENT"
     ),
     WrongFamily: Problem("wrong_model_family", "The model cannot do what was asked", 422, "INVALID_ARGUMENT"),
-    NoImage: Problem("no_image", "Neither a picture nor an image id", 422, "INVALID_ARGUMENT"),
-    UnknownImageId: Problem("unknown_image_id", "The picture is not known here", 404, "NOT_FOUND"),
+    NoImage: Problem("no_image", "Neither an image nor an image id", 422, "INVALID_ARGUMENT"),
+    UnknownImageId: Problem("unknown_image_id", "The image is not known here", 404, "NOT_FOUND"),
     UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
     NotFound: Problem("not_found", "No such path", 404, "UNIMPLEMENTED"),
     MethodNotAllowed: Problem("method_not_allowed", "The path does not take this method", 405, "UNIMPLEMENTED"),

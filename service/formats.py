@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from models.cutouts import Cutout, polygons_of, rle_of
+from models.cropped_masks import CroppedMask, polygons_of, rle_of
 from models.masks import EncodedLogits, Rle, encode_logits, encode_png, encode_rle
 from models.polygons import Polygon, encode_polygons
 from models.types import BinaryMask, Mask
@@ -51,8 +51,8 @@ def encode_class(pixels: BinaryMask, mask_format: SemanticFormat) -> Rle | Polyg
     return encode_rle(pixels) if mask_format == "rle" else Polygons(encode_polygons(pixels))
 
 
-def encode_cutout(cutout: Cutout, mask_format: SemanticFormat) -> Rle | Png | Polygons:
-    """Encode a mask of the whole picture that is held only where it lies."""
+def encode_cutout(cutout: CroppedMask, mask_format: SemanticFormat) -> Rle | Png | Polygons:
+    """Encode a mask of the whole image that is held only where it lies."""
     if mask_format == "rle":
         return rle_of(cutout)
     return Png(encode_png(cutout.full())) if mask_format == "png" else Polygons(polygons_of(cutout))

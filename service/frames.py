@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from models.letterbox import Letterbox, Padding, letterbox_for
 from models.sam.constants import INPUT_SIDE
-from models.transforms import Frame, Padding, frame_for
 from models.types import Size
 from service.errors import UnsupportedInput
 from service.messages import InputChoice, InputSize
@@ -14,12 +14,12 @@ from service.messages import InputChoice, InputSize
 SIZES: Final = (1024, 768, 512)
 
 
-def candidate_frames(choice: InputChoice, size: Size, *, flexible: bool, default: InputSize) -> list[Frame]:
-    """The frames to try for a new picture, in order.
+def candidate_frames(choice: InputChoice, size: Size, *, flexible: bool, default: InputSize) -> list[Letterbox]:
+    """The frames to try for a new image, in order.
 
     Args:
         choice: of the request.
-        size: of the picture.
+        size: of the image.
         flexible: whether the model takes other frames than the padded square of 1024.
         default: input size where the request names none.
 
@@ -31,16 +31,16 @@ def candidate_frames(choice: InputChoice, size: Size, *, flexible: bool, default
     if not flexible:
         if asked not in (INPUT_SIDE, "auto") or padding != "square":
             raise UnsupportedInput(
-                f"This model sees pictures at {INPUT_SIDE} pixels, padded to a square, only; leave input_size and "
+                f"This model sees images at {INPUT_SIDE} pixels, padded to a square, only; leave input_size and "
                 "padding out, or ask for these."
             )
-        return [frame_for(size)]
+        return [letterbox_for(size)]
     sizes = SIZES if asked == "auto" else (asked,)
-    return [frame_for(size, side, padding) for side in sizes]
+    return [letterbox_for(size, side, padding) for side in sizes]
 
 
-def matching(choice: InputChoice, frames: Sequence[Frame]) -> list[Frame]:
-    """Of frames whose embeddings are at hand, those that a request for a known picture takes, the largest first.
+def matching(choice: InputChoice, frames: Sequence[Letterbox]) -> list[Letterbox]:
+    """Of frames whose embeddings are at hand, those that a request for a known image takes, the largest first.
 
     Of equally large ones the one with less padding: the default of models that take both.
     """
@@ -48,6 +48,6 @@ def matching(choice: InputChoice, frames: Sequence[Frame]) -> list[Frame]:
         frame
         for frame in frames
         if choice.size in (None, "auto", frame.side)
-        and (choice.padding is None or frame == frame_for(frame.original, frame.side, choice.padding))
+        and (choice.padding is None or frame == letterbox_for(frame.original, frame.side, choice.padding))
     ]
     return sorted(fitting, key=lambda frame: (-frame.side, frame.padded.pixels))

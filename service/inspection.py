@@ -1,4 +1,4 @@
-"""From a picture to judged fruits: reserve, decode, find with the U-Net, redraw with the SAM, judge, encode.
+"""From an image to judged fruits: reserve, decode, find with the U-Net, redraw with the SAM, judge, encode.
 
 In mode `auto` what the U-Net finds is also the answer wherever the SAM's outlines would be late.
 """
@@ -13,9 +13,9 @@ from typing import Any, Final
 from models import images
 from models.backends.base import Embedding
 from models.inspection import Inspection, inspect
-from models.transforms import resize
+from models.letterbox import resize
 from models.types import Pixels
-from models.unet.frames import UNetFrame, unet_frame
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from service.device_queue import Place, Ran
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
 from service.keys import megapixels
@@ -44,7 +44,7 @@ _Visit = Visit[UNetRunner]
 class _Course:
     """How a request goes: its places on the device, and why it gets less than the best, where it does."""
 
-    frame: UNetFrame
+    frame: UNetLetterbox
     reason: str | None
     place: Place | None = None
     redrawing: Redrawing | None = None
@@ -68,8 +68,8 @@ class _Course:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture's id, what the U-Net and the SAM take of it, and all its pixels where these are needed."""
+class _Image:
+    """An image's id, what the U-Net and the SAM take of it, and all its pixels where these are needed."""
 
     image_id: str
     small: Any
@@ -79,7 +79,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class InspectionPath:
-    """What a U-Net and a SAM answer together. Every picture is looked at anew: nothing is kept of it.
+    """What a U-Net and a SAM answer together. Every image is looked at anew: nothing is kept of it.
 
     Attributes:
         reception: where requests begin.
@@ -92,19 +92,19 @@ class InspectionPath:
     times: ServiceTimes = field(default_factory=ServiceTimes)
 
     async def inspect(self, request: InspectRequest) -> Inspected:
-        """Judge every fruit of a picture; see `Pipeline.inspect`."""
+        """Validator every fruit of an image; see `Pipeline.inspect`."""
         visit = self.reception.arrive(UNetRunner, request.model, request.when)
         sam, reason = self._sam(request)
         async with self.reception.in_time(visit):
             size = images.read_size(request.data, max_pixels=self.reception.settings.max_pixels)
-            course = _Course(unet_frame(size), reason)
+            course = _Course(unet_letterbox(size), reason)
             try:
                 place = self._reserve(course, request, sam, visit)
-                picture = await self._decode(course, request, visit)
-                inspection = await self._look(course, request, place, picture, visit)
+                image = await self._decode(course, request, visit)
+                inspection = await self._look(course, request, place, image, visit)
             finally:
                 course.leave()
-            return await self._finish(course, request, picture, inspection, visit)
+            return await self._finish(course, request, image, inspection, visit)
 
     def _sam(self, request: InspectRequest) -> tuple[SamRunner | None, str | None]:
         """Who is to draw the outlines, or why nobody does though somebody might."""
@@ -138,41 +138,41 @@ class InspectionPath:
             else:
                 if course.redrawing.degraded:
                     side = course.redrawing.frame.side
-                    course.degrade(f"To be in time, the SAM saw the picture at {side} pixels.")
+                    course.degrade(f"To be in time, the SAM saw the image at {side} pixels.")
                 return course.place
         terms = visit.terms(after=find + finish)
         course.place = visit.runner.reserve(terms, course.frame, ready_by=ready_by)
         return course.place
 
-    async def _decode(self, course: _Course, request: InspectRequest, visit: _Visit) -> _Picture:
+    async def _decode(self, course: _Course, request: InspectRequest, visit: _Visit) -> _Image:
         """Decode once for both models."""
         limit, frame, redrawing = self.reception.settings.max_pixels, course.frame, course.redrawing
         whole = request.overlay or redrawing is not None
 
-        def decode() -> _Picture:
+        def decode() -> _Image:
             if whole:
                 pixels = images.decode(request.data, max_pixels=limit).pixels
                 small = resize(pixels, frame)
             else:
                 pixels, small = None, images.decode_resized(request.data, frame.resized, max_pixels=limit)
             large = None if redrawing is None or pixels is None else redrawing.prepare(pixels)
-            return _Picture(images.content_id(request.data), visit.runner.prepare(small, frame), large, pixels)
+            return _Image(images.content_id(request.data), visit.runner.prepare(small, frame), large, pixels)
 
-        picture = await self.reception.in_decoder(visit, decode)
+        image = await self.reception.in_decoder(visit, decode)
         self._learn((_DECODE, whole), course, visit.timings.decode)
-        return picture
+        return image
 
     async def _look(
-        self, course: _Course, request: InspectRequest, place: Place, picture: _Picture, visit: _Visit
+        self, course: _Course, request: InspectRequest, place: Place, image: _Image, visit: _Visit
     ) -> Inspection:
         """Find the fruits, and let the SAM draw their outlines."""
         redrawing, tick = course.redrawing, self.reception.clock()
         if redrawing is None:
-            inspection, visit.timings.postprocess = await self._find(course, place, picture, visit)
+            inspection, visit.timings.postprocess = await self._find(course, place, image, visit)
             return inspection
-        encoding = asyncio.ensure_future(redrawing.runner.encode(redrawing.place, picture.large))
+        encoding = asyncio.ensure_future(redrawing.runner.encode(redrawing.place, image.large))
         try:
-            inspection, _ = await self._find(course, place, picture, visit)
+            inspection, _ = await self._find(course, place, image, visit)
             if inspection.fruits:
                 inspection = await self._redrawn(course, request, (redrawing, encoding), inspection, visit)
         finally:
@@ -184,9 +184,9 @@ class InspectionPath:
         timings.queue = max(0.0, self.reception.clock() - tick - ran)
         return inspection
 
-    async def _find(self, course: _Course, place: Place, picture: _Picture, visit: _Visit) -> tuple[Inspection, float]:
+    async def _find(self, course: _Course, place: Place, image: _Image, visit: _Visit) -> tuple[Inspection, float]:
         """What the U-Net sees, and how long it took to read that from its output."""
-        done = await visit.runner.infer(place, picture.small)
+        done = await visit.runner.infer(place, image.small)
         visit.timings.queue, visit.timings.infer = done.queued, done.ran
         visit.together.infer = done.batch
         tick = self.reception.clock()
@@ -219,7 +219,7 @@ class InspectionPath:
         self,
         course: _Course,
         request: InspectRequest,
-        picture: _Picture,
+        image: _Image,
         inspection: Inspection,
         visit: _Visit,
     ) -> Inspected:
@@ -228,8 +228,8 @@ class InspectionPath:
         grades = request.grades or tuple(grade.domain for grade in self.reception.settings.grades)
         overlay: bytes | None = None
         encoding = in_worker(render_fruits, inspection.fruits, grades, request.format)
-        if request.overlay and picture.pixels is not None:
-            drawing = in_worker(render_fruit_overlay, picture.pixels, inspection.fruits, grades)
+        if request.overlay and image.pixels is not None:
+            drawing = in_worker(render_fruit_overlay, image.pixels, inspection.fruits, grades)
             fruits, overlay = await asyncio.gather(encoding, drawing)
         else:
             fruits = await encoding
@@ -240,7 +240,7 @@ class InspectionPath:
         self.reception.observer.postprocessed(visit.timings.postprocess)
         by = course.redrawing
         return Inspected(
-            image_id=picture.image_id,
+            image_id=image.image_id,
             frame=course.frame,
             model=visit.runner.entry,
             sam=None if by is None else Drawer(by.runner.entry, by.frame),

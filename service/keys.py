@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.letterbox import Letterbox
 from models.sam.constants import INPUT_SIDE
-from models.transforms import Frame
 from models.types import Size
-from models.unet.frames import UNetFrame
+from models.unet.letterbox import UNetLetterbox
 from service.observability.observer import Stage
 from service.work import Limits
 
@@ -49,22 +49,22 @@ class Key:
         return self.owner, self.stage
 
 
-def encode_key(owner: Owner, frame: Frame) -> Key:
-    """Pictures that an encoder takes in one batch. Their cost is counted in megapixels of what the encoder sees."""
+def encode_key(owner: Owner, frame: Letterbox) -> Key:
+    """Images that an encoder takes in one batch. Their cost is counted in megapixels of what the encoder sees."""
     return Key(owner, "encode", (frame.side, frame.padded))
 
 
-def decode_key(owner: Owner, frame: Frame, *, with_mask: bool) -> Key:
+def decode_key(owner: Owner, frame: Letterbox, *, with_mask: bool) -> Key:
     """Prompts that a decoder takes in one batch. Their cost is counted in prompts on the full square of 1024."""
     return Key(owner, "decode", (frame.side, frame.padded, with_mask))
 
 
-def infer_key(owner: Owner, frame: UNetFrame) -> Key:
-    """Pictures that a U-Net takes in one batch. Their cost is counted in megapixels of what it sees."""
+def infer_key(owner: Owner, frame: UNetLetterbox) -> Key:
+    """Images that a U-Net takes in one batch. Their cost is counted in megapixels of what it sees."""
     return Key(owner, "infer", frame.padded)
 
 
-def share(frame: Frame) -> float:
+def share(frame: Letterbox) -> float:
     """Of the cells of the full square."""
     return frame.padded.pixels / INPUT_SIDE**2
 

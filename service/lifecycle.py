@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
+from models.catalog import CatalogueEntry, load_catalogue
 from models.errors import UnknownModel
-from models.zoo import CatalogueEntry, load_catalogue
 from service.device_queue import DeviceQueue
 from service.embedding_cache import EmbeddingCache
 from service.observability.observer import Observer
@@ -49,7 +49,7 @@ def prepare_files(settings: Settings) -> None:
     """
     backend = choose_backend(settings.backend)
     for entry in wanted_entries(settings, load_catalogue(settings.models_file)):
-        ensure_files(entry, backend, settings.shelf)
+        ensure_files(entry, backend, settings.model_store)
 
 
 async def load_pipeline(settings: Settings, *, device_index: int, observer: Observer | None = None) -> Pipeline:
@@ -105,7 +105,7 @@ async def _load(
     """Load one model, by its family, in a thread: the event loop keeps answering /livez."""
     where = {"device_index": device_index, "threads": settings.threads}
     if entry.architecture.family == "unet":
-        unet = await asyncio.to_thread(load_unet, entry, backend, settings.shelf, **where)
+        unet = await asyncio.to_thread(load_unet, entry, backend, settings.model_store, **where)
         return UNetRunner(entry, unet, queue_of(unet.device))
-    sam = await asyncio.to_thread(load_sam, entry, backend, settings.shelf, **where)
+    sam = await asyncio.to_thread(load_sam, entry, backend, settings.model_store, **where)
     return SamRunner(entry, sam, queue_of(sam.device))

@@ -1,4 +1,4 @@
-"""Logs as one JSON object per line on standard output; no picture content, no prompts."""
+"""Logs as one JSON object per line on standard output; no image content, no prompts."""
 
 from __future__ import annotations
 

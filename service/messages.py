@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from models.cutouts import PixelBox
-from models.data.samples import PixelClass, SemanticMap
+from models.catalog import CatalogueEntry
+from models.cropped_masks import PixelBox
 from models.inspection import Grade
+from models.letterbox import Letterbox, Padding
 from models.masks import Rle
-from models.transforms import Frame, Padding
-from models.types import Mask, Prompt
-from models.unet.frames import UNetFrame
+from models.types import Mask, PixelClass, Prompt, SemanticMap
+from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import Region
-from models.zoo import CatalogueEntry
 from service.formats import EncodedMask, MaskFormat, Png, Polygons, SemanticFormat
 from service.work import DEFAULT_URGENCY
 
@@ -37,7 +36,7 @@ InputSize = Literal[1024, 768, 512, "auto"]
 
 @dataclass(frozen=True, slots=True)
 class InputChoice:
-    """What the encoder shall see of a picture; None for the setting, or what the model can.
+    """What the encoder shall see of an image; None for the setting, or what the model can.
 
     Attributes:
         size: longest side in pixels; `auto` takes the largest whose learned time meets the deadline.
@@ -50,15 +49,15 @@ class InputChoice:
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """Prompts on a picture.
+    """Prompts on an image.
 
     Attributes:
         prompts: what to segment.
-        data: an encoded picture, or None.
-        image_id: of a picture that was sent before, or None; exactly one of the two.
+        data: an encoded image, or None.
+        image_id: of an image that was sent before, or None; exactly one of the two.
         model: catalogue name, or None for the default.
         format: of the masks; None leaves them as they are.
-        overlay: also draw the masks into the picture; needs `data`.
+        overlay: also draw the masks into the image; needs `data`.
         input: what the encoder shall see.
         when: until when.
     """
@@ -75,13 +74,13 @@ class SegmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class SemanticRequest:
-    """A picture of which every pixel is to be told.
+    """An image of which every pixel is to be told.
 
     Attributes:
-        data: an encoded picture.
+        data: an encoded image.
         model: catalogue name of a U-Net, or None for the default.
         format: a mask per class, or one PNG of all classes; None for neither.
-        overlay: also draw the classes into the picture.
+        overlay: also draw the classes into the image.
         when: until when.
     """
 
@@ -112,17 +111,17 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class InspectRequest:
-    """A picture whose fruits are to be judged.
+    """An image whose fruits are to be judged.
 
     Attributes:
-        data: an encoded picture.
+        data: an encoded image.
         model: catalogue name of the U-Net that finds fruits, or None for the default.
         sam_model: of the SAM that draws their outlines, or None for the default.
         mode: `fast` is the U-Net alone, `accurate` lets the SAM draw the outlines, `auto` is accurate where that is in
             time.
         format: of the masks.
         grades: rising, or None for the settings'.
-        overlay: also draw the fruits into the picture.
+        overlay: also draw the fruits into the image.
         capture: told again in the answer.
         when: until when.
     """
@@ -159,9 +158,9 @@ class Together:
     """How many items ran in the batches that this request's work was in, its own included; 0 where none of it ran.
 
     Attributes:
-        encode: pictures in the encoder's batch.
+        encode: images in the encoder's batch.
         prompt: prompts in the largest of the mask decoder's batches.
-        infer: pictures in the U-Net's batch.
+        infer: images in the U-Net's batch.
     """
 
     encode: int = 0
@@ -182,7 +181,7 @@ class Embedded:
     """The answer to an embed request."""
 
     image_id: str
-    frame: Frame
+    frame: Letterbox
     model: CatalogueEntry
     timings: Timings
     together: Together
@@ -194,7 +193,7 @@ class Segmented:
 
     Attributes:
         image_id: to prompt again.
-        frame: how the picture lay in the model's square.
+        frame: how the image lay in the model's square.
         model: that answered.
         results: for each prompt its masks, best first.
         overlay: a PNG, where it was asked for.
@@ -204,7 +203,7 @@ class Segmented:
     """
 
     image_id: str
-    frame: Frame
+    frame: Letterbox
     model: CatalogueEntry
     results: Sequence[Sequence[MaskResult]]
     overlay: bytes | None
@@ -227,8 +226,8 @@ class Classified:
     """The answer to a semantic request.
 
     Attributes:
-        image_id: hash of the picture's bytes.
-        frame: how the picture lay in what the network saw.
+        image_id: hash of the image's bytes.
+        frame: how the image lay in what the network saw.
         model: that answered.
         classes: healthy and infected, also where no pixel is.
         pixels: class of every pixel, uint8 (height, width) of the original image.
@@ -240,7 +239,7 @@ class Classified:
     """
 
     image_id: str
-    frame: UNetFrame
+    frame: UNetLetterbox
     model: CatalogueEntry
     classes: Sequence[ClassResult]
     pixels: SemanticMap
@@ -257,7 +256,7 @@ class FruitResult:
 
     Attributes:
         id: 1 and up from left to right.
-        infected_mask: of the picture's size, as `mask` is.
+        infected_mask: of the image's size, as `mask` is.
     """
 
     id: int
@@ -275,10 +274,10 @@ class FruitResult:
 
 @dataclass(frozen=True, slots=True)
 class Drawer:
-    """The SAM that drew outlines, and how the picture lay in its square."""
+    """The SAM that drew outlines, and how the image lay in its square."""
 
     model: CatalogueEntry
-    frame: Frame
+    frame: Letterbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +285,8 @@ class Inspected:
     """The answer to an inspect request.
 
     Attributes:
-        image_id: hash of the picture's bytes.
-        frame: how the picture lay in what the U-Net saw.
+        image_id: hash of the image's bytes.
+        frame: how the image lay in what the U-Net saw.
         model: the U-Net that answered.
         sam: who drew the outlines; None where the U-Net did.
         fruits: in the order of their ids.
@@ -300,7 +299,7 @@ class Inspected:
     """
 
     image_id: str
-    frame: UNetFrame
+    frame: UNetLetterbox
     model: CatalogueEntry
     sam: Drawer | None
     fruits: Sequence[FruitResult]

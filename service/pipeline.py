@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.entries import Family
-from models.zoo import CatalogueEntry
+from models.catalog import CatalogueEntry, Family
 from service.embedding_cache import EmbeddingCache
 from service.inspection import InspectionPath
 from service.messages import (
@@ -76,10 +75,10 @@ class Pipeline:
         choice: InputChoice | None = None,
         when: When | None = None,
     ) -> Embedded:
-        """Encode a picture and keep its embedding.
+        """Encode an image and keep its embedding.
 
         Raises:
-            ImageError: the picture cannot be used.
+            ImageError: the image cannot be used.
             UnknownModel, WrongFamily: no such SAM is loaded.
             Overloaded, DeadlineUnreachable, DeadlineExceeded: it cannot be in time.
             BackendError: the device failed.
@@ -87,7 +86,7 @@ class Pipeline:
         return await self.prompted.embed(data, model, choice or InputChoice(), when or When())
 
     async def segment(self, request: SegmentRequest) -> Segmented:
-        """Answer every prompt on one picture.
+        """Answer every prompt on one image.
 
         Raises:
             PomonaError: of `models.errors` and `service.errors`, whatever is wrong with the request or the device.
@@ -98,7 +97,7 @@ class Pipeline:
         """Tell of every pixel whether it is background, healthy or infected fruit.
 
         Raises:
-            ImageError: the picture cannot be used.
+            ImageError: the image cannot be used.
             UnknownModel, WrongFamily: no such U-Net is loaded.
             Overloaded, DeadlineUnreachable, DeadlineExceeded: it cannot be in time.
             BackendError: the device failed.
@@ -106,10 +105,10 @@ class Pipeline:
         return await self.classes.classify(request)
 
     async def inspect(self, request: InspectRequest) -> Inspected:
-        """Judge every fruit of a picture: where it is, how much of it is infected, which grade that makes.
+        """Validator every fruit of an image: where it is, how much of it is infected, which grade that makes.
 
         Raises:
-            ImageError: the picture cannot be used.
+            ImageError: the image cannot be used.
             UnknownModel, WrongFamily: no such U-Net is loaded, or no such SAM where one is named or needed.
             Overloaded, DeadlineUnreachable, DeadlineExceeded: it cannot be in time.
             BackendError: the device failed.

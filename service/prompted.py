@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from models import images
+from models.catalog import CatalogueEntry
 from models.errors import PromptError, TooManyPrompts
+from models.letterbox import Letterbox, resize
 from models.sam.constants import INPUT_SIDE
 from models.sam.prompts import check
-from models.transforms import Frame, resize
 from models.types import Image, Prompt
-from models.zoo import CatalogueEntry
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.errors import DeadlineExceeded, DeadlineUnreachable, NoImage, Overloaded, UnknownImageId
 from service.frames import candidate_frames, matching
@@ -41,7 +41,7 @@ class _Picture:
 
     image_id: str
     data: bytes | None
-    frames: Sequence[Frame]
+    frames: Sequence[Letterbox]
     known: EmbeddedImage | None
 
 
@@ -140,7 +140,7 @@ class PromptedPath:
     @contextmanager
     def _reserved(
         self, visit: _Visit, picture: _Picture, prompts: Sequence[Prompt]
-    ) -> Iterator[tuple[Frame, Reservation]]:
+    ) -> Iterator[tuple[Letterbox, Reservation]]:
         """The request's places on the device, in the largest frame that is in time; given up where they are unused."""
         frame, reservation = self._reserve(visit, picture, prompts)
         try:
@@ -148,7 +148,7 @@ class PromptedPath:
         finally:
             reservation.leave()
 
-    def _reserve(self, visit: _Visit, picture: _Picture, prompts: Sequence[Prompt]) -> tuple[Frame, Reservation]:
+    def _reserve(self, visit: _Visit, picture: _Picture, prompts: Sequence[Prompt]) -> tuple[Letterbox, Reservation]:
         for number, frame in enumerate(picture.frames, start=1):
             _check_prompts(prompts, frame)
             encode = not self.cache.has_or_expects(_key(picture.image_id, frame, visit.runner.entry))
@@ -172,7 +172,7 @@ class PromptedPath:
         return await self.reception.in_decoder(visit, lambda: images.decode(data, max_pixels=limit))
 
     async def _embed(
-        self, picture: _Picture, image: Image | None, frame: Frame, visit: _Visit, reservation: Reservation
+        self, picture: _Picture, image: Image | None, frame: Letterbox, visit: _Visit, reservation: Reservation
     ) -> EmbeddedImage:
         """The picture's embedding; who finds it on its way counts the wait as queue."""
         tick = self.reception.clock()
@@ -219,7 +219,7 @@ class PromptedPath:
             visit.timings.encode = mine.encode
         return embedded
 
-    def _prepare(self, data: bytes | None, image: Image | None, frame: Frame, runner: SamRunner) -> Any:
+    def _prepare(self, data: bytes | None, image: Image | None, frame: Letterbox, runner: SamRunner) -> Any:
         """What the encoder takes of a picture that is decoded already, or of its bytes."""
         if image is not None:
             return runner.prepare(resize(image.pixels, frame), frame)
@@ -269,11 +269,11 @@ class PromptedPath:
         return masks, overlay
 
 
-def _key(image_id: str, frame: Frame, entry: CatalogueEntry) -> ImageKey:
+def _key(image_id: str, frame: Letterbox, entry: CatalogueEntry) -> ImageKey:
     return ImageKey(image_id, entry.name, entry.revision, frame.side, frame.padded)
 
 
-def _may_scale(frame: Frame) -> bool:
+def _may_scale(frame: Letterbox) -> bool:
     """Whether a large JPEG may be decoded at half its size.
 
     At 1024 that keeps masks at a mean IoU of 0.994 (`tests/golden/test_scaled_decoding.py`), at 768 and 512 at 0.989:
@@ -282,7 +282,7 @@ def _may_scale(frame: Frame) -> bool:
     return frame.side == INPUT_SIDE and not frame.is_reference
 
 
-def _check_prompts(prompts: Sequence[Prompt], frame: Frame) -> None:
+def _check_prompts(prompts: Sequence[Prompt], frame: Letterbox) -> None:
     for number, prompt in enumerate(prompts):
         try:
             check(prompt, frame)

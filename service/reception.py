@@ -10,9 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from models.entries import Family
+from models.catalog import CatalogueEntry, Family
 from models.errors import UnknownModel
-from models.zoo import CatalogueEntry
 from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
 from service.messages import Timings, Together, When
 from service.observability.observer import Observer
@@ -58,7 +57,7 @@ class Reception:
         runners: loaded models by name; the first of a family is its default.
         catalogue: all models by name.
         settings: limits.
-        workers: threads for pictures and masks, so that the event loop stays free.
+        workers: threads for images and masks, so that the event loop stays free.
         clock: seconds, monotonic; the event loop's.
         observer: hears of deadlines and of what the workers do.
     """
@@ -121,7 +120,7 @@ class Reception:
         return await asyncio.get_running_loop().run_in_executor(self.workers, call, *arguments)
 
     async def in_decoder(self, visit: Visit[R], decode: Callable[[], T]) -> T:
-        """Decode the picture in a thread, and note how long it took."""
+        """Decode the image in a thread, and note how long it took."""
         tick = self.clock()
         decoded = await self.in_worker(decode)
         seconds = self.clock() - tick

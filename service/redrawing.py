@@ -1,4 +1,4 @@
-"""The SAM's part of an inspection: encode the picture while the U-Net finds fruits, then draw their outlines."""
+"""The SAM's part of an inspection: encode the image while the U-Net finds fruits, then draw their outlines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from models.backends.base import Embedding
 from models.inspection import Inspection
+from models.letterbox import Letterbox, resize
 from models.refinement import prompt_for, refined
-from models.transforms import Frame, resize
 from models.types import Pixels, Size
 from service.device_queue import Place, Ran
 from service.errors import DeadlineUnreachable
@@ -30,24 +30,24 @@ from service.work import Terms
 
 _REDRAW: Final = "redraw"
 _LATELY: Final = 16
-"""Pictures whose fruits are counted, to tell how many the next will have."""
+"""Images whose fruits are counted, to tell how many the next will have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redrawing:
-    """The SAM that is to draw outlines, how the picture lies in its square, and its place at the encoder.
+    """The SAM that is to draw outlines, how the image lies in its square, and its place at the encoder.
 
     Attributes:
         degraded: a larger frame was not in time.
     """
 
     runner: SamRunner
-    frame: Frame
+    frame: Letterbox
     place: Place
     degraded: bool
 
     def prepare(self, pixels: Pixels) -> Any:
-        """What the encoder takes of a whole picture; for worker threads."""
+        """What the encoder takes of a whole image; for worker threads."""
         return self.runner.prepare(resize(pixels, self.frame), self.frame)
 
 
@@ -63,7 +63,7 @@ class Redrawer:
     Attributes:
         reception: where requests begin.
         times: learned of prompts and masks, by prompts on the full square.
-        counts: prompts for the last pictures.
+        counts: prompts for the last images.
     """
 
     reception: Reception
@@ -74,12 +74,12 @@ class Redrawer:
         """Predicted from the embedding to the outlines, in the smallest frame that may be taken."""
         return self._seconds(self._frames(sam, size)[-1])
 
-    def _seconds(self, frame: Frame) -> float:
+    def _seconds(self, frame: Letterbox) -> float:
         """How many fruits there will be is not known yet: as many as lately."""
         return self.times.predict(_REDRAW, median_high(self.counts or (1,)) * share(frame))
 
-    def _frames(self, sam: SamRunner, size: Size) -> list[Frame]:
-        """What the SAM may see of a picture: by the settings, the largest first."""
+    def _frames(self, sam: SamRunner, size: Size) -> list[Letterbox]:
+        """What the SAM may see of an image: by the settings, the largest first."""
         default = self.reception.settings.input_size
         return candidate_frames(InputChoice(), size, flexible=sam.backend.flexible, default=default)
 
@@ -88,9 +88,9 @@ class Redrawer:
 
         Args:
             sam: the runner.
-            size: of the picture.
+            size: of the image.
             terms: the deadline is when the outlines must be drawn.
-            ready_by: when the picture should be prepared, seconds on the clock.
+            ready_by: when the image should be prepared, seconds on the clock.
 
         Raises:
             Overloaded, DeadlineUnreachable: by the policy.
@@ -103,7 +103,7 @@ class Redrawer:
         place = self._at_encoder(sam, frames[-1], terms, ready_by, last=True)
         return Redrawing(sam, frames[-1], place, degraded=len(frames) > 1)
 
-    def _at_encoder(self, sam: SamRunner, frame: Frame, terms: Terms, ready_by: float, *, last: bool) -> Place:
+    def _at_encoder(self, sam: SamRunner, frame: Letterbox, terms: Terms, ready_by: float, *, last: bool) -> Place:
         encoded = earlier(terms, self._seconds(frame))
         place = sam.reserve(encoded, (), frame, encode=True, ready_by=ready_by, last=last).encode
         if place is None:
@@ -122,14 +122,14 @@ class Redrawer:
 
         Args:
             redrawing: with the encoder's place.
-            encoding: the picture, on its way through the encoder.
+            encoding: the image, on its way through the encoder.
             inspection: with at least one fruit.
             terms: the deadline is when the prompts must be off the device.
             visit: is told where the time went.
 
         Raises:
             Overloaded, DeadlineUnreachable: the prompts would be late.
-            DeadlineExceeded: the picture or a prompt was dropped from the queue.
+            DeadlineExceeded: the image or a prompt was dropped from the queue.
             BackendError: the device failed.
         """
         sam, frame = redrawing.runner, redrawing.frame
@@ -137,7 +137,7 @@ class Redrawer:
         chosen = ranked[: self.reception.settings.max_prompts]
         prompts = [prompt_for(inspection.fruits[index]) for index in chosen]
         self.counts.append(len(prompts))
-        # Taken while the picture is encoded, so that no other picture goes between.
+        # Taken while the image is encoded, so that no other image goes between.
         reservation = sam.reserve(terms, prompts, frame, encode=False, ready_by=self.reception.clock())
         try:
             encoded = await encoding

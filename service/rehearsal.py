@@ -1,6 +1,6 @@
-"""Pictures of a camera's sizes sent through the pipeline before its first frame comes.
+"""Images of a camera's sizes sent through the pipeline before its first frame comes.
 
-At the first picture of a shape a backend allocates and compiles, and nothing is known yet of how long decoding and
+At the first image of a shape a backend allocates and compiles, and nothing is known yet of how long decoding and
 masks of that size take: a first frame of 4160 x 1800 was late where the next took half of its deadline.
 """
 
@@ -31,19 +31,19 @@ _GRAIN: Final = 8
 
 
 async def rehearse(pipeline: Pipeline, sizes: Sequence[Size]) -> None:
-    """Answer pictures of noise in every way that a model and its dials offer, and keep nothing of them.
+    """Answer images of noise in every way that a model and its dials offer, and keep nothing of them.
 
     Args:
         pipeline: with warmed up runners, not open to callers yet.
-        sizes: of the pictures.
+        sizes: of the images.
 
     Raises:
-        PomonaError: a picture cannot be answered.
+        PomonaError: an image cannot be answered.
     """
     prompted = replace(pipeline.prompted, cache=EmbeddingCache(max_bytes=0, max_age=0))
     for size in sizes:
         for number in range(_ROUNDS):
-            data = await asyncio.to_thread(_picture, size, number)
+            data = await asyncio.to_thread(_image, size, number)
             middle = Prompt(points=(Point(size.width / 2, size.height / 2),))
             for name, runner in pipeline.runners.items():
                 if isinstance(runner, SamRunner):
@@ -59,8 +59,8 @@ def _choices(runner: SamRunner) -> list[InputChoice]:
     return [InputChoice(side) for side in SIZES] if runner.backend.flexible else [InputChoice()]
 
 
-def _picture(size: Size, seed: int) -> bytes:
-    """A JPEG of smooth noise: flat pictures are decoded faster than photographs."""
+def _image(size: Size, seed: int) -> bytes:
+    """A JPEG of smooth noise: flat images are decoded faster than photographs."""
     cells = (max(1, size.height // _GRAIN), max(1, size.width // _GRAIN), 3)
     grain = np.random.default_rng(seed).integers(0, 256, cells, np.uint8)
     buffer = io.BytesIO()

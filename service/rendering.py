@@ -9,16 +9,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cutouts import Cutout
-from models.data.samples import PixelClass, SemanticMap
+from models.cropped_masks import CroppedMask
 from models.inspection import Fruit, Grade, grade_of
 from models.inspection_overlay import draw_fruits
+from models.letterbox import Letterbox
 from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
 from models.refinement import cut_out
 from models.sam.postprocess import masks_of
-from models.transforms import Frame
-from models.types import Image, Pixels, Prompt
-from models.unet.frames import UNetFrame
+from models.types import Image, PixelClass, Pixels, Prompt, SemanticMap
+from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import class_map
 from service.formats import MaskFormat, SemanticFormat, encode_class, encode_cutout, encode_mask
 from service.messages import ClassResult, FruitResult, MaskResult
@@ -43,7 +42,7 @@ class RenderedClasses:
 
 
 def render_masks(
-    decoded: Decoded, row: int, frame: Frame, prompt: Prompt, mask_format: MaskFormat | None
+    decoded: Decoded, row: int, frame: Letterbox, prompt: Prompt, mask_format: MaskFormat | None
 ) -> list[MaskResult]:
     """The masks of the prompt in `row`, best first, upsampled, and encoded where a format was asked for."""
     masks = masks_of(decoded.logits[row], decoded.scores[row], frame, multimask=prompt.multimask)
@@ -51,7 +50,7 @@ def render_masks(
 
 
 def render_overlay(image: Image, prompts: Sequence[Prompt], results: Sequence[Sequence[MaskResult]]) -> bytes:
-    """Each prompt's best mask in the picture, with the points and boxes that asked for it; PNG."""
+    """Each prompt's best mask in the image, with the points and boxes that asked for it; PNG."""
     return encode_overlay(
         draw_overlay(
             image.pixels,
@@ -63,7 +62,7 @@ def render_overlay(image: Image, prompts: Sequence[Prompt], results: Sequence[Se
 
 
 def render_classes(
-    logits: NDArray[np.float32], frame: UNetFrame, mask_format: SemanticFormat | None
+    logits: NDArray[np.float32], frame: UNetLetterbox, mask_format: SemanticFormat | None
 ) -> RenderedClasses:
     """The class of every pixel from logits of size `frame.padded`, upsampled, and encoded where that was asked for."""
     pixels = class_map(logits, frame)
@@ -76,14 +75,14 @@ def render_classes(
 
 
 def render_class_overlay(pixels: Pixels, classes: SemanticMap) -> bytes:
-    """The fruit's classes in the picture; PNG."""
+    """The fruit's classes in the image; PNG."""
     masks = [classes == pixel_class for pixel_class in _FRUIT]
     colours = [CLASS_COLOURS[pixel_class] for pixel_class in _FRUIT]
     return encode_overlay(draw_overlay(pixels, masks, colours=colours))
 
 
-def render_cutout(decoded: Decoded, row: int, frame: Frame) -> Cutout:
-    """The one mask of the prompt in `row`, without the picture around it."""
+def render_cutout(decoded: Decoded, row: int, frame: Letterbox) -> CroppedMask:
+    """The one mask of the prompt in `row`, without the image around it."""
     (mask,) = masks_of(decoded.logits[row], decoded.scores[row], frame, multimask=False)
     return cut_out(mask)
 
@@ -109,5 +108,5 @@ def render_fruits(fruits: Sequence[Fruit], grades: Sequence[Grade], mask_format:
 
 
 def render_fruit_overlay(pixels: Pixels, fruits: Sequence[Fruit], grades: Sequence[Grade]) -> bytes:
-    """Judged fruits in the picture; PNG."""
+    """Judged fruits in the image; PNG."""
     return encode_overlay(draw_fruits(pixels, fruits, grades))

@@ -1,4 +1,4 @@
-"""From a picture to the class of every pixel: reserve, decode, infer, classify, encode."""
+"""From an image to the class of every pixel: reserve, decode, infer, classify, encode."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import images
-from models.transforms import resize
+from models.letterbox import resize
 from models.types import Pixels
-from models.unet.frames import UNetFrame, unet_frame
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import objects
 from service.device_queue import Place
 from service.keys import megapixels
@@ -28,8 +28,8 @@ _POSTPROCESS: Final = "postprocess"
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture's id, what the network takes of it, and its pixels where an overlay needs them."""
+class _Image:
+    """An image's id, what the network takes of it, and its pixels where an overlay needs them."""
 
     image_id: str
     prepared: Any
@@ -38,7 +38,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class SemanticPath:
-    """What U-Nets answer. Every picture is looked at anew: nothing is kept of it.
+    """What U-Nets answer. Every image is looked at anew: nothing is kept of it.
 
     Attributes:
         reception: where requests begin.
@@ -53,39 +53,39 @@ class SemanticPath:
         visit = self.reception.arrive(UNetRunner, request.model, request.when)
         async with self.reception.in_time(visit):
             size = images.read_size(request.data, max_pixels=self.reception.settings.max_pixels)
-            frame = unet_frame(size)
+            frame = unet_letterbox(size)
             place = self._reserve(frame, visit)
             try:
-                picture = await self._decode(request, frame, visit)
-                logits = await self._infer(place, picture, visit)
+                image = await self._decode(request, frame, visit)
+                logits = await self._infer(place, image, visit)
             finally:
                 place.leave()
-            return await self._finish(logits, request, picture, frame, visit)
+            return await self._finish(logits, request, image, frame, visit)
 
-    def _reserve(self, frame: UNetFrame, visit: Visit[UNetRunner]) -> Place:
+    def _reserve(self, frame: UNetLetterbox, visit: Visit[UNetRunner]) -> Place:
         work = megapixels(frame.original)
         terms = visit.terms(after=self.times.predict(_POSTPROCESS, work))
         ready_by = self.reception.clock() + self.times.predict(_DECODE, work)
         return visit.runner.reserve(terms, frame, ready_by=ready_by)
 
-    async def _decode(self, request: SemanticRequest, frame: UNetFrame, visit: Visit[UNetRunner]) -> _Picture:
+    async def _decode(self, request: SemanticRequest, frame: UNetLetterbox, visit: Visit[UNetRunner]) -> _Image:
         limit = self.reception.settings.max_pixels
 
-        def decode() -> _Picture:
+        def decode() -> _Image:
             pixels: Pixels | None = None
             if request.overlay:
                 pixels = images.decode(request.data, max_pixels=limit).pixels
                 small = resize(pixels, frame)
             else:
                 small = images.decode_resized(request.data, frame.resized, max_pixels=limit)
-            return _Picture(images.content_id(request.data), visit.runner.prepare(small, frame), pixels)
+            return _Image(images.content_id(request.data), visit.runner.prepare(small, frame), pixels)
 
-        picture = await self.reception.in_decoder(visit, decode)
+        image = await self.reception.in_decoder(visit, decode)
         self.times.learn(_DECODE, megapixels(frame.original), visit.timings.decode)
-        return picture
+        return image
 
-    async def _infer(self, place: Place, picture: _Picture, visit: Visit[UNetRunner]) -> NDArray[np.float32]:
-        done = await visit.runner.infer(place, picture.prepared)
+    async def _infer(self, place: Place, image: _Image, visit: Visit[UNetRunner]) -> NDArray[np.float32]:
+        done = await visit.runner.infer(place, image.prepared)
         visit.timings.queue, visit.timings.infer = done.queued, done.ran
         visit.together.infer = done.batch
         return done.value
@@ -94,8 +94,8 @@ class SemanticPath:
         self,
         logits: NDArray[np.float32],
         request: SemanticRequest,
-        picture: _Picture,
-        frame: UNetFrame,
+        image: _Image,
+        frame: UNetLetterbox,
         visit: Visit[UNetRunner],
     ) -> Classified:
         """Classes and objects found and encoded, and the overlay where it was asked for."""
@@ -106,13 +106,13 @@ class SemanticPath:
         )
         self.times.learn(_POSTPROCESS, megapixels(frame.original), self.reception.clock() - tick)
         overlay = None
-        if picture.pixels is not None:
-            overlay = await in_worker(render_class_overlay, picture.pixels, rendered.pixels)
+        if image.pixels is not None:
+            overlay = await in_worker(render_class_overlay, image.pixels, rendered.pixels)
         visit.timings.postprocess = self.reception.clock() - tick
         self.reception.observer.postprocessed(visit.timings.postprocess)
         took("postprocess", visit.timings.postprocess)
         return Classified(
-            image_id=picture.image_id,
+            image_id=image.image_id,
             frame=frame,
             model=visit.runner.entry,
             classes=rendered.classes,

@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.backends.load import BackendChoice, Shelf
+from models.backends.load import BackendChoice, ModelStore
 from models.backends.openvino_files import UNetPrecision
 from models.errors import PomonaError
 from models.inspection import GRADES
@@ -85,12 +85,12 @@ class Settings(BaseSettings):
     )
     max_upload_mib: float = Field(32, gt=0, description="Largest request body in MiB, enforced while it is read.")
     max_megapixels: float = Field(
-        50, gt=0, description="Largest picture in millions of pixels, checked before it is decoded."
+        50, gt=0, description="Largest image in millions of pixels, checked before it is decoded."
     )
     max_prompts: int = Field(64, ge=1, description="Most prompts in one request.")
     max_points: int = Field(64, ge=1, description="Most points in one prompt.")
     embedding_cache_mib: float = Field(
-        512, ge=0, description="Memory for embeddings of recent pictures; one takes 4 MiB."
+        512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB."
     )
     embedding_max_age_s: float = Field(600, gt=0, description="Seconds after which an embedding is forgotten.")
     request_timeout_s: float = Field(
@@ -101,12 +101,12 @@ class Settings(BaseSettings):
     )
     input_size: InputSize = Field(
         1024,
-        description="Longest side in pixels at which pictures are encoded: 1024, 768, 512 or auto, where a request "
+        description="Longest side in pixels at which images are encoded: 1024, 768, 512 or auto, where a request "
         "names none and the model takes others than 1024.",
     )
     camera_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
         (),
-        description="Sizes of pictures to come, such as 1600x1200,4160x1800: some of each are answered before the "
+        description="Sizes of images to come, such as 1600x1200,4160x1800: some of each are answered before the "
         "server is ready (2 to 3 seconds a size for MobileSAM on two cores), so that a camera's first frame is as fast "
         "as its later ones.",
     )
@@ -196,9 +196,9 @@ class Settings(BaseSettings):
         return QueueOptions(max_queued=self.max_queued, linger=self.linger_ms / 1000)
 
     @property
-    def shelf(self) -> Shelf:
+    def model_store(self) -> ModelStore:
         """Where checkpoints and converted models lie."""
-        return Shelf(self.cache_dir, self.weights_dir, self.unet_precision)
+        return ModelStore(self.cache_dir, self.weights_dir, self.unet_precision)
 
 
 def _sizes(text: str) -> tuple[Size, ...]:

@@ -20,7 +20,7 @@ class Limits:
 
     Attributes:
         items: most items.
-        cost: most cost, in the unit that the runner counts (pictures, prompts).
+        cost: most cost, in the unit that the runner counts (images, prompts).
     """
 
     items: int

@@ -20,7 +20,7 @@ needs_real_fruit = pytest.mark.skipif(
 )
 
 
-def write_picture(path: Path, width: int = 80, height: int = 40, *, seed: int = 0, orientation: int = 1) -> Path:
+def write_image(path: Path, width: int = 80, height: int = 40, *, seed: int = 0, orientation: int = 1) -> Path:
     """A JPEG or PNG of noise; `width` and `height` as they lie in the file, before turning."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -46,7 +46,7 @@ def write_json(path: Path, content: object) -> Path:
 def result(
     kind: str, label: str, value: Mapping[str, object], *, size: tuple[int, int] = (80, 40), **more: object
 ) -> dict[str, object]:
-    """A region as Label Studio writes it; `size` is width and height of the picture."""
+    """A region as Label Studio writes it; `size` is width and height of the image."""
     return {
         "type": kind,
         "id": "r1",

@@ -5,28 +5,28 @@ from __future__ import annotations
 import pytest
 
 from models.backends.base import SamBackend
-from models.backends.load import Shelf, load_sam
-from models.zoo import CATALOGUE
+from models.backends.load import ModelStore, load_sam
+from models.catalog import CATALOGUE
 from service.settings import load_settings
 from tests.identity import Identity, issue
 
 
 @pytest.fixture(scope="session")
-def shelf() -> Shelf:
+def model_store() -> ModelStore:
     """Where the service keeps its files, so that a developer's checkpoint is fetched and converted once."""
-    return load_settings().shelf
+    return load_settings().model_store
 
 
 @pytest.fixture(scope="session")
-def torch_sam(shelf: Shelf) -> SamBackend:
+def torch_sam(model_store: ModelStore) -> SamBackend:
     """MobileSAM with its real checkpoint on PyTorch."""
-    return load_sam(CATALOGUE["mobile-sam"], "torch", shelf)
+    return load_sam(CATALOGUE["mobile-sam"], "torch", model_store)
 
 
 @pytest.fixture(scope="session")
-def openvino_sam(shelf: Shelf) -> SamBackend:
+def openvino_sam(model_store: ModelStore) -> SamBackend:
     """MobileSAM with its real checkpoint on OpenVINO."""
-    return load_sam(CATALOGUE["mobile-sam"], "openvino", shelf)
+    return load_sam(CATALOGUE["mobile-sam"], "openvino", model_store)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A SAM and a U-Net that can be worked out by hand, clocks that tests turn, plain pictures, a pipeline of these."""
+"""A SAM and a U-Net that can be worked out by hand, clocks that tests turn, plain images, a pipeline of these."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from models.backends.base import BackendName, Embedding, check_frame
+from models.catalog import Architecture, CatalogueEntry
 from models.errors import BackendError
+from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT, LOGITS_STRIDE, MASK_TOKENS
 from models.sam.prompts import PackedPrompts
-from models.transforms import Frame, frame_for
 from models.types import BinaryMask, Logits, Pixels, Prompt, Size
 from models.unet.constants import OFFSET_UNIT, OUTPUTS
-from models.unet.frames import UNetFrame, unet_frame
-from models.zoo import Architecture, CatalogueEntry
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from service.device_queue import DeviceQueue, Place, Ran
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.pipeline import Pipeline
@@ -51,17 +51,17 @@ PATIENCE_S: Final = 10.0
 EMBEDDING_BYTES: Final = 12
 
 SIZE: Final = Size(96, 128)
-"""Eight pixels of the model's square are one pixel of a picture of this size."""
+"""Eight pixels of the model's square are one pixel of an image of this size."""
 
 PEEL_SIZE: Final = Size(112, 224)
-PEEL_FRAME: Final = unet_frame(PEEL_SIZE)
-"""Two cells each way of what a U-Net sees are one pixel of a picture of this size."""
+PEEL_FRAME: Final = unet_letterbox(PEEL_SIZE)
+"""Two cells each way of what a U-Net sees are one pixel of an image of this size."""
 
 HEALTHY_BOX: Final = (16, 16, 80, 64)
 INFECTED_BOX: Final = (112, 40, 208, 96)
 
-UNPADDED: Final = frame_for(SIZE, 1024, "none")
-"""What the encoder sees of such a picture where nobody asks for anything else."""
+UNPADDED: Final = letterbox_for(SIZE, 1024, "none")
+"""What the encoder sees of such an image where nobody asks for anything else."""
 
 LOADED: Final = CatalogueEntry("orange-sam", Architecture.MOBILE_SAM, "CC0-1.0", "orange.pt", 1, "0a" * 32, ())
 SECOND: Final = CatalogueEntry("lemon-sam", Architecture.MOBILE_SAM, "CC0-1.0", "lemon.pt", 1, "0b" * 32, ())
@@ -104,8 +104,8 @@ class DecodeCall:
 
 
 @dataclass(frozen=True, eq=False)
-class FakePicture:
-    """A picture's mean colour: what `FakeSam` makes of it for the encoder, and its embedding as well."""
+class FakeImage:
+    """An image's mean colour: what `FakeSam` makes of it for the encoder, and its embedding as well."""
 
     colour: NDArray[np.float32]
     padded: Size
@@ -123,24 +123,24 @@ class FakePicture:
 class FakeDevice:
     """What tests do to the device of a fake backend, and what they see of it."""
 
-    picture_batches: tuple[int, ...] = (1,)
+    image_batches: tuple[int, ...] = (1,)
     name: BackendName = "torch"
     device: str = "fake:0"
     fails: Exception | None = None
     """Raised by every call while it is set."""
     spoilt: set[int] = field(default_factory=set)
-    """Marks of pictures that fail every batch they are in."""
+    """Marks of images that fail every batch they are in."""
     blocks: threading.Event | None = None
-    """What a batch of pictures waits for where it is set."""
+    """What a batch of images waits for where it is set."""
     clock: LeapingClock | FakeClock = field(default_factory=LeapingClock)
     """Leaps while a batch runs."""
     entered: threading.Event = field(default_factory=threading.Event)
-    """Set once a batch of pictures was begun."""
+    """Set once a batch of images was begun."""
     prepares: int = 0
     encodes: list[int] = field(default_factory=list)
-    """Pictures in each of their batches."""
+    """Images in each of their batches."""
     encoded: list[int] = field(default_factory=list)
-    """Mark of every picture that was to run, in order."""
+    """Mark of every image that was to run, in order."""
     overlapped: bool = False
     """Whether two calls ever ran at the same time."""
     threads: set[int] = field(default_factory=set)
@@ -169,14 +169,14 @@ class FakeDevice:
         if self.fails is not None:
             raise self.fails
         if self.spoilt.intersection(marks):
-            raise BackendError("the device cannot do this picture")
+            raise BackendError("the device cannot do this image")
 
 
 @dataclass
 class FakeSam(FakeDevice):
     """A backend whose masks are rectangles.
 
-    A picture's embedding is its mean colour, and its mark the mean red. A prompt's rectangle is its box, or a square
+    An image's embedding is its mean colour, and its mark the mean red. A prompt's rectangle is its box, or a square
     around its first point, made smaller on each side by the token's inset. Logits are distances to the rectangle's
     edge in pixels of the model's square, positive inside, times 1 + the mean red / 255. A prompt that brings a mask
     gets this mask's logits back.
@@ -188,27 +188,27 @@ class FakeSam(FakeDevice):
     encode_s_per_megapixel: float = 0.0
     decode_s_per_batch: float = 0.0
     decode_s_per_prompt: float = 0.0
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[Letterbox] = field(default_factory=list)
     """Of each call to `prepare`."""
     decodes: list[DecodeCall] = field(default_factory=list)
     decoding_s: float = 0.0
     """Of all calls to `decode` together."""
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> FakePicture:
+    def prepare(self, pixels: Pixels, frame: Letterbox) -> FakeImage:
         check_frame(pixels, frame, flexible=self.flexible)
         self.prepares += 1
         self.frames.append(frame)
-        return FakePicture(pixels.reshape(-1, 3).mean(axis=0).astype(np.float32), frame.padded)
+        return FakeImage(pixels.reshape(-1, 3).mean(axis=0).astype(np.float32), frame.padded)
 
-    def encode(self, prepared: Sequence[FakePicture]) -> list[Embedding]:
+    def encode(self, prepared: Sequence[FakeImage]) -> list[Embedding]:
         self.encodes.append(len(prepared))
-        self.encoded += [picture.red for picture in prepared]
+        self.encoded += [image.red for image in prepared]
         with self.alone():
             self.wait()
-            (padded,) = {picture.padded for picture in prepared}
+            (padded,) = {image.padded for image in prepared}
             megapixels = len(prepared) * padded.pixels / 1e6
             self.clock.leap(self.encode_s_per_batch + megapixels * self.encode_s_per_megapixel)
-            self.fail([picture.red for picture in prepared])
+            self.fail([image.red for image in prepared])
             return list(prepared)
 
     def decode(
@@ -219,10 +219,10 @@ class FakeSam(FakeDevice):
         with self.alone():
             started = time.perf_counter()
             self.clock.leap(self.decode_s_per_batch + count * self.decode_s_per_prompt)
-            pictures = [embedding for embedding in embeddings if isinstance(embedding, FakePicture)]
-            self.fail([picture.red for picture in pictures])
+            images = [embedding for embedding in embeddings if isinstance(embedding, FakeImage)]
+            self.fail([image.red for image in images])
             height, width = 4 * prompts.cells.height, 4 * prompts.cells.width
-            assert {picture.padded for picture in pictures} == {Size(4 * height, 4 * width)}
+            assert {image.padded for image in images} == {Size(4 * height, 4 * width)}
             logits = np.empty((count, MASK_TOKENS, height, width), np.float32)
             for row in range(count):
                 if prompts.mask_inputs is not None:
@@ -231,7 +231,7 @@ class FakeSam(FakeDevice):
                 coords = prompts.points[row] * prompts.side - 0.5  # from centres of pixels to their edges
                 distances = _distances(coords, prompts.labels[row].tolist(), (height, width))
                 for token, inset in enumerate(INSETS):
-                    logits[row, token] = (distances - inset) * (1 + pictures[image_index[row]].colour[0] / 255)
+                    logits[row, token] = (distances - inset) * (1 + images[image_index[row]].colour[0] / 255)
             self.decoding_s += time.perf_counter() - started
             return logits, np.tile(np.asarray(SCORES, np.float32), (count, 1))
 
@@ -243,7 +243,7 @@ class FakeSam(FakeDevice):
 
 @dataclass(frozen=True, eq=False)
 class FakePeel:
-    """A picture as `FakeUNet` takes it: float32 (height, width, 3) of its frame's `padded`, and its mark."""
+    """An image as `FakeUNet` takes it: float32 (height, width, 3) of its frame's `padded`, and its mark."""
 
     pixels: NDArray[np.float32]
     mark: int
@@ -254,15 +254,15 @@ class FakeUNet(FakeDevice):
     """A backend that tells classes by colours.
 
     The logit of healthy is how much the green lies above 127.5, that of infected how much the red does, in sixteenths;
-    that of background is 0. A picture's mark is its mean blue, which tells nothing.
+    that of background is 0. An image's mark is its mean blue, which tells nothing.
     """
 
     infer_s_per_batch: float = 0.0
     infer_s_per_megapixel: float = 0.0
-    frames: list[UNetFrame] = field(default_factory=list)
+    frames: list[UNetLetterbox] = field(default_factory=list)
     """Of each call to `prepare`."""
 
-    def prepare(self, pixels: Pixels, frame: UNetFrame) -> FakePeel:
+    def prepare(self, pixels: Pixels, frame: UNetLetterbox) -> FakePeel:
         assert pixels.shape == (frame.resized.height, frame.resized.width, 3)
         self.prepares += 1
         self.frames.append(frame)
@@ -354,37 +354,37 @@ class WatchedCache(EmbeddingCache):
 
 
 class WatchedRunner(SamRunner):
-    """Tells how many pictures and how many requests' prompts were handed in: they wait for the device, or ran."""
+    """Tells how many images and how many requests' prompts were handed in: they wait for the device, or ran."""
 
     backend: FakeSam
 
     def __init__(self, entry: CatalogueEntry, backend: FakeSam, queue: DeviceQueue) -> None:
         super().__init__(entry, backend, queue)
-        self.pictures = Tally()
+        self.images = Tally()
         self.requests = Tally()
 
     async def encode(self, place: Place, prepared: Any) -> Ran[Embedding]:
-        self.pictures.add()
+        self.images.add()
         return await super().encode(place, prepared)
 
     async def decode(
-        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], frame: Frame
+        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], frame: Letterbox
     ) -> Ran[Decoded]:
         self.requests.add()
         return await super().decode(reservation, embedding, prompts, frame)
 
 
 class WatchedUNetRunner(UNetRunner):
-    """Tells how many pictures were handed in: they wait for the device, or ran."""
+    """Tells how many images were handed in: they wait for the device, or ran."""
 
     backend: FakeUNet
 
     def __init__(self, entry: CatalogueEntry, backend: FakeUNet, queue: DeviceQueue) -> None:
         super().__init__(entry, backend, queue)
-        self.pictures = Tally()
+        self.images = Tally()
 
     async def infer(self, place: Place, prepared: Any) -> Ran[NDArray[np.float32]]:
-        self.pictures.add()
+        self.images.add()
         return await super().infer(place, prepared)
 
 
@@ -395,26 +395,26 @@ def rectangle(x0: int, y0: int, x1: int, y1: int, size: Size = SIZE) -> BinaryMa
     return mask
 
 
-def encode_picture(pixels: Pixels, file_format: str = "PNG", **options: Any) -> bytes:
+def encode_image(pixels: Pixels, file_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-def picture(red: int = 0, size: Size = SIZE, file_format: str = "PNG") -> bytes:
-    """A picture of one colour; another `red` is another picture."""
+def image_bytes(red: int = 0, size: Size = SIZE, file_format: str = "PNG") -> bytes:
+    """An image of one colour; another `red` is another image."""
     pixels = np.zeros((size.height, size.width, 3), np.uint8)
     pixels[..., 0] = red
-    return encode_picture(pixels, file_format)
+    return encode_image(pixels, file_format)
 
 
-def peel_picture(mark: int = 0, size: Size = PEEL_SIZE, file_format: str = "PNG", **options: Any) -> bytes:
-    """A picture with a healthy fruit in `HEALTHY_BOX` and an infected one in `INFECTED_BOX`, as `FakeUNet` sees it."""
+def peel_image(mark: int = 0, size: Size = PEEL_SIZE, file_format: str = "PNG", **options: Any) -> bytes:
+    """An image with a healthy fruit in `HEALTHY_BOX` and an infected one in `INFECTED_BOX`, as `FakeUNet` sees it."""
     pixels = np.zeros((size.height, size.width, 3), np.uint8)
     for (x0, y0, x1, y1), channel in ((HEALTHY_BOX, 1), (INFECTED_BOX, 0)):
         pixels[y0:y1, x0:x1, channel] = 255
     pixels[..., 2] = mark
-    return encode_picture(pixels, file_format, **options)
+    return encode_image(pixels, file_format, **options)
 
 
 def make_settings(**changes: Any) -> Settings:

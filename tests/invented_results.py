@@ -13,19 +13,19 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models.data.render import RenderOptions, render
 from models.evaluation.calibration import calibrate
 from models.evaluation.results import (
     Calibration,
     CalibrationBin,
     Group,
+    ImageFile,
+    ImageScore,
     Interval,
     Measured,
-    PictureFile,
-    PictureScore,
     Results,
     Subject,
 )
+from models.synthetic import RenderOptions, render
 from models.types import Size
 
 NAN = float("nan")
@@ -59,7 +59,7 @@ def _sam(
 
 
 def _unet(name: str, title: str, skill: float, infer: float) -> Kind:
-    description = "It sees the whole picture at 448 x 224 and needs no prompt."
+    description = "It sees the whole image at 448 x 224 and needs no prompt."
     subject = Subject(name, title, "unet", description, "3f" * 32, {"backend": "openvino", "precision": "int8"})
     return Kind(subject, skill, {"decode": 23.0, "infer": infer, "postprocess": 6.4})
 
@@ -68,7 +68,7 @@ KINDS: Sequence[Kind] = (
     _unet("unet-resnet18-citrus", "U-Net ResNet-18", 0.93, 17.2),
     _unet(
         "unet-mobilenet",
-        "U-Net MobileNetV2, trained on the packing house's own pictures of November, second attempt",
+        "U-Net MobileNetV2, trained on the packing house's own images of November, second attempt",
         0.945,
         11.8,
     ),
@@ -81,16 +81,16 @@ KINDS: Sequence[Kind] = (
 
 
 def invented_group(
-    name: str, title: str, *, pictures: int, classes: bool, seed: int, kinds: Sequence[Kind] = KINDS
+    name: str, title: str, *, images: int, classes: bool, seed: int, kinds: Sequence[Kind] = KINDS
 ) -> Group:
     return Group(
         name=name,
         title=title,
         description="Oranges and mandarins; healthy and infected told apart." if classes else "Photographs of oranges.",
-        pictures=pictures,
-        fruits=pictures * 3 if classes else 0,
+        images=images,
+        fruits=images * 3 if classes else 0,
         measured=tuple(
-            _measured(kind, pictures=pictures, classes=classes, rng=np.random.default_rng([seed, place]))
+            _measured(kind, images=images, classes=classes, rng=np.random.default_rng([seed, place]))
             for place, kind in enumerate(kinds)
         ),
     )
@@ -112,33 +112,33 @@ def full_results() -> Results:
     """Seven subjects on three groups."""
     return invented_results(
         [
-            invented_group("fruit-test", "Real photographs, test part", pictures=63, classes=False, seed=1),
-            invented_group("fruit-extra", "Real photographs of other places", pictures=9, classes=False, seed=2),
-            invented_group("rendered", "Rendered scenes", pictures=100, classes=True, seed=3),
+            invented_group("fruit-test", "Real photographs, test part", images=63, classes=False, seed=1),
+            invented_group("fruit-extra", "Real photographs of other places", images=9, classes=False, seed=2),
+            invented_group("rendered", "Rendered scenes", images=100, classes=True, seed=3),
         ],
         notes=("SAM ViT-B was left out: its weights cannot be had here.",),
     )
 
 
-def invented_pictures(results: Results, *, height: int = 360) -> list[PictureFile]:
+def invented_images(results: Results, *, height: int = 360) -> list[ImageFile]:
     """Three best and three worst of every subject and group: rendered fruit with its true outlines, twice."""
     strips = [_strip(seed, height) for seed in range(3)]
     made = []
     for group in results.groups:
         for each in group.measured:
-            ranked = sorted(each.per_picture, key=lambda score: score.fruit_iou)
-            chosen: list[tuple[Literal["best", "worst"], Sequence[PictureScore]]] = [
+            ranked = sorted(each.per_image, key=lambda score: score.fruit_iou)
+            chosen: list[tuple[Literal["best", "worst"], Sequence[ImageScore]]] = [
                 ("worst", ranked[:3]),
                 ("best", ranked[-3:]),
             ]
             for kind, scores in chosen:
                 for strip, score in zip(strips, scores, strict=True):
-                    made.append(PictureFile(group.name, each.subject.name, score.name, score.fruit_iou, kind, strip))
+                    made.append(ImageFile(group.name, each.subject.name, score.name, score.fruit_iou, kind, strip))
     return made
 
 
-def _measured(kind: Kind, *, pictures: int, classes: bool, rng: np.random.Generator) -> Measured:
-    ious = np.clip(1 - rng.gamma(1.2, (1 - kind.skill) / 1.2, pictures), 0.02, 1)
+def _measured(kind: Kind, *, images: int, classes: bool, rng: np.random.Generator) -> Measured:
+    ious = np.clip(1 - rng.gamma(1.2, (1 - kind.skill) / 1.2, images), 0.02, 1)
     prompted = kind.subject.family == "sam" and not kind.subject.name.endswith("-unet")
     measures = {
         "fruit_iou_per_image": _interval(ious, rng),
@@ -161,8 +161,8 @@ def _measured(kind: Kind, *, pictures: int, classes: bool, rng: np.random.Genera
         subject=kind.subject,
         measures=measures,
         milliseconds={**kind.milliseconds, "total": sum(kind.milliseconds.values()) + 1.5},
-        per_picture=tuple(
-            PictureScore(f"IMG_20261104_{number:06d}_orchard_row_{number % 7}.jpg", float(iou), {"fruit_iou": iou})
+        per_image=tuple(
+            ImageScore(f"IMG_20261104_{number:06d}_orchard_row_{number % 7}.jpg", float(iou), {"fruit_iou": iou})
             for number, iou in enumerate(ious)
         ),
         score_calibration=_calibration(ious, rng) if prompted else None,

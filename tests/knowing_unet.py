@@ -1,4 +1,4 @@
-"""A U-Net that knows the answers, and pictures of discs whose measures can be worked out by hand."""
+"""A U-Net that knows the answers, and images of discs whose measures can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from models.backends.base import BackendName
-from models.data.samples import Instance, PixelClass, Sample, SemanticMap
+from models.data.samples import Instance, Sample
 from models.evaluation.shots import Shot
 from models.masks import bounding_box
-from models.types import Pixels, Size
+from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.constants import OFFSET_UNIT
-from models.unet.frames import UNetFrame
+from models.unet.letterbox import UNetLetterbox
 
 DISCS_SIZE = Size(224, 448)
-"""A U-Net sees pictures of this size as they are."""
+"""A U-Net sees images of this size as they are."""
 
 
 class KnowingUNet:
-    """See `UNetBackend`: answers the annotation of the pictures that it knows, and background for all others."""
+    """See `UNetBackend`: answers the annotation of the images that it knows, and background for all others."""
 
     name: BackendName = "torch"
     device = "cpu"
-    picture_batches: tuple[int, ...] = (1,)
+    image_batches: tuple[int, ...] = (1,)
 
     def __init__(self, *known: Sample) -> None:
         self._known = {sample.pixels.tobytes(): sample for sample in known}
 
-    def prepare(self, pixels: Pixels, frame: UNetFrame) -> tuple[bytes, UNetFrame]:
+    def prepare(self, pixels: Pixels, frame: UNetLetterbox) -> tuple[bytes, UNetLetterbox]:
         return pixels.tobytes(), frame
 
     def infer(self, prepared: Sequence[Any]) -> list[NDArray[np.float32]]:
         return [self._output(self._known.get(key), frame) for key, frame in prepared]
 
-    def _output(self, sample: Sample | None, frame: UNetFrame) -> NDArray[np.float32]:
+    def _output(self, sample: Sample | None, frame: UNetLetterbox) -> NDArray[np.float32]:
         output = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)
         output[0] = 10
         if sample is None:
@@ -59,13 +59,13 @@ class KnowingUNet:
 def discs(
     *places: tuple[int, int, int], infected: Sequence[int] = (), name: str = "discs", size: Size = DISCS_SIZE
 ) -> Sample:
-    """A picture of discs.
+    """An image of discs.
 
     Args:
         places: centre x, y and radius of each; later ones lie on top.
         infected: which of them, counted from 0, are infected all over.
-        name: of the picture; another name is another colour, hence another picture.
-        size: of the picture.
+        name: of the image; another name is another colour, hence another image.
+        size: of the image.
     """
     instances = np.zeros((size.height, size.width), np.uint16)
     for number, (x, y, radius) in enumerate(places, start=1):
@@ -85,7 +85,7 @@ def discs(
 
 
 def shot_of(sample: Sample) -> Shot:
-    """The picture as a PNG file, which keeps every pixel."""
+    """The image as a PNG file, which keeps every pixel."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(sample.pixels).save(buffer, "PNG")
     return Shot(sample, buffer.getvalue())

@@ -5,16 +5,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from models.transforms import Frame
+from models.letterbox import Letterbox
 from models.types import Logits
 
 
-def upsample(logits: Logits, frame: Frame) -> Logits:
+def upsample(logits: Logits, frame: Letterbox) -> Logits:
     """Low-resolution logits to logits of the original image.
 
     Args:
         logits: float32 of size `frame.logits`.
-        frame: how the picture lies in the model's square.
+        frame: how the image lies in the model's square.
 
     Returns:
         float32 (height, width) of the original image.

@@ -17,20 +17,20 @@ from torch import Tensor
 from models.backends.base import BackendName, Embedding, normalise
 from models.data.dataset import ClassMap
 from models.data.opening import open_dataset
-from models.data.render import Layout, RenderOptions, render
-from models.data.render.folder import write_sample
 from models.data.samples import Sample
+from models.letterbox import Letterbox, Padding
 from models.sam.constants import EMBEDDING_STRIDE
 from models.sam.decoder import PromptDecoder
 from models.sam.prompts import PackedPrompts
+from models.synthetic import Layout, RenderOptions, render
+from models.synthetic.folder import write_sample
 from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.sam_embeddings import EmbeddingStore
-from models.transforms import Frame, Padding
 from models.types import Logits, Pixels, Size
 
 CHANNELS = 32
 SIDE = 192
-PICTURE = Size(128, 192)
+IMAGE = Size(128, 192)
 _SCENES = RenderOptions(layout=Layout.APART, infected_share=0, distractors=False, camera=False)
 
 
@@ -47,11 +47,11 @@ def tiny_decoder(seed: int = 0) -> PromptDecoder:
 
 
 class ColourEncoder:
-    """See `SamBackend`: a cell's embedding is a fixed mixture of its mean colour; it counts the pictures."""
+    """See `SamBackend`: a cell's embedding is a fixed mixture of its mean colour; it counts the images."""
 
     name: BackendName = "torch"
     device = "cpu"
-    picture_batches: tuple[int, ...] = (1,)
+    image_batches: tuple[int, ...] = (1,)
     prompt_batches: tuple[int, ...] = (1,)
     flexible = True
 
@@ -59,22 +59,22 @@ class ColourEncoder:
         self.encoded = 0
         self._mixture = np.random.default_rng(0).normal(0, 1, (CHANNELS, 3)).astype(np.float32)
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> NDArray[np.float32]:
+    def prepare(self, pixels: Pixels, frame: Letterbox) -> NDArray[np.float32]:
         return normalise(pixels, frame.padded)
 
     def encode(self, prepared: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         self.encoded += len(prepared)
-        return [self._embedding(picture) for picture in prepared]
+        return [self._embedding(image) for image in prepared]
 
     def decode(
         self, embeddings: Sequence[Embedding], image_index: NDArray[np.int64], prompts: PackedPrompts
     ) -> tuple[Logits, NDArray[np.float32]]:
         raise NotImplementedError
 
-    def _embedding(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        cells = [length // EMBEDDING_STRIDE for length in picture.shape[1:]]
+    def _embedding(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        cells = [length // EMBEDDING_STRIDE for length in image.shape[1:]]
         shape = (3, cells[0], EMBEDDING_STRIDE, cells[1], EMBEDDING_STRIDE)
-        return np.tensordot(self._mixture, picture.reshape(shape).mean(axis=(2, 4)), axes=1)
+        return np.tensordot(self._mixture, image.reshape(shape).mean(axis=(2, 4)), axes=1)
 
 
 def tiny_store(
@@ -84,12 +84,12 @@ def tiny_store(
     return EmbeddingStore(folder, revision=revision, side=side, padding=padding, open_backend=lambda: encoder)
 
 
-def scene(seed: int, size: Size = PICTURE, fruits: int = 3) -> Sample:
+def scene(seed: int, size: Size = IMAGE, fruits: int = 3) -> Sample:
     """Healthy fruits that lie apart."""
     return render(seed, size, options=replace(_SCENES, fruits=fruits))
 
 
-def write_scenes(folder: Path, count: int, size: Size = PICTURE, fruits: int = 3) -> OpenedSource:
+def write_scenes(folder: Path, count: int, size: Size = IMAGE, fruits: int = 3) -> OpenedSource:
     """A folder of scenes as a set, the last quarter of them to validate on."""
     samples = [scene(seed, size, fruits) for seed in range(count)]
     for sample in samples:
@@ -102,8 +102,8 @@ def write_scenes(folder: Path, count: int, size: Size = PICTURE, fruits: int = 3
     return opened
 
 
-def write_picture(folder: Path, sample: Sample, classes: Mapping[str, str] = MappingProxyType({})) -> OpenedSource:
-    """A set of one picture, both to train and to validate on."""
+def write_image(folder: Path, sample: Sample, classes: Mapping[str, str] = MappingProxyType({})) -> OpenedSource:
+    """A set of one image, both to train and to validate on."""
     write_sample(folder, sample)
     if sample.instance_map is None:
         (folder / "instances").rmdir()

@@ -25,7 +25,7 @@ from deploy.image.containers import LIMITS, Container, expect, run, running, sec
 from service.proto.generated.pomona.v1 import segmentation_pb2 as messages
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 
-_PICTURE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
+_IMAGE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
 _FRUIT: Final = (548.0, 190.0)
 
 
@@ -111,7 +111,7 @@ def check_sealed(container: Container) -> None:
 
 def check_answers(container: Container) -> None:
     """Masks over HTTP and gRPC, fruits, and metrics that count them."""
-    data = _PICTURE.read_bytes()
+    data = _IMAGE.read_bytes()
     base = f"http://127.0.0.1:{container.http}"
     fields = {"request": json.dumps({"prompts": [{"points": [_FRUIT]}]})}
     answer = httpx.post(f"{base}/v1/segment", files={"image": data}, data=fields, timeout=60)
@@ -156,15 +156,15 @@ def check_end(container: Container) -> float:
         seconds from the signal to the end.
     """
     noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), np.uint8)
-    picture = Path(os.environ.get("TMPDIR", "/tmp")) / f"pomona-{container.http}.png"  # noqa: S108
-    Image.fromarray(noise).save(picture)
+    file = Path(os.environ.get("TMPDIR", "/tmp")) / f"pomona-{container.http}.png"  # noqa: S108
+    Image.fromarray(noise).save(file)
     prompts = [{"points": [[100 * number, 400]]} for number in range(1, 16)]
     url = f"http://127.0.0.1:{container.http}/v1/segment"
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(
             httpx.post,
             url,
-            files={"image": picture.read_bytes()},
+            files={"image": file.read_bytes()},
             data={"request": json.dumps({"prompts": prompts})},
             timeout=60,
         )
@@ -175,7 +175,7 @@ def check_end(container: Container) -> float:
         answer = call.result(60)
         status = container.ended(60)
         took = time.monotonic() - started
-    picture.unlink()
+    file.unlink()
     expect(answer.status_code == httpx.codes.OK, f"the request in flight: {answer.text[:500]}")
     expect(len(answer.json()["results"]) == len(prompts), "all its prompts")
     expect(status == 0, f"a clean end: {status}")

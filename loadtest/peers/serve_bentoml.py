@@ -18,7 +18,7 @@ _DEFAULT_MAX_LATENCY_MS = 60_000
 
 @bentoml.service(name="plain", workers=1, logging={"access": {"enabled": False}})
 class Plain:
-    """Answers nothing about pictures."""
+    """Answers nothing about images."""
 
     @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=_WORK.timeout_ms or _DEFAULT_MAX_LATENCY_MS)
     def segment(self, images: list[Path]) -> list[dict[str, Any]]:

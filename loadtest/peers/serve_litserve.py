@@ -14,14 +14,14 @@ from loadtest.peers.model import ANSWER, BATCH, Work
 
 
 class BenchApi(litserve.LitAPI):
-    """Reads the picture and answers nothing about it."""
+    """Reads the image and answers nothing about it."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe's)
         """Once per worker."""
         self._work = Work.told()
 
     def decode_request(self, request: Request) -> bytes:
-        """The picture's bytes; what comes is the form, whatever the annotation that asks for it says."""
+        """The image's bytes; what comes is the form, whatever the annotation that asks for it says."""
         form: Any = request
         data: bytes = form["image"].file.read()
         return data

@@ -1,4 +1,4 @@
-"""The benchmark's model on mosec: the body is the picture, batches without a wait to speak of, one worker.
+"""The benchmark's model on mosec: the body is the image, batches without a wait to speak of, one worker.
 
 python -m loadtest.peers.serve_mosec --port PORT --timeout MS
 """

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from loadtest.peers.model import BATCH, Work
 from models.backends.base import BackendName, Embedding, SamBackend
+from models.catalog import CatalogueEntry
+from models.letterbox import Letterbox
 from models.sam.constants import EMBEDDING_STRIDE, INPUT_SIDE, LOGITS_STRIDE, MASK_TOKENS
 from models.sam.prompts import PackedPrompts
-from models.transforms import Frame
 from models.types import Logits, Pixels, Size
-from models.zoo import CatalogueEntry
 from service import app, lifecycle
 
 _OUTSIDE: Final = -8.0
@@ -40,15 +40,15 @@ class BenchSam:
 
     name: BackendName = "openvino"
     device: str = "bench"
-    picture_batches: tuple[int, ...] = (1,)
+    image_batches: tuple[int, ...] = (1,)
     prompt_batches: tuple[int, ...] = (1,)
-    """On the full square, which is `BATCH` on the benchmark's picture."""
+    """On the full square, which is `BATCH` on the benchmark's image."""
     flexible: bool = True
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> _Embedding:  # noqa: ARG002 (the interface's)
+    def prepare(self, pixels: Pixels, frame: Letterbox) -> _Embedding:  # noqa: ARG002 (the interface's)
         """Nothing to prepare."""
         return _Embedding()
 
@@ -70,7 +70,7 @@ class BenchSam:
         return np.full(shape, _OUTSIDE, np.float32), np.ones((count, MASK_TOKENS), np.float32)
 
 
-def _load(entry: CatalogueEntry, backend: BackendName, shelf: object, **options: object) -> SamBackend:  # noqa: ARG001
+def _load(entry: CatalogueEntry, backend: BackendName, model_store: object, **options: object) -> SamBackend:  # noqa: ARG001
     return BenchSam(Work.told())
 
 

@@ -36,9 +36,9 @@ COLOURS: Final = {
 """In plots."""
 
 STRIP: Final = Size(16, 256)
-"""Of the picture that is sent: so small that neither its pixels nor its masks are what is measured.
+"""Of the image that is sent: so small that neither its pixels nor its masks are what is measured.
 
-A decoder batch is bounded in cells: what is one picture of the full square is `BATCH` of these."""
+A decoder batch is bounded in cells: what is one image of the full square is `BATCH` of these."""
 
 _REQUEST: Final = json.dumps({"prompts": [{"points": [[128, 8]], "multimask": False}]})
 _END_WITHIN_S: Final = 10
@@ -81,16 +81,16 @@ def padded_jpeg(size: Size, length: int) -> bytes:
     return data.ljust(length, b"\0")
 
 
-def calls(picture: bytes) -> dict[str, Call]:
+def calls(image: bytes) -> dict[str, Call]:
     """By server, in its fastest documented form; Pomona in both of its forms."""
-    form = multipart({"request": _REQUEST}, picture)
+    form = multipart({"request": _REQUEST}, image)
     deadline = "X-Deadline-Ms"
     return {
         POMONA: Call("/v1/segment", CONTENT_TYPE, form, deadline),
-        POMONA_RAW: Call(f"/v1/segment?request={quote(_REQUEST)}", "image/jpeg", picture, deadline),
-        LITSERVE: Call("/predict", CONTENT_TYPE, multipart({}, picture)),
-        MOSEC: Call("/inference", "application/octet-stream", picture),
-        BENTOML: Call("/segment", CONTENT_TYPE, multipart({}, picture, "images")),
+        POMONA_RAW: Call(f"/v1/segment?request={quote(_REQUEST)}", "image/jpeg", image, deadline),
+        LITSERVE: Call("/predict", CONTENT_TYPE, multipart({}, image)),
+        MOSEC: Call("/inference", "application/octet-stream", image),
+        BENTOML: Call("/segment", CONTENT_TYPE, multipart({}, image, "images")),
     }
 
 

@@ -8,22 +8,22 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.letterbox import Letterbox
 from models.sam.constants import INPUT_SIDE, PADDING_STEP, PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
-from models.transforms import Frame
 from models.types import Logits, Pixels, Size
 
 BackendName = Literal["torch", "openvino"]
 
 MAX_GRIDS: Final = 8
-"""Position grids that a backend keeps, one for each shape of frame, 4 MiB at most."""
+"""Position grids that a backend keeps, one for each shape of letterbox, 4 MiB at most."""
 
 _SCALE: Final = (1 / np.asarray(PIXEL_STD)).astype(np.float32)
 _SHIFT: Final = (-np.asarray(PIXEL_MEAN) / np.asarray(PIXEL_STD)).astype(np.float32)
 
 
 class Embedding(Protocol):
-    """One picture's embedding, kept where the backend computes: float32 (256, h, w) of the frame's cells.
+    """One image's embedding, kept where the backend computes: float32 (256, h, w) of the letterbox's cells.
 
     4 MiB for the square of 1024.
     """
@@ -39,31 +39,31 @@ class SamBackend(Protocol):
 
     name: BackendName
     device: str
-    picture_batches: tuple[int, ...]
+    image_batches: tuple[int, ...]
     """Rising sizes of `encode` batches that may pay; the runner measures which does."""
     prompt_batches: tuple[int, ...]
     """Rising sizes of `decode` batches that may pay; the last keeps memory bounded."""
 
     flexible: bool
-    """Whether frames of any side and padding are taken, in multiples of 64; else only the square of 1024."""
+    """Whether letterboxes of any side and padding are taken, in multiples of 64; else only the square of 1024."""
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> Any:
-        """Turn a picture into what `encode` takes.
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> Any:
+        """Turn an image into what `encode` takes.
 
         Args:
-            pixels: uint8 (height, width, 3) of size `frame.resized`.
-            frame: how the picture lies in the model's square.
+            pixels: uint8 (height, width, 3) of size `letterbox.resized`.
+            letterbox: how the image lies in the model's square.
 
         Raises:
-            ValueError: pixels of another size, or a frame that this model has no answer to.
+            ValueError: pixels of another size, or a letterbox that this model has no answer to.
         """
         ...
 
     def encode(self, prepared: Sequence[Any]) -> list[Embedding]:
-        """Encode prepared pictures in one batch.
+        """Encode prepared images in one batch.
 
         Args:
-            prepared: of pictures whose frames are equal in `padded`.
+            prepared: of images whose letterboxes are equal in `padded`.
 
         Raises:
             ValueError: the padded sizes differ.
@@ -77,13 +77,13 @@ class SamBackend(Protocol):
         image_index: NDArray[np.int64],
         prompts: PackedPrompts,
     ) -> tuple[Logits, NDArray[np.float32]]:
-        """Decode P prompts on their pictures in one batch.
+        """Decode P prompts on their images in one batch.
 
         Args:
-            embeddings: of the I pictures in the batch, h x w cells each, whose frames are equal in `side` and `padded`.
-            image_index: int64 (P,), each prompt's picture.
-            prompts: P of them, packed for these frames; in all at most the cells of the last of `prompt_batches` on the
-                full square.
+            embeddings: of the I images in the batch, h x w cells each, with equal `side` and `padded`.
+            image_index: int64 (P,), each prompt's image.
+            prompts: P of them, packed for these letterboxes; in all at most the cells of the last of `prompt_batches`
+                on the full square.
 
         Returns:
             logits float32 (P, 4, 4 h, 4 w), padding included, and predicted IoU float32 (P, 4).
@@ -95,24 +95,24 @@ class SamBackend(Protocol):
         ...
 
 
-def check_frame(pixels: Pixels, frame: Frame, *, flexible: bool) -> None:
-    """Refuse a picture that an encoder would take and answer wrongly.
+def check_frame(pixels: Pixels, letterbox: Letterbox, *, flexible: bool) -> None:
+    """Refuse an image that an encoder would take and answer wrongly.
 
     Args:
         pixels: uint8 (height, width, 3).
-        frame: said to be theirs.
+        letterbox: said to be theirs.
         flexible: see `SamBackend`.
 
     Raises:
-        ValueError: pixels of another size, or a frame that this model has no answer to.
+        ValueError: pixels of another size, or a letterbox that this model has no answer to.
     """
-    if pixels.shape[:2] != (frame.resized.height, frame.resized.width):
-        raise ValueError(f"pixels of shape {pixels.shape} for a frame of {frame.resized}")
-    padded = frame.padded
-    if not flexible and (frame.side != INPUT_SIDE or padded != Size(INPUT_SIDE, INPUT_SIDE)):
+    if pixels.shape[:2] != (letterbox.resized.height, letterbox.resized.width):
+        raise ValueError(f"pixels of shape {pixels.shape} for a letterbox of {letterbox.resized}")
+    padded = letterbox.padded
+    if not flexible and (letterbox.side != INPUT_SIDE or padded != Size(INPUT_SIDE, INPUT_SIDE)):
         raise ValueError(
             f"This model's position embeddings are of the padded square of {INPUT_SIDE} pixels; "
-            f"it has no answer to {padded.width} x {padded.height} pixels of a square of {frame.side}."
+            f"it has no answer to {padded.width} x {padded.height} pixels of a square of {letterbox.side}."
         )
     if padded.height % PADDING_STEP or padded.width % PADDING_STEP:
         raise ValueError(f"{padded.width} x {padded.height} pixels are not multiples of {PADDING_STEP}.")
@@ -134,14 +134,14 @@ def check_cells(shapes: Sequence[tuple[int, ...]], prompts: PackedPrompts) -> No
 
 
 def normalise(pixels: Pixels, padded: Size) -> NDArray[np.float32]:
-    """Normalise a picture and pad it, as segment-anything's `Sam.preprocess`.
+    """Normalise an image and pad it, as segment-anything's `Sam.preprocess`.
 
     Args:
         pixels: uint8 (height, width, 3), at most of size `padded`.
         padded: what the encoder sees.
 
     Returns:
-        float32 (3, height, width) of size `padded`; zero right of and below the picture.
+        float32 (3, height, width) of size `padded`; zero right of and below the image.
     """
     height, width = pixels.shape[:2]
     normalised = np.zeros((3, padded.height, padded.width), np.float32)

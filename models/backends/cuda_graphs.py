@@ -54,8 +54,8 @@ class GraphRecorder:
             output = run(batch)
         computing.wait_stream(self._stream)
 
-        def play(pictures: Tensor) -> Tensor:
-            batch.copy_(pictures)
+        def play(images: Tensor) -> Tensor:
+            batch.copy_(images)
             graph.replay()
             return output
 

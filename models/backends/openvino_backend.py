@@ -14,9 +14,9 @@ from models.backends.base import MAX_GRIDS, BackendName, Embedding, check_cells,
 from models.backends.openvino_device import compile_model, infer
 from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX
 from models.errors import BackendError
+from models.letterbox import Letterbox
 from models.sam.positions import position_grid
 from models.sam.prompts import PackedPrompts
-from models.transforms import Frame
 from models.types import Logits, Pixels
 
 _PROMPT_BATCHES: Final = (1, 2, 4)
@@ -36,7 +36,7 @@ class OpenVinoSam:
 
     name: BackendName = "openvino"
     device = "cpu"
-    picture_batches: tuple[int, ...] = (1,)
+    image_batches: tuple[int, ...] = (1,)
     prompt_batches: tuple[int, ...] = _PROMPT_BATCHES
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
@@ -53,16 +53,16 @@ class OpenVinoSam:
         self.flexible = bool(self._encoder.model_inputs[0].partial_shape.is_dynamic)
         self._grid = lru_cache(MAX_GRIDS)(lambda side, cells: position_grid(matrix, side, cells))
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> NDArray[np.float32]:
-        """A picture, normalised and padded, as float32 (3, height, width)."""
-        check_frame(pixels, frame, flexible=self.flexible)
-        return normalise(pixels, frame.padded)
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> NDArray[np.float32]:
+        """An image, normalised and padded, as float32 (3, height, width)."""
+        check_frame(pixels, letterbox, flexible=self.flexible)
+        return normalise(pixels, letterbox.padded)
 
     def encode(self, prepared: Sequence[NDArray[np.float32]]) -> list[Embedding]:
-        """See `SamBackend.encode`. Runs picture by picture: on a CPU a batch gains nothing."""
-        if len({picture.shape for picture in prepared}) > 1:
-            raise ValueError("pictures of different padded sizes go into batches of their own")
-        return [infer(self._encoder, [picture[None]])[0][0] for picture in prepared]
+        """See `SamBackend.encode`. Runs image by image: on a CPU a batch gains nothing."""
+        if len({image.shape for image in prepared}) > 1:
+            raise ValueError("images of different padded sizes go into batches of their own")
+        return [infer(self._encoder, [image[None]])[0][0] for image in prepared]
 
     def decode(
         self,
@@ -71,10 +71,10 @@ class OpenVinoSam:
         prompts: PackedPrompts,
     ) -> tuple[Logits, NDArray[np.float32]]:
         """See `SamBackend.decode`."""
-        pictures = [e for e in embeddings if isinstance(e, np.ndarray)]
-        check_cells([e.shape for e in pictures], prompts)
+        images = [e for e in embeddings if isinstance(e, np.ndarray)]
+        check_cells([e.shape for e in images], prompts)
         grid = self._grid(prompts.side, prompts.cells)
-        inputs = [np.stack(pictures), image_index, prompts.points, prompts.labels, grid]
+        inputs = [np.stack(images), image_index, prompts.points, prompts.labels, grid]
         if prompts.mask_inputs is None:
             logits, scores = infer(self._decoder, inputs)
         else:

@@ -11,9 +11,9 @@ import openvino
 import torch
 
 from models.backends.openvino_files import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX
-from models.checkpoints import load_state_dict
 from models.sam.build import build_sam
 from models.sam.constants import EMBEDDING_CHANNELS, INPUT_SIDE
+from models.weights.checkpoints import load_state_dict
 
 
 def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
@@ -22,11 +22,11 @@ def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
     np.save(folder / POSITION_MATRIX, model.decoder.position_matrix.numpy())
 
     # Two of everything and no squares: a traced length of one, or one that occurs twice, would be taken for a constant.
-    pictures, shape = torch.zeros(2, 3, 704, 1024), [-1, 3, -1, -1]
+    images, shape = torch.zeros(2, 3, 704, 1024), [-1, 3, -1, -1]
     if not model.flexible:
         shape = [1, 3, INPUT_SIDE, INPUT_SIDE]
-        pictures = torch.zeros(shape)
-    encoder = openvino.convert_model(model.encoder, input=[shape], example_input=pictures)
+        images = torch.zeros(shape)
+    encoder = openvino.convert_model(model.encoder, input=[shape], example_input=images)
     openvino.save_model(encoder, folder / ENCODER, compress_to_fp16=False)
 
     height, width = 12, 20

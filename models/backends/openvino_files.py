@@ -20,9 +20,8 @@ import filelock
 
 import models
 from models.backends.cpu_features import multiplies_int8
-from models.entries import Family
+from models.catalog import CatalogueEntry, Family
 from models.errors import BackendError, DiskFull
-from models.zoo import CatalogueEntry
 
 ENCODER: Final = "encoder.xml"
 DECODER: Final = "decoder.xml"

@@ -1,4 +1,4 @@
-"""Pictures to the device and results from it, so that neither makes the device wait."""
+"""Images to the device and results from it, so that neither makes the device wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.types import Pixels
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A picture on the device, or on its way there.
+    """An image on the device, or on its way there.
 
     Attributes:
         pixels: uint8 (height, width, 3) on the device: a quarter of the bytes of normalised ones.
@@ -28,8 +28,8 @@ class Staged:
 class Staging:
     """The way to a device and back.
 
-    To a CUDA device pictures go through page-locked memory and on a stream of their own: the thread that prepares a
-    picture starts its copy, and the device copies while it computes other batches. `upload` may be called from any
+    To a CUDA device images go through page-locked memory and on a stream of their own: the thread that prepares a
+    image starts its copy, and the device copies while it computes other batches. `upload` may be called from any
     thread.
 
     Args:
@@ -41,7 +41,7 @@ class Staging:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def upload(self, pixels: Pixels) -> Staged:
-        """Start a picture's copy; the caller may change its own afterwards.
+        """Start an image's copy; the caller may change its own afterwards.
 
         Args:
             pixels: uint8 (height, width, 3).
@@ -58,7 +58,7 @@ class Staging:
         return Staged(there, arrived)
 
     def take(self, staged: Staged) -> Tensor:
-        """The picture, for work on the current stream, which waits for the copy; the calling thread does not."""
+        """The image, for work on the current stream, which waits for the copy; the calling thread does not."""
         if staged.arrived is not None:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(staged.arrived)

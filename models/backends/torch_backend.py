@@ -17,15 +17,15 @@ from models.backends.encoder_tools import cuda_tools, lower_weights
 from models.backends.staging import Staged, Staging
 from models.backends.torch_device import inference_on, takes_bf16
 from models.backends.tuned_encoder import TunedEncoder, apart
+from models.letterbox import Letterbox
 from models.sam.build import build_sam
 from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.positions import position_grid
 from models.sam.prompts import PackedPrompts
-from models.transforms import Frame
 from models.types import Logits, Pixels, Size
 
-_PICTURE_BATCHES: Final = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16)}
-"""On a CPU a batch of pictures was measured at 0.84 to 1.05 times the throughput, and takes twice the memory."""
+_IMAGE_BATCHES: Final = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16)}
+"""On a CPU a batch of images was measured at 0.84 to 1.05 times the throughput, and takes twice the memory."""
 
 _PROMPT_BATCHES: Final = {"cpu": (1, 2, 4), "cuda": (1, 4, 16, 64)}
 """On a CPU a prompt takes about 60 MB while it runs."""
@@ -33,10 +33,10 @@ _PROMPT_BATCHES: Final = {"cpu": (1, 2, 4), "cuda": (1, 4, 16, 64)}
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A picture on its way to the device.
+    """An image on its way to the device.
 
     Attributes:
-        staged: the picture without padding.
+        staged: the image without padding.
         padded: what the encoder sees.
     """
 
@@ -47,7 +47,7 @@ class _Prepared:
 class TorchSam:
     """See `SamBackend`. An embedding is a float32 tensor (256, h, w) on the device.
 
-    On CUDA the first `encode` of the square of 1024 in each of `picture_batches` finds out the fastest form of the
+    On CUDA the first `encode` of the square of 1024 in each of `image_batches` finds out the fastest form of the
     encoder, which may take a minute; see `TunedEncoder`.
 
     Args:
@@ -62,7 +62,7 @@ class TorchSam:
     def __init__(self, architecture: str, state_dict: Mapping[str, Tensor], device: str, *, tuned: bool = True) -> None:
         self.device = device
         self._device = torch.device(device)
-        self.picture_batches = _PICTURE_BATCHES[self._device.type]
+        self.image_batches = _IMAGE_BATCHES[self._device.type]
         self.prompt_batches = _PROMPT_BATCHES[self._device.type]
         model = build_sam(architecture, state_dict)
         self.flexible = model.flexible
@@ -85,35 +85,35 @@ class TorchSam:
             if self._device.type == "cuda":
                 encoder.to(memory_format=torch.channels_last)
                 if tuned:
-                    self._encode = TunedEncoder(cuda_tools(encoder, self._device), self.picture_batches)
+                    self._encode = TunedEncoder(cuda_tools(encoder, self._device), self.image_batches)
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> _Prepared:
-        """See `SamBackend.prepare`. The picture is on its way when this returns.
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> _Prepared:
+        """See `SamBackend.prepare`. The image is on its way when this returns.
 
         Raises:
-            DeviceOutOfMemory: the device has no room for another waiting picture.
+            DeviceOutOfMemory: the device has no room for another waiting image.
         """
-        check_frame(pixels, frame, flexible=self.flexible)
+        check_frame(pixels, letterbox, flexible=self.flexible)
         with inference_on(self._device):
-            return _Prepared(self._staging.upload(pixels), frame.padded)
+            return _Prepared(self._staging.upload(pixels), letterbox.padded)
 
     def encode(self, prepared: Sequence[_Prepared]) -> list[Embedding]:
         """See `SamBackend.encode`."""
         padded = prepared[0].padded
-        if any(picture.padded != padded for picture in prepared):
-            raise ValueError("pictures of different padded sizes go into batches of their own")
+        if any(image.padded != padded for image in prepared):
+            raise ValueError("images of different padded sizes go into batches of their own")
         with inference_on(self._device), self._autocast():
-            batch = self._batch([self._staging.take(picture.staged) for picture in prepared], padded)
+            batch = self._batch([self._staging.take(image.staged) for image in prepared], padded)
             return list(self._encode(batch))
 
-    def _batch(self, pictures: Sequence[Tensor], padded: Size) -> Tensor:
-        """Normalised float32 (n, 3, height, width), zero right of and below each picture."""
+    def _batch(self, images: Sequence[Tensor], padded: Size) -> Tensor:
+        """Normalised float32 (n, 3, height, width), zero right of and below each image."""
         if self._device.type == "cuda":
             # Channels last, as the tensor cores take them.
-            batch = torch.zeros(len(pictures), padded.height, padded.width, 3, device=self._device).movedim(-1, 1)
+            batch = torch.zeros(len(images), padded.height, padded.width, 3, device=self._device).movedim(-1, 1)
         else:
-            batch = torch.zeros(len(pictures), 3, padded.height, padded.width)
-        for row, pixels in zip(batch, pictures, strict=True):
+            batch = torch.zeros(len(images), 3, padded.height, padded.width)
+        for row, pixels in zip(batch, images, strict=True):
             height, width, _ = pixels.shape
             row[:, :height, :width] = ((pixels.float() - self._mean) / self._std).movedim(-1, 0)
         return batch
@@ -125,12 +125,12 @@ class TorchSam:
         prompts: PackedPrompts,
     ) -> tuple[Logits, NDArray[np.float32]]:
         """See `SamBackend.decode`."""
-        pictures = [e for e in embeddings if isinstance(e, Tensor)]
-        check_cells([e.shape for e in pictures], prompts)
+        images = [e for e in embeddings if isinstance(e, Tensor)]
+        check_cells([e.shape for e in images], prompts)
         with inference_on(self._device):
             masks = prompts.mask_inputs
             arguments = (
-                torch.stack(pictures),
+                torch.stack(images),
                 torch.from_numpy(image_index).to(self._device),
                 torch.from_numpy(prompts.points).to(self._device),
                 torch.from_numpy(prompts.labels).to(self._device),

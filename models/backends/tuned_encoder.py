@@ -15,13 +15,13 @@ from models.backends.tuning import Chosen, Run, Tools, choose, cover
 from models.sam.constants import INPUT_SIDE
 
 Shape = tuple[int, int, int]
-"""Pictures, height, width."""
+"""Images, height, width."""
 
 _OFTEN: Final = 8
 """Batches of a shape after which a graph of it is worth the dozen runs that recording and measuring take."""
 
 _OTHER_SHAPES: Final = 8
-"""Kept beside the square; each holds a graph and a batch of pictures."""
+"""Kept beside the square; each holds a graph and a batch of images."""
 
 _COUNTED: Final = 64
 
@@ -29,7 +29,7 @@ _LOG = logging.getLogger("pomona.tuning")
 
 
 class TunedEncoder:
-    """Pictures to embeddings.
+    """Images to embeddings.
 
     The square of 1024 is tuned, with compiling, at its first batch of each of `sizes`, which may take a minute: a
     server runs these before it is ready. Once all are tuned, batches of other sizes are done in the sizes that take
@@ -90,7 +90,7 @@ class TunedEncoder:
         return form.run
 
     def _tune(self, batch: Tensor, *, compiling: bool) -> Chosen:
-        # A picture of one colour, as a server warms up with, would not show every wrong answer.
+        # An image of one colour, as a server warms up with, would not show every wrong answer.
         example = torch.empty_like(batch).normal_(generator=torch.Generator(batch.device).manual_seed(0))
         form = choose(self._tools, example, compiling=compiling)
         _LOG.info("encoder for %s: %s, %.1f ms", tuple(batch.shape), form.name, form.seconds * 1000)

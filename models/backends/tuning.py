@@ -1,4 +1,4 @@
-"""Finds out by measuring in which form an encoder is fastest for a shape, and in which batches pictures pass it."""
+"""Finds out by measuring in which form an encoder is fastest for a shape, and in which batches images pass it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.errors import BackendError
 
 Run = Callable[[Tensor], Tensor]
-"""Pictures (n, 3, height, width) to embeddings (n, 256, height / 16, width / 16)."""
+"""Images (n, 3, height, width) to embeddings (n, 256, height / 16, width / 16)."""
 
 Maker = Callable[[Run, Tensor], Run]
 """Another form of a run for batches like the example, or an exception."""
@@ -129,7 +129,7 @@ def _as_it_is(run: Run, _: Tensor) -> Run:
 
 
 def cover(count: int, seconds: Mapping[int, float]) -> tuple[int, ...]:
-    """The batches in which `count` pictures are done soonest; in the last one some places may stay empty.
+    """The batches in which `count` images are done soonest; in the last one some places may stay empty.
 
     Args:
         count: at least 1.

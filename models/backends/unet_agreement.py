@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.samples import PixelClass, SemanticMap
 from models.evaluation.metrics import class_confusion, fruit_confusion, iou, mean_counted
-from models.unet.frames import UNetFrame
+from models.types import PixelClass, SemanticMap
 from models.unet.instances import fruit_labels
+from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import class_map
 
 LEAST_IOU: Final = 0.98
@@ -23,44 +23,44 @@ _DECIDES: Final = ("fruit", "infected")
 
 
 class Answer(NamedTuple):
-    """What a network says of one picture: the class of each pixel, and how many fruits it tells apart."""
+    """What a network says of one image: the class of each pixel, and how many fruits it tells apart."""
 
     classes: SemanticMap
     fruits: int
 
     @classmethod
-    def of(cls, output: NDArray[np.float32], frame: UNetFrame) -> Answer:
+    def of(cls, output: NDArray[np.float32], letterbox: UNetLetterbox) -> Answer:
         """From the output of `UNetBackend.infer`."""
-        return cls(class_map(output, frame), int(fruit_labels(output, frame).max(initial=0)))
+        return cls(class_map(output, letterbox), int(fruit_labels(output, letterbox).max(initial=0)))
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Two networks' answers to the same pictures, compared.
+    """Two networks' answers to the same images, compared.
 
     Intersection over union is of the pixels that each network gives a class, or calls fruit (healthy or infected);
     0 to 1, NaN where neither finds any.
 
     Attributes:
-        pictures: how many.
-        iou: by "fruit" and each class, over the pixels of all pictures together.
-        iou_per_image: the same in each picture, and the mean over those in which either network finds any.
-        equal_counts: share of the pictures in which both tell apart equally many fruits.
+        images: how many.
+        iou: by "fruit" and each class, over the pixels of all images together.
+        iou_per_image: the same in each image, and the mean over those in which either network finds any.
+        equal_counts: share of the images in which both tell apart equally many fruits.
     """
 
-    pictures: int
+    images: int
     iou: Mapping[str, float]
     iou_per_image: Mapping[str, float]
     equal_counts: float
 
     @classmethod
     def between(cls, some: Sequence[Answer], others: Sequence[Answer]) -> Agreement:
-        """Compare answers to the same pictures in the same order, at least one."""
+        """Compare answers to the same images in the same order, at least one."""
         pairs = list(zip(some, others, strict=True))
         classes = np.stack([class_confusion(one.classes, other.classes) for one, other in pairs])
         fruit = np.stack([fruit_confusion(one.classes, other.classes) for one, other in pairs])
         return cls(
-            pictures=len(pairs),
+            images=len(pairs),
             iou=_named(iou(fruit.sum(axis=0)), iou(classes.sum(axis=0))),
             iou_per_image=_named(mean_counted(iou(fruit).T), mean_counted(iou(classes).T)),
             equal_counts=float(np.mean([one.fruits == other.fruits for one, other in pairs])),
@@ -78,7 +78,7 @@ def too_different(agreement: Agreement, least_iou: float = LEAST_IOU) -> str | N
 
     Args:
         agreement: of int8 with float32.
-        least_iou: that the masks of fruit and of infected pixels must have, each over the pixels of all pictures.
+        least_iou: that the masks of fruit and of infected pixels must have, each over the pixels of all images.
 
     Returns:
         One line, or None where both have it.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.backends.base import BackendName
 from models.types import Pixels
-from models.unet.frames import UNetFrame
+from models.unet.letterbox import UNetLetterbox
 
 
 class UNetBackend(Protocol):
@@ -18,15 +18,15 @@ class UNetBackend(Protocol):
 
     name: BackendName
     device: str
-    picture_batches: tuple[int, ...]
+    image_batches: tuple[int, ...]
     """Rising sizes of `infer` batches that may pay; the runner measures which does."""
 
-    def prepare(self, pixels: Pixels, frame: UNetFrame) -> Any:
-        """Turn a picture into what `infer` takes.
+    def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Any:
+        """Turn an image into what `infer` takes.
 
         Args:
-            pixels: uint8 (height, width, 3) of size `frame.resized`.
-            frame: how the picture lies in what the network sees.
+            pixels: uint8 (height, width, 3) of size `letterbox.resized`.
+            letterbox: how the image lies in what the network sees.
 
         Raises:
             ValueError: pixels of another size.
@@ -34,13 +34,13 @@ class UNetBackend(Protocol):
         ...
 
     def infer(self, prepared: Sequence[Any]) -> list[NDArray[np.float32]]:
-        """Run the network on prepared pictures in one batch.
+        """Run the network on prepared images in one batch.
 
         Args:
-            prepared: of pictures whose frames are equal in `padded`.
+            prepared: of images whose letterboxes are equal in `padded`.
 
         Returns:
-            for each picture float32 (5, height, width) of `padded`: logits of background, healthy and infected, then
+            for each image float32 (5, height, width) of `padded`: logits of background, healthy and infected, then
             votes right and down, as `models.unet` reads them.
 
         Raises:
@@ -51,17 +51,17 @@ class UNetBackend(Protocol):
 
 
 def stacked(prepared: Sequence[Pixels]) -> Pixels:
-    """One batch of padded pictures.
+    """One batch of padded images.
 
     Args:
         prepared: uint8 (height, width, 3) each.
 
     Returns:
-        uint8 (pictures, height, width, 3).
+        uint8 (images, height, width, 3).
 
     Raises:
         ValueError: their sizes differ.
     """
-    if len({picture.shape for picture in prepared}) > 1:
-        raise ValueError("pictures of different padded sizes go into batches of their own")
+    if len({image.shape for image in prepared}) > 1:
+        raise ValueError("images of different padded sizes go into batches of their own")
     return np.stack(prepared)

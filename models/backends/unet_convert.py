@@ -11,8 +11,8 @@ import openvino
 import torch
 
 from models.backends.openvino_files import TRY_INT8, UNET
-from models.checkpoints import load_state_dict
 from models.unet.build import PixelsToLogits, build_unet
+from models.weights.checkpoints import load_state_dict
 
 
 def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
@@ -21,7 +21,7 @@ def convert(architecture: str, checkpoint: Path, folder: Path) -> None:
     One model for all sizes: measured as fast as one of a fixed size.
     """
     network = PixelsToLogits(build_unet(architecture, load_state_dict(checkpoint)))
-    # Two pictures that are no squares: a traced length of one, or one that occurs twice, would be taken for a constant.
+    # Two images that are no squares: a traced length of one, or one that occurs twice, would be taken for a constant.
     pixels = torch.zeros(2, 64, 96, 3, dtype=torch.uint8)
     model = openvino.convert_model(network.eval(), input=[[-1, -1, -1, 3]], example_input=pixels)
     openvino.save_model(model, folder / UNET, compress_to_fp16=False)

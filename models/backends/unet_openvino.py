@@ -13,7 +13,7 @@ from models.backends.openvino_device import compile_model, infer
 from models.backends.openvino_files import UNET
 from models.backends.unet_base import stacked
 from models.types import Pixels
-from models.unet.frames import UNetFrame, pad
+from models.unet.letterbox import UNetLetterbox, pad
 
 
 class OpenVinoUNet:
@@ -30,16 +30,16 @@ class OpenVinoUNet:
 
     name: BackendName = "openvino"
     device = "cpu"
-    picture_batches: tuple[int, ...] = (1, 2, 4)
-    """On two cores none was measured to pay: 80 to 83 ms a picture, alone or among 8. More cores may be kept busy by
-    more pictures."""
+    image_batches: tuple[int, ...] = (1, 2, 4)
+    """On two cores none was measured to pay: 80 to 83 ms an image, alone or among 8. More cores may be kept busy by
+    more images."""
 
     def __init__(self, folder: Path, *, threads: int = 0, bf16: bool = False) -> None:
         self._network = compile_model(folder / UNET, threads=threads, bf16=bf16)
 
-    def prepare(self, pixels: Pixels, frame: UNetFrame) -> Pixels:
+    def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Pixels:
         """See `UNetBackend.prepare`: the model itself turns bytes into normalised numbers."""
-        return pad(pixels, frame)
+        return pad(pixels, letterbox)
 
     def infer(self, prepared: Sequence[Pixels]) -> list[NDArray[np.float32]]:
         """See `UNetBackend.infer`."""

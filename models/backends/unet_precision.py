@@ -25,17 +25,17 @@ from models.backends.openvino_device import compile_model, infer
 from models.backends.openvino_files import PRECISION, UNET
 from models.backends.unet_agreement import LEAST_IOU, Agreement, Answer, too_different, unjudgeable
 from models.backends.unet_quantise import RECIPES, Recipe, quantised
-from models.data.render import render
-from models.transforms import resize
+from models.letterbox import resize
+from models.synthetic import render
 from models.types import Pixels, Size
-from models.unet.frames import INPUT_SIZE, UNetFrame, pad, unet_frame
+from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, pad, unet_letterbox
 
 SHAPES: Final = (Size(224, 448), Size(448, 224), Size(270, 360), Size(360, 270), Size(300, 300))
-"""Of pictures, in turn: 2:1 to 1:2, with and without padding."""
+"""Of images, in turn: 2:1 to 1:2, with and without padding."""
 
 FIRST_CALIBRATION_SEED: Final = 480_000
 FIRST_MEASURING_SEED: Final = 490_000
-"""Of rendered scenes; `models.training.unet_pictures` says which seeds are whose."""
+"""Of rendered scenes; `models.training.unet_images` says which seeds are whose."""
 
 _ROUNDS: Final = 20
 """Runs of each network to time, in turn; the medians count."""
@@ -67,7 +67,7 @@ class Trial:
     Attributes:
         int8_in: which layers were int8.
         agreement: with float32.
-        float32_ms: median time of a picture of 448 x 224.
+        float32_ms: median time of an image of 448 x 224.
         int8_ms: the same in int8.
         objection: why this is not served, or None.
     """
@@ -176,20 +176,20 @@ def _without_nan(value: Any) -> Any:
 
 
 class _Scene(NamedTuple):
-    """A rendered scene as a network sees it: uint8 (1, height, width, 3) of the frame's `padded`."""
+    """A rendered scene as a network sees it: uint8 (1, height, width, 3) of the letterbox's `padded`."""
 
-    frame: UNetFrame
+    letterbox: UNetLetterbox
     padded: Pixels
 
 
 def _scenes(first_seed: int, count: int) -> Iterator[_Scene]:
     for seed, shape in zip(range(first_seed, first_seed + count), itertools.cycle(SHAPES), strict=False):
-        frame = unet_frame(shape)
-        yield _Scene(frame, pad(resize(render(seed, shape).pixels, frame), frame)[None])
+        letterbox = unet_letterbox(shape)
+        yield _Scene(letterbox, pad(resize(render(seed, shape).pixels, letterbox), letterbox)[None])
 
 
 def _answers(request: openvino.InferRequest, scenes: Sequence[_Scene]) -> list[Answer]:
-    return [Answer.of(_run(request, scene.padded)[0], scene.frame) for scene in scenes]
+    return [Answer.of(_run(request, scene.padded)[0], scene.letterbox) for scene in scenes]
 
 
 def _run(request: openvino.InferRequest, pixels: Pixels) -> NDArray[np.float32]:

@@ -45,12 +45,12 @@ RECIPES: Final = (
 little in float32. A head in int8 moves no mask, but votes: equally many fruits in 28 of 40 scenes instead of 32."""
 
 
-def quantised(model: openvino.Model, pictures: Sequence[Pixels], recipe: Recipe) -> openvino.Model:
+def quantised(model: openvino.Model, images: Sequence[Pixels], recipe: Recipe) -> openvino.Model:
     """Quantise weights and activations.
 
     Args:
         model: in float32, uint8 pixels to float32 logits; left as it is.
-        pictures: to calibrate with, uint8 (1, height, width, 3) each, at least one.
+        images: to calibrate with, uint8 (1, height, width, 3) each, at least one.
         recipe: which layers keep float32.
 
     Returns:
@@ -60,8 +60,8 @@ def quantised(model: openvino.Model, pictures: Sequence[Pixels], recipe: Recipe)
     with contextlib.redirect_stdout(sys.stderr):  # its progress bars
         return nncf.quantize(
             model,
-            nncf.Dataset(pictures),
-            subset_size=len(pictures),
+            nncf.Dataset(images),
+            subset_size=len(images),
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(names=_names_of(model, recipe.float32), validate=False),
         )

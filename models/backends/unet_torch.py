@@ -15,10 +15,10 @@ from models.backends.torch_device import inference_on, takes_bf16
 from models.backends.unet_base import stacked
 from models.types import Pixels
 from models.unet.build import PixelsToLogits, build_unet
-from models.unet.frames import UNetFrame, pad
+from models.unet.letterbox import UNetLetterbox, pad
 
-_PICTURE_BATCHES: Final = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16)}
-"""On a CPU pictures in batches of 2 and 4 were measured to take as long each as a lone one."""
+_IMAGE_BATCHES: Final = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16)}
+"""On a CPU images in batches of 2 and 4 were measured to take as long each as a lone one."""
 
 
 class TorchUNet:
@@ -39,15 +39,15 @@ class TorchUNet:
     def __init__(self, architecture: str, state_dict: Mapping[str, Tensor], device: str) -> None:
         self.device = device
         self._device = torch.device(device)
-        self.picture_batches: tuple[int, ...] = _PICTURE_BATCHES[self._device.type]
+        self.image_batches: tuple[int, ...] = _IMAGE_BATCHES[self._device.type]
         network = PixelsToLogits(build_unet(architecture, state_dict))
         with inference_on(self._device):
             self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._bf16 = takes_bf16(self._device)
 
-    def prepare(self, pixels: Pixels, frame: UNetFrame) -> Pixels:
-        """See `UNetBackend.prepare`: a quarter of the bytes of a normalised picture."""
-        return pad(pixels, frame)
+    def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Pixels:
+        """See `UNetBackend.prepare`: a quarter of the bytes of a normalised image."""
+        return pad(pixels, letterbox)
 
     def infer(self, prepared: Sequence[Pixels]) -> list[NDArray[np.float32]]:
         """See `UNetBackend.infer`."""

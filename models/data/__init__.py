@@ -1,1 +1,1 @@
-"""Pictures to test, show and train with."""
+"""Images to test, show and train with."""

@@ -1,6 +1,6 @@
 """Label Studio's brush masks -> coverage. Its run-length encoding is not COCO's.
 
-A brush mask is an RGBA picture, row by row, of which only alpha counts, packed as the library @thi.ng/rle-pack does
+A brush mask is an RGBA image, row by row, of which only alpha counts, packed as the library @thi.ng/rle-pack does
 (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack): a stream of bits, highest first. A header gives the
 number of words (32 bits), the bits of a word less 1 (5 bits) and four lengths less 1 of counts (4 bits each). Chunks
 follow: one bit that tells a repeated word from a list of words, two bits that choose the length of the count, the count
@@ -29,7 +29,7 @@ def decode_brush(data: bytes, size: Size) -> NDArray[np.uint8]:
 
     Args:
         data: the numbers of `value.rle` as bytes.
-        size: of the picture when it was painted: `original_height`, `original_width`.
+        size: of the image when it was painted: `original_height`, `original_width`.
 
     Returns:
         uint8 (height, width): alpha, 0 for no paint to 255; strokes have smooth edges.

@@ -1,7 +1,7 @@
 """COCO's instances JSON (https://cocodataset.org/#format-data) -> items.
 
 Outlines are filled by pixel centres, which may differ from pycocotools by a pixel along the edge. Groups
-(`iscrowd`) are IGNORE, as in COCO's own evaluation. Coordinates are pixels, so the picture must have the size that the
+(`iscrowd`) are IGNORE, as in COCO's own evaluation. Coordinates are pixels, so the image must have the size that the
 file says, upright.
 """
 
@@ -18,17 +18,16 @@ import numpy as np
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
-from models.data.pictures import PictureFolder
+from models.data.image_files import ImageFolder
 from models.data.regions import Drawn, Region, paint, region_of_mask, region_of_rings
-from models.data.samples import PixelClass
 from models.errors import DataError, MaskError
 from models.masks import MAX_PIXELS, Rle, decode_rle
-from models.types import BinaryMask, Size
+from models.types import BinaryMask, PixelClass, Size
 
 _Json: TypeAlias = Mapping[str, Any]
 
 
-class _Picture(BaseModel):
+class _Image(BaseModel):
     id: int | str
     file_name: str
     width: PositiveInt
@@ -53,10 +52,10 @@ class _Object(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """The annotations of one picture, as they are in the file.
+    """The annotations of one image, as they are in the file.
 
     Attributes:
-        size: of the picture, as the file says.
+        size: of the image, as the file says.
         objects: the annotations.
         categories: names by id.
         classes: what the names mean.
@@ -71,7 +70,7 @@ class Objects:
         """Draw them; see `models.data.dataset.Annotation`."""
         if size != self.size:
             raise DataError(
-                f"was annotated at {self.size.width} x {self.size.height} pixels, but the upright picture has "
+                f"was annotated at {self.size.width} x {self.size.height} pixels, but the upright image has "
                 f"{size.width} x {size.height}"
             )
         regions = []
@@ -113,18 +112,18 @@ class Objects:
         return region_of_rings(pixel_class, [np.array(ring).reshape(-1, 2) for ring in checked.segmentation], self.size)
 
 
-def open_coco(file: Path, content: _Json, pictures: PictureFolder, classes: ClassMap) -> Dataset:
+def open_coco(file: Path, content: _Json, images: ImageFolder, classes: ClassMap) -> Dataset:
     """List what a COCO file annotates.
 
     Args:
         file: the JSON file, to name it in problems.
         content: what it holds.
-        pictures: where the pictures are.
+        images: where the images are.
         classes: what the category names mean.
 
     Returns:
-        The set: all pictures that are listed, those without annotations too, as pictures without fruit. A picture that
-        is not there and an annotation of a picture that is not listed are problems.
+        The set: all images that are listed, those without annotations too, as images without fruit. An image that
+        is not there and an annotation of an image that is not listed are problems.
 
     Raises:
         DataError: no lists of images, annotations and categories, or a broken category.
@@ -135,19 +134,19 @@ def open_coco(file: Path, content: _Json, pictures: PictureFolder, classes: Clas
     listed, annotations, named = (each or [] for each in lists)
     categories = _categories(file, named)
     problems: list[Problem] = []
-    of_picture: dict[int | str, list[_Json]] = defaultdict(list)
+    of_image: dict[int | str, list[_Json]] = defaultdict(list)
     for number, each in enumerate(annotations, start=1):
         if isinstance(each, Mapping) and isinstance(each.get("image_id"), int | str):
-            of_picture[each["image_id"]].append(each)
+            of_image[each["image_id"]].append(each)
         else:
             problems.append(Problem(file, f"annotation number {number} has no 'image_id'"))
     items: dict[Path, Item] = {}
     seen = set()
     for number, each in enumerate(listed, start=1):
         try:
-            picture = _Picture.model_validate(each)
-            seen.add(picture.id)
-            path = pictures.find(picture.file_name)
+            image = _Image.model_validate(each)
+            seen.add(image.id)
+            path = images.find(image.file_name)
         except ValidationError as error:
             problems.append(Problem(file, f"image number {number}: {_faults(error)}"))
         except DataError as error:
@@ -155,11 +154,11 @@ def open_coco(file: Path, content: _Json, pictures: PictureFolder, classes: Clas
         else:
             if path in items:
                 problems.append(Problem(path, "is listed several times; the first counts"))
-            size = Size(picture.height, picture.width)
-            items.setdefault(path, Item(path, Objects(size, of_picture[picture.id], categories, classes)))
-    lost = of_picture.keys() - seen
+            size = Size(image.height, image.width)
+            items.setdefault(path, Item(path, Objects(size, of_image[image.id], categories, classes)))
+    lost = of_image.keys() - seen
     problems += [Problem(file, f"image {each} is annotated, but not listed") for each in sorted(map(str, lost))]
-    return Dataset("coco", file, name_items(pictures.folder, items.values()), tuple(problems))
+    return Dataset("coco", file, name_items(images.folder, items.values()), tuple(problems))
 
 
 def _categories(file: Path, named: list[object]) -> dict[int | str, str]:

@@ -1,4 +1,4 @@
-"""A set of annotated pictures that loads them one at a time, and what is wrong with it."""
+"""A set of annotated images that loads them one at a time, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from models import images
 from models.data.regions import Drawn
-from models.data.samples import PixelClass, Sample
+from models.data.samples import Sample
 from models.errors import DataError, ImageError, MaskError
 from models.masks import MAX_PIXELS
-from models.types import Image, Size
+from models.types import Image, PixelClass, Size
 
 _STUDY_NAMES: Final = {"Healthy": PixelClass.HEALTHY, "Infected": PixelClass.INFECTED}
 _STUDY_VALUES: Final = {0: PixelClass.BACKGROUND, 1: PixelClass.HEALTHY, 2: PixelClass.INFECTED}
@@ -25,7 +25,7 @@ _STUDY_VALUES: Final = {0: PixelClass.BACKGROUND, 1: PixelClass.HEALTHY, 2: Pixe
 class ClassMap:
     """What the classes of an annotation mean.
 
-    A class that is not listed makes its picture a problem; list it as BACKGROUND to leave its regions out, or as
+    A class that is not listed makes its image a problem; list it as BACKGROUND to leave its regions out, or as
     IGNORE to neither train on nor count its pixels.
 
     Attributes:
@@ -73,10 +73,10 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a picture, or a whole file, cannot be used.
+    """Why an image, or a whole file, cannot be used.
 
     Attributes:
-        file: the picture or the annotation file.
+        file: the image or the annotation file.
         what: what is wrong with it.
     """
 
@@ -88,24 +88,24 @@ class Problem:
 
 
 def unusable(root: Path, broken: Sequence[object]) -> DataError:
-    """The error that names all of a set's broken pictures.
+    """The error that names all of a set's broken images.
 
     Args:
         root: of the set.
         broken: what is wrong, a line each.
     """
     listed = "\n".join(f"  {each}" for each in broken)
-    return DataError(f"{len(broken)} pictures of {root} cannot be used; mend them or leave them out:\n{listed}")
+    return DataError(f"{len(broken)} images of {root} cannot be used; mend them or leave them out:\n{listed}")
 
 
 class Annotation(Protocol):
-    """What somebody said about one picture, not yet drawn."""
+    """What somebody said about one image, not yet drawn."""
 
     def draw(self, size: Size) -> Drawn:
-        """Draw it for an upright picture of that size.
+        """Draw it for an upright image of that size.
 
         Raises:
-            DataError: it cannot be drawn, or is for a picture of another size.
+            DataError: it cannot be drawn, or is for an image of another size.
             MaskError: an outline or a mask of it does not decode.
             OSError: a file of it cannot be read.
         """
@@ -120,20 +120,20 @@ class Annotation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture and its annotation.
+    """An image and its annotation.
 
     Attributes:
-        picture: its file.
+        image: its file.
         annotation: what somebody said about it.
     """
 
-    picture: Path
+    image: Path
     annotation: Annotation
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Annotated pictures, loaded one at a time; can be sent to other processes.
+    """Annotated images, loaded one at a time; can be sent to other processes.
 
     Attributes:
         kind: "label-studio", "coco" or "folders".
@@ -156,7 +156,7 @@ class Dataset:
         return tuple(sorted(self.items))
 
     def load(self, name: str) -> Sample:
-        """Read one picture and draw its annotation.
+        """Read one image and draw its annotation.
 
         Args:
             name: one of `names`.
@@ -165,58 +165,58 @@ class Dataset:
             The sample.
 
         Raises:
-            DataError: no such name, or the picture or its annotation cannot be used.
+            DataError: no such name, or the image or its annotation cannot be used.
         """
         if name not in self.items:
-            raise DataError(f"{self.root}: there is no picture {name!r} in this set.")
+            raise DataError(f"{self.root}: there is no image {name!r} in this set.")
         try:
             return self._read(name)
         except DataError as error:
-            raise DataError(f"{self.items[name].picture}: {error.detail}") from error
+            raise DataError(f"{self.items[name].image}: {error.detail}") from error
 
     def check(self, names: Sequence[str] | None = None, *, progress: bool = True) -> tuple[Problem, ...]:
-        """Load every picture once.
+        """Load every image once.
 
         Args:
-            names: of these pictures; None for all.
+            names: of these images; None for all.
             progress: draw a bar on a terminal.
 
         Returns:
-            All problems, those seen on opening first; none when every listed picture can be used.
+            All problems, those seen on opening first; none when every listed image can be used.
         """
         found = list(self.problems)
         listed = self.names if names is None else names
-        for name in tqdm(listed, desc="checking", unit="picture", leave=False, disable=None if progress else True):
+        for name in tqdm(listed, desc="checking", unit="image", leave=False, disable=None if progress else True):
             try:
                 self._read(name)
             except DataError as error:
-                found.append(Problem(self.items[name].picture, error.detail))
+                found.append(Problem(self.items[name].image, error.detail))
         return tuple(found)
 
     def _read(self, name: str) -> Sample:
         item = self.items[name]
         try:
-            picture = _decode(item.picture)
-            drawn = item.annotation.draw(picture.size)
+            image = _decode(item.image)
+            drawn = item.annotation.draw(image.size)
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror or error})") from error
         except (ImageError, MaskError) as error:
             raise DataError(error.detail) from error
-        return Sample(name, picture.pixels, drawn.semantic, drawn.instances, drawn.instance_map)
+        return Sample(name, image.pixels, drawn.semantic, drawn.instances, drawn.instance_map)
 
 
 def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
     """Name items by their files, without the ending.
 
     Args:
-        root: the folder of all pictures.
-        items: one for each picture.
+        root: the folder of all images.
+        items: one for each image.
 
     Returns:
         Items by the file's name; where several have the same, those by their path below `root`, with the ending where
         even that is the same without it.
     """
-    paths = [(item.picture.relative_to(root), item) for item in items]
+    paths = [(item.image.relative_to(root), item) for item in items]
     stems = Counter(path.stem for path, _ in paths)
     bare = Counter(path.with_suffix("") for path, _ in paths)
     named: dict[str, Item] = {}

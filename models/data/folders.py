@@ -1,6 +1,6 @@
 """Plain folders -> items.
 
-images/NAME.jpg       pictures, in folders of their own if wanted; or .png, .webp, .bmp, .tif
+images/NAME.jpg       photographs, in folders of their own if wanted; or .png, .webp, .bmp, .tif
 masks/NAME.png        index PNG: what every pixel shows, by value (0 background, 1 healthy, 2 infected, unless told)
 instances/NAME.png    optional: 8- or 16-bit index PNG, the number of the fruit, 0 for none
 split.json            optional; see `models.data.splits`
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from models import images
 from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
-from models.data.pictures import list_pictures
+from models.data.image_files import list_images
 from models.data.regions import Drawn, list_instances
-from models.data.samples import InstanceMap, PixelClass, SemanticMap
+from models.data.samples import InstanceMap
 from models.errors import DataError, ImageError
 from models.masks import MAX_PIXELS
-from models.types import Size
+from models.types import PixelClass, SemanticMap, Size
 
 # Pillow's names for grey of 1 to 16 bits, and for a palette, whose indices count.
 _INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
@@ -31,7 +31,7 @@ _UNLISTED = 128  # no pixel class
 
 @dataclass(frozen=True, slots=True)
 class IndexMasks:
-    """Index PNGs of one picture.
+    """Index PNGs of one image.
 
     Attributes:
         mask: the file of classes.
@@ -75,16 +75,16 @@ class IndexMasks:
         return semantic
 
 
-def open_folders(root: Path, pictures: Path, classes: ClassMap) -> Dataset:
-    """List the pictures of a folder that have masks.
+def open_folders(root: Path, photographs: Path, classes: ClassMap) -> Dataset:
+    """List the images of a folder that have masks.
 
     Args:
         root: holds `masks` and maybe `instances`.
-        pictures: the folder of pictures.
+        photographs: the folder of photographs.
         classes: what the masks' values mean.
 
     Returns:
-        The set. A picture without mask and a mask without picture are problems; so are two pictures that differ in
+        The set. An image without mask and a mask without image are problems; so are two images that differ in
         their ending only, as one mask cannot be of both.
 
     Raises:
@@ -93,34 +93,34 @@ def open_folders(root: Path, pictures: Path, classes: ClassMap) -> Dataset:
     items: dict[Path, Item] = {}  # by mask
     problems: list[Problem] = []
     numbered = (root / "instances").is_dir()
-    found = list_pictures(pictures)
-    for picture in found:
-        relative = picture.relative_to(pictures).with_suffix(".png")
+    found = list_images(photographs)
+    for image in found:
+        relative = image.relative_to(photographs).with_suffix(".png")
         mask, instances = root / "masks" / relative, root / "instances" / relative
         if not mask.is_file():
-            problems.append(Problem(picture, f"has no mask {mask}"))
+            problems.append(Problem(image, f"has no mask {mask}"))
         elif numbered and not instances.is_file():
-            problems.append(Problem(picture, f"has no instances {instances}, though others have"))
+            problems.append(Problem(image, f"has no instances {instances}, though others have"))
         elif mask in items:
-            problems.append(Problem(picture, f"shares its mask with {items[mask].picture.name}; the first counts"))
+            problems.append(Problem(image, f"shares its mask with {items[mask].image.name}; the first counts"))
         else:
-            items[mask] = Item(picture, IndexMasks(mask, instances if numbered else None, classes))
-    wanted = {picture.relative_to(pictures).with_suffix(".png") for picture in found}
-    stray = [mask for mask in list_pictures(root / "masks") if mask.relative_to(root / "masks") not in wanted]
-    problems += [Problem(mask, f"is a mask without a picture in {pictures}") for mask in stray]
-    return Dataset("folders", root, name_items(pictures, items.values()), tuple(problems))
+            items[mask] = Item(image, IndexMasks(mask, instances if numbered else None, classes))
+    wanted = {image.relative_to(photographs).with_suffix(".png") for image in found}
+    stray = [mask for mask in list_images(root / "masks") if mask.relative_to(root / "masks") not in wanted]
+    problems += [Problem(mask, f"is a mask without an image in {photographs}") for mask in stray]
+    return Dataset("folders", root, name_items(photographs, items.values()), tuple(problems))
 
 
 def _read_index(path: Path, size: Size) -> NDArray[np.integer]:
     try:
-        picture = images.load(path.read_bytes(), max_pixels=MAX_PIXELS)
+        image = images.load(path.read_bytes(), max_pixels=MAX_PIXELS)
     except (OSError, ImageError) as error:
         raise DataError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error
-    if picture.mode not in _INDEX_MODES:
-        raise DataError(f"{path.parent.name}/{path.name} has colours (mode {picture.mode}); an index PNG is right")
-    if (picture.height, picture.width) != (size.height, size.width):
+    if image.mode not in _INDEX_MODES:
+        raise DataError(f"{path.parent.name}/{path.name} has colours (mode {image.mode}); an index PNG is right")
+    if (image.height, image.width) != (size.height, size.width):
         raise DataError(
-            f"{path.parent.name}/{path.name} has {picture.width} x {picture.height} pixels, but the upright picture "
+            f"{path.parent.name}/{path.name} has {image.width} x {image.height} pixels, but the upright image "
             f"has {size.width} x {size.height}"
         )
-    return np.asarray(picture, np.uint8 if picture.mode in {"1", "L", "P"} else np.uint16)
+    return np.asarray(image, np.uint8 if image.mode in {"1", "L", "P"} else np.uint16)

@@ -1,10 +1,10 @@
 """Label Studio's JSON export, full or JSON-MIN -> items.
 
-Read are polygons, brush masks, rectangles and ellipses, turned ones too. Coordinates are percent of the picture as the
+Read are polygons, brush masks, rectangles and ellipses, turned ones too. Coordinates are percent of the image as the
 browser showed it: upright. So a copy of another size will do, as long as its proportions are the same; but an
-annotation for the picture as it lies in a file that asks to be turned is refused.
+annotation for the image as it lies in a file that asks to be turned is refused.
 
-Of several annotations of a picture the one marked as ground truth counts, else the last that was not cancelled. Results
+Of several annotations of an image the one marked as ground truth counts, else the last that was not cancelled. Results
 that are no regions (choices, ratings, texts, relations) and predictions are not read. An annotation without any region
 says that there is no fruit. JSON-MIN does not tell which results belong together, so there only regions that carry
 their class themselves are read.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
-from models.data.pictures import PictureFolder, names_picture
+from models.data.image_files import ImageFolder, names_image
 from models.data.regions import Drawn, paint
 from models.data.shapes import draw_result
 from models.errors import DataError
@@ -57,55 +57,55 @@ class Results:
         return json.dumps(self.results, sort_keys=True).encode()
 
 
-def open_label_studio(export: Path, tasks: Sequence[object], pictures: PictureFolder, classes: ClassMap) -> Dataset:
+def open_label_studio(export: Path, tasks: Sequence[object], images: ImageFolder, classes: ClassMap) -> Dataset:
     """List what an export annotates.
 
     Args:
         export: the JSON file, to name it in problems.
         tasks: what it holds.
-        pictures: where the pictures are.
+        images: where the images are.
         classes: what the labels mean.
 
     Returns:
-        The set. A task without annotation, with cancelled ones only, or without its picture is a problem, and so is a
-        second one of the same picture.
+        The set. A task without annotation, with cancelled ones only, or without its image is a problem, and so is a
+        second one of the same image.
     """
     items: dict[Path, Item] = {}
     problems: list[Problem] = []
     for number, task in enumerate(tasks, start=1):
         try:
-            item = _item(task, pictures, classes)
+            item = _item(task, images, classes)
         except DataError as error:
             identity = task.get("id", number) if isinstance(task, Mapping) else number
             problems.append(Problem(export, f"task {identity}: {error.detail}"))
             continue
-        if item.picture in items:
-            problems.append(Problem(item.picture, "is annotated by several tasks; the first counts"))
-        items.setdefault(item.picture, item)
-    return Dataset("label-studio", export, name_items(pictures.folder, items.values()), tuple(problems))
+        if item.image in items:
+            problems.append(Problem(item.image, "is annotated by several tasks; the first counts"))
+        items.setdefault(item.image, item)
+    return Dataset("label-studio", export, name_items(images.folder, items.values()), tuple(problems))
 
 
-def _item(task: object, pictures: PictureFolder, classes: ClassMap) -> Item:
+def _item(task: object, images: ImageFolder, classes: ClassMap) -> Item:
     if not isinstance(task, Mapping):
         raise DataError("is not an object")
     results = _results(task)
-    return Item(_picture(task, pictures), Results(results, classes))
+    return Item(_image(task, images), Results(results, classes))
 
 
-def _picture(task: _Json, pictures: PictureFolder) -> Path:
+def _image(task: _Json, images: ImageFolder) -> Path:
     data = task.get("data", task)  # JSON-MIN has the data's keys at the top
     references = [task.get("file_upload"), data.get("image") if isinstance(data, Mapping) else None]
     if isinstance(data, Mapping):
         references += data.values()
-    named = [each for each in references if isinstance(each, str) and names_picture(each)]
+    named = [each for each in references if isinstance(each, str) and names_image(each)]
     if not named:
-        raise DataError("names no picture; a URL or path that ends like one, such as .jpg, is right")
+        raise DataError("names no image; a URL or path that ends like one, such as .jpg, is right")
     for reference in named[:-1]:
         try:
-            return pictures.find(reference)
+            return images.find(reference)
         except DataError:
             continue
-    return pictures.find(named[-1])
+    return images.find(named[-1])
 
 
 def _results(task: _Json) -> list[_Json]:

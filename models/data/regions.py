@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.samples import Instance, InstanceMap, PixelClass, SemanticMap
+from models.data.samples import Instance, InstanceMap
 from models.errors import DataError
 from models.masks import bounding_box
 from models.polygons import decode_polygons
-from models.types import BinaryMask, Size
+from models.types import BinaryMask, PixelClass, SemanticMap, Size
 
 MAX_FRUITS = 65535
-"""Most fruits in a picture: those that uint16 numbers."""
+"""Most fruits in an image: those that uint16 numbers."""
 
 _FRUITS = (PixelClass.HEALTHY, PixelClass.INFECTED, PixelClass.FRUIT)
 
@@ -40,11 +40,11 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """A part of a picture with a class.
+    """A part of an image with a class.
 
     Attributes:
         pixel_class: what it shows.
-        x: left edge of its box in the picture, in pixels.
+        x: left edge of its box in the image, in pixels.
         y: upper edge.
         mask: bool (height, width) of the box, not empty.
         area: pixels in the mask.
@@ -58,7 +58,7 @@ class Region:
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the box in the picture."""
+        """Rows and columns of the box in the image."""
         height, width = self.mask.shape
         return slice(self.y, self.y + height), slice(self.x, self.x + width)
 
@@ -68,7 +68,7 @@ def region_of_mask(pixel_class: PixelClass, mask: BinaryMask, *, x: int = 0, y: 
 
     Args:
         pixel_class: what it shows.
-        mask: bool (height, width), of the picture or of a window of it.
+        mask: bool (height, width), of the image or of a window of it.
         x: left edge of that window, in pixels.
         y: upper edge.
 
@@ -80,7 +80,7 @@ def region_of_mask(pixel_class: PixelClass, mask: BinaryMask, *, x: int = 0, y: 
     """
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
-        raise DataError("covers no pixel of the picture")
+        raise DataError("covers no pixel of the image")
     inside = mask[y0:y1, x0:x1].copy()
     return Region(pixel_class, x + x0, y + y0, inside, int(np.count_nonzero(inside)))
 
@@ -91,19 +91,19 @@ def region_of_rings(pixel_class: PixelClass, rings: Sequence[NDArray[np.float64]
     Args:
         pixel_class: what they show.
         rings: outlines of the region's parts, each (vertices, 2) of x, y in pixels.
-        size: of the picture; what lies beyond is cut off.
+        size: of the image; what lies beyond is cut off.
 
     Returns:
         The region.
 
     Raises:
-        DataError: nothing of it lies in the picture.
+        DataError: nothing of it lies in the image.
         MaskError: an outline has fewer than three vertices, or one that is not finite.
     """
     points = np.concatenate(rings)
     if not np.isfinite(points).all():
         raise DataError("has an outline with a vertex that is not finite")
-    # Filled in a window only: a picture has many pixels and a fruit few.
+    # Filled in a window only: an image has many pixels and a fruit few.
     low = np.floor(points.min(axis=0)).clip(0, (size.width - 1, size.height - 1)).astype(int)
     high = np.ceil(points.max(axis=0)).clip(low + 1, (size.width, size.height)).astype(int)
     window = Size(int(high[1] - low[1]), int(high[0] - low[0]))
@@ -115,8 +115,8 @@ def paint(regions: Sequence[Region], size: Size) -> Drawn:
     """Draw regions by the rules above.
 
     Args:
-        regions: inside the picture, in the annotation's order.
-        size: of the picture.
+        regions: inside the image, in the annotation's order.
+        size: of the image.
 
     Returns:
         The maps. Fruits are numbered in the annotation's order; one that others hide entirely is not listed.
@@ -142,7 +142,7 @@ def paint(regions: Sequence[Region], size: Size) -> Drawn:
 
 
 def list_instances(semantic: SemanticMap, instance_map: InstanceMap) -> tuple[Instance, ...]:
-    """List the fruits of a picture.
+    """List the fruits of an image.
 
     Args:
         semantic: uint8 (height, width) of `PixelClass`.

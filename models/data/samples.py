@@ -1,42 +1,22 @@
-"""One annotated picture, whatever it was read from."""
+"""One annotated image, whatever it was read from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import Pixels, Size
-
-SemanticMap: TypeAlias = NDArray[np.uint8]
-"""What every pixel shows: uint8 (height, width) of `PixelClass`."""
+from models.types import PixelClass, Pixels, SemanticMap, Size
 
 InstanceMap: TypeAlias = NDArray[np.uint16]
 """Which fruit every pixel belongs to: uint16 (height, width) of `Instance.id`, 0 where there is none."""
 
 
-class PixelClass(IntEnum):
-    """What a pixel shows. The first three are what a U-Net tells apart."""
-
-    BACKGROUND = 0
-    HEALTHY = 1
-    INFECTED = 2
-    FRUIT = 254
-    """Fruit, but nobody said whether healthy or infected."""
-    IGNORE = 255
-    """Nobody said anything: neither trained on nor counted."""
-
-
-CLASSES: Final = (PixelClass.BACKGROUND, PixelClass.HEALTHY, PixelClass.INFECTED)
-"""In the order of a U-Net's channels."""
-
-
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One fruit of a picture.
+    """One fruit of an image.
 
     Attributes:
         id: its number in the instance map, at least 1.
@@ -51,7 +31,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """An annotated picture.
+    """An annotated image.
 
     Attributes:
         name: of its file, without the ending; unique in its set.
@@ -70,5 +50,5 @@ class Sample:
 
     @property
     def size(self) -> Size:
-        """Size of the picture."""
+        """Size of the image."""
         return Size(self.pixels.shape[0], self.pixels.shape[1])

@@ -13,9 +13,8 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, PositiveInt, 
 from models.data.brush import decode_brush
 from models.data.dataset import ClassMap
 from models.data.regions import Region, region_of_mask, region_of_rings
-from models.data.samples import PixelClass
 from models.errors import DataError
-from models.types import Size
+from models.types import PixelClass, Size
 
 _HALF_COVERED: Final = 128
 _ELLIPSE_VERTICES: Final = 720  # within 0.001 % of the radius
@@ -71,14 +70,14 @@ def draw_result(result: Mapping[str, Any], classes: ClassMap, size: Size) -> Reg
     Args:
         result: with `type`, `original_width`, `original_height` and `value`, as the full export has it.
         classes: what its label means.
-        size: of the upright picture.
+        size: of the upright image.
 
     Returns:
         The region.
 
     Raises:
         DataError: its class is not listed, it is no shape that is read, it does not hold what that shape takes, it is
-            for a picture of other proportions, or it covers no pixel.
+            for an image of other proportions, or it covers no pixel.
     """
     try:
         checked = _Result.model_validate(result)
@@ -91,7 +90,7 @@ def draw_result(result: Mapping[str, Any], classes: ClassMap, size: Size) -> Reg
     except ValidationError as error:
         raise DataError("; ".join(_fault(details["loc"], details["msg"]) for details in error.errors()[:3])) from error
     if checked.image_rotation:
-        raise DataError(f"was drawn on a picture turned by {checked.image_rotation:g} degrees; turn it back first")
+        raise DataError(f"was drawn on an image turned by {checked.image_rotation:g} degrees; turn it back first")
     pixel_class = _class_of(checked.value, classes)
     labelled = Size(checked.original_height, checked.original_width)
     check_proportions(labelled, size)
@@ -108,11 +107,11 @@ def draw_result(result: Mapping[str, Any], classes: ClassMap, size: Size) -> Reg
 
 
 def check_proportions(labelled: Size, size: Size) -> None:
-    """Refuse an annotation that was made for a picture of another shape.
+    """Refuse an annotation that was made for an image of another shape.
 
     Args:
-        labelled: size of the picture as the annotation tells it.
-        size: of the upright picture.
+        labelled: size of the image as the annotation tells it.
+        size: of the upright image.
 
     Raises:
         DataError: their proportions differ by more than the rounding of a copy to whole pixels explains.
@@ -124,7 +123,7 @@ def check_proportions(labelled: Size, size: Size) -> None:
     if turned or off > labelled.width + labelled.height:
         hint = "; it was annotated without turning it upright as its EXIF orientation says" if turned else ""
         raise DataError(
-            f"was annotated at {labelled.width} x {labelled.height} pixels, but the upright picture has "
+            f"was annotated at {labelled.width} x {labelled.height} pixels, but the upright image has "
             f"{size.width} x {size.height}{hint}"
         )
 

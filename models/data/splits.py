@@ -1,7 +1,7 @@
-"""Divides pictures into parts to train, validate and test on, which share no picture.
+"""Divides images into parts to train, validate and test on, which share no image.
 
-A split by content looks at each picture's bytes alone: it is the same on every machine, copies of a picture under other
-names fall into the same part, and a picture that was in a part stays there when others are added. It knows nothing of
+A split by content looks at each image's bytes alone: it is the same on every machine, copies of an image under other
+names fall into the same part, and an image that was in a part stays there when others are added. It knows nothing of
 frames of the same scene: where there are such, write a split file that keeps them together.
 """
 
@@ -18,8 +18,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from models.data.dataset import Dataset, Item
-from models.digests import sha256_of
 from models.errors import DataError
+from models.weights.digests import sha256_of
 
 SPLIT_FILE: Final = "split.json"
 
@@ -32,10 +32,10 @@ _FILE = TypeAdapter(dict[str, list[str]])
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Parts of a set that share no picture.
+    """Parts of a set that share no image.
 
     Attributes:
-        parts: names of pictures, sorted, by the part's name: "train", "val", "test", and others that a file adds.
+        parts: names of images, sorted, by the part's name: "train", "val", "test", and others that a file adds.
         unused: names that are in no part.
     """
 
@@ -49,23 +49,23 @@ class Split:
             DataError: there is no such part, or nothing in it.
         """
         if not self.parts.get(part):
-            raise DataError(f"The split has no pictures for {part!r}; it has them for {', '.join(self.parts)}.")
+            raise DataError(f"The split has no images for {part!r}; it has them for {', '.join(self.parts)}.")
         return self.parts[part]
 
 
 def split_by_content(dataset: Dataset, *, validation: float = 0.15, test: float = 0.15) -> Split:
-    """Divide by the hash of each picture's bytes.
+    """Divide by the hash of each image's bytes.
 
     Args:
-        dataset: the pictures.
-        validation: share to validate on, 0 to 1; met only on average, as each picture falls on its own.
+        dataset: the images.
+        validation: share to validate on, 0 to 1; met only on average, as each image falls on its own.
         test: share to test on.
 
     Returns:
         The parts "train", "val" and "test".
 
     Raises:
-        DataError: shares that leave nothing to train on, or a picture that cannot be read.
+        DataError: shares that leave nothing to train on, or an image that cannot be read.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise DataError(f"Shares of {validation} to validate and {test} to test leave nothing to train on.")
@@ -82,13 +82,13 @@ def read_split(file: Path, dataset: Dataset) -> Split:
     Args:
         file: JSON, an object of lists of names: `{"train": ["a", "b"], "val": ["c"], "test": ["d"]}`; any other parts
             too.
-        dataset: the pictures that it divides.
+        dataset: the images that it divides.
 
     Returns:
         The parts.
 
     Raises:
-        DataError: not such a file, a name that is not in the set, or a picture that is in two parts, be it under two
+        DataError: not such a file, a name that is not in the set, or an image that is in two parts, be it under two
             names.
     """
     try:
@@ -106,8 +106,8 @@ def read_split(file: Path, dataset: Dataset) -> Split:
         for name in names:
             other, first = seen.setdefault(digests[name], (part, name))
             if other != part:
-                same = "" if first == name else f", the same picture as {first!r},"
-                raise DataError(f"{file}: {name!r}{same} is in {other!r} and in {part!r}; parts must share no picture.")
+                same = "" if first == name else f", the same image as {first!r},"
+                raise DataError(f"{file}: {name!r}{same} is in {other!r} and in {part!r}; parts must share no image.")
     used = {name for _, name in seen.values()} | {name for names in listed.values() for name in names}
     parts = {part: tuple(sorted(set(names))) for part, names in listed.items()}
     return Split(parts, tuple(name for name in dataset.names if name not in used))
@@ -126,11 +126,11 @@ def data_hash(dataset: Dataset, names: Iterable[str]) -> str:
     """Name the data that a model learned from or was measured with, for its card.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         names: those that count; their order does not.
 
     Returns:
-        64 hex digits of SHA-256 over the pictures' bytes and what their annotations say; not over names, nor over what
+        64 hex digits of SHA-256 over the images' bytes and what their annotations say; not over names, nor over what
         the class map makes of it.
 
     Raises:
@@ -139,7 +139,7 @@ def data_hash(dataset: Dataset, names: Iterable[str]) -> str:
     chosen = sorted(set(names))
     missing = [name for name in chosen if name not in dataset.items]
     if missing:
-        raise DataError(f"{dataset.root}: there is no picture {missing[0]!r} in this set.")
+        raise DataError(f"{dataset.root}: there is no image {missing[0]!r} in this set.")
     whole = hashlib.sha256()
     for digest in sorted(_annotated_digest(dataset.items[name]) for name in chosen):
         whole.update(digest)
@@ -150,7 +150,7 @@ def _annotated_digest(item: Item) -> bytes:
     try:
         said = hashlib.sha256(item.annotation.content()).hexdigest()
     except OSError as error:
-        raise DataError(f"{item.picture}: its annotation cannot be read ({error.strerror}).") from error
+        raise DataError(f"{item.image}: its annotation cannot be read ({error.strerror}).") from error
     return hashlib.sha256(f"{_digest(item)} {said}".encode()).digest()
 
 
@@ -161,6 +161,6 @@ def _digests(dataset: Dataset) -> dict[str, str]:
 
 def _digest(item: Item) -> str:
     try:
-        return sha256_of(item.picture)
+        return sha256_of(item.image)
     except OSError as error:
-        raise DataError(f"{item.picture}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{item.image}: cannot be read ({error.strerror}).") from error

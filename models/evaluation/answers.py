@@ -1,4 +1,4 @@
-"""What a contender makes of a picture, and how long it takes."""
+"""What a contender makes of an image, and how long it takes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from models.data.samples import SemanticMap
-from models.types import BinaryMask
+from models.types import BinaryMask, SemanticMap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,10 +25,10 @@ class Prompted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a subject makes of a picture.
+    """What a subject makes of an image.
 
     Attributes:
-        classes: uint8 (height, width) of the picture: BACKGROUND, HEALTHY and INFECTED, or BACKGROUND and FRUIT.
+        classes: uint8 (height, width) of the image: BACKGROUND, HEALTHY and INFECTED, or BACKGROUND and FRUIT.
         fruits: bool (height, width) each; they may overlap.
         milliseconds: of each stage; each stage once, in the order in which they ran.
         prompted: for each annotated fruit that was asked for; None of a subject that finds fruits by itself.

@@ -18,7 +18,7 @@ from models.masks import bounding_box
 from models.types import BinaryMask
 
 TOLERANCE: Final = 0.0075
-"""Share of the picture's diagonal, from Csurka et al.; 34 pixels for 4160 x 1800, 3.8 for 448 x 224."""
+"""Share of the image's diagonal, from Csurka et al.; 34 pixels for 4160 x 1800, 3.8 for 448 x 224."""
 
 _CROSS: Final = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -50,13 +50,13 @@ def boundary_fit(
 ) -> BoundaryFit:
     """Compare the outlines of two masks.
 
-    An outline are the pixels of the mask that have a neighbour (above, below, left, right) outside of it; the picture's
+    An outline are the pixels of the mask that have a neighbour (above, below, left, right) outside of it; the image's
     edge is no outline.
 
     Args:
         predicted: bool (height, width).
         truth: bool (height, width).
-        tolerance: how far apart outlines may pass, as a share of the picture's diagonal, at least 0.
+        tolerance: how far apart outlines may pass, as a share of the image's diagonal, at least 0.
         ignored: bool (height, width) or None; outlines in it or along it do not count.
 
     Returns:
@@ -70,7 +70,7 @@ def boundary_fit(
     if ignored is not None:
         predicted, truth = predicted & ~ignored, truth & ~ignored
     x0, y0, x1, y1 = bounding_box(predicted | truth)
-    # A pixel more on each side, so that only the picture's own edge is taken for its edge.
+    # A pixel more on each side, so that only the image's own edge is taken for its edge.
     window = (slice(max(y0 - 1, 0), y1 + 1), slice(max(x0 - 1, 0), x1 + 1))
     guessed, true = outline(predicted[window]), outline(truth[window])
     near_guessed, near_true = _near(guessed, reach), _near(true, reach)
@@ -82,7 +82,7 @@ def boundary_fit(
 
 
 def outline(mask: BinaryMask) -> BinaryMask:
-    """The pixels of a mask with a neighbour in the picture that is not in it.
+    """The pixels of a mask with a neighbour in the image that is not in it.
 
     Args:
         mask: bool (height, width).
@@ -90,7 +90,7 @@ def outline(mask: BinaryMask) -> BinaryMask:
     Returns:
         bool (height, width).
     """
-    # OpenCV's default border never erodes: the picture's edge is no outline.
+    # OpenCV's default border never erodes: the image's edge is no outline.
     inner = cv2.erode(mask.astype(np.uint8), _CROSS)
     edge: BinaryMask = mask & (inner == 0)
     return edge

@@ -11,17 +11,17 @@ from typing import Final
 
 from platformdirs import user_cache_path
 
-from models.backends.load import Shelf, choose_backend
-from models.evaluation.contenders import NONE, Asked, Place, open_panel
+from models.backends.load import ModelStore, choose_backend
+from models.catalog import load_catalogue
+from models.evaluation.candidates import NONE, Asked, Place, open_panel
 from models.evaluation.data_sets import ALL, data_sets
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.measuring import measure_set
 from models.evaluation.provenance import commit, machine
-from models.evaluation.results import PictureFile, Results, write_results
-from models.evaluation.shots import PictureSet, rendered_set
+from models.evaluation.results import ImageFile, Results, write_results
+from models.evaluation.shots import ImageSet, rendered_set
 from models.training.data_arguments import add_data_arguments
 from models.training.data_sources import DataSource
-from models.zoo import load_catalogue
 
 RESULTS: Final = "results.json"
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """All options."""
     whole = argparse.ArgumentParser(
         prog="python -m models.evaluation",
-        description="Measures U-Nets and SAMs, zero-shot and fine-tuned, on annotated pictures and rendered scenes.",
+        description="Measures U-Nets and SAMs, zero-shot and fine-tuned, on annotated images and rendered scenes.",
     )
     whole.add_argument(
         "--out", type=Path, default=Path("runs/evaluation"), metavar="FOLDER", help="of the report (%(default)s)"
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace) -> tuple[Results, Path]:
         The results, and the report's file.
 
     Raises:
-        PomonaError: a picture, a model or an option does not do.
+        PomonaError: an image, a model or an option does not do.
         OSError: the folder cannot be written.
     """
     if given.seed < 0 or given.threads < 0 or given.rendered < 0:
@@ -83,7 +83,7 @@ def run(given: argparse.Namespace) -> tuple[Results, Path]:
     cache = given.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
     place = Place(
         catalogue=load_catalogue(given.models_file),
-        shelf=Shelf(cache.expanduser(), given.weights, "auto"),  # as it is served
+        model_store=ModelStore(cache.expanduser(), given.weights, "auto"),  # as it is served
         backend=choose_backend(given.backend),
         threads=given.threads,
     )
@@ -94,9 +94,9 @@ def run(given: argparse.Namespace) -> tuple[Results, Path]:
         raise CannotEvaluate("There is nothing to measure on: name --data, or some scenes for --rendered.")
     asked = Asked(tuple(given.unet), tuple(given.sam or Asked().sams), tuple(given.fine_tuned), given.input_size)
     panel, notes = open_panel(asked, place)
-    groups, files = [], list[PictureFile]()
-    for pictures in sets:
-        group, drawn = measure_set(panel, pictures, seed=given.seed, progress=not given.quiet)
+    groups, files = [], list[ImageFile]()
+    for images in sets:
+        group, drawn = measure_set(panel, images, seed=given.seed, progress=not given.quiet)
         groups.append(group)
         files += drawn
     results = Results(
@@ -139,7 +139,7 @@ def _add_contenders(whole: argparse.ArgumentParser) -> None:
         "--input-size",
         type=int,
         metavar="SIZE",
-        help="longest side at which SAMs see pictures, where NAME has no @SIZE (a fine-tuned one's own, else 1024)",
+        help="longest side at which SAMs see images, where NAME has no @SIZE (a fine-tuned one's own, else 1024)",
     )
     add("--models-file", type=Path, metavar="FILE", help="adds your own models to the catalogue")
     add("--weights", type=Path, metavar="FOLDER", help="checkpoints under their official names")
@@ -164,7 +164,7 @@ def _words_of(source: DataSource) -> str:
     return f"{source.path.absolute().name} ({classes})" if classes else source.path.absolute().name
 
 
-def _untold(sets: list[PictureSet]) -> list[str]:
+def _untold(sets: list[ImageSet]) -> list[str]:
     return [
         f"{each.title}: the annotation does not tell fruits apart, so no prompt is made from it and no fruit counted."
         for each in sets

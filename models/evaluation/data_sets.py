@@ -10,22 +10,22 @@ from tqdm import tqdm
 
 from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.opening import open_dataset
-from models.data.samples import PixelClass
 from models.data.splits import TEST, Split, data_hash
 from models.errors import DataError
 from models.evaluation.errors import CannotEvaluate
-from models.evaluation.shots import PictureSet, Shot
+from models.evaluation.shots import ImageSet, Shot
 from models.training.data_sources import DataSource, divided
+from models.types import PixelClass
 
 EXTRA_TEST: Final = "extra_test"
-"""Part of a split file: pictures unlike those to train on, measured as a set of their own."""
+"""Part of a split file: images unlike those to train on, measured as a set of their own."""
 
 ALL: Final = "all"
-"""Every picture of the data, whatever its split says."""
+"""Every image of the data, whatever its split says."""
 
 
-def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: bool) -> list[PictureSet]:
-    """Open a user's data, and read every picture that will be measured on once.
+def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: bool) -> list[ImageSet]:
+    """Open a user's data, and read every image that will be measured on once.
 
     Args:
         sources: the data.
@@ -36,7 +36,7 @@ def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: 
         A set for each part of each source.
 
     Raises:
-        DataError: data, a split or pictures cannot be used; all broken pictures of a part are named.
+        DataError: data, a split or images cannot be used; all broken images of a part are named.
         CannotEvaluate: two sources of the same name.
     """
     names = [source.path.absolute().stem for source in sources]
@@ -49,26 +49,26 @@ def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: 
     ]
 
 
-def _sets_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[PictureSet]:
-    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), pictures=source.pictures)
+def _sets_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[ImageSet]:
+    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
     split, divided_by = divided(dataset, source)
     wanted = list(dict.fromkeys(parts)) or [TEST, *([EXTRA_TEST] if split.parts.get(EXTRA_TEST) else [])]
     return [_part(name, dataset, split, (part, divided_by), progress=progress) for part in wanted]
 
 
-def _part(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *, progress: bool) -> PictureSet:
+def _part(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *, progress: bool) -> ImageSet:
     chosen, divided_by = part
     names = dataset.names if chosen == ALL else split.of(chosen)
     told_apart, known = _check(dataset, names, f"checking {name}", progress=progress)
-    which = "all pictures" if chosen == ALL else f"the part {chosen!r}, divided by {divided_by}"
-    return PictureSet(
+    which = "all images" if chosen == ALL else f"the part {chosen!r}, divided by {divided_by}"
+    return ImageSet(
         name=f"{name}-{chosen}",
         title=f"Photographs: {name}, {chosen}",
         description=(
             f"{which[0].upper()}{which[1:]}. The annotation tells "
             + ("background, healthy and infected" if known else "fruit from background")
             + (", and fruits from one another" if told_apart else ", but no fruits from one another")
-            + f". SHA-256 of pictures and annotations {data_hash(dataset, names)[:12]}."
+            + f". SHA-256 of images and annotations {data_hash(dataset, names)[:12]}."
         ),
         names=names,
         load=lambda each: _read(dataset, each),
@@ -77,10 +77,10 @@ def _part(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *, p
 
 
 def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool) -> tuple[bool, bool]:
-    """Whether all pictures tell fruits apart, and whether healthy and infected are told in any."""
+    """Whether all images tell fruits apart, and whether healthy and infected are told in any."""
     broken = [str(problem) for problem in dataset.problems]
     told_apart, known = True, False
-    for name in tqdm(names, desc=what, unit="picture", leave=False, disable=None if progress else True):
+    for name in tqdm(names, desc=what, unit="image", leave=False, disable=None if progress else True):
         try:
             sample = dataset.load(name)
         except DataError as error:
@@ -94,7 +94,7 @@ def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool)
 
 
 def _read(dataset: Dataset, name: str) -> Shot:
-    path: Path = dataset.items[name].picture
+    path: Path = dataset.items[name].image
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A subject's best and worst pictures, drawn: left the annotation's outlines, right the prediction's."""
+"""A subject's best and worst images, drawn: left the annotation's outlines, right the prediction's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models.data.samples import PixelClass, Sample
+from models.data.samples import Sample
 from models.evaluation.answers import Answer
 from models.evaluation.metrics import is_fruit
-from models.evaluation.results import PictureFile
-from models.types import BinaryMask, Pixels
+from models.evaluation.results import ImageFile
+from models.types import BinaryMask, PixelClass, Pixels
 
 KEPT: Final = 3
-"""Best and worst pictures of each subject."""
+"""Best and worst images of each subject."""
 
 HEIGHT: Final = 360
 WIDTH: Final = 480
@@ -45,13 +45,13 @@ class _Kept:
 
 @dataclass(slots=True)
 class Gallery:
-    """Pictures of one subject on one set; holds no more than are asked for in the end."""
+    """Images of one subject on one set; holds no more than are asked for in the end."""
 
     _best: list[_Kept] = field(default_factory=list, init=False)
     _worst: list[_Kept] = field(default_factory=list, init=False)
 
     def offer(self, sample: Sample, answer: Answer, fruit_iou: float) -> None:
-        """Draw the picture where it is among the best or worst so far; of equal ones the first stays."""
+        """Draw the image where it is among the best or worst so far; of equal ones the first stays."""
         if math.isnan(fruit_iou):
             return
         among_best = len(self._best) < KEPT or fruit_iou > self._best[-1].iou
@@ -64,16 +64,16 @@ class Gallery:
         if among_worst:
             self._worst = sorted([*self._worst, kept], key=lambda each: each.iou)[:KEPT]
 
-    def files(self, group: str, subject: str) -> list[PictureFile]:
-        """The best pictures, best first, then the worst, worst first; no picture twice."""
+    def files(self, group: str, subject: str) -> list[ImageFile]:
+        """The best images, best first, then the worst, worst first; no image twice."""
         names = {each.name for each in self._best}
-        # Few pictures: the better half are the best.
+        # Few images: the better half are the best.
         both = sorted([*self._best, *(each for each in self._worst if each.name not in names)], key=lambda e: -e.iou)
         best = both[: min(KEPT, math.ceil(len(both) / 2))]
         worst = both[len(best) :][::-1][:KEPT]
         kinds: Sequence[tuple[Literal["best", "worst"], list[_Kept]]] = (("best", best), ("worst", worst))
         return [
-            PictureFile(group, subject, each.name, each.iou, kind, each.jpeg) for kind, some in kinds for each in some
+            ImageFile(group, subject, each.name, each.iou, kind, each.jpeg) for kind, some in kinds for each in some
         ]
 
 
@@ -81,7 +81,7 @@ def side_by_side(sample: Sample, answer: Answer) -> bytes:
     """Draw the annotation's outlines, and beside it the prediction's: fruit in sky blue, infected pixels in purple.
 
     Args:
-        sample: the annotated picture.
+        sample: the annotated image.
         answer: for it.
 
     Returns:
@@ -114,7 +114,7 @@ def _shrunk(labels: NDArray[np.generic], shape: tuple[int, int]) -> NDArray[np.u
 def _outlined(pixels: Pixels, labels: NDArray[np.uint16], infected: BinaryMask) -> Pixels:
     drawn = pixels.copy()
     fruit = _edges(labels)
-    # Dark beside the line: it is seen on any picture. Not so around lesions, which it would hide.
+    # Dark beside the line: it is seen on any image. Not so around lesions, which it would hide.
     drawn[cv2.dilate(fruit.astype(np.uint8), _AROUND) > 0] = _DARK
     drawn[fruit] = _FRUIT
     drawn[_edges(infected.astype(np.uint16))] = _INFECTED

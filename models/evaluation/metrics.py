@@ -12,9 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.samples import CLASSES, PixelClass, SemanticMap
 from models.errors import DataError
-from models.types import BinaryMask
+from models.types import CLASSES, BinaryMask, PixelClass, SemanticMap
 
 Confusion: TypeAlias = NDArray[np.int64]
 """Pixels by what they are (rows) and what was predicted (columns): int64 (..., classes, classes)."""
@@ -23,7 +22,7 @@ _FRUIT_CLASSES = (PixelClass.HEALTHY, PixelClass.INFECTED, PixelClass.FRUIT)
 
 
 def is_fruit(semantic: SemanticMap) -> BinaryMask:
-    """The fruit of a picture, healthy, infected or unsaid: bool (height, width)."""
+    """The fruit of an image, healthy, infected or unsaid: bool (height, width)."""
     return np.isin(semantic, _FRUIT_CLASSES)
 
 
@@ -126,7 +125,7 @@ def infected_fraction(semantic: SemanticMap) -> float:
     """Infected pixels as a share of the fruit's.
 
     Args:
-        semantic: uint8 (height, width) of `PixelClass`, of a picture or of the pixels of one fruit.
+        semantic: uint8 (height, width) of `PixelClass`, of an image or of the pixels of one fruit.
 
     Returns:
         0 to 1; NaN when there is no fruit, or fruit of which nobody said whether it is healthy.
@@ -158,7 +157,7 @@ def infected_fraction_error(predicted: SemanticMap, truth: SemanticMap) -> float
 
 
 def check_same_size(predicted: NDArray[np.generic], truth: NDArray[np.generic]) -> None:
-    """Refuse maps that are not of the same picture.
+    """Refuse maps that are not of the same image.
 
     Raises:
         DataError: their sizes differ.

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import safetensors
 
-from models.digests import sha256_of
-from models.entries import Architecture, CatalogueEntry, Family, LocalFile
+from models.catalog import Architecture, CatalogueEntry, Family, LocalFile, read_models_file
 from models.errors import UnknownModel
 from models.evaluation.errors import CannotEvaluate
-from models.models_file import read_models_file
 from models.training.run_folder import RunFolder
+from models.weights.digests import sha256_of
 
 
 def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntry]) -> list[CatalogueEntry]:

@@ -21,7 +21,7 @@ from models.types import BinaryMask
 
 @dataclass(frozen=True, slots=True)
 class ObjectCounts:
-    """What was found in a picture.
+    """What was found in an image.
 
     Attributes:
         found: fruits that a prediction matches.

@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from models.data.samples import PixelClass, Sample
+from models.data.samples import Sample
 from models.training.sam_clicks import centre_of
-from models.types import BinaryMask, Box, Point, Prompt, Size
+from models.types import BinaryMask, Box, PixelClass, Point, Prompt, Size
 
 JITTER: Final = 0.05
 """Standard deviation of each of a box's sides, as a share of the box's length across that side."""
@@ -24,7 +24,7 @@ class Wanted:
     """A fruit to ask for.
 
     Attributes:
-        mask: bool (height, width) of the picture, without ignored pixels; not empty.
+        mask: bool (height, width) of the image, without ignored pixels; not empty.
         by_box: the fruit's box with jitter.
         by_point: one click at its innermost pixel.
     """
@@ -39,7 +39,7 @@ def wanted_fruits(sample: Sample, seed: int) -> list[Wanted]:
 
     Args:
         sample: with an instance map, or no fruit is told.
-        seed: of the jitter, which depends on it and on the picture's name alone.
+        seed: of the jitter, which depends on it and on the image's name alone.
 
     Returns:
         In the order of the annotation, without fruits that lie in ignored pixels entirely.
@@ -60,11 +60,11 @@ def jittered_box(box: tuple[int, int, int, int], size: Size, rng: np.random.Gene
 
     Args:
         box: half-open `[x0, y0, x1, y1)` in whole pixels, not empty.
-        size: of the picture.
+        size: of the image.
         rng: draws the noise.
 
     Returns:
-        A box within the picture, at least a pixel wide and high; each side at most `JITTER * FURTHEST` of the box's
+        A box within the image, at least a pixel wide and high; each side at most `JITTER * FURTHEST` of the box's
         length from where it was, so sides never swap.
     """
     x0, y0, x1, y1 = box

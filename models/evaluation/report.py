@@ -11,17 +11,17 @@ from models.evaluation.report_catalogue import described
 from models.evaluation.report_measures import interval_of, main_names
 from models.evaluation.report_numbers import counted, interval, milliseconds
 from models.evaluation.report_page import page
-from models.evaluation.results import Group, PictureFile, Results
+from models.evaluation.results import Group, ImageFile, Results
 
 REPORT_FILE: Final = "report.html"
 
 
-def write_report(results: Results, pictures: Sequence[PictureFile], folder: Path) -> Path:
+def write_report(results: Results, images: Sequence[ImageFile], folder: Path) -> Path:
     """Write the report.
 
     Args:
         results: what was found.
-        pictures: best and worst of each subject in each group; made smaller where they would make the file larger than
+        images: best and worst of each subject in each group; made smaller where they would make the file larger than
             4 MB.
         folder: where `report.html` goes, an older one being replaced; made if it is not there.
 
@@ -29,10 +29,10 @@ def write_report(results: Results, pictures: Sequence[PictureFile], folder: Path
         The file. It needs no other, and no network.
 
     Raises:
-        DataError: a picture is no JPEG.
+        DataError: an image is no JPEG.
         OSError: the file cannot be written.
     """
-    text = page(results, pictures)
+    text = page(results, images)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / REPORT_FILE
     part = file.with_suffix(".part")
@@ -48,7 +48,7 @@ def summary_markdown(results: Results) -> str:
 
     Returns:
         Markdown: a heading and a table for each group, with 95 % intervals in brackets and the median of the total time
-        of a picture; a dash is not measured.
+        of an image; a dash is not measured.
     """
     return "\n\n".join(_group_markdown(group) for group in results.groups) + "\n"
 
@@ -66,7 +66,7 @@ def _group_markdown(group: Group) -> str:
         for each in group.measured
     ]
     fruits = f", {counted(group.fruits, 'fruit')}" if group.fruits else ""
-    lines = [f"**{_plain(group.title)}** ({counted(group.pictures, 'picture')}{fruits})", "", _row(heads)]
+    lines = [f"**{_plain(group.title)}** ({counted(group.images, 'image')}{fruits})", "", _row(heads)]
     return "\n".join([*lines, _row(["---", *("---:" for _ in heads[1:])]), *(_row(row) for row in rows)])
 
 

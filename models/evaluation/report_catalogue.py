@@ -81,9 +81,9 @@ _OVERLAPS: Final[Mapping[str, tuple[str, str]]] = {
                      "those predicted and those annotated"),
 }  # fmt: skip
 _AVERAGED: Final[Mapping[str, tuple[str, str]]] = {
-    "per_image": ("per image", "Measured in each picture, then the mean over the pictures in which the class is "
-                               "predicted or annotated; every picture weighs the same."),
-    "over_pixels": ("over pixels", "Counted over the pixels of all pictures together; large fruit weighs more."),
+    "per_image": ("per image", "Measured in each image, then the mean over the images in which the class is "
+                               "predicted or annotated; every image weighs the same."),
+    "over_pixels": ("over pixels", "Counted over the pixels of all images together; large fruit weighs more."),
 }  # fmt: skip
 
 
@@ -96,8 +96,8 @@ def _of_pixels() -> Iterable[Measure]:
                     f"{region.capitalize()} {title} {manner}",
                     f"{text.format(words)}. {averaged}",
                 )
-            within = "of each picture" if average == "per_image" else "over the pixels of all pictures together"
-            then = ", then the mean over the pictures" if average == "per_image" else ""
+            within = "of each image" if average == "per_image" else "over the pixels of all images together"
+            then = ", then the mean over the images" if average == "per_image" else ""
             yield Measure(
                 f"mean_{overlap}_{average}",
                 f"Class mean {title} {manner}",
@@ -112,8 +112,8 @@ def _of_outlines() -> Iterable[Measure]:
             f"{region}_boundary_f_per_image",
             f"{region.capitalize()} boundary F per image",
             f"How well outlines of {_REGIONS[region]} fit: the harmonic mean of the shares of the predicted and of the "
-            f"annotated outline that pass within {100 * TOLERANCE:.2f} % of the picture's diagonal of the other. "
-            "Measured in each picture, 0 where only one of both has such an outline, then the mean over the pictures "
+            f"annotated outline that pass within {100 * TOLERANCE:.2f} % of the image's diagonal of the other. "
+            "Measured in each image, 0 where only one of both has such an outline, then the mean over the images "
             "in which at least one has.",
         )
 
@@ -121,28 +121,28 @@ def _of_outlines() -> Iterable[Measure]:
 _MATCHED: Final = "A predicted fruit matches an annotated one when their IoU is at least 0.5, one to one."
 _OF_FRUITS: Final = (
     Measure("object_precision", "Object precision",
-            f"Predicted fruits that match an annotated one, divided by all predicted in all pictures. {_MATCHED}"),
+            f"Predicted fruits that match an annotated one, divided by all predicted in all images. {_MATCHED}"),
     Measure("object_recall", "Object recall",
-            f"Annotated fruits that a predicted one matches, divided by all annotated in all pictures. {_MATCHED}"),
+            f"Annotated fruits that a predicted one matches, divided by all annotated in all images. {_MATCHED}"),
     Measure("object_iou", "IoU of matched fruits",
-            f"The mean IoU over all matched pairs of fruits of all pictures. {_MATCHED}"),
+            f"The mean IoU over all matched pairs of fruits of all images. {_MATCHED}"),
     Measure(PROMPTED_IOU, "Prompted IoU per fruit",
             "The IoU of the mask that a prompt gave with the fruit that the prompt was made from, the mean over the "
-            "fruits of all pictures. Only of subjects whose prompts come from the annotation."),
+            "fruits of all images. Only of subjects whose prompts come from the annotation."),
     Measure("fruit_count_right_per_image", "Fruit count right",
-            "Share of the pictures in which as many fruits are found as are annotated. Only of subjects that find "
+            "Share of the images in which as many fruits are found as are annotated. Only of subjects that find "
             "fruits by themselves."),
     Measure("touching_fruit_count_right_per_image", "Touching fruit count right",
-            "The same share of the pictures in which annotated fruits touch."),
+            "The same share of the images in which annotated fruits touch."),
     Measure("fruit_count_error_per_image", "Fruit count error per image",
-            "Number of fruits found less number annotated, without its sign, the mean over the pictures. Only of "
+            "Number of fruits found less number annotated, without its sign, the mean over the images. Only of "
             "subjects that find fruits by themselves.", sign=-1),
     Measure("infected_fraction_error_per_image", "Infected fraction error",
-            "The infected fraction is the infected share of a picture's fruit pixels, 0 to 1. The predicted less the "
-            "annotated one, without its sign, the mean over the pictures with annotated fruit; where no fruit is "
+            "The infected fraction is the infected share of an image's fruit pixels, 0 to 1. The predicted less the "
+            "annotated one, without its sign, the mean over the images with annotated fruit; where no fruit is "
             "predicted, its fraction is 0.", sign=-1),
     Measure("infected_fraction_bias_per_image", "Infected fraction bias",
-            "The predicted less the annotated infected fraction, with its sign, the mean over the pictures; above 0 "
+            "The predicted less the annotated infected fraction, with its sign, the mean over the images; above 0 "
             "where too much is called infected.", sign=0),
 )  # fmt: skip
 

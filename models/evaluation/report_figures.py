@@ -59,12 +59,12 @@ def histogram_counts(values: Sequence[float], axis: Axis) -> list[int]:
 
 
 def histogram(values: Sequence[float], axis: Axis, *, most: int, label: str) -> Element:
-    """How many pictures measure how well.
+    """How many images measure how well.
 
     Args:
-        values: one for each picture; NaN are passed over.
+        values: one for each image; NaN are passed over.
         axis: below.
-        most: pictures at the top of the plot, the same for figures side by side; at least 1.
+        most: images at the top of the plot, the same for figures side by side; at least 1.
         label: what it shows, for those who do not see it.
 
     Returns:

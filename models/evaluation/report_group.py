@@ -1,4 +1,4 @@
-"""A group's section of the report: pictures that are measured together, and with no others."""
+"""A group's section of the report: images that are measured together, and with no others."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
 from models.evaluation.report_catalogue import FRUIT_IOU
+from models.evaluation.report_images import gallery
 from models.evaluation.report_markup import Node, element
 from models.evaluation.report_measures import best, interval_of, prompted_from_annotation
 from models.evaluation.report_multiples import calibrations, spread
 from models.evaluation.report_numbers import counted, interval, milliseconds
-from models.evaluation.report_pictures import gallery
 from models.evaluation.report_tables import all_measures_table, main_table, timing_table
-from models.evaluation.results import Group, Measured, PictureFile
+from models.evaluation.results import Group, ImageFile, Measured
 
 
-def group_section(group: Group, pictures: Sequence[PictureFile], *, anchor: str, most: int) -> Element:
+def group_section(group: Group, images: Sequence[ImageFile], *, anchor: str, most: int) -> Element:
     """All that was measured on a group.
 
     Args:
         group: with or without subjects.
-        pictures: of any group; those of this one are shown.
+        images: of any group; those of this one are shown.
         anchor: the section's id on the page.
-        most: bytes that each picture may have.
+        most: bytes that each image may have.
 
     Returns:
         The section.
 
     Raises:
-        DataError: a picture is no JPEG.
+        DataError: an image is no JPEG.
     """
     fruits = counted(group.fruits, "annotated fruit") if group.fruits else "fruits not told apart"
     opening = (
         element("h2", group.title),
         element("p", group.description),
-        element("p", f"{counted(group.pictures, 'picture')}, {fruits}.", class_="facts"),
+        element("p", f"{counted(group.images, 'image')}, {fruits}.", class_="facts"),
     )
     if not group.measured:
         return element("section", opening, element("p", "Nothing was measured on it."), id=anchor)
@@ -57,13 +57,13 @@ def group_section(group: Group, pictures: Sequence[PictureFile], *, anchor: str,
         element("h3", "Time per stage"),
         element(
             "p",
-            "Milliseconds, the median over the pictures of each stage and of the total. A bar is as long as the total, "
+            "Milliseconds, the median over the images of each stage and of the total. A bar is as long as the total, "
             "and stages share it in proportion: the sum of medians need not be the median of sums.",
             class_="quiet",
         ),
         timing_table(group),
         calibrations(group),
-        _galleries(group, pictures, most=most),
+        _galleries(group, images, most=most),
         id=anchor,
     )
 
@@ -95,7 +95,7 @@ def _leaders(group: Group) -> list[list[Node]]:
     if timed:
         fastest = min(timed, key=_total)
         time = milliseconds(_total(fastest))
-        told.append(["Fastest: ", element("strong", fastest.subject.title), f", {time} ms per picture."])
+        told.append(["Fastest: ", element("strong", fastest.subject.title), f", {time} ms per image."])
     return told
 
 
@@ -103,18 +103,18 @@ def _total(measured: Measured) -> float:
     return measured.milliseconds.get("total", math.nan)
 
 
-def _galleries(group: Group, pictures: Sequence[PictureFile], *, most: int) -> Iterable[Element]:
-    shown = [each for each in pictures if each.group == group.name]
+def _galleries(group: Group, images: Sequence[ImageFile], *, most: int) -> Iterable[Element]:
+    shown = [each for each in images if each.group == group.name]
     if not shown:
         return
-    yield element("h3", "Best and worst pictures")
+    yield element("h3", "Best and worst images")
     yield element(
         "p",
         "Left the outlines of the annotation, right those of the subject: fruits in blue, infected areas in purple.",
         class_="quiet",
     )
     for each in group.measured:
-        own = [picture for picture in shown if picture.subject == each.subject.name]
+        own = [image for image in shown if image.subject == each.subject.name]
         if own:
             title = element("summary", element("h4", each.subject.title))
             yield element("details", title, gallery(each.subject, own, most=most), open="open", class_="strips")

@@ -21,7 +21,7 @@ def spread(group: Group) -> Element:
     Args:
         group: at least one subject.
     """
-    values = {each.subject.name: [score.fruit_iou for score in each.per_picture] for each in group.measured}
+    values = {each.subject.name: [score.fruit_iou for score in each.per_image] for each in group.measured}
     axis = axis_of(value for every in values.values() for value in every)
     most = max(1, *(max(histogram_counts(every, axis)) for every in values.values()))
     figures = []
@@ -34,16 +34,16 @@ def spread(group: Group) -> Element:
         if len(known) < len(every):
             told += f"; {len(every) - len(known)} without fruit not counted"
         drawn = histogram(
-            every, axis, most=most, label=f"Histogram of fruit IoU per picture of {each.subject.title}: {told}"
+            every, axis, most=most, label=f"Histogram of fruit IoU per image of {each.subject.title}: {told}"
         )
         figures.append(_small(each.subject.title, drawn, told))
     wide = (axis.high - axis.low) / BINS
     return element(
         "div",
-        element("h3", "Spread over the pictures"),
+        element("h3", "Spread over the images"),
         element(
             "p",
-            f"Pictures (upwards) by fruit IoU (sideways), in steps of {wide:.3g}; the line is the median. All figures "
+            f"Images (upwards) by fruit IoU (sideways), in steps of {wide:.3g}; the line is the median. All figures "
             "share their axes.",
             class_="quiet",
         ),

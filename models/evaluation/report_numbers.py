@@ -37,5 +37,5 @@ def milliseconds(value: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things, such as "1 picture" or "3 pictures"."""
+    """A number of things, such as "1 image" or "3 images"."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

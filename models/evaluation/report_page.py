@@ -6,33 +6,33 @@ from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
 from models.evaluation.report_group import group_section
+from models.evaluation.report_images import ALL_IMAGES
 from models.evaluation.report_markup import document, element
 from models.evaluation.report_measures import glossary
 from models.evaluation.report_numbers import counted
-from models.evaluation.report_pictures import ALL_PICTURES
 from models.evaluation.report_style import STYLE
-from models.evaluation.results import Group, PictureFile, Results, Subject
+from models.evaluation.results import Group, ImageFile, Results, Subject
 
 _TITLE = "Pomona: how well the models segment"
 
 
-def page(results: Results, pictures: Sequence[PictureFile]) -> str:
+def page(results: Results, images: Sequence[ImageFile]) -> str:
     """Make the page.
 
     Args:
         results: what was found.
-        pictures: best and worst of the subjects, of any number; the more there are, the smaller they become.
+        images: best and worst of the subjects, of any number; the more there are, the smaller they become.
 
     Returns:
         HTML 5 that refers to nothing outside of it.
 
     Raises:
-        DataError: a picture is no JPEG.
+        DataError: an image is no JPEG.
     """
-    most = ALL_PICTURES // max(1, len(pictures))
+    most = ALL_IMAGES // max(1, len(images))
     anchors = [f"group-{number}" for number in range(1, len(results.groups) + 1)]
     sections = [
-        group_section(group, pictures, anchor=anchor, most=most)
+        group_section(group, images, anchor=anchor, most=most)
         for group, anchor in zip(results.groups, anchors, strict=True)
     ]
     links = [
@@ -71,7 +71,7 @@ def _opening(results: Results) -> list[Element]:
             element(
                 "li",
                 element("strong", "Groups are never averaged."),
-                " Rendered pictures are drawn by a program, real ones are photographs: a figure of one says little "
+                " Rendered images are drawn by a program, real ones are photographs: a figure of one says little "
                 "about the other, and no figure on this page mixes them.",
             ),
             element(
@@ -82,10 +82,10 @@ def _opening(results: Results) -> list[Element]:
             ),
             element(
                 "li",
-                element("strong", "Intervals come from the bootstrap over pictures."),
-                " The pictures are drawn anew many times, as many as there are, with replacement; the interval holds "
-                "the middle 95 % of what is then measured. It tells how far other pictures of the same kind would "
-                "move the figure, and nothing about pictures of another kind or about another training. Frames of one "
+                element("strong", "Intervals come from the bootstrap over images."),
+                " The images are drawn anew many times, as many as there are, with replacement; the interval holds "
+                "the middle 95 % of what is then measured. It tells how far other images of the same kind would "
+                "move the figure, and nothing about images of another kind or about another training. Frames of one "
                 "scene count as independent, which makes it too narrow.",
             ),
             class_="rules",
@@ -99,14 +99,14 @@ def _opening(results: Results) -> list[Element]:
 
 def _what(results: Results) -> str:
     if not results.groups:
-        return "No pictures were measured."
+        return "No images were measured."
     subjects, groups = counted(len(_compared(results)), "subject"), counted(len(results.groups), "group")
-    return f"{subjects} on {groups} of pictures:"
+    return f"{subjects} on {groups} of images:"
 
 
 def _extent(group: Group) -> str:
     fruits = f", {counted(group.fruits, 'annotated fruit')}" if group.fruits else ""
-    return f"{group.title} ({counted(group.pictures, 'picture')}{fruits})"
+    return f"{group.title} ({counted(group.images, 'image')}{fruits})"
 
 
 def _where(results: Results) -> str:
@@ -151,7 +151,7 @@ def _glossary(results: Results) -> Element:
         ),
     )
     scored = any(each.score_calibration for group in results.groups for each in group.measured)
-    text = "A class that is neither predicted nor annotated in a picture does not count there. A dash: not measured."
+    text = "A class that is neither predicted nor annotated in an image does not count there. A dash: not measured."
     return element(
         "section",
         element("h2", "What the measures mean"),

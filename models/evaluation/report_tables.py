@@ -41,7 +41,7 @@ def main_table(group: Group) -> Element:
         heads.append(element("th", told.title, element("small", told.direction), scope="col", title=told.text))
         if name == FRUIT_IOU:
             heads.append(element("th", "95 % interval", scale(axis), scope="col", class_="drawn"))
-            heads.append(element("th", "Time, ms", element("small", "median per picture"), scope="col"))
+            heads.append(element("th", "Time, ms", element("small", "median per image"), scope="col"))
     rows = []
     for each in group.measured:
         cells = [_subject_head(each)]

@@ -1,12 +1,12 @@
-"""What an evaluation found, as it is kept in `results.json`; pictures are not in it.
+"""What an evaluation found, as it is kept in `results.json`; images are not in it.
 
 Names of measures are those of `models.evaluation.summary.summarise`, and four more:
 
 - `prompted_iou_per_fruit`: the mask that a prompt gave against the fruit that the prompt was made from, the mean over
   all fruits; only of subjects whose prompts come from the annotation.
-- `fruit_count_right_per_image`: share of the pictures in which as many fruits are found as are annotated; this and the
+- `fruit_count_right_per_image`: share of the images in which as many fruits are found as are annotated; this and the
   next two only of subjects that find fruits by themselves.
-- `touching_fruit_count_right_per_image`: the same of pictures in which annotated fruits touch.
+- `touching_fruit_count_right_per_image`: the same of images in which annotated fruits touch.
 - `fruit_count_error_per_image`: mean absolute difference of the two numbers.
 """
 
@@ -36,7 +36,7 @@ Number = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A measure and its bootstrap 95 % interval over pictures, see `models.evaluation.bootstrap`."""
+    """A measure and its bootstrap 95 % interval over images, see `models.evaluation.bootstrap`."""
 
     value: Number
     low: Number
@@ -99,11 +99,11 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureScore:
-    """One picture.
+class ImageScore:
+    """One image.
 
     Attributes:
-        name: of the picture.
+        name: of the image.
         fruit_iou: of fruit against background, 0 to 1; NaN when there is none, neither true nor predicted.
         measures: others by name, without "per_image": `fruit_dice`, `fruit_boundary_f`, `healthy_iou`, `infected_iou`,
             `mean_iou`, `infected_fraction_error` (predicted less true), `object_precision`, `object_recall`,
@@ -122,28 +122,28 @@ class Measured:
     Attributes:
         subject: the contender.
         measures: by name; those that count.
-        milliseconds: median over the pictures, by stage: "decode", "encode", "infer", "prompt", "postprocess" as far as
-            the subject has them, and "total", the median of the pictures' totals.
-        per_picture: in the group's order.
+        milliseconds: median over the images, by stage: "decode", "encode", "infer", "prompt", "postprocess" as far as
+            the subject has them, and "total", the median of the images' totals.
+        per_image: in the group's order.
         score_calibration: of a SAM whose prompts come from the annotation, and that chooses by its scores; else None.
     """
 
     subject: Subject
     measures: Mapping[str, Interval]
     milliseconds: Mapping[str, Number]
-    per_picture: tuple[PictureScore, ...]
+    per_image: tuple[ImageScore, ...]
     score_calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Pictures that are measured together; different groups are never averaged.
+    """Images that are measured together; different groups are never averaged.
 
     Attributes:
         name: unique: "rendered", or the data set and its part, such as "fruit-test".
         title: for a heading.
-        description: what the pictures are, and what their annotations tell.
-        pictures: how many.
+        description: what the images are, and what their annotations tell.
+        images: how many.
         fruits: how many are annotated; 0 where fruits are not told apart.
         measured: one for each subject.
     """
@@ -151,7 +151,7 @@ class Group:
     name: str
     title: str
     description: str
-    pictures: int
+    images: int
     fruits: int
     measured: tuple[Measured, ...]
 
@@ -180,13 +180,13 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PictureFile:
-    """A picture for the report, not part of the JSON: side by side the truth's outline and the prediction's.
+class ImageFile:
+    """An image for the report, not part of the JSON: side by side the truth's outline and the prediction's.
 
     Attributes:
         group: name of its group.
         subject: name of the subject.
-        name: of the picture.
+        name: of the image.
         fruit_iou: of that subject on it.
         kind: whether it is one of the subject's best or worst.
         jpeg: the file, at most 360 pixels high.

@@ -1,4 +1,4 @@
-"""A SAM as several contenders, one for each way to prompt it, on one embedding of each picture."""
+"""A SAM as several candidates, one for each way to prompt it, on one embedding of each image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import numpy as np
 
 from models import images
 from models.backends.base import Embedding, SamBackend
-from models.data.samples import PixelClass, SemanticMap
-from models.entries import CatalogueEntry
+from models.catalog import CatalogueEntry
 from models.evaluation.answers import Answer, Prompted, Stopwatch
 from models.evaluation.metrics import mask_iou
 from models.evaluation.prompts import FURTHEST, JITTER, Wanted, wanted_fruits
 from models.evaluation.results import Subject
 from models.evaluation.shots import Shot
 from models.evaluation.unet_subject import Inspected
+from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import MAX_PIXELS
 from models.refinement import cut_out, prompt_for, refined
 from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
-from models.transforms import Frame, Padding, frame_for
-from models.types import BinaryMask, Mask, Prompt
+from models.types import BinaryMask, Mask, PixelClass, Prompt, SemanticMap
 
 _JITTER: Final = f"each side moved by normal noise of {JITTER:.0%} of the box's length, at most {JITTER * FURTHEST:.0%}"
 _CLEAR: Final = "the one for clear prompts"
@@ -40,7 +39,7 @@ class SamSetup:
         entry: what it is.
         tuned: whether it was fine-tuned.
         side: of the model's square.
-        padding: of the pictures.
+        padding: of the images.
     """
 
     entry: CatalogueEntry
@@ -56,12 +55,12 @@ class SamSetup:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    frame: Frame
+    frame: Letterbox
     embedding: Embedding
     watch: Stopwatch
 
 
-class SamContender:
+class SamCandidate:
     """A SAM on a backend.
 
     Args:
@@ -93,7 +92,7 @@ class SamContender:
         self.finder = finder
 
     def answers(self, shot: Shot, seed: int, found: Inspected | None) -> Iterator[tuple[Subject, Answer]]:
-        """Ask for the fruits of a picture in every way.
+        """Ask for the fruits of an image in every way.
 
         Args:
             shot: its prompts from the annotation are left out where that tells no fruits apart.
@@ -120,7 +119,7 @@ class SamContender:
 
     def _see(self, shot: Shot) -> _Seen:
         watch = Stopwatch()
-        frame = frame_for(shot.sample.size, self._setup.side, self._setup.padding)
+        frame = letterbox_for(shot.sample.size, self._setup.side, self._setup.padding)
         # As the service has it, see `service.prompted`: large JPEGs at half their size, but for the reference's frame.
         scaled = frame.side == INPUT_SIDE and not frame.is_reference
         with watch.runs("decode"):

@@ -1,4 +1,4 @@
-"""Pictures to measure on, as a service gets them; rendered scenes among them."""
+"""Images to measure on, as a service gets them; rendered scenes among them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from models import images
-from models.data.render import encode_jpeg, render
 from models.data.samples import Sample
 from models.evaluation.errors import CannotEvaluate
 from models.masks import MAX_PIXELS
+from models.synthetic import encode_jpeg, render
 from models.types import Size
 
 RENDERED: Final = "rendered"
 
 FIRST_SEED: Final = 0
 END_OF_SEEDS: Final = 500_000
-"""From here on scenes are validated and trained on, see `models.training.unet_pictures`."""
+"""From here on scenes are validated and trained on, see `models.training.unet_images`."""
 
 SIZES: Final = (Size(224, 448), Size(480, 640), Size(768, 1024), Size(640, 480))
 """Of rendered scenes, in turn."""
@@ -25,10 +25,10 @@ SIZES: Final = (Size(224, 448), Size(480, 640), Size(768, 1024), Size(640, 480))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """One annotated picture as a service gets it.
+    """One annotated image as a service gets it.
 
     Attributes:
-        sample: the picture and what is known of it.
+        sample: the image and what is known of it.
         data: its file.
     """
 
@@ -41,14 +41,14 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSet:
-    """Pictures to measure on, loaded one at a time.
+class ImageSet:
+    """Images to measure on, loaded one at a time.
 
     Attributes:
         name: unique.
         title: for people.
         description: what they are.
-        names: of the pictures.
+        names: of the images.
         load: gives one of them.
         told_apart: whether the annotation says of all of them which pixel belongs to which fruit.
     """
@@ -64,7 +64,7 @@ class PictureSet:
         return map(self.load, self.names)
 
 
-def rendered_set(count: int) -> PictureSet:
+def rendered_set(count: int) -> ImageSet:
     """Scenes that nothing here is trained or validated on, as JPEG files.
 
     Args:
@@ -80,7 +80,7 @@ def rendered_set(count: int) -> PictureSet:
         raise CannotEvaluate(f"{count} rendered scenes: 1 to {END_OF_SEEDS - FIRST_SEED:,} can be measured on.")
     seeds = {str(seed): SIZES[place % len(SIZES)] for place, seed in enumerate(range(FIRST_SEED, FIRST_SEED + count))}
     sizes = ", ".join(f"{size.width} x {size.height}" for size in SIZES)
-    return PictureSet(
+    return ImageSet(
         name=RENDERED,
         title="Rendered scenes",
         description=(

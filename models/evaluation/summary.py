@@ -1,7 +1,7 @@
-"""Measures of single pictures -> named measures of a set, with confidence intervals.
+"""Measures of single images -> named measures of a set, with confidence intervals.
 
-Each name tells what it is a mean of. `…_per_image`: measured in each picture, then the mean over the pictures where it
-counts, so a picture weighs the same whatever its size. `…_over_pixels`: from the pixels of all pictures together, so
+Each name tells what it is a mean of. `…_per_image`: measured in each image, then the mean over the images where it
+counts, so an image weighs the same whatever its size. `…_over_pixels`: from the pixels of all images together, so
 large fruit weighs more. `object_…`: over all fruits.
 """
 
@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.samples import CLASSES, PixelClass, Sample, SemanticMap
+from models.data.samples import Sample
 from models.errors import DataError
 from models.evaluation.bootstrap import Estimate, Statistic, estimate
 from models.evaluation.boundaries import TOLERANCE, boundary_fit
@@ -30,21 +30,21 @@ from models.evaluation.metrics import (
     ratio,
 )
 from models.evaluation.objects import ObjectCounts, count_objects
-from models.types import BinaryMask
+from models.types import CLASSES, BinaryMask, PixelClass, SemanticMap
 
 _NAMES: Final = tuple(each.name.lower() for each in CLASSES)
 _OUTLINED: Final = ("healthy", "infected", "fruit")
 
-_Index: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # of confusions, one for each picture
+_Index: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # of confusions, one for each image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PictureMeasure:
-    """What was measured in one picture.
+class ImageMeasure:
+    """What was measured in one image.
 
     Attributes:
         name: of the sample.
-        classes: int64 (3, 3), pixels by class; all 0 for a picture with FRUIT pixels, of whose classes nobody knows.
+        classes: int64 (3, 3), pixels by class; all 0 for an image with FRUIT pixels, of whose classes nobody knows.
         fruit: int64 (2, 2), pixels as background or fruit.
         boundary_f: of healthy, infected and fruit, 0 to 1; NaN where it does not count.
         infected_fraction_error: predicted less true; NaN where it does not count.
@@ -65,21 +65,21 @@ def measure(
     *,
     objects: Sequence[BinaryMask] | None = None,
     tolerance: float = TOLERANCE,
-) -> PictureMeasure:
-    """Measure a prediction for one picture.
+) -> ImageMeasure:
+    """Measure a prediction for one image.
 
     Args:
         predicted: uint8 (height, width): BACKGROUND, HEALTHY and INFECTED; or BACKGROUND and FRUIT from a model that
             knows no more, whose classes are then not measured.
-        sample: the annotated picture.
+        sample: the annotated image.
         objects: predicted fruits, bool (height, width) each; None when the model tells none apart.
-        tolerance: for outlines, as a share of the picture's diagonal.
+        tolerance: for outlines, as a share of the image's diagonal.
 
     Returns:
         The measures.
 
     Raises:
-        DataError: maps of another size than the picture, or classes that cannot be predicted.
+        DataError: maps of another size than the image, or classes that cannot be predicted.
     """
     truth = sample.semantic
     fruit = fruit_confusion(predicted, truth)
@@ -94,7 +94,7 @@ def measure(
     for name in _OUTLINED if known else ("fruit",):
         pair = [is_fruit(each) if name == "fruit" else each == PixelClass[name.upper()] for each in (predicted, truth)]
         boundary_f[name] = boundary_fit(pair[0], pair[1], tolerance=tolerance, ignored=ignored).f
-    return PictureMeasure(
+    return ImageMeasure(
         name=sample.name,
         classes=class_confusion(predicted, truth) if known else np.zeros((3, 3), np.int64),
         fruit=fruit,
@@ -105,28 +105,28 @@ def measure(
 
 
 def summarise(
-    measures: Sequence[PictureMeasure], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    measures: Sequence[ImageMeasure], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Estimate]:
     """Measure a set.
 
     Args:
-        measures: of its pictures.
-        resamples: of the bootstrap over pictures.
+        measures: of its images.
+        resamples: of the bootstrap over images.
         confidence: of the intervals, 0 to 1.
         seed: of the bootstrap.
 
     Returns:
-        By name, without those that no picture counts for: for background, healthy, infected (and fruit, against
+        By name, without those that no image counts for: for background, healthy, infected (and fruit, against
         background) `…_iou_per_image`, `…_iou_over_pixels`, `…_dice_per_image`, `…_dice_over_pixels`; for the last three
         `…_boundary_f_per_image`; over the three classes `mean_iou_per_image`, `mean_iou_over_pixels`,
         `mean_dice_per_image`, `mean_dice_over_pixels`; `object_precision`, `object_recall`, `object_iou` (of matched
         pairs); `infected_fraction_error_per_image` (absolute) and `infected_fraction_bias_per_image`.
 
     Raises:
-        DataError: no pictures.
+        DataError: no images.
     """
     if not measures:
-        raise DataError("There are no pictures to measure.")
+        raise DataError("There are no images to measure.")
     statistics = {**_pixel_statistics(measures), **_object_statistics(measures)}
     for name in _OUTLINED:
         values = np.array([each.boundary_f[name] for each in measures])
@@ -137,7 +137,7 @@ def summarise(
     return {
         name: estimate(
             statistic,
-            pictures=len(measures),
+            images=len(measures),
             counted=counted,
             resamples=resamples,
             confidence=confidence,
@@ -148,7 +148,7 @@ def summarise(
     }
 
 
-def _pixel_statistics(measures: Sequence[PictureMeasure]) -> dict[str, tuple[Statistic, int]]:
+def _pixel_statistics(measures: Sequence[ImageMeasure]) -> dict[str, tuple[Statistic, int]]:
     statistics: dict[str, tuple[Statistic, int]] = {}
     classes = np.stack([each.classes for each in measures])
     fruit = np.stack([each.fruit for each in measures])
@@ -177,7 +177,7 @@ def _over_pixels(confusions: Confusion, pick: _Index) -> Statistic:
     return lambda weights: pick((weights @ flat).reshape(-1, size, size))
 
 
-def _object_statistics(measures: Sequence[PictureMeasure]) -> dict[str, tuple[Statistic, int]]:
+def _object_statistics(measures: Sequence[ImageMeasure]) -> dict[str, tuple[Statistic, int]]:
     counts = np.array(
         [
             (each.objects.found, each.objects.false, each.objects.missed, sum(each.objects.ious))

@@ -1,4 +1,4 @@
-"""Gathers a subject's answers picture by picture, and sums them up."""
+"""Gathers a subject's answers image by image, and sums them up."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from models.evaluation import calibration, results
 from models.evaluation.answers import Answer
 from models.evaluation.bootstrap import estimate
 from models.evaluation.metrics import dice, iou, mean_counted, ratio
-from models.evaluation.results import CalibrationBin, Interval, Measured, PictureScore, Subject
-from models.evaluation.summary import PictureMeasure, measure, summarise
+from models.evaluation.results import CalibrationBin, ImageScore, Interval, Measured, Subject
+from models.evaluation.summary import ImageMeasure, measure, summarise
 
 TOTAL: Final = "total"
 
@@ -26,9 +26,9 @@ _RESAMPLES: Final = 2000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """What is kept of one picture."""
+    """What is kept of one image."""
 
-    measure: PictureMeasure
+    measure: ImageMeasure
     answer_ious: tuple[float, ...]
     answer_scores: tuple[float, ...]
     milliseconds: Mapping[str, float]
@@ -38,7 +38,7 @@ class _Seen:
 
 @dataclass(slots=True)
 class Tally:
-    """One subject on one set of pictures.
+    """One subject on one set of images.
 
     Args:
         subject: whose answers they are.
@@ -54,7 +54,7 @@ class Tally:
             The IoU of fruit, NaN where there is none.
 
         Raises:
-            DataError: an answer of another size than the picture.
+            DataError: an answer of another size than the image.
         """
         prompted = answer.prompted or ()
         seen = _Seen(
@@ -81,7 +81,7 @@ class Tally:
         summary = summarise([each.measure for each in seen], resamples=_RESAMPLES, seed=seed)
         measures = {name: Interval(each.value, each.low, each.high) for name, each in summary.items()}
         stages = list(dict.fromkeys(stage for each in seen for stage in each.milliseconds))
-        # The total stands last, where some pictures lack a stage too.
+        # The total stands last, where some images lack a stage too.
         stages.sort(key=lambda stage: stage == TOTAL)
         return Measured(
             subject=self.subject,
@@ -89,7 +89,7 @@ class Tally:
             milliseconds={
                 stage: float(np.median([each.milliseconds.get(stage, 0.0) for each in seen])) for stage in stages
             },
-            per_picture=tuple(_score(each) for each in seen),
+            per_image=tuple(_score(each) for each in seen),
             # An oracle's choice says nothing of the scores that the model chooses by.
             score_calibration=None if self.subject.oracle else _calibration(seen),
         )
@@ -128,7 +128,7 @@ def _more(seen: Sequence[_Seen], seed: int) -> dict[str, Interval]:
 
 def _interval(above: NDArray[np.float64], below: NDArray[np.float64], seed: int) -> Interval:
     found = estimate(
-        lambda weights: ratio(weights @ above, weights @ below), pictures=len(above), resamples=_RESAMPLES, seed=seed
+        lambda weights: ratio(weights @ above, weights @ below), images=len(above), resamples=_RESAMPLES, seed=seed
     )
     return Interval(found.value, found.low, found.high)
 
@@ -139,7 +139,7 @@ def _count_error(seen: _Seen) -> float:
     return float(objects.false - objects.missed) if seen.finds and objects is not None else math.nan
 
 
-def _score(seen: _Seen) -> PictureScore:
+def _score(seen: _Seen) -> ImageScore:
     one = seen.measure
     names = ("background", "healthy", "infected")
     found = {
@@ -156,7 +156,7 @@ def _score(seen: _Seen) -> PictureScore:
         found["fruits"] = float(one.objects.found + one.objects.missed)
         found["fruits_found"] = float(one.objects.found + one.objects.false)
     counted = {name: value for name, value in found.items() if not math.isnan(value)}
-    return PictureScore(one.name, float(iou(one.fruit)[1]), counted)
+    return ImageScore(one.name, float(iou(one.fruit)[1]), counted)
 
 
 def _calibration(seen: Sequence[_Seen]) -> results.Calibration | None:

@@ -1,4 +1,4 @@
-"""A U-Net as a contender: it sees the picture alone, and finds fruits by itself."""
+"""A U-Net as a contender: it sees the image alone, and finds fruits by itself."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 from models import images
 from models.backends.unet_base import UNetBackend
-from models.entries import CatalogueEntry
+from models.catalog import CatalogueEntry
 from models.evaluation.answers import Answer, Stopwatch
 from models.evaluation.results import Subject
 from models.evaluation.shots import Shot
 from models.inspection import Inspection, inspect
 from models.masks import MAX_PIXELS
-from models.unet.frames import INPUT_SIZE, unet_frame
+from models.unet.letterbox import INPUT_SIZE, unet_letterbox
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inspected:
-    """What a U-Net sees in a picture, for a SAM to refine, and as its own answer."""
+    """What a U-Net sees in an image, for a SAM to refine, and as its own answer."""
 
     inspection: Inspection
     answer: Answer
 
 
-class UNetContender:
+class UNetCandidate:
     """A U-Net on a backend.
 
     Args:
@@ -37,7 +37,7 @@ class UNetContender:
             name=entry.name,
             title=f"U-Net {entry.name}",
             family="unet",
-            description="Sees the picture alone: no prompt, nothing of the annotation.",
+            description="Sees the image alone: no prompt, nothing of the annotation.",
             revision=entry.revision,
             settings={
                 "architecture": entry.architecture,
@@ -48,13 +48,13 @@ class UNetContender:
         )
 
     def inspect(self, shot: Shot) -> Inspected:
-        """Classes and fruits of a picture, as `/v1/inspect` finds them in its mode `fast`.
+        """Classes and fruits of an image, as `/v1/inspect` finds them in its mode `fast`.
 
         Raises:
             BackendError: the device failed.
         """
         watch = Stopwatch()
-        frame = unet_frame(shot.sample.size)
+        frame = unet_letterbox(shot.sample.size)
         with watch.runs("decode"):
             pixels = images.decode_resized(shot.data, frame.resized, max_pixels=MAX_PIXELS)
         with watch.runs("infer"):

@@ -2,11 +2,11 @@
 
 SAM adds a bias to the scores of every pair of tokens: a product of the query with one learned vector for how far the
 key's row is away and with one for its column (decomposed relative positions, Li et al. 2022, arXiv:2112.01526).
-The reference writes scores, bias and weights out: for 64 x 64 tokens 64 MiB each, a head and picture, in float32.
+The reference writes scores, bias and weights out: for 64 x 64 tokens 64 MiB each, a head and image, in float32.
 `scaled_dot_product_attention` never writes the scores; the bias reaches it in one of two forms, both exact:
 
 - "mask": the sum of the two products as a mask. Written out once, read once; for 64 x 64 tokens and 16 heads 512 MiB a
-  picture in bfloat16.
+  image in bfloat16.
 - "appended": the products appended to the query, and to the key a one for its row and a one for its column, so that
   their dot product is the biased score. Nothing of the scores' size is written; the heads become three times as wide.
 
@@ -38,7 +38,7 @@ class Forms:
 
     Attributes:
         windows: in the blocks that attend within windows of 14 x 14 tokens.
-        whole: in the blocks that attend to the whole picture.
+        whole: in the blocks that attend to the whole image.
     """
 
     windows: Form = "mask"

@@ -8,7 +8,7 @@ INPUT_SIDE: Final = 1024
 """Side of the padded square that the checkpoints were trained on, in pixels."""
 
 PADDING_STEP: Final = 64
-"""What the encoder sees is a multiple of this each way: few shapes, so that pictures share batches and graphs."""
+"""What the encoder sees is a multiple of this each way: few shapes, so that images share batches and graphs."""
 
 EMBEDDING_STRIDE: Final = 16
 """Pixels of the input per cell of the embedding: 1024 gives 64 x 64."""

@@ -1,8 +1,8 @@
 """SAM's prompt encoder and mask decoder for prompts of different images in one call.
 
 The weights and layers are segment-anything's; what differs is the order of the work. The reference repeats one
-picture's embedding for every prompt. Here each prompt gathers its own picture's embedding, and what the first
-transformer block projects from the embedding alone is computed once per picture and gathered too. Rows with fewer
+image's embedding for every prompt. Here each prompt gathers its own image's embedding, and what the first
+transformer block projects from the embedding alone is computed once per image and gathered too. Rows with fewer
 tokens than their batch are filled up, and the fillers are masked out of every attention, so that a prompt's answer
 does not depend on its batch mates.
 """
@@ -48,11 +48,11 @@ class PromptDecoder(nn.Module):
         image_pe: Tensor,
         mask_inputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode P prompts on I pictures of h x w cells.
+        """Decode P prompts on I images of h x w cells.
 
         Args:
             embeddings: float32 (I, 256, h, w).
-            image_index: int64 (P,), each prompt's picture in 0 to I - 1.
+            image_index: int64 (P,), each prompt's image in 0 to I - 1.
             points: float32 (P, N, 2), x and y as fractions of the model's square, 0 to 1.
             labels: int64 (P, N): 1 foreground, 0 background, 2 and 3 a box's corners, -1 SAM's padding point,
                 -2 a filler.
@@ -65,13 +65,13 @@ class PromptDecoder(nn.Module):
         tokens, token_bias = self._tokens(points, labels)
         if mask_inputs is None:
             dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-            pictures = (embeddings + dense).flatten(2).transpose(1, 2)
+            images = (embeddings + dense).flatten(2).transpose(1, 2)
         else:
-            # A mask prompt makes the picture's features its own: nothing is left to share.
+            # A mask prompt makes the image's features its own: nothing is left to share.
             dense = self.prompt_encoder.mask_downscaling(mask_inputs)
-            pictures = (embeddings[image_index] + dense).flatten(2).transpose(1, 2)
+            images = (embeddings[image_index] + dense).flatten(2).transpose(1, 2)
             image_index = torch.arange(labels.shape[0], device=labels.device)
-        tokens, features = self._transform(pictures, image_pe, image_index, tokens, token_bias)
+        tokens, features = self._transform(images, image_pe, image_index, tokens, token_bias)
         height, width = embeddings.shape[-2:]
         return self._masks(tokens, features.transpose(1, 2).reshape(-1, features.shape[-1], height, width))
 
@@ -91,12 +91,12 @@ class PromptDecoder(nn.Module):
         return tokens, bias[:, None, None, :]
 
     def _transform(
-        self, pictures: Tensor, image_pe: Tensor, image_index: Tensor, tokens: Tensor, token_bias: Tensor
+        self, images: Tensor, image_pe: Tensor, image_index: Tensor, tokens: Tensor, token_bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """SAM's two-way transformer: tokens (P, T, C) and pictures (I, hw, C) to tokens and features (P, hw, C)."""
+        """SAM's two-way transformer: tokens (P, T, C) and images (I, hw, C) to tokens and features (P, hw, C)."""
         transformer = self.mask_decoder.transformer
         queries = tokens
-        features = pictures
+        features = images
         for number, layer in enumerate(transformer.layers):
             if layer.skip_first_layer_pe:
                 queries = _attention(layer.self_attn, queries, queries, queries, token_bias)

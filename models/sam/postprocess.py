@@ -1,6 +1,6 @@
 """From the decoder's low-resolution logits to masks of the original image.
 
-The reference enlarges the logits to the padded picture, cuts the padding off and resizes to the original image, both
+The reference enlarges the logits to the padded image, cuts the padding off and resizes to the original image, both
 steps bilinear. Each is linear and treats rows and columns apart, so together they are a product with four weights per
 row and per column of the image. It is taken only where the logits come near a threshold, a stripe of the image at a
 time: no float array of the image's size is ever made.
@@ -16,9 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.letterbox import Letterbox
 from models.masks import bounding_box
 from models.sam.constants import LOGITS_STRIDE
-from models.transforms import Frame
 from models.types import Logits, Mask
 
 _STABILITY_OFFSET: Final = 1.0
@@ -28,32 +28,32 @@ _ROUNDING: Final = 1e-3
 """More than float32 can lift what is interpolated between logits below a threshold."""
 
 _BLOCK: Final = 8192
-"""Rows or columns of the image whose weights are held at a time; bounds them for a picture that is one long line."""
+"""Rows or columns of the image whose weights are held at a time; bounds them for an image that is one long line."""
 
 _PRODUCT: Final = 1 << 18
 """Multiplications of one matrix product. OpenBLAS starts its own threads above, which would compete with the model's;
 and a stripe's logits stay in the cache."""
 
 
-def masks_of(logits: Logits, scores: NDArray[np.float32], frame: Frame, *, multimask: bool) -> tuple[Mask, ...]:
+def masks_of(logits: Logits, scores: NDArray[np.float32], letterbox: Letterbox, *, multimask: bool) -> tuple[Mask, ...]:
     """One prompt's masks: three, best predicted IoU first, or the one that the model keeps for clear prompts.
 
     Args:
-        logits: float32 (4, height, width) of size `frame.logits`, the decoder's row of this prompt.
+        logits: float32 (4, height, width) of size `letterbox.logits`, the decoder's row of this prompt.
         scores: float32 (4,), its predicted IoUs.
-        frame: of the prompt's picture.
+        letterbox: of the prompt's image.
         multimask: tokens 1 to 3 instead of token 0, as the reference chooses them.
     """
     tokens = sorted((1, 2, 3), key=lambda token: -scores[token]) if multimask else [0]
-    return tuple(_mask(logits[token], float(scores[token]), frame) for token in tokens)
+    return tuple(_mask(logits[token], float(scores[token]), letterbox) for token in tokens)
 
 
-def _mask(logits: Logits, score: float, frame: Frame) -> Mask:
+def _mask(logits: Logits, score: float, letterbox: Letterbox) -> Mask:
     """One mask. Its stability score is the IoU at thresholds +1 and -1 (SAM paper, appendix B), 0 if both are empty."""
-    pixels = np.zeros((frame.original.height, frame.original.width), np.bool_)
+    pixels = np.zeros((letterbox.original.height, letterbox.original.width), np.bool_)
     left, top, right, bottom = bounding_box(logits > -_STABILITY_OFFSET - _ROUNDING)
-    down = _Axis(frame.logits.height, frame.resized.height, frame.original.height)
-    across = _Axis(frame.logits.width, frame.resized.width, frame.original.width)
+    down = _Axis(letterbox.logits.height, letterbox.resized.height, letterbox.original.height)
+    across = _Axis(letterbox.logits.width, letterbox.resized.width, letterbox.original.width)
     rows, columns = down.reach(top, bottom), across.reach(left, right)
     inside = pixels[rows.start : rows.stop, columns.start : columns.stop]
     area = inner = outer = 0
@@ -84,7 +84,7 @@ class _Axis:
 
     Attributes:
         cells: of the logits, padding included.
-        resized: pixels of the picture as the model sees it, without the padding.
+        resized: pixels of the image as the model sees it, without the padding.
         original: pixels of the image.
     """
 

@@ -1,4 +1,4 @@
-"""Prompts of different pictures packed into one rectangular batch for the decoder."""
+"""Prompts of different images packed into one rectangular batch for the decoder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import MalformedPrompt, NoPrompt, PromptOutsideImage
+from models.letterbox import Letterbox
 from models.masks import bounding_box
 from models.sam.constants import (
     LABEL_BOX_BOTTOM_RIGHT,
@@ -19,7 +20,6 @@ from models.sam.constants import (
     LABEL_PADDING,
     LOGITS_STRIDE,
 )
-from models.transforms import Frame
 from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Logits, Prompt, Size
 
 _CONFIDENCE: Final = 1e-6
@@ -29,7 +29,7 @@ the decoder itself returns well inside and outside an object. At half of that, a
 
 @dataclass(frozen=True, slots=True)
 class PackedPrompts:
-    """P prompts as the decoder takes them, padded to the N tokens of the longest, on pictures of h x w cells.
+    """P prompts as the decoder takes them, padded to the N tokens of the longest, on images of h x w cells.
 
     Attributes:
         points: float32 (P, N, 2), x and y as fractions of the model's square, 0 to 1; centres of pixels.
@@ -46,16 +46,16 @@ class PackedPrompts:
     cells: Size
 
 
-def check(prompt: Prompt, frame: Frame) -> None:
-    """Refuse a prompt that has no meaning on a picture of `frame`.
+def check(prompt: Prompt, letterbox: Letterbox) -> None:
+    """Refuse a prompt that has no meaning on an image of `letterbox`.
 
     Raises:
         NoPrompt: neither points, box nor mask.
         MalformedPrompt: an unknown label, a number that is not finite, an empty box, a mask of another size than the
-            image, logits of another size than the frame's.
-        PromptOutsideImage: a point or a box corner beyond the picture.
+            image, logits of another size than the letterbox's.
+        PromptOutsideImage: a point or a box corner beyond the image.
     """
-    size = frame.original
+    size = letterbox.original
     if not prompt.points and prompt.box is None and prompt.mask is None:
         raise NoPrompt("A prompt needs points, a box or a mask.")
     for number, point in enumerate(prompt.points):
@@ -65,18 +65,18 @@ def check(prompt: Prompt, frame: Frame) -> None:
             raise MalformedPrompt(f"points[{number}] is not a pair of finite numbers.")
         if not (0 <= point.x < size.width and 0 <= point.y < size.height):
             raise PromptOutsideImage(
-                f"points[{number}] is at ({point.x:g}, {point.y:g}), outside the picture of "
+                f"points[{number}] is at ({point.x:g}, {point.y:g}), outside the image of "
                 f"{size.width} x {size.height} pixels (x to the right, y down, after EXIF orientation)."
             )
     if prompt.box is not None:
         _check_box(prompt.box, size)
     mask = prompt.mask
     if mask is not None:
-        wanted = size if mask.dtype == np.bool_ else frame.logits
+        wanted = size if mask.dtype == np.bool_ else letterbox.logits
         if mask.shape != (wanted.height, wanted.width):
             raise MalformedPrompt(
                 f"The mask has {mask.shape[1]} x {mask.shape[0]} cells; "
-                f"{wanted.width} x {wanted.height} would be right for this picture."
+                f"{wanted.width} x {wanted.height} would be right for this image."
             )
         if mask.dtype != np.bool_ and not np.isfinite(mask).all():
             raise MalformedPrompt("The mask's logits are not all finite numbers.")
@@ -92,29 +92,30 @@ def _check_box(box: Box, size: Size) -> None:
         )
     if box.x0 < 0 or box.y0 < 0 or box.x1 > size.width or box.y1 > size.height:
         raise PromptOutsideImage(
-            f"The box {list(corners)} reaches beyond the picture of {size.width} x {size.height} pixels."
+            f"The box {list(corners)} reaches beyond the image of {size.width} x {size.height} pixels."
         )
 
 
-def pack(prompts: Sequence[Prompt], frames: Sequence[Frame]) -> PackedPrompts:
-    """Pack checked prompts, each with the frame of its own picture, into one batch.
+def pack(prompts: Sequence[Prompt], letterboxes: Sequence[Letterbox]) -> PackedPrompts:
+    """Pack checked prompts, each with the letterbox of its own image, into one batch.
 
     Either all prompts bring a mask or none does: the decoder has one path for each.
 
     Args:
         prompts: at least one.
-        frames: as many as prompts, equal in `side` and `padded`.
+        letterboxes: as many as prompts, equal in `side` and `padded`.
 
     Raises:
-        ValueError: the lengths differ, frames that cannot share a batch, or prompts with and without a mask are mixed.
+        ValueError: the lengths differ, the letterboxes cannot share a batch, or prompts with and without a mask are
+            mixed.
     """
-    if len(prompts) != len(frames) or not prompts:
-        raise ValueError(f"{len(prompts)} prompts and {len(frames)} frames: equal and at least one")
+    if len(prompts) != len(letterboxes) or not prompts:
+        raise ValueError(f"{len(prompts)} prompts and {len(letterboxes)} letterboxes: equal and at least one")
     if len({prompt.mask is None for prompt in prompts}) == 2:
         raise ValueError("prompts with and without a mask go into batches of their own")
-    if len({(frame.side, frame.padded) for frame in frames}) > 1:
-        raise ValueError("pictures of different sides or padded sizes go into batches of their own")
-    rows = [_tokens(prompt, frame) for prompt, frame in zip(prompts, frames, strict=True)]
+    if len({(letterbox.side, letterbox.padded) for letterbox in letterboxes}) > 1:
+        raise ValueError("images of different sides or padded sizes go into batches of their own")
+    rows = [_tokens(prompt, letterbox) for prompt, letterbox in zip(prompts, letterboxes, strict=True)]
     width = _padded_width(max(len(labels) for _, labels in rows))
     points = np.zeros((len(rows), width, 2), np.float32)
     labels = np.full((len(rows), width), LABEL_FILLER, np.int64)
@@ -122,12 +123,12 @@ def pack(prompts: Sequence[Prompt], frames: Sequence[Frame]) -> PackedPrompts:
         points[row, : len(row_labels)] = row_points
         labels[row, : len(row_labels)] = row_labels
     masks = [
-        _mask_input(prompt.mask, frame)
-        for prompt, frame in zip(prompts, frames, strict=True)
+        _mask_input(prompt.mask, letterbox)
+        for prompt, letterbox in zip(prompts, letterboxes, strict=True)
         if prompt.mask is not None
     ]
     mask_inputs = np.stack(masks)[:, None] if masks else None
-    return PackedPrompts(points, labels, mask_inputs, frames[0].side, frames[0].cells)
+    return PackedPrompts(points, labels, mask_inputs, letterboxes[0].side, letterboxes[0].cells)
 
 
 def _padded_width(tokens: int) -> int:
@@ -135,26 +136,26 @@ def _padded_width(tokens: int) -> int:
     return max(2, 1 << (tokens - 1).bit_length()) if tokens else 2
 
 
-def _tokens(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float32], list[int]]:
+def _tokens(prompt: Prompt, letterbox: Letterbox) -> tuple[NDArray[np.float32], list[int]]:
     """A prompt's points (n, 2) as fractions of the model's square and its labels, in the reference's order."""
     coords = [(point.x, point.y) for point in prompt.points]
     labels = [point.label for point in prompt.points]
     box = prompt.box
-    if prompt.mask is not None and not coords and box is None and not frame.is_reference:
-        box = _box_of(prompt.mask, frame)
+    if prompt.mask is not None and not coords and box is None and not letterbox.is_reference:
+        box = _box_of(prompt.mask, letterbox)
     if box is not None:
         coords += [(box.x0, box.y0), (box.x1, box.y1)]
         labels += [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT]
-    pixels = frame.to_model(np.asarray(coords, np.float64).reshape(-1, 2))
+    pixels = letterbox.to_model(np.asarray(coords, np.float64).reshape(-1, 2))
     # +0.5: to the centre of the pixel, as the checkpoints were trained.
-    placed = ((pixels + 0.5) / frame.side).astype(np.float32)
+    placed = ((pixels + 0.5) / letterbox.side).astype(np.float32)
     if labels and box is None:
         placed = np.concatenate([placed, np.zeros((1, 2), np.float32)])
         labels.append(LABEL_PADDING)
     return placed, labels
 
 
-def _box_of(mask: BinaryMask | Logits, frame: Frame) -> Box | None:
+def _box_of(mask: BinaryMask | Logits, letterbox: Letterbox) -> Box | None:
     """The box of a mask prompt in the image, or None where the mask is empty.
 
     Off the square of 1024 that they were trained on, the checkpoints lose a mask that comes alone.
@@ -164,23 +165,23 @@ def _box_of(mask: BinaryMask | Logits, frame: Frame) -> Box | None:
         return None
     corners = np.array([[x0, y0], [x1, y1]], np.float64)
     if mask.dtype != np.bool_:
-        corners = frame.to_image(corners * LOGITS_STRIDE)
+        corners = letterbox.to_image(corners * LOGITS_STRIDE)
     (left, top), (right, bottom) = corners.tolist()
     return Box(left, top, right, bottom)
 
 
-def _mask_input(mask: BinaryMask | Logits, frame: Frame) -> NDArray[np.float32]:
-    """Logits float32 of the frame's size."""
+def _mask_input(mask: BinaryMask | Logits, letterbox: Letterbox) -> NDArray[np.float32]:
+    """Logits float32 of the letterbox's size."""
     if mask.dtype != np.bool_:
         return np.asarray(mask, np.float32)
     resized = cv2.resize(
         mask.astype(np.float32),
-        (frame.resized.width, frame.resized.height),
+        (letterbox.resized.width, letterbox.resized.height),
         interpolation=cv2.INTER_AREA,
     )
-    padded = np.zeros((frame.padded.height, frame.padded.width), np.float32)
-    padded[: frame.resized.height, : frame.resized.width] = resized
-    height, width = frame.logits.height, frame.logits.width
+    padded = np.zeros((letterbox.padded.height, letterbox.padded.width), np.float32)
+    padded[: letterbox.resized.height, : letterbox.resized.width] = resized
+    height, width = letterbox.logits.height, letterbox.logits.width
     share = padded.reshape(height, LOGITS_STRIDE, width, LOGITS_STRIDE).mean(axis=(1, 3))
     share = np.clip(share, _CONFIDENCE, 1 - _CONFIDENCE)
     logits: NDArray[np.float32] = np.log(share / (1 - share)).astype(np.float32)

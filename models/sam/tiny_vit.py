@@ -28,7 +28,7 @@ _CLASSIFIER: Final = ("norm_head.", "head.")
 
 
 class TinyViTEncoder(nn.Module):
-    """Normalised pictures to embeddings.
+    """Normalised images to embeddings.
 
     Input float32 (batch, 3, height, width), normalised, height and width multiples of 64: it has no absolute position
     embedding. Output float32 (batch, 256, height / 16, width / 16).

@@ -1,1 +1,1 @@
-"""Training: U-Nets from annotated and rendered pictures, SAM from annotated ones."""
+"""Training: U-Nets from annotated and rendered images, SAM from annotated ones."""

@@ -1,7 +1,7 @@
-"""Pictures made to look as they might have: moved, turned, lit, blurred and noisy.
+"""Images made to look as they might have: moved, turned, lit, blurred and noisy.
 
-What moves the picture moves its classes alike, those by the nearest neighbour: a class is never between two others.
-Changes of colour are one linear map of red, green and blue, so that they cost one pass over the picture.
+What moves the image moves its classes alike, those by the nearest neighbour: a class is never between two others.
+Changes of colour are one linear map of red, green and blue, so that they cost one pass over the image.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models.data.samples import InstanceMap, PixelClass, SemanticMap
+from models.data.samples import InstanceMap
 from models.training.errors import CannotTrain
-from models.types import Pixels, Size
+from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.constants import PADDING
 
 _LUMA: Final = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
@@ -28,16 +28,16 @@ _Whole = TypeVar("_Whole", np.uint8, np.uint16)
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How far pictures are changed, by lot.
+    """How far images are changed, by lot.
 
     Attributes:
         flip: chance to mirror left and right, 0 to 1.
         flip_vertical: chance to mirror top and bottom.
         rotation: most degrees either way.
-        smallest: least factor on the scale at which the network would see the picture, above 0.
+        smallest: least factor on the scale at which the network would see the image, above 0.
         largest: greatest factor, at least `smallest`.
         brightness: most that the factor on all light differs from 1, 0 to below 1.
-        contrast: likewise of the factor on differences from the picture's mean.
+        contrast: likewise of the factor on differences from the image's mean.
         saturation: likewise of the factor on differences from grey.
         hue: most degrees of rotation about the axis of greys.
         blur: greatest standard deviation in pixels.
@@ -69,15 +69,15 @@ class Augmentation:
 
 
 UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0)
-"""Nothing is drawn by lot but which part of a picture that is larger than the crop is seen."""
+"""Nothing is drawn by lot but which part of an image that is larger than the crop is seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Where the picture's points come to lie in the crop.
+    """Where the image's points come to lie in the crop.
 
     Attributes:
-        matrix: float64 (2, 3): x, y of the picture to x, y of the crop; pixels' corners have whole numbers.
+        matrix: float64 (2, 3): x, y of the image to x, y of the crop; pixels' corners have whole numbers.
         scale: of it, above 0.
         crop: size of the crop.
     """
@@ -96,26 +96,26 @@ def place(
     *,
     about: tuple[float, float] | None = None,
 ) -> Placement:
-    """Draw by lot how a picture lies in a crop.
+    """Draw by lot how an image lies in a crop.
 
     Args:
-        size: of the picture.
+        size: of the image.
         crop: of the crop.
-        scale: crop pixels per picture pixel before augmentation.
+        scale: crop pixels per image pixel before augmentation.
         augmentation: how far to go.
         rng: draws the lots.
-        about: x and y of the picture that come to lie within a quarter of the crop of its middle, None for any.
+        about: x and y of the image that come to lie within a quarter of the crop of its middle, None for any.
 
     Returns:
-        The placement. Before it is turned, the picture lies within the crop or the crop within the picture, each way,
+        The placement. Before it is turned, the image lies within the crop or the crop within the image, each way,
         unless it is about a point.
     """
     factor = math.exp(rng.uniform(math.log(augmentation.smallest), math.log(augmentation.largest)))
     scale *= factor
     angle = math.radians(rng.uniform(-augmentation.rotation, augmentation.rotation))
     mirror = np.where(rng.random(2) < (augmentation.flip, augmentation.flip_vertical), -1.0, 1.0)
-    picture, window = np.array((size.width, size.height)), np.array((crop.width, crop.height))
-    middle, slack = picture / 2, np.abs(picture * scale - window) / 2
+    image, window = np.array((size.width, size.height)), np.array((crop.width, crop.height))
+    middle, slack = image / 2, np.abs(image * scale - window) / 2
     if about is not None:
         middle, slack = np.array(about), window / 4
     shift = rng.uniform(-slack, slack)
@@ -126,14 +126,14 @@ def place(
 
 
 def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
-    """Move a picture into its crop; beside the picture is `PADDING`.
+    """Move an image into its crop; beside the image is `PADDING`.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
         placement: where to.
 
     Returns:
-        uint8 of size `placement.crop`; shrunk as `models.transforms.resize` does it.
+        uint8 of size `placement.crop`; shrunk as `models.letterbox.resize` does it.
     """
     height, width = pixels.shape[:2]
     matrix = placement.matrix
@@ -146,7 +146,7 @@ def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
 
 
 def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
-    """Move a picture's classes into its crop; beside the picture is IGNORE.
+    """Move an image's classes into its crop; beside the image is IGNORE.
 
     Args:
         semantic: uint8 (height, width) of `PixelClass`.
@@ -160,7 +160,7 @@ def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
 
 
 def move_instances(instance_map: InstanceMap, placement: Placement) -> InstanceMap:
-    """Move a picture's fruits into its crop; beside the picture is none.
+    """Move an image's fruits into its crop; beside the image is none.
 
     Args:
         instance_map: uint16 (height, width).

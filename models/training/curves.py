@@ -1,4 +1,4 @@
-"""A run's numbers by epoch: a CSV file, and a picture of it."""
+"""A run's numbers by epoch: a CSV file, and an image of it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The command line's words for annotated pictures, the same for every training.
+"""The command line's words for annotated images, the same for every training.
 
---data FOLDER --classes 1=fruit,2=fruit --data-weight 2 --data OTHER.json --pictures FOLDER
+--data FOLDER --classes 1=fruit,2=fruit --data-weight 2 --data OTHER.json --images FOLDER
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from models.training.data_sources import DataSource
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --data, and the options that belong to the --data before them; `namespace.data` holds `DataSource`s."""
-    group = parser.add_argument_group("annotated pictures", "--data may be given several times; what follows is its.")
+    group = parser.add_argument_group("annotated images", "--data may be given several times; what follows is its.")
     group.add_argument(
         "--data", action=_NextData, default=(), metavar="PATH", help="a folder, or Label Studio's or COCO's JSON file"
     )
     for option, field, metavar, said in (
         ("--classes", "classes", "NAME=CLASS,…", "what its classes mean: background, healthy, infected, fruit, ignore"),
-        ("--pictures", "pictures", "FOLDER", "where its pictures lie, if not beside the annotations"),
-        ("--split", "split", "FILE", "its split file (its own split.json; without one, by the pictures' hashes)"),
-        ("--data-weight", "weight", "W", "how often an epoch shows each of its pictures, on average (1)"),
+        ("--images", "images", "FOLDER", "where its images lie, if not beside the annotations"),
+        ("--split", "split", "FILE", "its split file (its own split.json; without one, by the images' hashes)"),
+        ("--data-weight", "weight", "W", "how often an epoch shows each of its images, on average (1)"),
         ("--data-licence", "licence", "TEXT", "its licence and origin, for the model card"),
     ):
         group.add_argument(option, action=_OfLastData, field=field, metavar=metavar, help=said, dest=argparse.SUPPRESS)
@@ -69,4 +69,4 @@ def _classes(text: str) -> dict[str, str]:
     return {name.strip(): word.strip() for name, _, word in pairs}
 
 
-_READ: dict[str, Any] = {"classes": _classes, "pictures": Path, "split": Path, "weight": float, "licence": str}
+_READ: dict[str, Any] = {"classes": _classes, "images": Path, "split": Path, "weight": float, "licence": str}

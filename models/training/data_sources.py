@@ -1,4 +1,4 @@
-"""The annotated pictures that a user names to train with, opened and divided."""
+"""The annotated images that a user names to train with, opened and divided."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from models.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """One set of annotated pictures.
+    """One set of annotated images.
 
     Attributes:
         path: what `models.data.opening.open_dataset` opens.
         classes: words of the class map, as `ClassMap.of` takes them.
-        pictures: the folder of pictures, None for beside the annotations.
+        images: the folder of images, None for beside the annotations.
         split: the split file; None for the set's own split.json, or by content where it has none.
-        weight: how often each picture is seen in an epoch, on average; at least 0.
+        weight: how often each image is seen in an epoch, on average; at least 0.
         licence: what the user says about the licence and origin of the data, for the model card.
     """
 
     path: Path
     classes: Mapping[str, str] = field(default_factory=dict)
-    pictures: Path | None = None
+    images: Path | None = None
     split: Path | None = None
     weight: float = 1.0
     licence: str = ""
@@ -41,11 +41,11 @@ class OpenedSource:
     Attributes:
         name: of its folder or file, with a number where several have the same.
         source: what was asked for.
-        dataset: all its pictures.
-        train: names of pictures to train on.
-        validation: names of pictures to validate on.
+        dataset: all its images.
+        train: names of images to train on.
+        validation: names of images to validate on.
         divided_by: the split file's name, or how else.
-        digest: SHA-256 over the pictures and annotations of both parts.
+        digest: SHA-256 over the images and annotations of both parts.
     """
 
     name: str
@@ -92,8 +92,8 @@ def open_sources(sources: Sequence[DataSource]) -> tuple[OpenedSource, ...]:
 
 def _open(name: str, source: DataSource) -> OpenedSource:
     if not 0 <= source.weight < 1e6:
-        raise DataError(f"{source.path}: a weight of {source.weight} is none; 1 shows each picture once an epoch.")
-    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), pictures=source.pictures)
+        raise DataError(f"{source.path}: a weight of {source.weight} is none; 1 shows each image once an epoch.")
+    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
     split, divided_by = divided(dataset, source)
     train, validation = split.of(TRAIN), split.of(VALIDATION)
     # Now, and all of them: not one after the other in the middle of the night.
@@ -114,4 +114,4 @@ def divided(dataset: Dataset, source: DataSource) -> tuple[Split, str]:
     file = source.split or folder / SPLIT_FILE
     if source.split is not None or file.is_file():
         return read_split(file, dataset), file.name
-    return split_by_content(dataset), "the hash of each picture's bytes"
+    return split_by_content(dataset), "the hash of each image's bytes"

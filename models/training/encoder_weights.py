@@ -12,10 +12,10 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from models.checkpoints import load_state_dict
-from models.entries import Architecture, CatalogueEntry, SourcePackage
+from models.catalog import Architecture, CatalogueEntry, SourcePackage
 from models.errors import BadCheckpoint
-from models.weights import fetch
+from models.weights.checkpoints import load_state_dict
+from models.weights.fetch import fetch
 
 IMAGENET_MOBILENETV2: Final = CatalogueEntry(
     name="imagenet-mobilenetv2",

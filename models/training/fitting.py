@@ -116,7 +116,7 @@ class Learner(Protocol):
         """Run `network` on a batch: a scalar to minimise. Called within autocast where precision is mixed."""
 
     def validate(self, network: nn.Module) -> Validation:
-        """Judge a network in evaluation mode, without gradients."""
+        """Validator a network in evaluation mode, without gradients."""
 
     def weights(self, network: nn.Module) -> Mapping[str, Tensor]:
         """What a checkpoint of that network holds."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.data.samples import CLASSES, PixelClass
 from models.training.errors import CannotTrain
+from models.types import CLASSES, PixelClass
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Logits float (batch, 3, height, width) and truth uint8 (batch, height, width) of `PixelClass`, to a scalar."""

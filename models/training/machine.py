@@ -19,7 +19,7 @@ class Machine:
 
     Attributes:
         device: "cpu", "cuda" or "cuda:N".
-        workers: processes that prepare pictures; 0 for none but the one that trains.
+        workers: processes that prepare images; 0 for none but the one that trains.
         mixed: 16-bit arithmetic where the device is faster with it.
         cache_dir: where downloads are kept.
         progress: draw bars on a terminal.
@@ -36,7 +36,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what a run uses; the same for every training."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help="auto (CUDA where there is any), cpu, cuda or cuda:N")
-    group.add_argument("--workers", type=int, default=1, help="processes that prepare pictures (%(default)s)")
+    group.add_argument("--workers", type=int, default=1, help="processes that prepare images (%(default)s)")
     group.add_argument("--threads", type=int, default=0, help="threads on a CPU, 0 for all cores")
     group.add_argument("--full-precision", action="store_true", help="float32 also where 16 bits are faster")
     group.add_argument("--cache", type=Path, help="folder of downloads (POMONA_CACHE_DIR, or the user's cache)")

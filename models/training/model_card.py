@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
+from models.catalog import CATALOGUE
 from models.training.errors import CannotTrain
 from models.training.run_folder import RunFolder
-from models.zoo import CATALOGUE
 
 _PACKAGES = ("numpy", "opencv-python-headless", "safetensors", "segmentation-models-pytorch", "timm", "torch")
 
@@ -112,7 +112,7 @@ def write_card(folder: RunFolder, card: ModelCard) -> str:
 
 
 def models_entry(card: ModelCard) -> str:
-    """A models file with this one model, as `models.models_file` reads it from the card's folder."""
+    """A models file with this one model, as `models.catalog` reads it from the card's folder."""
     keys = {"architecture": card.architecture, "file": card.file, "licence": card.licence, "sha256": card.sha256}
     return str(yaml.safe_dump({"models": {card.name: keys}}, sort_keys=False, allow_unicode=True))
 
@@ -145,7 +145,7 @@ def _markdown(card: ModelCard) -> str:
         }),
         "## Validation",
         "",
-        f"The best epoch was chosen by {card.chosen_by}: {card.score:.4f}. It was chosen on these very pictures, so",
+        f"The best epoch was chosen by {card.chosen_by}: {card.score:.4f}. It was chosen on these very images, so",
         "the numbers are a little too good; the test part was not touched.",
         "",
         *_table("measure", "value", {name: f"{value:.4f}" for name, value in known.items()}),

@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def plot(self) -> Path:
-        """A picture of them."""
+        """An image of them."""
         return self.path / "curves.png"
 
     @property

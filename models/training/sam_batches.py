@@ -1,4 +1,4 @@
-"""Prompts of different pictures in batches for the decoder, drawn by lot."""
+"""Prompts of different images in batches for the decoder, drawn by lot."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.letterbox import Letterbox
 from models.training.sam_clicks import centre_of, click_on_error, jittered_box, point_within
 from models.training.sam_embeddings import load_embedding
-from models.training.sam_pictures import Fruit, Picture
+from models.training.sam_images import Fruit, Image
 from models.training.seeding import generator_of
-from models.transforms import Frame
 from models.types import BACKGROUND, FOREGROUND, Box, Point, Prompt
 
-Task: TypeAlias = tuple[Picture, Fruit]
-"""A fruit to be prompted for, and its picture."""
+Task: TypeAlias = tuple[Image, Fruit]
+"""A fruit to be prompted for, and its image."""
 
 _BOXES: Final = 0.5
 """Share of prompts that are boxes, as in the paper; the others are points."""
@@ -32,12 +32,12 @@ _ORDER, _PROMPTS = 0, 1  # what is drawn by lot for an epoch, each from a genera
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptBatch:
-    """P prompts on I pictures whose frames are equal in `side` and `padded`.
+    """P prompts on I images whose frames are equal in `side` and `padded`.
 
     Attributes:
         embeddings: float32 (I, 256, h, w).
-        image_index: int64 (P,), each prompt's picture.
-        frames: of each prompt's picture.
+        image_index: int64 (P,), each prompt's image.
+        frames: of each prompt's image.
         prompts: in pixels of the images.
         truth: bool (P, height, width) of size `frame.padded`, the fruit.
         counted: bool (P, height, width), what counts: all but ignored pixels.
@@ -46,7 +46,7 @@ class PromptBatch:
 
     embeddings: Tensor
     image_index: Tensor
-    frames: tuple[Frame, ...]
+    frames: tuple[Letterbox, ...]
     prompts: tuple[Prompt, ...]
     truth: Tensor
     counted: Tensor
@@ -58,7 +58,7 @@ class Tasks:
     """What an epoch learns from, in batches of equal size and varying company.
 
     Attributes:
-        groups: tasks whose pictures can share a batch, each with how often an epoch has it, on average.
+        groups: tasks whose images can share a batch, each with how often an epoch has it, on average.
         batch: most prompts in a batch.
         seed: of everything drawn by lot.
     """
@@ -68,19 +68,16 @@ class Tasks:
     seed: int
 
     @classmethod
-    def of(cls, sources: Sequence[tuple[Sequence[Picture], float]], *, batch: int, seed: int) -> Tasks:
-        """Group all fruits of all pictures.
+    def of(cls, sources: Sequence[tuple[Sequence[Image], float]], *, batch: int, seed: int) -> Tasks:
+        """Group all fruits of all images.
 
         Args:
-            sources: pictures, and how often an epoch shows each, on average.
+            sources: images, and how often an epoch shows each, on average.
             batch: most prompts in a batch, at least 1.
             seed: at least 0.
         """
         weighted = [
-            ((picture, fruit), weight)
-            for pictures, weight in sources
-            for picture in pictures
-            for fruit in picture.fruits
+            ((image, fruit), weight) for images, weight in sources for image in images for fruit in image.fruits
         ]
         weighted.sort(key=lambda each: _shape(each[0]))
         groups = []
@@ -116,34 +113,34 @@ def assemble(tasks: Sequence[Task], rng: np.random.Generator) -> PromptBatch:
     """Draw a first prompt for each task, and bring together what the decoder and the loss need.
 
     Args:
-        tasks: at least one, of pictures whose frames are equal in `side` and `padded`.
+        tasks: at least one, of images whose frames are equal in `side` and `padded`.
         rng: draws the prompts, and later clicks.
 
     Raises:
         CannotTrain: an embedding cannot be read.
     """
-    files = list(dict.fromkeys(picture.embedding for picture, _ in tasks))
+    files = list(dict.fromkeys(image.embedding for image, _ in tasks))
     padded = tasks[0][0].frame.padded
     truth = np.zeros((len(tasks), padded.height, padded.width), np.bool_)
     counted = np.ones_like(truth)
-    for row, (picture, fruit) in enumerate(tasks):
+    for row, (image, fruit) in enumerate(tasks):
         x0, y0, x1, y1 = fruit.box
         truth[row, y0:y1, x0:x1] = fruit.mask
-        if picture.ignored is not None:
-            height, width = picture.ignored.shape
-            counted[row, :height, :width] = ~picture.ignored
+        if image.ignored is not None:
+            height, width = image.ignored.shape
+            counted[row, :height, :width] = ~image.ignored
     return PromptBatch(
         embeddings=torch.stack([load_embedding(file) for file in files]),
-        image_index=torch.tensor([files.index(picture.embedding) for picture, _ in tasks]),
-        frames=tuple(picture.frame for picture, _ in tasks),
-        prompts=tuple(first_prompt(picture.frame, fruit, rng) for picture, fruit in tasks),
+        image_index=torch.tensor([files.index(image.embedding) for image, _ in tasks]),
+        frames=tuple(image.frame for image, _ in tasks),
+        prompts=tuple(first_prompt(image.frame, fruit, rng) for image, fruit in tasks),
         truth=torch.from_numpy(truth),
         counted=torch.from_numpy(counted),
         clicks=rng,
     )
 
 
-def first_prompt(frame: Frame, fruit: Fruit, rng: np.random.Generator) -> Prompt:
+def first_prompt(frame: Letterbox, fruit: Fruit, rng: np.random.Generator) -> Prompt:
     """A box with jitter or a point, by lot."""
     if rng.random() < _BOXES:
         corners = np.reshape(jittered_box(fruit.box, frame.resized, frame.side, rng), (2, 2))
@@ -179,7 +176,7 @@ def next_prompts(batch: PromptBatch, prompts: Sequence[Prompt], guesses: Tensor,
     return tuple(following)
 
 
-def _point(frame: Frame, x: int, y: int, label: int) -> Point:
+def _point(frame: Letterbox, x: int, y: int, label: int) -> Point:
     at_x, at_y = frame.to_image((x, y)).tolist()
     return Point(at_x, at_y, label)
 

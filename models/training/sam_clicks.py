@@ -1,6 +1,6 @@
 """Prompts drawn by lot from annotated fruit, as SAM was trained (Kirillov et al., "Segment Anything", appendix A).
 
-Coordinates are pixels of the picture as the model sees it, `frame.resized`; a pixel is named by its left upper corner.
+Coordinates are pixels of the image as the model sees it, `frame.resized`; a pixel is named by its left upper corner.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def jittered_box(
 
     Args:
         box: half-open `[x0, y0, x1, y1)`, not empty.
-        size: of the picture; the result stays in it.
+        size: of the image; the result stays in it.
         side: of the model's square.
         rng: draws the noise.
 

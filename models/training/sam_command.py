@@ -1,4 +1,4 @@
-"""python -m models.training sam: fine-tunes the mask decoder of a SAM on annotated pictures."""
+"""python -m models.training sam: fine-tunes the mask decoder of a SAM on annotated images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.backends.load import Shelf
+from models.backends.load import ModelStore
 from models.training.data_arguments import add_data_arguments
 from models.training.machine import add_machine_arguments, machine_of
 from models.training.sam_losses import LossWeights
@@ -93,6 +93,6 @@ def _run(given: argparse.Namespace) -> None:
     from models.training.sam_training import Origin, train_sam
 
     machine = machine_of(given)
-    origin = Origin(Shelf(machine.cache_dir, given.weights), given.models_file, given.backend)
+    origin = Origin(ModelStore(machine.cache_dir, given.weights), given.models_file, given.backend)
     product = Product(given.out, given.name, given.licence)
     train_sam(options, given.data, product, machine, origin, resume=given.resume)

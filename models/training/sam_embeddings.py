@@ -1,6 +1,6 @@
-"""Embeddings of pictures on disk, computed once: the encoder does not learn, so they never change.
+"""Embeddings of images on disk, computed once: the encoder does not learn, so they never change.
 
-One file for each picture, in a folder of the model's revision and the frame; float16, which takes half the room.
+One file for each image, in a folder of the model's revision and the frame; float16, which takes half the room.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.backends.base import SamBackend
+from models.letterbox import Letterbox, Padding, letterbox_for, resize
 from models.training.errors import CannotTrain
-from models.transforms import Frame, Padding, frame_for, resize
 from models.types import Pixels, Size
 
 _NAME = "embedding"
@@ -30,7 +30,7 @@ class EmbeddingStore:
         folder: made when needed.
         revision: of the checkpoint whose encoder it is.
         side: of the model's square.
-        padding: of the pictures.
+        padding: of the images.
         open_backend: loads the encoder; called once at most, and not at all where nothing is missing.
     """
 
@@ -43,21 +43,21 @@ class EmbeddingStore:
         self._open_backend = open_backend
         self._backend: SamBackend | None = None
 
-    def ensure(self, pixels: Pixels) -> tuple[Frame, Path]:
-        """Find a picture's embedding by its content, or compute and keep it.
+    def ensure(self, pixels: Pixels) -> tuple[Letterbox, Path]:
+        """Find an image's embedding by its content, or compute and keep it.
 
         Args:
             pixels: uint8 (height, width, 3).
 
         Returns:
-            The picture's frame and the embedding's file, for `load_embedding`.
+            The image's frame and the embedding's file, for `load_embedding`.
 
         Raises:
             CannotTrain: the embedding is too large for float16.
             BackendError: the encoder cannot be loaded, or failed.
             OSError: the file cannot be written.
         """
-        frame = frame_for(Size(*pixels.shape[:2]), self._side, self._padding)
+        frame = letterbox_for(Size(*pixels.shape[:2]), self._side, self._padding)
         content = hashlib.sha256(f"{pixels.shape} ".encode())
         content.update(np.ascontiguousarray(pixels).data)
         file = self._folder / f"{content.hexdigest()[:32]}.safetensors"
@@ -65,7 +65,7 @@ class EmbeddingStore:
             self._write(file, self._encode(pixels, frame))
         return frame, file
 
-    def _encode(self, pixels: Pixels, frame: Frame) -> Tensor:
+    def _encode(self, pixels: Pixels, frame: Letterbox) -> Tensor:
         if self._backend is None:
             self._backend = self._open_backend()
         (embedding,) = self._backend.encode([self._backend.prepare(resize(pixels, frame), frame)])
@@ -73,7 +73,7 @@ class EmbeddingStore:
 
     def _write(self, file: Path, embedding: Tensor) -> None:
         if not bool(torch.isfinite(embedding).all()):
-            raise CannotTrain("A picture's embedding is no number or too large for float16.")
+            raise CannotTrain("An image's embedding is no number or too large for float16.")
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         save_file({_NAME: embedding.contiguous()}, part)

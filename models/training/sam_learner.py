@@ -14,7 +14,7 @@ from models.training.fitting import Validation
 from models.training.sam_batches import PromptBatch, Tasks
 from models.training.sam_losses import LossWeights
 from models.training.sam_step import batch_loss
-from models.training.sam_validation import PANELS, Judge
+from models.training.sam_validation import PANELS, Validator
 
 TRAINED: Final = "mask_decoder."
 """Prefix of the tensors that fine-tuning changes, in the decoder as in checkpoints."""
@@ -26,7 +26,7 @@ class SamLearner:
     Args:
         decoder: the one to begin from; it is copied.
         tasks: what to learn from.
-        judge: of the validation pictures.
+        judge: of the validation images.
         weights: of the loss.
         rounds: corrections after the first prompt, at least 0: each adds a click on what is wrong with the answer
             before, and that answer as a mask prompt.
@@ -38,7 +38,7 @@ class SamLearner:
         decoder: PromptDecoder,
         *,
         tasks: Tasks,
-        judge: Judge,
+        judge: Validator,
         weights: LossWeights,
         rounds: int,
         device: torch.device,

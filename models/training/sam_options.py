@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from models.entries import Architecture
+from models.catalog import Architecture
+from models.letterbox import Padding
 from models.sam.constants import INPUT_SIDE, PADDING_STEP
 from models.training.errors import CannotTrain
 from models.training.fitting import FitOptions
 from models.training.sam_losses import LossWeights
-from models.transforms import Padding
 
 
 def _short_fit() -> FitOptions:
@@ -55,7 +55,7 @@ class SamOptions:
         """Refuse an architecture that cannot be trained so.
 
         Raises:
-            CannotTrain: it is no SAM, or takes no pictures of that side and padding.
+            CannotTrain: it is no SAM, or takes no images of that side and padding.
         """
         if architecture.family != "sam":
             raise CannotTrain(f"{self.model} is a {architecture}, not a SAM.")

@@ -12,10 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.backends.load import BackendChoice, Shelf, choose_backend, load_sam
-from models.checkpoints import load_state_dict
-from models.digests import sha256_of
-from models.entries import CatalogueEntry
+from models.backends.load import BackendChoice, ModelStore, choose_backend, load_sam
+from models.catalog import CatalogueEntry, load_catalogue
 from models.errors import UnknownModel
 from models.sam.build import build_sam
 from models.sam.decoder import PromptDecoder
@@ -28,12 +26,13 @@ from models.training.model_card import ModelCard, Product, check_name, write_car
 from models.training.run_folder import RunFolder, open_run
 from models.training.sam_batches import Tasks
 from models.training.sam_embeddings import EmbeddingStore
+from models.training.sam_images import load_images
 from models.training.sam_learner import TRAINED, SamLearner
 from models.training.sam_options import SamOptions
-from models.training.sam_pictures import load_pictures
-from models.training.sam_validation import MEASURES, SCORE, Judge
-from models.weights import fetch
-from models.zoo import load_catalogue
+from models.training.sam_validation import MEASURES, SCORE, Validator
+from models.weights.checkpoints import load_state_dict
+from models.weights.digests import sha256_of
+from models.weights.fetch import fetch
 
 _log = logging.getLogger("pomona.training")
 
@@ -46,12 +45,12 @@ class Origin:
     """Where the model to begin from is had.
 
     Attributes:
-        shelf: of checkpoints and converted models.
+        model_store: of checkpoints and converted models.
         models_file: adds to the catalogue, or None.
         backend: computes the embeddings.
     """
 
-    shelf: Shelf
+    model_store: ModelStore
     models_file: Path | None = None
     backend: BackendChoice = "auto"
 
@@ -69,7 +68,7 @@ def train_sam(
 
     Args:
         options: how.
-        sources: sets of annotated pictures with fruits told apart; their test parts are never read.
+        sources: sets of annotated images with fruits told apart; their test parts are never read.
         product: where to, and under which name.
         machine: what to use.
         origin: of the model to begin from.
@@ -95,7 +94,7 @@ def train_sam(
         raise CannotTrain("There is no CUDA device here; --device cpu trains without.")
     opened = open_sources(sources)
     if not opened:
-        raise CannotTrain("Name annotated pictures to learn from with --data.")
+        raise CannotTrain("Name annotated images to learn from with --data.")
     record = {
         "architecture": entry.architecture,
         "revision": entry.revision,
@@ -103,7 +102,9 @@ def train_sam(
         "data": {each.name: each.record() for each in opened},
     }
     folder = open_run(product.out, record, resume=resume)
-    tensors = load_state_dict(fetch(entry, cache_dir=origin.shelf.cache_dir, weights_dir=origin.shelf.weights_dir))
+    tensors = load_state_dict(
+        fetch(entry, cache_dir=origin.model_store.cache_dir, weights_dir=origin.model_store.weights_dir)
+    )
     decoder = build_sam(entry.architecture, tensors).decoder
 
     tasks, judge = _prepare(options, opened, _store(folder, entry, options, origin), device)
@@ -155,20 +156,20 @@ def _store(folder: RunFolder, entry: CatalogueEntry, options: SamOptions, origin
         side=options.side,
         padding=options.padding,
         open_backend=lambda: load_sam(
-            entry, choose_backend(origin.backend), origin.shelf, threads=torch.get_num_threads()
+            entry, choose_backend(origin.backend), origin.model_store, threads=torch.get_num_threads()
         ),
     )
 
 
 def _prepare(
     options: SamOptions, opened: Sequence[OpenedSource], store: EmbeddingStore, device: torch.device
-) -> tuple[Tasks, Judge]:
-    judge = Judge([(each.dataset, each.validation) for each in opened], store, device=device)
-    pictures = [(load_pictures(each.dataset, each.train, store), each.source.weight) for each in opened]
-    return Tasks.of(pictures, batch=options.batch, seed=options.fit.seed), judge
+) -> tuple[Tasks, Validator]:
+    judge = Validator([(each.dataset, each.validation) for each in opened], store, device=device)
+    images = [(load_images(each.dataset, each.train, store), each.source.weight) for each in opened]
+    return Tasks.of(images, batch=options.batch, seed=options.fit.seed), judge
 
 
-def _judged(judge: Judge, decoder: PromptDecoder) -> Validation:
+def _judged(judge: Validator, decoder: PromptDecoder) -> Validation:
     with torch.inference_mode():
         return judge.validate(decoder)
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.data.dataset import Dataset, Item
-from models.data.samples import PixelClass
 from models.errors import DataError
 from models.evaluation.calibration import calibrate
 from models.evaluation.metrics import mask_iou
+from models.letterbox import Letterbox
 from models.masks import bounding_box
 from models.sam.decoder import PromptDecoder
 from models.sam.postprocess import masks_of
@@ -30,11 +30,10 @@ from models.training.errors import CannotTrain
 from models.training.fitting import Validation
 from models.training.sam_clicks import centre_of, jittered_box
 from models.training.sam_embeddings import EmbeddingStore, load_embedding
-from models.training.sam_pictures import check_told_apart
+from models.training.sam_images import check_told_apart
 from models.training.sam_step import decode
 from models.training.seeding import generator_of
-from models.transforms import Frame
-from models.types import BinaryMask, Box, Mask, Point, Prompt
+from models.types import BinaryMask, Box, Mask, PixelClass, Point, Prompt
 
 PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     "mean IoU by box": ["box_iou", "box_iou_single", "box_iou_oracle"],
@@ -68,11 +67,11 @@ _SEED: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture to validate on: its embedding, and the annotation that is drawn again whenever it is needed."""
+class _Image:
+    """An image to validate on: its embedding, and the annotation that is drawn again whenever it is needed."""
 
     item: Item
-    frame: Frame
+    frame: Letterbox
     embedding: Path
 
 
@@ -84,17 +83,17 @@ class _Answer:
     scores: tuple[float, float, float, float]
 
 
-class Judge:
-    """Pictures to validate on.
+class Validator:
+    """Images to validate on.
 
     Args:
-        sources: sets and the names of their pictures to validate on.
+        sources: sets and the names of their images to validate on.
         store: of embeddings.
         device: of the networks that will be judged.
 
     Raises:
         CannotTrain: fruits are not told apart, or there are none.
-        DataError: a picture or its annotation cannot be used.
+        DataError: an image or its annotation cannot be used.
         BackendError: the encoder cannot be loaded, or failed.
         OSError: an embedding cannot be written.
     """
@@ -103,15 +102,15 @@ class Judge:
         self, sources: Sequence[tuple[Dataset, Sequence[str]]], store: EmbeddingStore, *, device: torch.device
     ) -> None:
         self._device = device
-        self._pictures: list[_Picture] = []
+        self._images: list[_Image] = []
         for dataset, names in sources:
             for name in names:
                 sample = dataset.load(name)
                 check_told_apart(sample, dataset.root)
                 if sample.instances:
-                    self._pictures.append(_Picture(dataset.items[name], *store.ensure(sample.pixels)))
-        if not self._pictures:
-            raise CannotTrain("No picture to validate on shows a fruit.")
+                    self._images.append(_Image(dataset.items[name], *store.ensure(sample.pixels)))
+        if not self._images:
+            raise CannotTrain("No image to validate on shows a fruit.")
 
     def validate(self, network: nn.Module) -> Validation:
         """Ask for every fruit.
@@ -130,12 +129,12 @@ class Judge:
             raise TypeError(f"{type(network).__name__} is no decoder of prompts")
         boxes: list[_Answer] = []
         points: list[_Answer] = []
-        for number, picture in enumerate(self._pictures):
-            by_box, by_point = self._ask(network, picture, generator_of(_SEED, number))
+        for number, image in enumerate(self._images):
+            by_box, by_point = self._ask(network, image, generator_of(_SEED, number))
             boxes += by_box
             points += by_point
         if not boxes:
-            raise CannotTrain("No picture to validate on shows a fruit that counts.")
+            raise CannotTrain("No image to validate on shows a fruit that counts.")
         means = {f"box_{name}": value for name, value in _means(boxes).items()}
         means |= {f"point_{name}": value for name, value in _means(points).items()}
         answers = boxes + points
@@ -153,15 +152,15 @@ class Judge:
         return Validation((measures["box_iou"] + measures["point_iou"]) / 2, measures)
 
     def _ask(
-        self, decoder: PromptDecoder, picture: _Picture, rng: np.random.Generator
+        self, decoder: PromptDecoder, image: _Image, rng: np.random.Generator
     ) -> tuple[list[_Answer], list[_Answer]]:
-        size = picture.frame.original
+        size = image.frame.original
         try:
-            drawn = picture.item.annotation.draw(size)
+            drawn = image.item.annotation.draw(size)
         except OSError as error:
-            raise DataError(f"{picture.item.picture}: its annotation cannot be read ({error.strerror}).") from error
+            raise DataError(f"{image.item.image}: its annotation cannot be read ({error.strerror}).") from error
         if drawn.instance_map is None:
-            raise DataError(f"{picture.item.picture}: its annotation has changed: fruits are not told apart any more.")
+            raise DataError(f"{image.item.image}: its annotation has changed: fruits are not told apart any more.")
         ignored = drawn.semantic == PixelClass.IGNORE
         masks = [(each.box, (drawn.instance_map == each.id) & ~ignored) for each in drawn.instances]
         fruits = [(box, mask) for box, mask in masks if mask.any()]
@@ -171,23 +170,23 @@ class Judge:
         boxes = [Prompt(box=Box(*jittered_box(box, size, side, rng))) for box, _ in fruits]
         points = [Prompt(points=(_centre(box, mask),)) for box, mask in fruits]
 
-        logits, scores = _decoded(decoder, picture, boxes + points, self._device)
+        logits, scores = _decoded(decoder, image, boxes + points, self._device)
         answers = [
-            _answer(row, score, picture.frame, mask, ignored)
+            _answer(row, score, image.frame, mask, ignored)
             for row, score, (_, mask) in zip(logits, scores, fruits * 2, strict=True)
         ]
         return answers[: len(fruits)], answers[len(fruits) :]
 
 
 def _decoded(
-    decoder: PromptDecoder, picture: _Picture, prompts: Sequence[Prompt], device: torch.device
+    decoder: PromptDecoder, image: _Image, prompts: Sequence[Prompt], device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    embedding: Tensor = load_embedding(picture.embedding)[None].to(device)
+    embedding: Tensor = load_embedding(image.embedding)[None].to(device)
     logits: list[NDArray[np.float32]] = []
     scores: list[NDArray[np.float32]] = []
     for start in range(0, len(prompts), _PROMPTS):
         some = prompts[start : start + _PROMPTS]
-        packed = pack(some, [picture.frame] * len(some))
+        packed = pack(some, [image.frame] * len(some))
         index = torch.zeros(len(packed.labels), dtype=torch.int64, device=device)
         given = decode(decoder, embedding, index, packed)
         logits.append(given[0].float().cpu().numpy())
@@ -202,7 +201,7 @@ def _centre(box: tuple[int, int, int, int], mask: BinaryMask) -> Point:
 
 
 def _answer(
-    logits: NDArray[np.float32], scores: NDArray[np.float32], frame: Frame, truth: BinaryMask, ignored: BinaryMask
+    logits: NDArray[np.float32], scores: NDArray[np.float32], frame: Letterbox, truth: BinaryMask, ignored: BinaryMask
 ) -> _Answer:
     masks = (*masks_of(logits, scores, frame, multimask=True), *masks_of(logits, scores, frame, multimask=False))
     box = bounding_box(truth)

@@ -1,7 +1,7 @@
 """Random numbers that depend on a seed and a place, never on what was drawn before.
 
-What happens to the tenth picture of the third epoch is drawn from a generator of its own. So a run that is resumed, or
-has another number of workers, sees the same pictures in the same order.
+What happens to the tenth image of the third epoch is drawn from a generator of its own. So a run that is resumed, or
+has another number of workers, sees the same images in the same order.
 """
 
 from __future__ import annotations

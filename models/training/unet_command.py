@@ -1,4 +1,4 @@
-"""python -m models.training unet: trains a U-Net on annotated pictures, rendered scenes, or both."""
+"""python -m models.training unet: trains a U-Net on annotated images, rendered scenes, or both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--encoder-weights", choices=("none", "imagenet"), help="what the encoder begins from")
     group.add_argument("--begin-from", type=Path, metavar="FILE", help="a U-Net's checkpoint to begin from")
     group.add_argument("--loss", help="a sum of dice, focal and cross-entropy, such as dice+0.5*focal")
-    group.add_argument("--batch", type=int, help="pictures at a time")
+    group.add_argument("--batch", type=int, help="images at a time")
     group.add_argument("--close", type=float, metavar="SHARE", help="of batches that look closely at fruit and lesions")
     group.add_argument("--rendered", type=int, metavar="N", help="rendered scenes in an epoch")
     group.add_argument("--rendered-validation", type=int, metavar="N", help="rendered scenes to validate on")

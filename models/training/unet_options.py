@@ -14,16 +14,16 @@ from models.training.fitting import FitOptions
 from models.training.losses import read_loss
 from models.types import Size
 from models.unet.build import ENCODERS
-from models.unet.frames import INPUT_SIZE, STRIDE
+from models.unet.letterbox import INPUT_SIZE, STRIDE
 
 EncoderWeights: TypeAlias = Literal["none", "imagenet"]
 
 CROPS: Final = (Size(224, 448), Size(448, 224), Size(256, 384), Size(384, 256), Size(288, 320), Size(320, 288))
-"""Shapes of batches that cover about the area that serving uses, for pictures of 2:1 to 1:2."""
+"""Shapes of batches that cover about the area that serving uses, for images of 2:1 to 1:2."""
 
 CLOSE: Final = Size(192, 192)
 LOOKS: Final = 3
-"""Close looks at one picture: together about the area of one crop."""
+"""Close looks at one image: together about the area of one crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class UNetOptions:
         encoder_weights: what the encoder begins from.
         begin_from: checkpoint of a U-Net of that architecture to begin from, such as another run's; None for chance.
         loss: as `models.training.losses.read_loss` reads it.
-        batch: pictures at a time.
+        batch: images at a time.
         crops: shapes that batches may have, each drawn by lot.
-        close: share of the batches that look closely, with `LOOKS` crops of size `CLOSE` of each picture about points
+        close: share of the batches that look closely, with `LOOKS` crops of size `CLOSE` of each image about points
             of its fruit and lesions, instead of once at its whole; in the last quarter of the epochs none does.
-        augmentation: how far pictures are changed.
+        augmentation: how far images are changed.
         rendered: rendered scenes in an epoch, new ones in each.
         rendered_validation: rendered scenes to validate on, always the same; none where `rendered` is 0.
 
@@ -69,7 +69,7 @@ class UNetOptions:
         if self.begin_from is not None and self.encoder_weights != "none":
             raise CannotTrain("A checkpoint to begin from has an encoder of its own: give no encoder weights with it.")
         if self.batch < 2:
-            raise CannotTrain(f"Batches of {self.batch}: batch normalisation needs at least 2 pictures.")
+            raise CannotTrain(f"Batches of {self.batch}: batch normalisation needs at least 2 images.")
         if not 0 <= self.close <= 1:
             raise CannotTrain(f"A share of {self.close} of close looks: it is 0 to 1.")
         if self.rendered < 0 or self.rendered_validation < 0:

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import load_state_dict
-from models.data.samples import CLASSES
-from models.digests import sha256_of
 from models.training.checkpoint_files import write_weights
 from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.encoder_weights import IMAGENET_MOBILENETV2, load_imagenet_mobilenetv2
@@ -22,8 +19,7 @@ from models.training.losses import read_loss
 from models.training.machine import Machine
 from models.training.model_card import ModelCard, Product, check_name, write_card
 from models.training.run_folder import RunFolder, open_run
-from models.training.unet_options import UNetOptions
-from models.training.unet_pictures import (
+from models.training.unet_images import (
     FIRST_TRAINING_SEED,
     FIRST_VALIDATION_SEED,
     Example,
@@ -31,9 +27,13 @@ from models.training.unet_pictures import (
     count_steps,
     rendered_validation,
 )
+from models.training.unet_options import UNetOptions
 from models.training.unet_validation import RENDERED, SCORE, UNetValidation
 from models.training.unet_votes import vote_loss
+from models.types import CLASSES
 from models.unet.build import PixelsToLogits, build_unet, new_unet
+from models.weights.checkpoints import load_state_dict
+from models.weights.digests import sha256_of
 
 _log = logging.getLogger("pomona.training")
 
@@ -52,7 +52,7 @@ def train_unet(
 
     Args:
         options: how.
-        sources: sets of annotated pictures; their test parts are never read.
+        sources: sets of annotated images; their test parts are never read.
         product: where to, and under which name.
         machine: what to use.
         resume: go on with the run in that folder, if there is one.
@@ -71,7 +71,7 @@ def train_unet(
     opened = open_sources(sources)
     begun_from = _initial_weights(options)
     if count_steps(opened, options) < 1:
-        raise CannotTrain(f"There are not enough pictures for one batch of {options.batch}.")
+        raise CannotTrain(f"There are not enough images for one batch of {options.batch}.")
     if not opened and not (options.rendered and options.rendered_validation):
         raise CannotTrain("There is nothing to validate on: give data, or scenes for --rendered-validation.")
     if machine.device.startswith("cuda") and not torch.cuda.is_available():
@@ -94,7 +94,7 @@ def train_unet(
 
 
 class UNetLearner:
-    """A U-Net, its pictures, and how it is judged; see `models.training.fitting.Learner`.
+    """A U-Net, its images, and how it is judged; see `models.training.fitting.Learner`.
 
     Args:
         network: on the machine's device.
@@ -136,7 +136,7 @@ class UNetLearner:
         return self._loss(classes, truth) + _VOTES * vote_loss(given, votes)
 
     def validate(self, network: nn.Module) -> Validation:
-        """Judge a network."""
+        """Validator a network."""
         return self.validation.of(network)
 
     def weights(self, network: nn.Module) -> Mapping[str, Tensor]:
@@ -221,7 +221,7 @@ def _card(
         sha256=sha256_of(folder.model),
         size=folder.model.stat().st_size,
         licence=product.licence,
-        task="Tells of every pixel of a picture whether it is background, healthy fruit or infected fruit.",
+        task="Tells of every pixel of an image whether it is background, healthy fruit or infected fruit.",
         initial_weights=begun_from,
         data=data,
         chosen_by=SCORE,
@@ -231,7 +231,7 @@ def _card(
         validation=exported.measures,
         options=dataclasses.asdict(dataclasses.replace(options, begin_from=None)),  # told above, without its folder
         remarks=(
-            "Trained on crops of about 448 x 224 pixels; pictures are shrunk to that area before they are judged.",
+            "Trained on crops of about 448 x 224 pixels; images are shrunk to that area before they are judged.",
             "A source that does not tell healthy from infected fruit teaches fruit against background alone.",
             *(("Infection was also learned from rendered scenes: check it on photographs.",) if rendered else ()),
         ),

@@ -1,8 +1,8 @@
-"""How well a U-Net does on each source of pictures, seen as serving sees them.
+"""How well a U-Net does on each source of images, seen as serving sees them.
 
-Pictures are shrunk, padded and enlarged again by serving's own code, and compared at their own size. Each source has
+Images are shrunk, padded and enlarged again by serving's own code, and compared at their own size. Each source has
 measures of its own; the score that chooses the best epoch is the mean over the sources of their mean IoU, each source
-weighing the same however many pictures it has. A source's mean IoU is over the pixels of all its pictures together: of
+weighing the same however many images it has. A source's mean IoU is over the pixels of all its images together: of
 background, healthy and infected where its annotations tell them apart, else of background and fruit.
 """
 
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from models.data.samples import CLASSES, PixelClass, Sample, SemanticMap
+from models.data.samples import Sample
 from models.evaluation.metrics import class_confusion, fruit_confusion, iou, mean_counted
+from models.letterbox import resize
 from models.training.data_sources import OpenedSource
 from models.training.fitting import Validation
 from models.training.machine import Machine
-from models.training.unet_pictures import one_thread
-from models.transforms import resize
-from models.types import Pixels
+from models.training.unet_images import one_thread
+from models.types import CLASSES, PixelClass, Pixels, SemanticMap
 from models.unet.build import PixelsToLogits
-from models.unet.frames import UNetFrame, pad, unet_frame
 from models.unet.instances import MIN_REGION, fruit_labels
+from models.unet.letterbox import UNetLetterbox, pad, unet_letterbox
 from models.unet.postprocess import class_map
 
 SCORE: Final = "the mean over the sources of their mean IoU over pixels"
@@ -41,11 +41,11 @@ RENDERED: Final = "rendered"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What a network says of one picture, and what is right.
+    """What a network says of one image, and what is right.
 
     Attributes:
-        source: name of the picture's source.
-        predicted: uint8 (height, width) of the picture's size: BACKGROUND, HEALTHY or INFECTED.
+        source: name of the image's source.
+        predicted: uint8 (height, width) of the image's size: BACKGROUND, HEALTHY or INFECTED.
         fruits: how many the network tells apart.
         truth: the annotation.
     """
@@ -69,7 +69,7 @@ class Truth:
     fruits: int | None
 
 
-_Seen: TypeAlias = tuple[str, Pixels, UNetFrame, Truth]
+_Seen: TypeAlias = tuple[str, Pixels, UNetLetterbox, Truth]
 
 
 class UNetValidation:
@@ -84,11 +84,11 @@ class UNetValidation:
     def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample], machine: Machine) -> None:
         self.names = [each.name for each in sources] + ([RENDERED] if rendered else [])
         self._device = torch.device(machine.device)
-        pictures = _Pictures(sources, rendered)
+        images = _Images(sources, rendered)
         self._loader: DataLoader[_Seen] = DataLoader(
-            pictures,
-            sampler=range(len(pictures)),
-            batch_size=None,  # pictures of any shape
+            images,
+            sampler=range(len(images)),
+            batch_size=None,  # images of any shape
             num_workers=machine.workers,
             persistent_workers=machine.workers > 0,
             worker_init_fn=one_thread,
@@ -105,22 +105,22 @@ class UNetValidation:
             "IoU of healthy and infected": [
                 f"{name}/{kind}_iou" for name in self.names for kind in ("healthy", "infected")
             ],
-            "share of pictures with all fruits told apart": [f"{name}/counted_right" for name in self.names],
+            "share of images with all fruits told apart": [f"{name}/counted_right" for name in self.names],
         }
 
     def of(self, network: nn.Module) -> Validation:
-        """Judge a network in evaluation mode.
+        """Validator a network in evaluation mode.
 
         Args:
             network: as `models.unet.build` gives it, on the device.
 
         Returns:
             `SOURCE/MEASURE` for each of `mean_iou`, `fruit_iou`, `background_iou`, `healthy_iou`, `infected_iou` (over
-            all pixels), `fruit_iou_per_image`, and `counted_right`, the share of pictures in which as many fruits are
+            all pixels), `fruit_iou_per_image`, and `counted_right`, the share of images in which as many fruits are
             told apart as are seen; NaN where it does not count.
 
         Raises:
-            DataError: a picture cannot be used.
+            DataError: an image cannot be used.
         """
         counts: dict[str, list[_Counts]] = {name: [] for name in self.names}
         for judged in self.judgements(network):
@@ -132,7 +132,7 @@ class UNetValidation:
         return Validation(float(mean_counted(means)), measures)
 
     def judgements(self, network: nn.Module) -> Iterator[Judged]:
-        """What the network says of every picture, at the picture's own size."""
+        """What the network says of every image, at the image's own size."""
         whole = PixelsToLogits(network).to(self._device)
         with torch.inference_mode():
             for name, pixels, frame, truth in self._loader:
@@ -143,7 +143,7 @@ class UNetValidation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counts:
-    """Of one picture: confusions, int64 (3, 3) and (2, 2), and whether the number of fruits is right."""
+    """Of one image: confusions, int64 (3, 3) and (2, 2), and whether the number of fruits is right."""
 
     classes: NDArray[np.int64]
     fruit: NDArray[np.int64]
@@ -152,7 +152,7 @@ class _Counts:
 
 def _counts(judged: Judged) -> _Counts:
     predicted, truth = judged.predicted, judged.truth
-    # Of a picture whose fruit is not told apart, background alone would say too much good of a network.
+    # Of an image whose fruit is not told apart, background alone would say too much good of a network.
     unknown = (truth.semantic == PixelClass.FRUIT).any()
     size = (len(CLASSES), len(CLASSES))
     classes = np.zeros(size, np.int64) if unknown else class_confusion(predicted, truth.semantic)
@@ -176,7 +176,7 @@ def _measures(counts: Sequence[_Counts]) -> dict[str, float]:
     }
 
 
-class _Pictures(Dataset[_Seen]):
+class _Images(Dataset[_Seen]):
     def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample]) -> None:
         self._listed = [(each, name) for each in sources for name in each.validation]
         self._rendered = rendered
@@ -192,11 +192,11 @@ class _Pictures(Dataset[_Seen]):
 
 
 def _seen(name: str, sample: Sample) -> _Seen:
-    frame = unet_frame(sample.size)
+    frame = unet_letterbox(sample.size)
     return name, pad(resize(sample.pixels, frame), frame), frame, Truth(sample.semantic, _fruits(sample, frame))
 
 
-def _fruits(sample: Sample, frame: UNetFrame) -> int | None:
+def _fruits(sample: Sample, frame: UNetLetterbox) -> int | None:
     if sample.instance_map is None:
         return None
     smallest = MIN_REGION * frame.original.pixels / frame.resized.pixels

@@ -26,7 +26,7 @@ class Axis:
 
     @classmethod
     def of(cls, cells: int, pixels: int) -> Axis:
-        """Of a whole picture."""
+        """Of a whole image."""
         centre = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
         low = centre.astype(np.intp)
         return cls(low, np.minimum(low + 1, cells - 1), (centre - low).astype(np.float32))

@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.samples import CLASSES
+from models.types import CLASSES
 from models.unet.constants import OUTPUTS
-from models.unet.frames import UNetFrame
+from models.unet.letterbox import UNetLetterbox
 
 
-def unpadded(output: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.float32]:
-    """What lies on the picture itself.
+def unpadded(output: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.float32]:
+    """What lies on the image itself.
 
     Args:
-        output: float32 (5, height, width) of size `frame.padded`.
-        frame: of the picture.
+        output: float32 (5, height, width) of size `letterbox.padded`.
+        letterbox: of the image.
 
     Returns:
-        A view of size `frame.resized`.
+        A view of size `letterbox.resized`.
 
     Raises:
         ValueError: an output of another size.
     """
-    if output.shape != (OUTPUTS, frame.padded.height, frame.padded.width):
-        raise ValueError(f"an output of shape {output.shape} for a frame of {frame.padded}")
-    return output[:, : frame.resized.height, : frame.resized.width]
+    if output.shape != (OUTPUTS, letterbox.padded.height, letterbox.padded.width):
+        raise ValueError(f"an output of shape {output.shape} for a letterbox of {letterbox.padded}")
+    return output[:, : letterbox.resized.height, : letterbox.resized.width]
 
 
 def against_background(cells: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ PIXEL_STD: Final = (58.395, 57.12, 57.375)
 times 255, with which the encoders' ImageNet weights were trained."""
 
 PADDING: Final = (124, 116, 104)
-"""Colour of the padding right of and below a picture: the mean, which is 0 for the network, in whole numbers."""
+"""Colour of the padding right of and below an image: the mean, which is 0 for the network, in whole numbers."""
 
 OUTPUTS: Final = 5
 """Channels of a U-Net: logits of background, healthy and infected, then each cell's vote, right and down, for the

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.unet.cells import against_background, favoured, unpadded
 from models.unet.constants import OFFSET_UNIT
-from models.unet.frames import UNetFrame
+from models.unet.letterbox import UNetLetterbox
 
 MIN_REGION: Final = 16
 """Cells, 4 x 4 of 448 x 224: smaller regions are specks."""
@@ -42,24 +42,24 @@ _TOO_FAR: Final = 1.0
 """Radii: a vote that misses every middle by more belongs to no fruit."""
 
 _MOST: Final = 128
-"""Places in a picture that are looked at: those with the most votes."""
+"""Places in an image that are looked at: those with the most votes."""
 
 
-def fruit_labels(output: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.int32]:
+def fruit_labels(output: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.int32]:
     """Which fruit each cell belongs to.
 
     Args:
-        output: float32 (5, height, width) of size `frame.padded`, as `UNetBackend.infer` gives it.
-        frame: of the picture.
+        output: float32 (5, height, width) of size `letterbox.padded`, as `UNetBackend.infer` gives it.
+        letterbox: of the image.
 
     Returns:
-        int32 (height, width) of size `frame.resized`: 0 where there is no fruit, else its number from 1 on, the largest
-        fruit first. No fruit has fewer than `MIN_REGION` cells.
+        int32 (height, width) of size `letterbox.resized`: 0 where there is no fruit, else its number from 1 on,
+        the largest fruit first. No fruit has fewer than `MIN_REGION` cells.
 
     Raises:
         ValueError: an output of another size.
     """
-    cells = unpadded(output, frame)
+    cells = unpadded(output, letterbox)
     fruit = favoured(*against_background(cells)) > 0
     rows, columns = np.nonzero(fruit)
     labels = np.zeros(cells.shape[1:], np.int32)
@@ -69,7 +69,7 @@ def fruit_labels(output: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.in
     ways = votes - np.stack((columns, rows))
     # Half of a disc's points are within 0.71 radii of its middle, and the mean way to it is 2/3 of a radius.
     radii = np.maximum(np.hypot(ways[0], ways[1]) * 1.5, 1.0)
-    middles = _middles(votes, radii, frame)
+    middles = _middles(votes, radii, letterbox)
     labels[rows, columns] = _nearest(votes, middles)
     return _numbered(labels)
 
@@ -100,7 +100,7 @@ class _Middles(NamedTuple):
     radii: NDArray[np.float32]
 
 
-def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNetFrame) -> _Middles:
+def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: UNetLetterbox) -> _Middles:
     """Where votes are densest there is a middle; its votes are taken away, and the densest place of the rest is next.
 
     The larger a fruit, the further its votes scatter: whoever looks for all peaks at once finds several in a large one.
@@ -108,7 +108,7 @@ def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNet
     left, sizes = votes, radii
     seen: list[tuple[int, bool, NDArray[np.float32], float]] = []
     while len(sizes) >= MIN_REGION and len(seen) < _MOST:
-        place, radius, own = _densest(left, sizes, frame)
+        place, radius, own = _densest(left, sizes, letterbox)
         count = int(np.count_nonzero(own))
         seen.append((count, count >= max(MIN_REGION, _FEWEST * np.pi * radius**2), place, radius))
         left, sizes = left[:, ~own], sizes[~own]
@@ -119,10 +119,10 @@ def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNet
 
 
 def _densest(
-    votes: NDArray[np.float32], radii: NDArray[np.float32], frame: UNetFrame
+    votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: UNetLetterbox
 ) -> tuple[NDArray[np.float32], float, NDArray[np.bool_]]:
     """The place with the most votes, float32 (2,) x, y; the radius of its fruit; and which votes are its own."""
-    height, width = (-(-side // _COARSE) for side in (frame.resized.height, frame.resized.width))
+    height, width = (-(-side // _COARSE) for side in (letterbox.resized.height, letterbox.resized.width))
     across = np.clip(votes[0] * (1 / _COARSE), 0, width - 1).astype(np.intp)
     down = np.clip(votes[1] * (1 / _COARSE), 0, height - 1).astype(np.intp)
     counts = np.bincount(down * width + across, minlength=height * width).astype(np.float32).reshape(height, width)

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.samples import CLASSES, PixelClass, SemanticMap
+from models.types import CLASSES, PixelClass, SemanticMap
 from models.unet.axes import Axis
 from models.unet.cells import against_background, favoured, unpadded
-from models.unet.frames import UNetFrame
 from models.unet.instances import fruit_labels
+from models.unet.letterbox import UNetLetterbox
 
 INFECTED_SHARE: Final = 0.02
 """A fruit is infected from this share of its pixels on; a few stray pixels do not condemn it."""
@@ -53,33 +53,33 @@ class Region:
     score: float
 
 
-def class_map(logits: NDArray[np.float32], frame: UNetFrame) -> SemanticMap:
+def class_map(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> SemanticMap:
     """The class of every pixel: the largest of the bilinearly enlarged logits, the first of equal ones.
 
     Args:
-        logits: float32 (5, height, width) of size `frame.padded`, as `UNetBackend.infer` gives them.
-        frame: of the picture.
+        logits: float32 (5, height, width) of size `letterbox.padded`, as `UNetBackend.infer` gives them.
+        letterbox: of the image.
 
     Returns:
-        uint8 (height, width) of size `frame.original`: BACKGROUND, HEALTHY or INFECTED.
+        uint8 (height, width) of size `letterbox.original`: BACKGROUND, HEALTHY or INFECTED.
 
     Raises:
         ValueError: logits of another size.
     """
-    fruit = against_background(unpadded(logits, frame))
+    fruit = against_background(unpadded(logits, letterbox))
     cells = favoured(*fruit)
-    down = Axis.of(frame.resized.height, frame.original.height)
-    across = Axis.of(frame.resized.width, frame.original.width)
+    down = Axis.of(letterbox.resized.height, letterbox.original.height)
+    across = Axis.of(letterbox.resized.width, letterbox.original.width)
     classes = cells.take(across.low, axis=1).take(down.low, axis=0)
     disagree = _disagreeing(cells)
-    for start in range(0, frame.original.height, _STRIP):
-        rows = slice(start, min(start + _STRIP, frame.original.height))
+    for start in range(0, letterbox.original.height, _STRIP):
+        rows = slice(start, min(start + _STRIP, letterbox.original.height))
         first, last = int(down.low[rows.start]), int(down.low[rows.stop - 1])
         uncertain = disagree[first : last + 1].any(axis=0).take(across.low)
         if not uncertain.any():
             continue
         weights = down.weights(rows)
-        wide = [_widened(one[first : first + weights.shape[1]], frame.original.width) for one in fruit]
+        wide = [_widened(one[first : first + weights.shape[1]], letterbox.original.width) for one in fruit]
         for columns in _runs(uncertain, max(1, _PRODUCT // weights.size)):
             healthy, infected = (weights @ one[:, columns] for one in wide)
             classes[rows, columns] = favoured(healthy, infected)
@@ -100,12 +100,12 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(powers, np.float32)
 
 
-def objects(logits: NDArray[np.float32], frame: UNetFrame) -> list[Region]:
+def objects(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> list[Region]:
     """The fruits that `models.unet.instances` tells apart.
 
     Args:
-        logits: float32 (5, height, width) of size `frame.padded`.
-        frame: of the picture.
+        logits: float32 (5, height, width) of size `letterbox.padded`.
+        letterbox: of the image.
 
     Returns:
         The fruits, largest first.
@@ -113,8 +113,8 @@ def objects(logits: NDArray[np.float32], frame: UNetFrame) -> list[Region]:
     Raises:
         ValueError: logits of another size.
     """
-    cells = unpadded(logits, frame)
-    labels = fruit_labels(logits, frame)
+    cells = unpadded(logits, letterbox)
+    labels = fruit_labels(logits, letterbox)
     rows, columns = np.nonzero(labels)
     label_of = labels[rows, columns]
     chances = probabilities(cells[: len(CLASSES), rows, columns])[PixelClass.BACKGROUND]
@@ -125,8 +125,8 @@ def objects(logits: NDArray[np.float32], frame: UNetFrame) -> list[Region]:
     return [
         Region(
             pixel_class=_verdict(infected[label] / areas[label]),
-            box=_box(labels == label, frame),
-            area=round(int(areas[label]) * frame.original.pixels / frame.resized.pixels),
+            box=_box(labels == label, letterbox),
+            area=round(int(areas[label]) * letterbox.original.pixels / letterbox.resized.pixels),
             score=min(1.0, float(fruit[label] / areas[label])),
         )
         for label in range(1, len(areas))
@@ -142,10 +142,10 @@ def _verdict(infected_share: float) -> PixelClass:
     return PixelClass.INFECTED if infected_share >= INFECTED_SHARE else PixelClass.HEALTHY
 
 
-def _box(inside: NDArray[np.bool_], frame: UNetFrame) -> tuple[int, int, int, int]:
+def _box(inside: NDArray[np.bool_], letterbox: UNetLetterbox) -> tuple[int, int, int, int]:
     """From cells to pixels, outwards."""
     left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
-    original, resized = frame.original, frame.resized
+    original, resized = letterbox.original, letterbox.resized
     return (
         left * original.width // resized.width,
         top * original.height // resized.height,

@@ -6,14 +6,12 @@ import base64
 from collections.abc import Mapping
 from typing import Final
 
-from models.cutouts import PixelBox
-from models.data.samples import PixelClass
-from models.entries import Family
+from models.catalog import CatalogueEntry, Family
+from models.cropped_masks import PixelBox
+from models.letterbox import Letterbox
 from models.masks import EncodedLogits, Rle
-from models.transforms import Frame
-from models.types import Size
-from models.unet.frames import UNetFrame
-from models.zoo import CatalogueEntry
+from models.types import PixelClass, Size
+from models.unet.letterbox import UNetLetterbox
 from service.callers import Refusal
 from service.formats import EncodedMask, Png
 from service.messages import (
@@ -149,7 +147,7 @@ def _image(image_id: str, size: Size) -> pb.Image:
     return pb.Image(id=image_id, width=size.width, height=size.height)
 
 
-def _sam(entry: CatalogueEntry, frame: Frame) -> pb.SamModel:
+def _sam(entry: CatalogueEntry, frame: Letterbox) -> pb.SamModel:
     square = frame.padded == Size(frame.side, frame.side)
     return pb.SamModel(
         name=entry.name,
@@ -159,7 +157,7 @@ def _sam(entry: CatalogueEntry, frame: Frame) -> pb.SamModel:
     )
 
 
-def _unet(entry: CatalogueEntry, frame: UNetFrame) -> pb.UnetModel:
+def _unet(entry: CatalogueEntry, frame: UNetLetterbox) -> pb.UnetModel:
     seen = frame.resized
     return pb.UnetModel(name=entry.name, revision=entry.revision, input_width=seen.width, input_height=seen.height)
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from models.entries import Family
+from models.catalog import Family
 from service.callers import request_id_of, seconds_left, when_of
 from service.errors import MalformedRequest
 from service.messages import When

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.errors import MalformedPrompt, MaskError, NoPrompt
 from models.inspection import Grade
+from models.letterbox import Padding
 from models.masks import EncodedLogits, Rle, decode_logits, decode_rle
-from models.transforms import Padding
 from models.types import FOREGROUND, BinaryMask, Box, Logits, Point, Prompt
 from service.errors import MalformedRequest, NoImage, UnsupportedFormat, UnsupportedInput
 from service.formats import MaskFormat, SemanticFormat
@@ -70,10 +70,10 @@ def segment_request(message: pb.SegmentRequest, *, max_pixels: int) -> SegmentRe
     """
     kind = message.WhichOneof("picture")
     if kind is None:
-        raise NoImage("Send a picture as image, or the image_id of an earlier answer.")
+        raise NoImage("Send an image as image, or the image_id of an earlier answer.")
     if message.overlay and kind == "image_id":
         raise MalformedRequest(
-            "An overlay needs the picture's pixels, of which only the embedding is kept: "
+            "An overlay needs the image's pixels, of which only the embedding is kept: "
             "send the image, or leave overlay out."
         )
     if not message.prompts:
@@ -114,7 +114,7 @@ def semantic_request(message: pb.SemanticRequest) -> SemanticRequest:
         NoImage, UnsupportedFormat: by what is wrong.
     """
     return SemanticRequest(
-        picture_of(message),
+        image_of(message),
         model=message.model or None,
         format=_format(_SEMANTIC_FORMATS, message.format),
         overlay=message.overlay,
@@ -130,7 +130,7 @@ def inspect_request(message: pb.InspectRequest) -> InspectRequest:
     if message.mode not in pb.InspectMode.values():
         raise MalformedRequest(f"There is no mode of the number {message.mode}.")
     return InspectRequest(
-        picture_of(message),
+        image_of(message),
         model=message.model or None,
         sam_model=message.sam_model or None,
         mode=_MODES.get(message.mode, "auto"),
@@ -141,14 +141,14 @@ def inspect_request(message: pb.InspectRequest) -> InspectRequest:
     )
 
 
-def picture_of(message: pb.SemanticRequest | pb.InspectRequest | pb.EmbedRequest) -> bytes:
-    """The picture of a method that takes nothing instead.
+def image_of(message: pb.SemanticRequest | pb.InspectRequest | pb.EmbedRequest) -> bytes:
+    """The image of a method that takes nothing instead.
 
     Raises:
         NoImage: it is not there.
     """
     if not message.HasField("image"):
-        raise NoImage("Send a picture as image.")
+        raise NoImage("Send an image as image.")
     return message.image
 
 

@@ -49,13 +49,13 @@ class Segmentation(SegmentationServicer):
         return answers.classified(answer, call.request_id)
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802, ARG002
-        """Judge every fruit."""
+        """Validator every fruit."""
         return await self._inspect(request, current_call())
 
     async def Embed(self, request: pb.EmbedRequest, context: _Context) -> pb.EmbedResponse:  # noqa: N802, ARG002
-        """Encode a picture."""
+        """Encode an image."""
         pipeline, call = self._desk.ready(), current_call()
-        data, choice, model = reading.picture_of(request), reading.input_choice(request), request.model or None
+        data, choice, model = reading.image_of(request), reading.input_choice(request), request.model or None
         call.note_model(pipeline, model, "sam")
         answer = await pipeline.embed(data, model, choice, call.when())
         call.facts.update(timing_ms=answers.timings_ms(answer.timings))

@@ -9,13 +9,12 @@ from typing import Final
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from models.data.samples import PixelClass
+from models.catalog import CatalogueEntry
+from models.letterbox import Letterbox
 from models.masks import EncodedLogits, Rle
-from models.transforms import Frame
-from models.types import Size
-from models.unet.frames import UNetFrame
+from models.types import PixelClass, Size
+from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import Region
-from models.zoo import CatalogueEntry
 from service.callers import Refusal
 from service.formats import EncodedMask, Png, Polygons
 from service.http import inspect_schema as inspection
@@ -170,14 +169,14 @@ def _image(image_id: str, size: Size) -> schema.ImageOut:
     return schema.ImageOut(id=image_id, width=size.width, height=size.height)
 
 
-def _model(entry: CatalogueEntry, frame: Frame) -> schema.ModelRef:
+def _model(entry: CatalogueEntry, frame: Letterbox) -> schema.ModelRef:
     square = frame.padded == Size(frame.side, frame.side)
     return schema.ModelRef(
         name=entry.name, revision=entry.revision, input_size=frame.side, padding="square" if square else "none"
     )
 
 
-def _unet(entry: CatalogueEntry, frame: UNetFrame) -> semantic.SemanticModelRef:
+def _unet(entry: CatalogueEntry, frame: UNetLetterbox) -> semantic.SemanticModelRef:
     seen = frame.resized
     return semantic.SemanticModelRef(
         name=entry.name, revision=entry.revision, input_width=seen.width, input_height=seen.height

@@ -19,9 +19,9 @@ from service.http.inspect_schema import InspectIn, InspectTimings
 from service.http.openapi import PAGE, openapi
 from service.http.presence import while_connected
 from service.http.reading import (
+    image_of,
     inspect_request,
     parse_json,
-    picture_of,
     read_body,
     segment_request,
     semantic_request,
@@ -88,7 +88,7 @@ async def _embed(request: Request) -> Response:
     pipeline, settings = ready(request), settings_of(request)
     parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
     body = parse_json(parts.request, EmbedIn)
-    data = picture_of(parts)
+    data = image_of(parts)
     note_model(request, pipeline, body.model, "sam")
     choice = InputChoice(body.input_size, body.padding)
     when = when_of(request.headers, request.state.arrived)

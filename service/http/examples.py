@@ -57,4 +57,4 @@ INSPECTED: Final[Mapping[str, Any]] = {
         "total": 499.8,
     },
 }
-"""Of a picture of 16 x 8 pixels: its masks are those that the other fields tell of."""
+"""Of an image of 16 x 8 pixels: its masks are those that the other fields tell of."""

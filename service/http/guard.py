@@ -11,7 +11,7 @@ from typing import TypeAlias
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from models.entries import Family
+from models.catalog import Family
 from models.errors import PomonaError
 from service.callers import CLIENT_CLOSED, Refusal, outcome_of, refusal_of, request_id_of
 from service.errors import NotReady, TimedOut

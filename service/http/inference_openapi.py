@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import BaseModel
 
-from models.entries import Family
+from models.catalog import Family
 from models.masks import encode_png
 from service.http import inference_schema as oip
 from service.oip.models import TENSORS, TensorSpec
@@ -134,10 +134,10 @@ def _forms(spec: TensorSpec) -> str:
 def _example() -> dict[str, Any]:
     """A disc, and a point in its middle."""
     ys, xs = np.mgrid[:_SIDE, :_SIDE] - _SIDE / 2
-    picture = base64.b64encode(encode_png(np.hypot(xs, ys) < _SIDE / 3)).decode()
+    image = base64.b64encode(encode_png(np.hypot(xs, ys) < _SIDE / 3)).decode()
     return {
         "inputs": [
-            {"name": "image", "shape": [1], "datatype": "BYTES", "data": [picture]},
+            {"name": "image", "shape": [1], "datatype": "BYTES", "data": [image]},
             {"name": "points", "shape": [1, 1, 2], "datatype": "FP32", "data": [_SIDE / 2, _SIDE / 2]},
         ],
         "outputs": [{"name": "scores"}, {"name": "boxes"}, {"name": "masks"}],

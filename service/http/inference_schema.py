@@ -38,7 +38,7 @@ class InputTensor(_Named):
         default_factory=dict, description="binary_data_size: bytes of its elements behind the JSON, instead of data."
     )
     data: list[Any] | None = Field(
-        None, description="Row by row in one list, or in lists in lists; a picture is base64 text."
+        None, description="Row by row in one list, or in lists in lists; an image is base64 text."
     )
 
 

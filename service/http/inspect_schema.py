@@ -61,10 +61,8 @@ class FruitOut(Strict):
     id: int = Field(description="1 and up: from left to right by the middle of the box.")
     box: tuple[int, int, int, int] = Field(description="Tight half-open box of the mask.")
     area: int = Field(description="Pixels in the mask.")
-    mask: RleMask | PngMask | PolygonsMask = Field(description="Of the picture's size. No pixel is in two masks.")
-    infected_mask: RleMask | PngMask | PolygonsMask = Field(
-        description="What of it is infected; of the picture's size."
-    )
+    mask: RleMask | PngMask | PolygonsMask = Field(description="Of the image's size. No pixel is in two masks.")
+    infected_mask: RleMask | PngMask | PolygonsMask = Field(description="What of it is infected; of the image's size.")
     infected_fraction: float = Field(description="0 to 1: infected pixels / pixels of the fruit.")
     name: ClassName = Field(alias="class", description="infected from an infected fraction of 0.02 on.")
     confidence: float = Field(
@@ -72,7 +70,7 @@ class FruitOut(Strict):
         "cells; in every mode."
     )
     grade: str = Field(description="The first grade whose largest infected fraction is not exceeded, else reject.")
-    truncated: bool = Field(description="The mask touches the picture's edge: some of the fruit may be beyond.")
+    truncated: bool = Field(description="The mask touches the image's edge: some of the fruit may be beyond.")
     refined: bool = Field(description="The SAM drew the mask; false where it showed something else than the U-Net.")
 
 
@@ -87,7 +85,7 @@ class FrameOut(Strict):
 class InspectTimings(Strict):
     """Milliseconds."""
 
-    decode: float = Field(description="Picture decoded and resized.")
+    decode: float = Field(description="Image decoded and resized.")
     queue: float = Field(description="Waiting for the device.")
     infer: float = Field(description="The U-Net.")
     encode: float = Field(description="The SAM's image encoder; 0 in mode fast.")
@@ -99,8 +97,8 @@ class InspectTimings(Strict):
 class InspectBatch(Strict):
     """How many items ran together on the device, this request's included; 0 where none of its own ran."""
 
-    infer: int = Field(description="Pictures at the U-Net.")
-    encode: int = Field(description="Pictures at the SAM's encoder.")
+    infer: int = Field(description="Images at the U-Net.")
+    encode: int = Field(description="Images at the SAM's encoder.")
     prompt: int = Field(description="Prompts, in the largest batch that held any of this request's.")
 
 
@@ -115,6 +113,6 @@ class InspectOut(Strict):
     degraded: bool = Field(description="Mode auto gave less than without the deadline or the load; see reason.")
     reason: str | None = Field(description="Why mode auto gave less than the best there is; else null.")
     frame: FrameOut
-    overlay: str | None = Field(description="Base64 of a PNG of the picture's size, where it was asked for.")
+    overlay: str | None = Field(description="Base64 of a PNG of the image's size, where it was asked for.")
     batch: InspectBatch
     timing_ms: InspectTimings

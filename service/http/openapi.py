@@ -61,7 +61,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
             "title": "Pomona",
             "version": "0.1.0",
             "description": (
-                "Segmentation for fruit sorting lines. Coordinates are pixels of the picture after EXIF orientation, "
+                "Segmentation for fruit sorting lines. Coordinates are pixels of the image after EXIF orientation, "
                 "x right, y down; boxes are half-open `[x0, y0, x1, y1)`. Errors are `application/problem+json` "
                 "with a stable `code`. `X-Request-Id` is accepted and returned."
             ),
@@ -70,7 +70,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
         "paths": {
             "/v1/segment": {
                 "post": _upload(
-                    "Masks for points, boxes and masks on a picture",
+                    "Masks for points, boxes and masks on an image",
                     {
                         "image": image,
                         "image_id": image_id,
@@ -82,7 +82,7 @@ def openapi(settings: Settings) -> dict[str, Any]:
             },
             "/v1/embed": {
                 "post": _upload(
-                    "Encode a picture once, to prompt it many times by its image_id",
+                    "Encode an image once, to prompt it many times by its image_id",
                     {
                         "image": image,
                         "request": _json_field(schema.EmbedIn, {"model": "mobile-sam"}),
@@ -167,7 +167,7 @@ def _upload(
                 "name": "request",
                 "in": "query",
                 "schema": {"type": "string", "contentMediaType": "application/json"},
-                "description": "The JSON, where the body is the picture itself (image/jpeg); else leave it out.",
+                "description": "The JSON, where the body is the image itself (image/jpeg); else leave it out.",
             },
             {
                 "name": "X-Deadline-Ms",

@@ -61,7 +61,7 @@ class Parts:
 
 
 async def read_body(request: Request, *, allowed: frozenset[str], max_bytes: int) -> Parts:
-    """Read a multipart body, or a picture that is the body itself, with the JSON in the query parameter `request`.
+    """Read a multipart body, or an image that is the body itself, with the JSON in the query parameter `request`.
 
     The second form spares a high-rate caller and the server the framing of multipart.
 
@@ -79,15 +79,15 @@ async def read_body(request: Request, *, allowed: frozenset[str], max_bytes: int
     if kind == "multipart/form-data":
         return await _read_multipart(request, allowed, max_bytes)
     if kind.startswith("image/") or kind == "application/octet-stream":
-        return await _read_picture(request, max_bytes)
+        return await _read_image(request, max_bytes)
     raise MalformedRequest(
-        f"The body is {kind or 'of no type'}; multipart/form-data would be right, with the picture in the part image "
-        "and JSON in the field request, or the picture itself as image/jpeg, with the JSON in the query parameter "
+        f"The body is {kind or 'of no type'}; multipart/form-data would be right, with the image in the part image "
+        "and JSON in the field request, or the image itself as image/jpeg, with the JSON in the query parameter "
         "request."
     )
 
 
-async def _read_picture(request: Request, max_bytes: int) -> Parts:
+async def _read_image(request: Request, max_bytes: int) -> Parts:
     unknown = set(request.query_params) - {"request"}
     if unknown:
         raise UnknownField(f"There is no query parameter {min(unknown)!r} here; known: request.")
@@ -139,7 +139,7 @@ async def _parts(form: FormData, allowed: frozenset[str]) -> Parts:
         elif name == "image" and value:
             # Decoded as text by now: the bytes are lost. Also what a URL looks like.
             raise NotAnImage(
-                "The part image came as text, without a file name; send the picture's bytes as a file "
+                "The part image came as text, without a file name; send the image's bytes as a file "
                 "(curl -F image=@orange.jpg). URLs are never fetched."
             )
         else:
@@ -195,10 +195,10 @@ def segment_request(parts: Parts, body: SegmentIn, *, max_pixels: int) -> Segmen
     if parts.image is not None and parts.image_id is not None:
         raise MalformedRequest("Send either image or image_id, not both.")
     if parts.image is None and parts.image_id is None:
-        raise NoImage("Send a picture in the part image, or the image_id of an earlier answer.")
+        raise NoImage("Send an image in the part image, or the image_id of an earlier answer.")
     if body.overlay and parts.image is None:
         raise MalformedRequest(
-            "An overlay needs the picture's pixels, of which only the embedding is kept: "
+            "An overlay needs the image's pixels, of which only the embedding is kept: "
             "send the part image, or leave overlay out."
         )
     if not body.prompts:
@@ -218,19 +218,19 @@ def semantic_request(parts: Parts, body: SemanticIn) -> SemanticRequest:
     """Build the pipeline's request.
 
     Raises:
-        NoImage: without a picture.
+        NoImage: without an image.
     """
-    return SemanticRequest(picture_of(parts), model=body.model, format=body.format, overlay=body.overlay)
+    return SemanticRequest(image_of(parts), model=body.model, format=body.format, overlay=body.overlay)
 
 
 def inspect_request(parts: Parts, body: InspectIn) -> InspectRequest:
     """Build the pipeline's request.
 
     Raises:
-        NoImage: without a picture.
+        NoImage: without an image.
     """
     return InspectRequest(
-        picture_of(parts),
+        image_of(parts),
         model=body.model,
         sam_model=body.sam_model,
         mode=body.mode,
@@ -241,14 +241,14 @@ def inspect_request(parts: Parts, body: InspectIn) -> InspectRequest:
     )
 
 
-def picture_of(parts: Parts) -> bytes:
-    """The picture of an endpoint that takes nothing instead.
+def image_of(parts: Parts) -> bytes:
+    """The image of an endpoint that takes nothing instead.
 
     Raises:
         NoImage: it is not there.
     """
     if parts.image is None:
-        raise NoImage("Send a picture in the part image.")
+        raise NoImage("Send an image in the part image.")
     return parts.image
 
 

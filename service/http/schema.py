@@ -54,7 +54,7 @@ MaskIn = Annotated[Annotated[RleMask, Tag("rle")] | Annotated[LogitsMask, Tag("l
 class PromptIn(Strict):
     """Points, a box, a mask, or points with a box or a mask."""
 
-    points: list[XY] | None = Field(None, description="[x, y] in pixels of the picture after EXIF orientation.")
+    points: list[XY] | None = Field(None, description="[x, y] in pixels of the image after EXIF orientation.")
     labels: list[int] | None = Field(
         None,
         description="One per point: 1 foreground, 0 background. Without it all points are foreground.",
@@ -63,7 +63,7 @@ class PromptIn(Strict):
         None, description="[x0, y0, x1, y1], half-open."
     )
     mask: MaskIn | None = Field(
-        None, description="An earlier guess: RLE of the picture's size, or the logits of an answer."
+        None, description="An earlier guess: RLE of the image's size, or the logits of an answer."
     )
     multimask: bool = Field(
         default=True,
@@ -85,7 +85,7 @@ class SegmentIn(Strict):
         description="none spares the encoder what is only padding; square is the reference. By default none where the "
         "model takes it.",
     )
-    prompts: list[PromptIn] = Field(description="Many prompts may share one picture.")
+    prompts: list[PromptIn] = Field(description="Many prompts may share one image.")
     format: Literal["rle", "png", "polygons", "logits"] = Field("rle", description="How masks are encoded.")
     overlay: bool = Field(
         default=False,
@@ -110,7 +110,7 @@ class EmbedIn(Strict):
 
 
 class ImageOut(Strict):
-    """The picture, after EXIF orientation."""
+    """The image, after EXIF orientation."""
 
     id: str = Field(description="Hash of the uploaded bytes; send it as image_id to prompt again.")
     width: int
@@ -122,8 +122,8 @@ class ModelRef(Strict):
 
     name: str
     revision: str = Field(description="First 12 hex digits of the checkpoint's SHA-256.")
-    input_size: int = Field(description="Longest side in pixels at which the picture was encoded.")
-    padding: Literal["none", "square"] = Field(description="How the picture was padded for the encoder.")
+    input_size: int = Field(description="Longest side in pixels at which the image was encoded.")
+    padding: Literal["none", "square"] = Field(description="How the image was padded for the encoder.")
 
 
 class MaskOut(Strict):
@@ -145,7 +145,7 @@ class ResultOut(Strict):
 class EmbedTimings(Strict):
     """Milliseconds."""
 
-    decode: float = Field(description="Picture decoded and resized.")
+    decode: float = Field(description="Image decoded and resized.")
     queue: float = Field(description="Waiting for the device.")
     encode: float = Field(description="Image encoder; 0 where the embedding was at hand.")
     total: float = Field(description="From the whole request read to the answer ready.")
@@ -154,7 +154,7 @@ class EmbedTimings(Strict):
 class SegmentTimings(Strict):
     """Milliseconds."""
 
-    decode: float = Field(description="Picture decoded and resized; 0 where its embedding was at hand.")
+    decode: float = Field(description="Image decoded and resized; 0 where its embedding was at hand.")
     queue: float = Field(description="Waiting for the device.")
     encode: float = Field(description="Image encoder; 0 where the embedding was at hand.")
     prompt: float = Field(description="Mask decoder.")
@@ -165,7 +165,7 @@ class SegmentTimings(Strict):
 class EmbedBatch(Strict):
     """How many items ran together on the device, this request's included."""
 
-    encode: int = Field(description="Pictures; 0 where the embedding was at hand, or another request had it made.")
+    encode: int = Field(description="Images; 0 where the embedding was at hand, or another request had it made.")
 
 
 class SegmentBatch(EmbedBatch):

@@ -16,9 +16,9 @@ class SemanticIn(Strict):
 
     model: str | None = Field(None, description="Catalogue name of a U-Net; the first that is loaded by default.")
     format: Literal["rle", "png", "polygons"] = Field(
-        "rle", description="rle and polygons: a mask for each class. png: one picture of all classes, class_map."
+        "rle", description="rle and polygons: a mask for each class. png: one image of all classes, class_map."
     )
-    overlay: bool = Field(default=False, description="Also return a PNG with the classes drawn into the picture.")
+    overlay: bool = Field(default=False, description="Also return a PNG with the classes drawn into the image.")
 
 
 class SemanticModelRef(Strict):
@@ -26,8 +26,8 @@ class SemanticModelRef(Strict):
 
     name: str
     revision: str = Field(description="First 12 hex digits of the checkpoint's SHA-256.")
-    input_width: int = Field(description="Of the picture as the network saw it, in pixels, without padding.")
-    input_height: int = Field(description="Of the picture as the network saw it, in pixels, without padding.")
+    input_width: int = Field(description="Of the image as the network saw it, in pixels, without padding.")
+    input_height: int = Field(description="Of the image as the network saw it, in pixels, without padding.")
 
 
 class _OfClass(Strict):
@@ -41,7 +41,7 @@ class _OfClass(Strict):
 class ClassOut(_OfClass):
     """Where a class is."""
 
-    mask: RleMask | PolygonsMask | None = Field(description="Of the picture's size; null with the format png.")
+    mask: RleMask | PolygonsMask | None = Field(description="Of the image's size; null with the format png.")
     area: int = Field(description="Pixels of this class.")
 
 
@@ -56,7 +56,7 @@ class ObjectOut(_OfClass):
 class SemanticTimings(Strict):
     """Milliseconds."""
 
-    decode: float = Field(description="Picture decoded and resized.")
+    decode: float = Field(description="Image decoded and resized.")
     queue: float = Field(description="Waiting for the device.")
     infer: float = Field(description="The network.")
     postprocess: float = Field(description="Upsampling, objects, encoding, overlay.")
@@ -66,7 +66,7 @@ class SemanticTimings(Strict):
 class SemanticBatch(Strict):
     """How many items ran together on the device, this request's included."""
 
-    infer: int = Field(description="Pictures.")
+    infer: int = Field(description="Images.")
 
 
 class SemanticOut(Strict):

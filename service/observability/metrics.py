@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from models.entries import CatalogueEntry
+from models.catalog import CatalogueEntry
 from service.observability.observer import STAGES, CacheEvent, Observer, Outcome, Stage
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
@@ -70,7 +70,7 @@ CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, misse
 CACHE_BYTES: Final = Gauge(
     "pomona_embedding_cache_bytes", "Bytes of the embeddings at hand.", multiprocess_mode="livesum"
 )
-DECODE: Final = Histogram("pomona_picture_decode_seconds", "Time to decode a picture.", buckets=_SECONDS)
+DECODE: Final = Histogram("pomona_image_decode_seconds", "Time to decode an image.", buckets=_SECONDS)
 POSTPROCESS: Final = Histogram(
     "pomona_postprocess_seconds", "Time to upsample and encode the masks or classes of a request.", buckets=_SECONDS
 )

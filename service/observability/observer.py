@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from models.entries import CatalogueEntry, Family
+from models.catalog import CatalogueEntry, Family
 
 CacheEvent = Literal["hit", "miss", "eviction"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
@@ -57,7 +57,7 @@ class Observer:
         """The embeddings at hand take this many bytes."""
 
     def decoded(self, seconds: float) -> None:
-        """A picture was decoded."""
+        """An image was decoded."""
 
     def postprocessed(self, seconds: float) -> None:
         """A request's masks or classes were upsampled and encoded."""

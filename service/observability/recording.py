@@ -16,7 +16,7 @@ Part: TypeAlias = str
 """Of a request: decode, queue, encode, prompt, infer or postprocess."""
 
 _PARTS: Final[Mapping[Stage, Part]] = {"encode": "encode", "decode": "prompt", "infer": "infer"}
-"""What the work of a stage is to a request: a SAM decodes prompts, and `decode` is the picture's."""
+"""What the work of a stage is to a request: a SAM decodes prompts, and `decode` is the image's."""
 
 _FAILED: Final = Status(StatusCode.ERROR)
 

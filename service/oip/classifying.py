@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from models.unet.postprocess import Region
 from service.messages import Classified, SemanticRequest
 from service.oip.asking import Asked, known
-from service.oip.inputs import picture_of
+from service.oip.inputs import image_of
 from service.oip.tensors import Tensor
 
 
 def semantic_request(model: str, asked: Asked) -> SemanticRequest:
-    """Build the pipeline's request; a picture of pixels is made a file, so it belongs into a worker thread.
+    """Build the pipeline's request; an image of pixels is made a file, so it belongs into a worker thread.
 
     Args:
         model: catalogue name.
@@ -26,7 +26,7 @@ def semantic_request(model: str, asked: Asked) -> SemanticRequest:
         NoImage, UnknownField, MalformedRequest: by what is wrong.
     """
     known(asked.parameters, ())
-    return SemanticRequest(picture_of(asked.inputs), model=model, format=None)
+    return SemanticRequest(image_of(asked.inputs), model=model, format=None)
 
 
 def classified(answer: Classified, outputs: Sequence[str]) -> list[Tensor]:

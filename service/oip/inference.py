@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from models.zoo import CatalogueEntry
+from models.catalog import CatalogueEntry
 from service.messages import Timings, When
 from service.oip.asking import Asked, Parameter
 from service.oip.classifying import classified, semantic_request

@@ -1,4 +1,4 @@
-"""Input tensors, checked against what a model takes, and turned into pictures and prompts."""
+"""Input tensors, checked against what a model takes, and turned into images and prompts."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ def check(asked: Asked, tensors: Tensors) -> None:
             raise UnknownField(f"There is no output {name!r} here; known: {', '.join(outputs)}.")
 
 
-def picture_of(inputs: Mapping[str, Tensor]) -> bytes:
-    """The picture as a file: as it was sent, or a BMP of its pixels, which loses nothing.
+def image_of(inputs: Mapping[str, Tensor]) -> bytes:
+    """The image as a file: as it was sent, or a BMP of its pixels, which loses nothing.
 
     Args:
         inputs: checked; `image` is BYTES [1], base64 where it came as text, or UINT8 [height, width, 3], RGB.
 
     Raises:
         NoImage: it is not there.
-        MalformedRequest: text that is not base64, or a picture without pixels.
+        MalformedRequest: text that is not base64, or an image without pixels.
     """
     image = inputs.get("image")
     if image is None:
-        raise NoImage("Send a picture as the input image.")
+        raise NoImage("Send an image as the input image.")
     if image.datatype == "UINT8":
         if 0 in image.shape:
-            raise MalformedRequest(f"The input image has the shape {list(image.shape)}, which is a picture of nothing.")
+            raise MalformedRequest(f"The input image has the shape {list(image.shape)}, which is an image of nothing.")
         file = io.BytesIO()
         PIL.Image.fromarray(np.ascontiguousarray(image.array)).save(file, "BMP")
         return file.getvalue()

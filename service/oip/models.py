@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from models.entries import Family
+from models.catalog import CatalogueEntry, Family
 from models.errors import UnknownModel
-from models.zoo import CatalogueEntry
 from service.pipeline import Pipeline
 
 SERVER_NAME: Final = "pomona"
@@ -90,7 +89,7 @@ TENSORS: Final[Mapping[Family, Tensors]] = {
         ),
     ),
 }
-"""By family; one request is one picture, so that no dimension is a batch's."""
+"""By family; one request is one image, so that no dimension is a batch's."""
 
 
 @dataclass(frozen=True, slots=True)

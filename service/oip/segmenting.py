@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from models import images
+from models.letterbox import Padding
 from models.masks import Rle
-from models.transforms import Padding
 from service.errors import MalformedRequest, UnsupportedFormat, UnsupportedInput
 from service.formats import MaskFormat
 from service.frames import SIZES
 from service.messages import InputChoice, InputSize, MaskResult, Segmented, SegmentRequest
 from service.oip.asking import Asked, Parameter, known
-from service.oip.inputs import picture_of, prompts_of
+from service.oip.inputs import image_of, prompts_of
 from service.oip.tensors import Tensor, bytes_tensor
 
 T = TypeVar("T")
@@ -34,18 +34,18 @@ _MULTIMASKS: Final = 3
 
 
 def segment_request(model: str, asked: Asked, outputs: Sequence[str], *, max_pixels: int) -> SegmentRequest:
-    """Build the pipeline's request; a picture of pixels is made a file, so it belongs into a worker thread.
+    """Build the pipeline's request; an image of pixels is made a file, so it belongs into a worker thread.
 
     Args:
         model: catalogue name.
         asked: of it, checked.
         outputs: that are wanted.
-        max_pixels: of the picture.
+        max_pixels: of the image.
 
     Raises:
         NoImage, NoPrompt, MalformedPrompt, UnsupportedFormat, UnsupportedInput, UnknownField, MalformedRequest: by
             what is wrong.
-        ImageError: the picture's header cannot be used.
+        ImageError: the image's header cannot be used.
     """
     parameters = asked.parameters
     known(parameters, (MASK_FORMAT, INPUT_SIZE, PADDING))
@@ -54,7 +54,7 @@ def segment_request(model: str, asked: Asked, outputs: Sequence[str], *, max_pix
         raise UnsupportedFormat(f"The parameter {MASK_FORMAT} is {told!r}; {' or '.join(_FORMATS)} would be right.")
     mask_format = _FORMATS[told] if "masks" in outputs else None
     choice = InputChoice(_choice(parameters, INPUT_SIZE, _SIZES), _choice(parameters, PADDING, _PADDINGS))
-    data, prompts = picture_of(asked.inputs), prompts_of(asked.inputs)
+    data, prompts = image_of(asked.inputs), prompts_of(asked.inputs)
     if "masks" in outputs and mask_format is None:
         masks = len(prompts) * (_MULTIMASKS if prompts[0].multimask else 1)
         _check_room(asked.room, masks, images.read_size(data, max_pixels=max_pixels).pixels)

@@ -48,7 +48,7 @@ _WORDS: Final[Mapping[str, NDArray[np.bytes_]]] = {
     "BOOL": np.array([b"false,", b"true, "]),
     "UINT8": np.array([b"%-4b" % f"{number},".encode() for number in range(256)]),
 }
-"""Elements in JSON, all of a type of one length: pictures have millions, for which a list of objects is too slow."""
+"""Elements in JSON, all of a type of one length: images have millions, for which a list of objects is too slow."""
 
 _CHUNK: Final = 1 << 16
 _MOST_DIMENSIONS: Final = 8

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Final
 
 from models.backends.base import BackendName, SamBackend
 from models.backends.unet_base import UNetBackend
-from models.entries import Family
+from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
-from models.zoo import CatalogueEntry
 from service.device_queue import DeviceQueue
 from service.keys import Key, Owner
 from service.work import Limits
@@ -36,7 +35,7 @@ class Runner(ABC):
         self.backend_name: BackendName = backend.name
         self._queue = queue
         self._owner = Owner(entry.name, self._limits, self._run_batch)
-        self._pictures = backend.picture_batches[-1]
+        self._images = backend.image_batches[-1]
 
     @property
     def broken(self) -> bool:

@@ -1,4 +1,4 @@
-"""A SAM on a device: batches of pictures for the encoder, batches of prompts for the mask decoder."""
+"""A SAM on a device: batches of images for the encoder, batches of prompts for the mask decoder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backends.base import Embedding, SamBackend
-from models.entries import Family
+from models.catalog import CatalogueEntry, Family
+from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import INPUT_SIDE, LOGITS_SIDE, MASK_TOKENS
 from models.sam.prompts import pack
-from models.transforms import Frame, frame_for
 from models.types import Logits, Pixels, Point, Prompt, Size
-from models.zoo import CatalogueEntry
 from service.device_queue import DeviceQueue, Place, Ran
 from service.keys import Key, decode_key, encode_key, megapixels, share
 from service.runners.base import Runner, best_size
@@ -50,7 +49,7 @@ class _Prompts:
 
     embedding: Embedding
     prompts: Sequence[Prompt]
-    frame: Frame
+    frame: Letterbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Reservation:
 class SamRunner(Runner):
     """One SAM on one device; see `Runner`.
 
-    Encoder batches span requests, decoder batches span requests and pictures; encoder and decoder share the device and
+    Encoder batches span requests, decoder batches span requests and images; encoder and decoder share the device and
     so its queue, in which their batches compete by urgency and deadline.
     """
 
@@ -96,21 +95,28 @@ class SamRunner(Runner):
         self.backend = backend
         self._prompts = backend.prompt_batches[-1]
 
-    def prepare(self, pixels: Pixels, frame: Frame) -> Any:
-        """Turn a resized picture into what the encoder takes; for worker threads."""
+    def prepare(self, pixels: Pixels, frame: Letterbox) -> Any:
+        """Turn a resized image into what the encoder takes; for worker threads."""
         return self.backend.prepare(pixels, frame)
 
     def reserve(
-        self, terms: Terms, prompts: Sequence[Prompt], frame: Frame, *, encode: bool, ready_by: float, last: bool = True
+        self,
+        terms: Terms,
+        prompts: Sequence[Prompt],
+        frame: Letterbox,
+        *,
+        encode: bool,
+        ready_by: float,
+        last: bool = True,
     ) -> Reservation:
         """Take the places of one request at the door.
 
         Args:
             terms: of the request; the deadline is when the last mask must be off the device.
             prompts: what will be decoded.
-            frame: how the picture lies in the model's square.
-            encode: whether the picture must be encoded first.
-            ready_by: when the picture should be prepared, seconds on the clock.
+            frame: how the image lies in the model's square.
+            encode: whether the image must be encoded first.
+            ready_by: when the image should be prepared, seconds on the clock.
             last: no smaller frame is tried after this one.
 
         Raises:
@@ -138,16 +144,16 @@ class SamRunner(Runner):
         first = places.pop(0) if encode else None
         return Reservation(first, list(zip(groups, places, strict=True)))
 
-    def reserve_encode(self, terms: Terms, frame: Frame, *, ready_by: float) -> Place:
+    def reserve_encode(self, terms: Terms, frame: Letterbox, *, ready_by: float) -> Place:
         """Take a place for an encoding alone, by the same rules."""
         (place,) = self._queue.reserve(self._encoding(terms, frame, ready_by))
         return place
 
-    def _encoding(self, terms: Terms, frame: Frame, ready_by: float) -> Piece[Key]:
+    def _encoding(self, terms: Terms, frame: Letterbox, ready_by: float) -> Piece[Key]:
         return Piece(encode_key(self._owner, frame), terms, megapixels(frame.padded), ready_by)
 
     async def encode(self, place: Place, prepared: Any) -> Ran[Embedding]:
-        """Encode a prepared picture in its place.
+        """Encode a prepared image in its place.
 
         Raises:
             DeadlineExceeded: it was dropped from the queue.
@@ -156,7 +162,7 @@ class SamRunner(Runner):
         return await place.run(prepared)
 
     async def decode(
-        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], frame: Frame
+        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], frame: Letterbox
     ) -> Ran[Decoded]:
         """Decode the prompts of one request in their places.
 
@@ -185,16 +191,16 @@ class SamRunner(Runner):
         return Ran(Decoded(logits, scores), queued, ran_for, max(ran.value.together for ran in done))
 
     def _warm_up(self) -> None:
-        frame = frame_for(Size(INPUT_SIDE, INPUT_SIDE))
+        frame = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
         encoding = encode_key(self._owner, frame)
         prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), frame)
-        self._pictures = best_size(
-            self.backend.picture_batches,
+        self._images = best_size(
+            self.backend.image_batches,
             lambda size: self._timed(encoding, [prepared] * size, size * megapixels(frame.padded)),
         )
         if self.backend.flexible:
             # A second size teaches how the time grows with the pixels.
-            small = frame_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
+            small = letterbox_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
             pixels = np.zeros((small.resized.height, small.resized.width, 3), np.uint8)
             self._timed(encode_key(self._owner, small), [self.prepare(pixels, small)], megapixels(small.padded))
         embedding = self.backend.encode([prepared])[0]
@@ -215,7 +221,7 @@ class SamRunner(Runner):
 
     def _limits(self, key: Key) -> Limits:
         if key.stage == "encode":
-            return Limits(self._pictures, math.inf)
+            return Limits(self._images, math.inf)
         return Limits(_NO_BOUND, self._prompts)
 
     def _run_batch(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:

@@ -29,21 +29,21 @@ from tests.fakes import (
     WatchedCache,
     WatchedRunner,
     WatchedUNetRunner,
+    image_bytes,
     make_pipeline,
     make_settings,
-    peel_picture,
-    picture,
+    peel_image,
     rectangle,
 )
 
-PICTURE: Final = picture()
+IMAGE: Final = image_bytes()
 POINT: Final = {"points": [[64, 48]]}
 BOX: Final = {"box": [32, 16, 64, 48], "multimask": False}
 BOX_MASK: Final = rectangle(32, 16, 64, 48)
 LIMITS: Final = {"max_prompts": 3, "max_points": 4, "max_megapixels": 0.1, "max_upload_mib": 1}
 MIB: Final = 1 << 20
 HELD: Final = 200
-"""Mean red of the picture that keeps the device busy."""
+"""Mean red of the image that keeps the device busy."""
 NEVER: Final = 1e9
 """Seconds after which an idle device is tried anew: no test waits for that."""
 
@@ -52,7 +52,7 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 
-def image(data: bytes = PICTURE) -> tuple[str, Any]:
+def image(data: bytes = IMAGE) -> tuple[str, Any]:
     return "image", ("orange.png", data, "application/octet-stream")
 
 
@@ -66,7 +66,7 @@ def asked(*prompts: Mapping[str, Any], **fields: Any) -> tuple[str, Any]:
 
 @dataclass
 class Door:
-    """The app, its client, and the backends behind it; the second SAM takes pictures in one size only."""
+    """The app, its client, and the backends behind it; the second SAM takes images in one size only."""
 
     app: Starlette
     client: httpx.AsyncClient
@@ -100,25 +100,25 @@ class Door:
         answer = await self.post(*parts, **options)
         return checked(answer, schema.SegmentOut)
 
-    async def embed(self, data: bytes = PICTURE, **fields: Any) -> schema.EmbedOut:
+    async def embed(self, data: bytes = IMAGE, **fields: Any) -> schema.EmbedOut:
         return checked(
             await self.post(image(data), plain("request", json.dumps(fields)), path="/v1/embed"), schema.EmbedOut
         )
 
     async def semantic(self, data: bytes | None = None, **fields: Any) -> SemanticOut:
-        parts = [image(peel_picture() if data is None else data), plain("request", json.dumps(fields))]
+        parts = [image(peel_image() if data is None else data), plain("request", json.dumps(fields))]
         return checked(await self.post(*parts, path="/v1/semantic"), SemanticOut)
 
     def start(self, *parts: tuple[str, Any], **options: Any) -> asyncio.Task[httpx.Response]:
         return asyncio.create_task(self.post(*parts, **options))
 
     async def hold(self) -> asyncio.Task[schema.EmbedOut]:
-        """Keep the SAM's device busy with a picture until it is let go."""
-        return await self._held(self.sam, self.embed(picture(HELD)))
+        """Keep the SAM's device busy with an image until it is let go."""
+        return await self._held(self.sam, self.embed(image_bytes(HELD)))
 
     async def hold_unet(self) -> asyncio.Task[SemanticOut]:
-        """Keep the U-Net's device busy with a picture until it is let go."""
-        return await self._held(self.unet, self.semantic(peel_picture(HELD)))
+        """Keep the U-Net's device busy with an image until it is let go."""
+        return await self._held(self.unet, self.semantic(peel_image(HELD)))
 
     async def _held(self, device: FakeDevice, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         device.entered.clear()

@@ -20,7 +20,7 @@ from models.types import BinaryMask
 from service.errors import PROBLEMS
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract import oip_door
-from tests.contract.door import PICTURE, image, plain, problem
+from tests.contract.door import IMAGE, image, plain, problem
 from tests.contract.grpc_door import Caller, corners, frames_of
 from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, WAYS, Refused, refusal_of, retry_after_s
 from tests.contract.test_grpc_answers import mask_of
@@ -35,14 +35,14 @@ class Ask:
     """What is asked.
 
     Attributes:
-        prompts: as the JSON of HTTP has them, but a mask is an array: bool of the picture, or float32 logits.
-        data: the picture; None for none.
+        prompts: as the JSON of HTTP has them, but a mask is an array: bool of the image, or float32 logits.
+        data: the image; None for none.
         fields: `model`, `input_size`, `padding` and whatever else the JSON of HTTP has.
         deadline: milliseconds in the words of HTTP; None for none.
     """
 
     prompts: Sequence[Mapping[str, Any]] = ()
-    data: bytes | None = PICTURE
+    data: bytes | None = IMAGE
     fields: Mapping[str, Any] = field(default_factory=dict)
     deadline: str | None = None
 

@@ -20,10 +20,10 @@ from service.observability.tracing import Tracing
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.contract.door import Door, open_door
-from tests.fakes import PATIENCE_S, make_settings, peel_picture, picture
+from tests.fakes import PATIENCE_S, image_bytes, make_settings, peel_image
 
-PICTURE: Final = picture()
-PEEL: Final = peel_picture()
+IMAGE: Final = image_bytes()
+PEEL: Final = peel_image()
 POINT: Final = pb.Prompt(points=[pb.Point(x=64, y=48)])
 BOX: Final = pb.Prompt(box=pb.Box(x0=32, y0=16, x1=64, y1=48), multimask=False)
 
@@ -43,7 +43,7 @@ class Caller:
     door: Door
     port: int
 
-    async def segment(self, data: bytes = PICTURE, *prompts: pb.Prompt, **fields: Any) -> pb.SegmentResponse:
+    async def segment(self, data: bytes = IMAGE, *prompts: pb.Prompt, **fields: Any) -> pb.SegmentResponse:
         answer: pb.SegmentResponse = await self.stub.Segment(
             pb.SegmentRequest(image=data, prompts=prompts or [BOX], **fields)
         )
@@ -56,11 +56,11 @@ class Caller:
         return asyncio.create_task(done())
 
     async def hold(self) -> asyncio.Task[Any]:
-        """Keep the SAM's device busy with a picture until it is let go."""
+        """Keep the SAM's device busy with an image until it is let go."""
         return await self.door.hold()
 
     async def hold_unet(self) -> asyncio.Task[Any]:
-        """Keep the U-Net's device busy with a picture until it is let go."""
+        """Keep the U-Net's device busy with an image until it is let go."""
         return await self.door.hold_unet()
 
 

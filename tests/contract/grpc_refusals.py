@@ -10,9 +10,9 @@ import numpy as np
 from models.masks import encode_rle
 from models.types import BinaryMask, Size
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.grpc_door import BOX, PEEL, PICTURE, POINT
+from tests.contract.grpc_door import BOX, IMAGE, PEEL, POINT
 from tests.contract.refusals import gif
-from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, OTHER_UNET, SECOND, picture, rectangle
+from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, OTHER_UNET, SECOND, image_bytes, rectangle
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Refusal:
 
 
 def segment(*prompts: pb.Prompt, **fields: Any) -> pb.SegmentRequest:
-    source = {} if "image_id" in fields else {"image": PICTURE}
+    source = {} if "image_id" in fields else {"image": IMAGE}
     return pb.SegmentRequest(prompts=prompts, **source | fields)
 
 
@@ -100,7 +100,7 @@ SEGMENT: Final = [
         segment(pb.Prompt(logits=logits(data=b"\x00\x7e" * 65536))),
     ),
     Refusal(
-        "logits of a square for a picture that was not padded to one",
+        "logits of a square for an image that was not padded to one",
         "malformed_prompt",
         "would be right",
         segment(pb.Prompt(logits=logits(data=np.zeros(65536, "<f2").tobytes()))),
@@ -127,18 +127,18 @@ SEGMENT: Final = [
     ),
 ]
 
-_BAD_PICTURES: Final = [
-    ("text", "not_an_image", "no picture format", b"an orange"),
+_BAD_IMAGES: Final = [
+    ("text", "not_an_image", "no image format", b"an orange"),
     ("no bytes", "not_an_image", "no bytes", b""),
-    ("a cut PNG", "truncated_image", "whole file", PICTURE[:-40]),
-    ("a cut JPEG", "truncated_image", "JPEG", picture(file_format="JPEG")[:400]),
+    ("a cut PNG", "truncated_image", "whole file", IMAGE[:-40]),
+    ("a cut JPEG", "truncated_image", "JPEG", image_bytes(file_format="JPEG")[:400]),
     ("a GIF", "unsupported_image_format", "GIF", gif()),
-    ("pixels", "too_many_pixels", "401 x 250", picture(size=Size(250, 401))),
+    ("pixels", "too_many_pixels", "401 x 250", image_bytes(size=Size(250, 401))),
 ]
 
-PICTURES: Final = [
+IMAGES: Final = [
     Refusal(name, code, says, request)
-    for name, code, says, data in _BAD_PICTURES
+    for name, code, says, data in _BAD_IMAGES
     for request in (
         segment(POINT, image=data),
         pb.SemanticRequest(image=data),
@@ -149,8 +149,8 @@ PICTURES: Final = [
 
 OTHERS: Final = [
     Refusal("nothing to embed", "no_image", "image", pb.EmbedRequest()),
-    Refusal("model to embed", "unknown_model", "'plum-sam'", pb.EmbedRequest(image=PICTURE, model="plum-sam")),
-    Refusal("size to embed", "unsupported_input", "input_size", pb.EmbedRequest(image=PICTURE, input_size=odd(7))),
+    Refusal("model to embed", "unknown_model", "'plum-sam'", pb.EmbedRequest(image=IMAGE, model="plum-sam")),
+    Refusal("size to embed", "unsupported_input", "input_size", pb.EmbedRequest(image=IMAGE, input_size=odd(7))),
     Refusal("nothing to classify", "no_image", "image", pb.SemanticRequest()),
     Refusal("logits", "unsupported_format", "MASK_FORMAT_RLE", pb.SemanticRequest(image=PEEL, format=odd(4))),
     Refusal("a SAM", "wrong_model_family", "orange-sam is a SAM", pb.SemanticRequest(image=PEEL, model=LOADED.name)),
@@ -198,4 +198,4 @@ OTHERS: Final = [
     ),
 ]
 
-REFUSALS: Final = [*SEGMENT, *PICTURES, *OTHERS]
+REFUSALS: Final = [*SEGMENT, *IMAGES, *OTHERS]

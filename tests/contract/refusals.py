@@ -14,14 +14,14 @@ import PIL.Image
 
 from models.masks import encode_logits, encode_rle
 from models.types import BinaryMask, Size
-from tests.contract.door import PICTURE, POINT, Parts, asked, image, plain
+from tests.contract.door import IMAGE, POINT, Parts, asked, image, plain
 from tests.fakes import (
     LOADED_UNET,
     NOT_LOADED,
     OTHER_UNET,
     SECOND,
     UNPADDED,
-    picture,
+    image_bytes,
     rectangle,
 )
 
@@ -64,20 +64,18 @@ class Refusal:
 
 
 PROMPTED: Final = [
-    # the picture
-    Refusal("text", "not_an_image", "no picture format", [image(b"an orange"), asked(POINT)]),
+    # the image_bytes
+    Refusal("text", "not_an_image", "no image format", [image(b"an orange"), asked(POINT)]),
     Refusal("no bytes", "not_an_image", "no bytes", [image(b""), asked(POINT)]),
-    Refusal("text to embed", "not_an_image", "no picture format", [image(b"an orange")], "/v1/embed"),
-    Refusal("a cut PNG", "truncated_image", "whole file", [image(PICTURE[:-40]), asked(POINT)]),
-    Refusal("a cut JPEG", "truncated_image", "JPEG", [image(picture(file_format="JPEG")[:400]), asked(POINT)]),
+    Refusal("text to embed", "not_an_image", "no image format", [image(b"an orange")], "/v1/embed"),
+    Refusal("a cut PNG", "truncated_image", "whole file", [image(IMAGE[:-40]), asked(POINT)]),
+    Refusal("a cut JPEG", "truncated_image", "JPEG", [image(image_bytes(file_format="JPEG")[:400]), asked(POINT)]),
     Refusal("a GIF", "unsupported_image_format", "GIF", [image(gif()), asked(POINT)]),
-    Refusal("pixels", "too_many_pixels", "401 x 250", [image(picture(size=Size(250, 401))), asked(POINT)]),
-    Refusal("no picture", "no_image", "image_id", [asked(POINT)]),
+    Refusal("pixels", "too_many_pixels", "401 x 250", [image(image_bytes(size=Size(250, 401))), asked(POINT)]),
+    Refusal("no image", "no_image", "image_id", [asked(POINT)]),
     Refusal("nothing to embed", "no_image", "part image", [plain("request", "{}")], "/v1/embed"),
     Refusal("unknown id", "unknown_image_id", "send it again", [plain("image_id", "0" * 32), asked(POINT)]),
-    Refusal(
-        "both picture and id", "malformed_request", "not both", [image(), plain("image_id", "0" * 32), asked(POINT)]
-    ),
+    Refusal("both image and id", "malformed_request", "not both", [image(), plain("image_id", "0" * 32), asked(POINT)]),
     Refusal(
         "an overlay without pixels",
         "malformed_request",
@@ -163,7 +161,7 @@ PROMPTED: Final = [
         [image(), asked({"mask": odd_logits(shape=[4, 4], data=base64.b64encode(bytes(32)).decode())})],
     ),
     Refusal(
-        "logits of a square for a picture that was not padded to one",
+        "logits of a square for an image that was not padded to one",
         "malformed_prompt",
         f"{UNPADDED.logits.width} x {UNPADDED.logits.height} would be right",
         [image(), asked({"mask": odd_logits()})],
@@ -265,7 +263,7 @@ PROMPTED: Final = [
         [image(), asked({"mask": {"size": [96, 128], "counts": "0", "order": "C"}})],
     ),
     Refusal("a field to embed", "unknown_field", "prompts", [image(), asked(POINT)], "/v1/embed"),
-    Refusal("a part", "unknown_field", "'picture'", [("picture", ("a.png", PICTURE)), asked(POINT)]),
+    Refusal("a part", "unknown_field", "'image'", [("image", ("a.png", IMAGE)), asked(POINT)]),
     Refusal("a part to embed", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)], "/v1/embed"),
     Refusal("a part twice", "malformed_request", "image was sent twice", [image(), image(), asked(POINT)]),
     Refusal("a field twice", "malformed_request", "request was sent twice", [image(), asked(POINT), asked(POINT)]),
@@ -313,7 +311,7 @@ PROMPTED: Final = [
     Refusal("page to delete", "method_not_allowed", "GET", path="/", method="DELETE", raw={}),
 ]
 
-_ABOUT_THE_PICTURE: Final = {"not_an_image", "truncated_image", "unsupported_image_format", "too_many_pixels"}
+_ABOUT_THE_IMAGE: Final = {"not_an_image", "truncated_image", "unsupported_image_format", "too_many_pixels"}
 
 
 def _without_prompts(refusal: Refusal, path: str) -> Refusal:
@@ -329,12 +327,12 @@ def _options(**fields: Any) -> Parts:
 
 
 def _whatever_is_asked(path: str) -> list[Refusal]:
-    """What is wrong with a picture, a body or a deadline is so whatever is asked of it."""
+    """What is wrong with a image_bytes, a body or a deadline is so whatever is asked of it."""
     return [
         _without_prompts(refusal, path)
         for refusal in PROMPTED
         if (refusal.path, refusal.method) == ("/v1/segment", "POST")
-        and (refusal.code in _ABOUT_THE_PICTURE or refusal.raw is not None or refusal.headers)
+        and (refusal.code in _ABOUT_THE_IMAGE or refusal.raw is not None or refusal.headers)
     ]
 
 

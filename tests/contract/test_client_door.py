@@ -35,12 +35,12 @@ from pomona import (
 from pomona.asks import MaskFormat, OutlineFormat
 from service.errors import PROBLEMS
 from service.grpc.server import GrpcDoor
-from tests.contract.door import BOX_MASK, LIMITS, PICTURE, Door, open_door
+from tests.contract.door import BOX_MASK, IMAGE, LIMITS, Door, open_door
 from tests.contract.live import LiveDoor, live_door
 from tests.contract.test_http_inspect import CLEAN, SICK, SPOT, TWO
 from tests.contract.test_http_inspect import SIZE as TWO_SIZE
 from tests.contract.test_http_semantic import HEALTHY, INFECTED, PEEL
-from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, make_settings, peel_picture, picture, rectangle
+from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, image_bytes, make_settings, peel_image, rectangle
 
 BOX = Box(32, 16, 64, 48)
 ONE = Prompt(box=BOX, multimask=False)
@@ -102,7 +102,7 @@ def test_every_code_of_the_service_has_its_class_in_the_client() -> None:
 
 @pytest.mark.parametrize("format_", ["rle", "png", "polygons"])
 async def test_masks_are_the_same_in_every_format(pomona: AsyncClient, format_: MaskFormat) -> None:
-    result = await pomona.segment(PICTURE, ONE, format=format_)
+    result = await pomona.segment(IMAGE, ONE, format=format_)
     (best,) = result.masks
     np.testing.assert_array_equal(best.array, BOX_MASK)
     assert (best.box, best.area) == ((32, 16, 64, 48), 32 * 32)
@@ -113,16 +113,16 @@ async def test_masks_are_the_same_in_every_format(pomona: AsyncClient, format_: 
 
 
 async def test_logits_are_enlarged_to_nearly_the_mask_and_can_be_a_prompt(pomona: AsyncClient) -> None:
-    guess = (await pomona.segment(PICTURE, ONE, format="logits")).masks[0]
+    guess = (await pomona.segment(IMAGE, ONE, format="logits")).masks[0]
     wrong = int((guess.array ^ BOX_MASK).sum())
     assert wrong <= 4  # corners, where interpolation in one step and in two differ
-    again = (await pomona.segment(PICTURE, [guess], multimask=False)).masks[0]
+    again = (await pomona.segment(IMAGE, [guess], multimask=False)).masks[0]
     np.testing.assert_array_equal(again.array, BOX_MASK)
 
 
 async def test_prompts_may_be_points_boxes_and_masks_of_several_things(pomona: AsyncClient) -> None:
     mask = rectangle(8, 8, 40, 40)
-    result = await pomona.segment(PICTURE, [[Point(64, 48)], [BOX], Prompt.of(Point(20, 20), mask)])
+    result = await pomona.segment(IMAGE, [[Point(64, 48)], [BOX], Prompt.of(Point(20, 20), mask)])
     assert [len(masks) for masks in result.results] == [3, 3, 3]
     assert len(result.masks) == 9
     assert [best.score for best in result.best] == [max(mask.score for mask in masks) for masks in result.results]
@@ -161,15 +161,15 @@ async def test_models_are_listed_loaded_ones_first(pomona: AsyncClient) -> None:
 
 
 async def test_what_was_embedded_is_prompted_without_being_encoded_again(pomona: AsyncClient, door: Door) -> None:
-    embedding = await pomona.embed(PICTURE)
+    embedding = await pomona.embed(IMAGE)
     for source in (embedding, embedding.image):
         result = await pomona.segment(source, ONE)
         assert result.batch.encode == 0
     assert len(door.sam.encodes) == 1
 
 
-async def test_a_picture_that_a_service_does_not_know_is_sent_again(pomona: AsyncClient, way: str) -> None:
-    embedding = await pomona.embed(PICTURE)
+async def test_a_image_that_a_service_does_not_know_is_sent_again(pomona: AsyncClient, way: str) -> None:
+    embedding = await pomona.embed(IMAGE)
     async with open_door() as other, open_client(other, way) as client:
         with pytest.raises(errors.UnknownImageId):
             await client.segment(embedding.forgetful(), ONE)
@@ -179,26 +179,26 @@ async def test_a_picture_that_a_service_does_not_know_is_sent_again(pomona: Asyn
 
 
 @pytest.mark.parametrize(
-    ("picture_", "prompts", "model", "error"),
+    ("image_", "prompts", "model", "error"),
     [
         (b"an orange", ONE, None, errors.NotAnImage),
-        (PICTURE[:-40], ONE, None, errors.TruncatedImage),
-        (picture(size=Size(250, 401)), ONE, None, errors.TooManyPixels),
-        (PICTURE, Point(128, 48), None, errors.PromptOutsideImage),
-        (PICTURE, [[BOX]] * 4, None, errors.TooManyPrompts),
-        (PICTURE, np.ones((4, 4), np.bool_), None, errors.MalformedPrompt),
-        (PICTURE, ONE, "plum-sam", errors.UnknownModel),
-        (PICTURE, ONE, NOT_LOADED.name, errors.ModelNotLoaded),
-        (PICTURE, ONE, LOADED_UNET.name, errors.WrongModelFamily),
-        (PICTURE + bytes(1 << 20), ONE, None, errors.UploadTooLarge),
+        (IMAGE[:-40], ONE, None, errors.TruncatedImage),
+        (image_bytes(size=Size(250, 401)), ONE, None, errors.TooManyPixels),
+        (IMAGE, Point(128, 48), None, errors.PromptOutsideImage),
+        (IMAGE, [[BOX]] * 4, None, errors.TooManyPrompts),
+        (IMAGE, np.ones((4, 4), np.bool_), None, errors.MalformedPrompt),
+        (IMAGE, ONE, "plum-sam", errors.UnknownModel),
+        (IMAGE, ONE, NOT_LOADED.name, errors.ModelNotLoaded),
+        (IMAGE, ONE, LOADED_UNET.name, errors.WrongModelFamily),
+        (IMAGE + bytes(1 << 20), ONE, None, errors.UploadTooLarge),
     ],
 )
 async def test_what_the_service_refuses_is_raised_as_the_class_of_its_code(
-    picture_: bytes, prompts: object, model: str | None, error: type[errors.PomonaError], way: str
+    image_: bytes, prompts: object, model: str | None, error: type[errors.PomonaError], way: str
 ) -> None:
     async with open_door(**LIMITS) as door, open_client(door, way, limits=LIMITS) as pomona:
         with pytest.raises(error) as raised:
-            await pomona.segment(picture_, prompts, model=model, request_id="belt-7")  # type: ignore[arg-type]
+            await pomona.segment(image_, prompts, model=model, request_id="belt-7")  # type: ignore[arg-type]
     assert type(raised.value) is error
     if error is not errors.UploadTooLarge or way == "http":  # gRPC itself refuses it, and tells no id
         assert raised.value.request_id == "belt-7"
@@ -208,7 +208,7 @@ async def test_what_the_service_refuses_is_raised_as_the_class_of_its_code(
 async def test_a_deadline_reaches_the_service(pomona: AsyncClient, door: Door) -> None:
     busy = await door.hold()
     with pytest.raises(errors.TooLate) as late:  # a busy machine may tell before that it would be late
-        await pomona.segment(picture(1), ONE, deadline=0.2)
+        await pomona.segment(image_bytes(1), ONE, deadline=0.2)
     assert late.value.code in ("deadline_exceeded", "deadline_unreachable")
     assert not busy.done()
     door.let_go()
@@ -220,8 +220,8 @@ async def test_the_more_urgent_go_first(pomona: AsyncClient, door: Door) -> None
     busy = await door.hold()
     calls = []
     for mark, urgency in enumerate((7, 0, 4)):
-        calls.append(asyncio.create_task(pomona.embed(picture(mark), urgency=urgency)))
-        await door.runner.pictures.reach(1 + len(calls))
+        calls.append(asyncio.create_task(pomona.embed(image_bytes(mark), urgency=urgency)))
+        await door.runner.images.reach(1 + len(calls))
     door.let_go()
     await asyncio.gather(busy, *calls)
     assert door.sam.encoded[1:] == [1, 2, 0]
@@ -238,16 +238,16 @@ async def test_a_full_queue_is_waited_for(door: Door, way: str) -> None:
     async with open_door(max_queued=1) as full:
         door = full
         busy = await full.hold()
-        queued = full.start(("image", ("o.png", picture(1))), path="/v1/embed")
-        await full.runner.pictures.reach(2)
+        queued = full.start(("image", ("o.png", image_bytes(1))), path="/v1/embed")
+        await full.runner.images.reach(2)
         async with open_client(full, way, sleep=sleep) as pomona:
-            assert (await pomona.embed(picture(2))).image.width == 128
+            assert (await pomona.embed(image_bytes(2))).image.width == 128
         await queued
     assert waits[0] >= 1  # Retry-After
 
 
 async def test_a_stream_goes_on_after_a_bad_frame_and_keeps_order(pomona: AsyncClient) -> None:
-    frames: list[Frame | bytes] = [Frame(image=TWO, frame_id="a"), b"no picture", TWO]
+    frames: list[Frame | bytes] = [Frame(image=TWO, frame_id="a"), b"no image", TWO]
     answers = [answer async for answer in pomona.stream(frames, Inspect(mode="fast"), in_flight=2)]
     assert [answer.frame_id for answer in answers] == ["a", "1", "2"]
     assert isinstance(answers[1].error, errors.NotAnImage)
@@ -256,7 +256,7 @@ async def test_a_stream_goes_on_after_a_bad_frame_and_keeps_order(pomona: AsyncC
 
 
 def test_blocking_calls_work_over_a_socket(blocking: Client) -> None:
-    result = blocking.segment(PICTURE, ONE)
+    result = blocking.segment(IMAGE, ONE)
     np.testing.assert_array_equal(result.masks[0].array, BOX_MASK)
     report = blocking.inspect(TWO, deadline=PATIENCE_S)
     assert len(report.fruits) == 2
@@ -265,12 +265,12 @@ def test_blocking_calls_work_over_a_socket(blocking: Client) -> None:
 def test_a_long_list_of_prompts_and_masks_travels_in_the_body(blocking: Client) -> None:
     rng = np.random.default_rng(5)
     noise = rng.random((96, 128)) < 0.5
-    result = blocking.segment(PICTURE, [[Mask.of(noise), Point(64, 48)], [BOX]])
+    result = blocking.segment(IMAGE, [[Mask.of(noise), Point(64, 48)], [BOX]])
     assert len(result.results) == 2
 
 
 def test_a_blocking_stream_answers_frames_as_they_finish(blocking: Client) -> None:
-    frames = [Frame(image=picture(red), frame_id=str(red)) for red in range(12)]
+    frames = [Frame(image=image_bytes(red), frame_id=str(red)) for red in range(12)]
     answers = list(blocking.stream(frames, Segment(ONE), in_flight=3, ordered=False))
     assert sorted(int(answer.frame_id) for answer in answers) == list(range(12))
     assert all(answer.unwrap().masks[0].area == 32 * 32 for answer in answers)
@@ -279,10 +279,10 @@ def test_a_blocking_stream_answers_frames_as_they_finish(blocking: Client) -> No
 async def test_a_task_that_is_cancelled_takes_its_work_along(live: LiveDoor, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pomona.http")
     busy = await asyncio.to_thread(live.do, Door.hold)
-    seen = live.door.runner.pictures.count
+    seen = live.door.runner.images.count
     async with AsyncClient(live.address) as pomona:
-        call = asyncio.create_task(pomona.embed(picture(77)))
-        await asyncio.to_thread(live.do, lambda door: door.runner.pictures.reach(seen + 1))
+        call = asyncio.create_task(pomona.embed(image_bytes(77)))
+        await asyncio.to_thread(live.do, lambda door: door.runner.images.reach(seen + 1))
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -298,8 +298,8 @@ async def test_leaving_a_stream_cancels_its_frames_in_the_service(
     caplog.set_level(logging.INFO, logger="pomona.http")
     async with AsyncClient(live.address) as pomona:
         busy = await asyncio.to_thread(live.do, Door.hold_unet)
-        frames = [Frame(image=peel_picture(mark), frame_id=str(mark)) for mark in (81, 82, 83)]
-        seen = live.door.unet_runner.pictures.count
+        frames = [Frame(image=peel_image(mark), frame_id=str(mark)) for mark in (81, 82, 83)]
+        seen = live.door.unet_runner.images.count
 
         async def look() -> None:
             async with aclosing(pomona.stream(frames, Inspect(mode="fast"), in_flight=2)) as answers:
@@ -307,7 +307,7 @@ async def test_leaving_a_stream_cancels_its_frames_in_the_service(
                     raise AssertionError("the device is held")
 
         looking = asyncio.create_task(look())
-        await asyncio.to_thread(live.do, lambda door: door.unet_runner.pictures.reach(seen + 2))
+        await asyncio.to_thread(live.do, lambda door: door.unet_runner.images.reach(seen + 2))
         looking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await looking
@@ -319,7 +319,7 @@ async def test_leaving_a_stream_cancels_its_frames_in_the_service(
 
 def test_a_service_that_stops_breaks_the_stream_and_tells_what_was_answered() -> None:
     with live_door() as leaving, Client(leaving.address, retry=Retry(attempts=1)) as pomona:
-        answers = pomona.stream((picture(red) for red in range(9)), Segment(ONE), in_flight=1)
+        answers = pomona.stream((image_bytes(red) for red in range(9)), Segment(ONE), in_flight=1)
         assert next(answers).frame_id == "0"
         leaving.stop()
         with pytest.raises(errors.StreamBroken) as broken:
@@ -339,7 +339,7 @@ def test_masks_go_out_as_the_service_s_own_readers_read_them(blocking: Client) -
     np.testing.assert_array_equal(alpha, sick * np.uint8(255))
 
 
-def test_drawing_over_the_picture_changes_what_was_found_alone(blocking: Client) -> None:
+def test_drawing_over_the_image_changes_what_was_found_alone(blocking: Client) -> None:
     report = blocking.inspect(TWO, mode="fast")
     before = np.asarray(PIL.Image.open(io.BytesIO(TWO)).convert("RGB"))
     changed = (np.asarray(report.overlay(TWO)) != before).any(axis=2)

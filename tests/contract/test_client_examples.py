@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pomona.cli.main import pomona
 from tests.contract.live import LiveDoor, live_door
-from tests.fakes import encode_picture
+from tests.fakes import encode_image
 
 PAGES = Path(__file__).parents[2] / "clients" / "python"
 ADDRESS = "http://localhost:3000"
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pixels[300:500, 450:650, 1] = 255
     pixels[300:360, 450:520] = (255, 0, 0)
     for name in ("orange.jpg", "frame.jpg"):
-        (tmp_path / name).write_bytes(encode_picture(pixels, "JPEG", quality=95))
+        (tmp_path / name).write_bytes(encode_image(pixels, "JPEG", quality=95))
     return tmp_path
 
 

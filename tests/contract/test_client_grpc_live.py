@@ -13,7 +13,7 @@ from pomona import Box, Client, Frame, Inspect, Prompt, Retry, Segment, errors
 from tests.contract.door import BOX_MASK, Door
 from tests.contract.live import LiveDoor, live_door
 from tests.contract.test_http_inspect import TWO
-from tests.fakes import PATIENCE_S, peel_picture, picture
+from tests.fakes import PATIENCE_S, image_bytes, peel_image
 
 ONE = Prompt(box=Box(32, 16, 64, 48), multimask=False)
 
@@ -32,7 +32,7 @@ def pomona(live: LiveDoor) -> Iterator[Client]:
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_stream_answers_its_frames(pomona: Client, ordered: bool) -> None:
-    frames = [Frame(image=picture(red), frame_id=str(red)) for red in range(12)]
+    frames = [Frame(image=image_bytes(red), frame_id=str(red)) for red in range(12)]
     answers = list(pomona.stream(frames, Segment(ONE), in_flight=3, ordered=ordered))
     assert sorted(int(answer.frame_id) for answer in answers) == list(range(12))
     for answer in answers:
@@ -40,18 +40,18 @@ def test_a_stream_answers_its_frames(pomona: Client, ordered: bool) -> None:
 
 
 def test_a_stream_goes_on_after_a_bad_frame(pomona: Client) -> None:
-    good, bad, last = pomona.stream([TWO, b"no picture", TWO], Inspect(mode="fast"), in_flight=2)
+    good, bad, last = pomona.stream([TWO, b"no image", TWO], Inspect(mode="fast"), in_flight=2)
     assert isinstance(bad.error, errors.NotAnImage)
     assert [len(answer.unwrap().fruits) for answer in (good, last)] == [2, 2]
 
 
 def test_a_late_frame_is_late_and_those_behind_it_are_not(live: LiveDoor, pomona: Client) -> None:
     live.do(Door.hold)
-    frames = [Frame(image=picture(91), frame_id="late")]
+    frames = [Frame(image=image_bytes(91), frame_id="late")]
     (late,) = pomona.stream(frames, Segment(ONE), deadline=0.2)
     assert late.late
     live.do(_let_go)
-    (next_,) = pomona.stream([picture(92)], Segment(ONE), deadline=PATIENCE_S)
+    (next_,) = pomona.stream([image_bytes(92)], Segment(ONE), deadline=PATIENCE_S)
     assert not next_.late
     assert 91 not in live.door.sam.encoded
 
@@ -69,13 +69,13 @@ class Cancelled(logging.Handler):
 
 
 def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomona: Client) -> None:
-    seen, answered = live.door.unet_runner.pictures.count, threading.Event()
+    seen, answered = live.door.unet_runner.images.count, threading.Event()
 
     def camera() -> Iterator[bytes]:
-        yield peel_picture(80)
+        yield peel_image(80)
         assert answered.wait(PATIENCE_S)
         live.do(Door.hold_unet)
-        yield from (peel_picture(mark) for mark in (81, 82))
+        yield from (peel_image(mark) for mark in (81, 82))
 
     log, cancelled = logging.getLogger("pomona.grpc"), Cancelled()
     log.addHandler(cancelled)
@@ -84,7 +84,7 @@ def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomo
         answers = pomona.stream(camera(), Inspect(mode="fast"), in_flight=3)
         assert next(answers).frame_id == "0"
         answered.set()
-        live.do(lambda door: door.unet_runner.pictures.reach(seen + 4))  # with the one that holds the device
+        live.do(lambda door: door.unet_runner.images.reach(seen + 4))  # with the one that holds the device
         answers.close()  # type: ignore[attr-defined] # it is a generator
         assert cancelled.said.wait(PATIENCE_S)
     finally:
@@ -96,7 +96,7 @@ def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomo
 
 def test_a_service_that_stops_breaks_the_stream_and_tells_what_was_answered() -> None:
     with live_door(grpc=True) as leaving, Client(leaving.grpc_address, retry=Retry(attempts=1)) as pomona:
-        answers = pomona.stream((picture(red) for red in range(9)), Segment(ONE), in_flight=1)
+        answers = pomona.stream((image_bytes(red) for red in range(9)), Segment(ONE), in_flight=1)
         assert next(answers).frame_id == "0"
         leaving.stop()
         with pytest.raises(errors.StreamBroken) as broken:

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from models.types import Size
-from tests.contract.door import BOX_MASK, PICTURE
+from tests.contract.door import BOX_MASK, IMAGE
 from tests.contract.doors import INSPECT, SEGMENT, SEMANTIC, Ask, Send, refused_by, same
 from tests.contract.grpc_door import Caller
 from tests.contract.refusals import gif
@@ -23,9 +23,9 @@ from tests.fakes import (
     OTHER_UNET,
     SECOND,
     UNPADDED,
-    encode_picture,
-    peel_picture,
-    picture,
+    encode_image,
+    image_bytes,
+    peel_image,
     rectangle,
 )
 
@@ -34,16 +34,16 @@ BOX: Final = {"box": [32, 16, 64, 48]}
 ONE: Final = {"multimask": False}
 UNPADDED_SHAPE: Final = (UNPADDED.logits.height, UNPADDED.logits.width)
 LOGITS: Final = np.where(rectangle(64, 32, 128, 96, UNPADDED.logits), 4, -4).astype(np.float32)
-PEEL: Final = peel_picture()
+PEEL: Final = peel_image()
 ALL: Final = {"segment": SEGMENT, "semantic": SEMANTIC, "inspect": INSPECT}
 GOOD: Final = {"segment": Ask([POINT]), "semantic": Ask(data=PEEL), "inspect": Ask(data=PEEL)}
 
 
 def turned() -> bytes:
-    """A picture of 64 x 96 that is to be turned by a quarter to the right before anything is pointed at in it."""
+    """An image of 64 x 96 that is to be turned by a quarter to the right before anything is pointed at in it."""
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
-    return encode_picture(np.zeros((96, 64, 3), np.uint8), exif=exif.tobytes())
+    return encode_image(np.zeros((96, 64, 3), np.uint8), exif=exif.tobytes())
 
 
 SEGMENTED: Final[dict[str, Ask]] = {
@@ -59,8 +59,8 @@ SEGMENTED: Final[dict[str, Ask]] = {
     "a smaller input": Ask([BOX], fields={"input_size": 512, "padding": "square"}),
     "whatever input is best": Ask([POINT], fields={"input_size": "auto"}),
     "a deadline far away": Ask([BOX], deadline="3600000"),
-    "a JPEG": Ask([BOX], picture(7, file_format="JPEG")),
-    "a picture that was turned": Ask([{"box": [16, 8, 80, 56]}], turned()),
+    "a JPEG": Ask([BOX], image_bytes(7, file_format="JPEG")),
+    "an image that was turned": Ask([{"box": [16, 8, 80, 56]}], turned()),
 }
 
 
@@ -80,20 +80,20 @@ async def test_every_door_gives_the_same_masks_and_figures(caller: Caller, ask: 
     assert seen.told == {"model": (ask.fields.get("model", LOADED.name), seen.told["model"][1]), "degraded": False}
     if ask is SEGMENTED["a box"]:
         assert np.array_equal(masks[0, 0], BOX_MASK)
-    # Whichever door it came through, the picture was known to the next.
+    # Whichever door it came through, the image was known to the next.
     assert len(caller.door.sam.encodes + caller.door.second.encodes) == 1
 
 
-async def test_a_picture_that_was_turned_is_as_high_as_it_was_wide_at_every_door(caller: Caller) -> None:
-    seen = await everywhere(caller, SEGMENTED["a picture that was turned"], SEGMENT)
+async def test_a_image_that_was_turned_is_as_high_as_it_was_wide_at_every_door(caller: Caller) -> None:
+    seen = await everywhere(caller, SEGMENTED["an image that was turned"], SEGMENT)
     assert seen.arrays["masks"].shape == (1, 3, 64, 96)
 
 
 CLASSIFIED: Final[dict[str, Ask]] = {
     "two fruits": Ask(data=PEEL),
     "a model by its name": Ask(data=PEEL, fields={"model": LOADED_UNET.name}),
-    "a JPEG": Ask(data=peel_picture(file_format="JPEG", quality=95)),
-    "no fruit": Ask(data=PICTURE),
+    "a JPEG": Ask(data=peel_image(file_format="JPEG", quality=95)),
+    "no fruit": Ask(data=IMAGE),
     "a deadline far away": Ask(data=PEEL, deadline="3600000"),
 }
 
@@ -128,16 +128,16 @@ async def test_every_door_judges_the_same_fruits_alike(caller: Caller, ask: Ask)
     assert seen.told["frame"] == {name: ask.fields.get(name) for name in ("frame_id", "trigger_id", "captured_at_ns")}
 
 
-def bad_pictures(*prompts: Mapping[str, Any]) -> list[tuple[str, str, Ask]]:
+def bad_images(*prompts: Mapping[str, Any]) -> list[tuple[str, str, Ask]]:
     return [
         ("text", "not_an_image", Ask(prompts, b"an orange")),
         ("a URL", "not_an_image", Ask(prompts, b"http://localhost/orange.png")),
         ("no bytes", "not_an_image", Ask(prompts, b"")),
-        ("a cut PNG", "truncated_image", Ask(prompts, PICTURE[:-40])),
-        ("a cut JPEG", "truncated_image", Ask(prompts, picture(file_format="JPEG")[:400])),
+        ("a cut PNG", "truncated_image", Ask(prompts, IMAGE[:-40])),
+        ("a cut JPEG", "truncated_image", Ask(prompts, image_bytes(file_format="JPEG")[:400])),
         ("a GIF", "unsupported_image_format", Ask(prompts, gif())),
-        ("pixels", "too_many_pixels", Ask(prompts, picture(size=Size(250, 401)))),
-        ("no picture", "no_image", Ask(prompts, None)),
+        ("pixels", "too_many_pixels", Ask(prompts, image_bytes(size=Size(250, 401)))),
+        ("no image", "no_image", Ask(prompts, None)),
         *(
             (f"a deadline of {text}", "malformed_request", Ask(prompts, deadline=text))
             for text in ("soon", "0", "-1", "nan", "3600001")
@@ -160,7 +160,7 @@ SAME_WORDS: Final = {
 
 NAN, INF = float("nan"), float("inf")
 REFUSED: Final[list[tuple[str, str, str, Ask]]] = [
-    *(("segment", *case) for case in bad_pictures(POINT)),
+    *(("segment", *case) for case in bad_images(POINT)),
     ("segment", "no prompt", "no_prompt", Ask()),
     ("segment", "an unknown label", "malformed_prompt", Ask([{"points": [[1, 1]], "labels": [7]}])),
     ("segment", "an empty box", "malformed_prompt", Ask([{"box": [8, 8, 8, 16]}])),
@@ -178,10 +178,10 @@ REFUSED: Final[list[tuple[str, str, str, Ask]]] = [
     ("segment", "a model not loaded", "model_not_loaded", Ask([POINT], fields={"model": NOT_LOADED.name})),
     ("segment", "an input size", "unsupported_input", Ask([POINT], fields={"model": SECOND.name, "input_size": 512})),
     ("segment", "a padding", "unsupported_input", Ask([POINT], fields={"model": SECOND.name, "padding": "none"})),
-    *(("semantic", *case) for case in bad_pictures()),
+    *(("semantic", *case) for case in bad_images()),
     ("semantic", "a model of nobody", "unknown_model", Ask(fields={"model": "plum-unet"})),
     ("semantic", "a model not loaded", "model_not_loaded", Ask(fields={"model": OTHER_UNET.name})),
-    *(("inspect", *case) for case in bad_pictures()),
+    *(("inspect", *case) for case in bad_images()),
     ("inspect", "a model of nobody", "unknown_model", Ask(fields={"model": "plum-unet"})),
     ("inspect", "a model not loaded", "model_not_loaded", Ask(fields={"model": OTHER_UNET.name})),
     ("inspect", "a SAM of nobody", "unknown_model", Ask(fields={"sam_model": "plum-sam"})),

@@ -14,17 +14,17 @@ from tests.contract.door import HELD, MIB
 from tests.contract.doors import INSPECT, SEGMENT, SEMANTIC, Ask, Send, refused_by, same
 from tests.contract.grpc_door import Caller, open_grpc
 from tests.contract.oip_door import Refused
-from tests.fakes import PATIENCE_S, FakeDevice, WatchedRunner, WatchedUNetRunner, peel_picture, picture
+from tests.fakes import PATIENCE_S, FakeDevice, WatchedRunner, WatchedUNetRunner, image_bytes, peel_image
 
 TASKS: Final[Mapping[str, Mapping[str, Send]]] = {"segment": SEGMENT, "semantic": SEMANTIC, "inspect": INSPECT}
 every_task = pytest.mark.parametrize("task", TASKS)
 
 
 def ask(task: str, mark: int = 1, **fields: Any) -> Ask:
-    """A good question; another mark is another picture."""
+    """A good question; another mark is another image_bytes."""
     if task == "segment":
-        return Ask([{"points": [[64, 48]]}], picture(mark), **fields)
-    return Ask(data=peel_picture(mark), fields={"mode": "fast"} if task == "inspect" else {}, **fields)
+        return Ask([{"points": [[64, 48]]}], image_bytes(mark), **fields)
+    return Ask(data=peel_image(mark), fields={"mode": "fast"} if task == "inspect" else {}, **fields)
 
 
 def device(caller: Caller, task: str) -> FakeDevice:
@@ -53,7 +53,7 @@ async def answered_everywhere(caller: Caller, task: str) -> None:
 
 
 def slow(caller: Caller, task: str) -> None:
-    """A picture takes minutes, by a clock that leaps."""
+    """An image takes minutes, by a clock that leaps."""
     if task == "segment":
         caller.door.sam.encode_s_per_megapixel = 1000
     else:
@@ -79,14 +79,14 @@ async def test_before_the_models_are_loaded_every_door_says_when_to_come_back(ta
 
 @every_task
 async def test_a_full_queue_is_told_at_every_door_with_the_same_time_to_come_back(task: str) -> None:
-    # What is pointed at takes two pieces of work, the picture's and its prompts'.
+    # What is pointed at takes two pieces of work, the image's and its prompts'.
     async with open_grpc(max_queued=2 if task == "segment" else 1) as caller:
         slow(caller, task)
         await learn(caller, task)
         busy = await hold(caller, task)
         first = next(iter(TASKS[task].values()))
         admitted = asyncio.create_task(first(caller, ask(task, 2)))
-        await runner(caller, task).pictures.reach(2)
+        await runner(caller, task).images.reach(2)
         refusals = await refused_everywhere(caller, task, ask(task, 3), "overloaded")
         times = [refusal.retry_after_s or 0 for refusal in refusals.values()]
         # Minutes, and told some moments apart.

@@ -18,7 +18,7 @@ from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import BOX as HTTP_BOX
 from tests.contract.door import BOX_MASK, asked, checked, image, plain
 from tests.contract.door import POINT as HTTP_POINT
-from tests.contract.grpc_door import BOX, PEEL, PICTURE, POINT, Caller, corners, only
+from tests.contract.grpc_door import BOX, IMAGE, PEEL, POINT, Caller, corners, only
 from tests.fakes import HEALTHY_BOX, INFECTED_BOX, LOADED, LOADED_UNET, NOT_LOADED, SECOND
 
 FORMATS = {
@@ -59,7 +59,7 @@ def as_json(model: Any) -> Any:
 
 @pytest.mark.parametrize("name", FORMATS)
 async def test_masks_are_those_of_http_in_every_format(caller: Caller, name: str) -> None:
-    answer = await caller.segment(PICTURE, BOX, POINT, format=FORMATS[name], overlay=True)
+    answer = await caller.segment(IMAGE, BOX, POINT, format=FORMATS[name], overlay=True)
     http = await caller.door.segment(image(), asked(HTTP_BOX, HTTP_POINT, format=name, overlay=True))
     assert [[mask_of(mask.mask) for mask in result.masks] for result in answer.results] == [
         [mask["mask"] for mask in result["masks"]] for result in as_json(http)["results"]
@@ -88,8 +88,8 @@ async def test_rle_is_the_default_and_holds_the_counts_as_bytes(caller: Caller) 
     assert answer.area == BOX_MASK.sum()
 
 
-async def test_a_known_picture_is_prompted_by_its_id(caller: Caller) -> None:
-    embedded = await caller.stub.Embed(pb.EmbedRequest(image=PICTURE))
+async def test_a_known_image_is_prompted_by_its_id(caller: Caller) -> None:
+    embedded = await caller.stub.Embed(pb.EmbedRequest(image=IMAGE))
     assert (embedded.batch.encode, embedded.model.name) == (1, LOADED.name)
     answer = await caller.stub.Segment(pb.SegmentRequest(image_id=embedded.image.id, prompts=[BOX]))
     assert corners(only(answer).box) == (32, 16, 64, 48)
@@ -103,7 +103,7 @@ async def test_a_known_picture_is_prompted_by_its_id(caller: Caller) -> None:
 async def test_one_mask_or_three_and_points_of_the_foreground_by_default(caller: Caller) -> None:
     one = pb.Prompt(points=[pb.Point(x=64, y=48)], multimask=False)
     labelled = pb.Prompt(points=[pb.Point(x=64, y=48, label=1), pb.Point(x=1, y=1, label=0)])
-    answer = await caller.segment(PICTURE, POINT, one, labelled)
+    answer = await caller.segment(IMAGE, POINT, one, labelled)
     assert [len(result.masks) for result in answer.results] == [3, 1, 3]
     assert answer.results[0].masks[0].box == answer.results[2].masks[0].box
 
@@ -117,7 +117,7 @@ async def test_a_prompt_may_bring_an_earlier_guess(caller: Caller, kind: str) ->
         given = only(await caller.segment(format=pb.MASK_FORMAT_LOGITS)).mask.logits
         guess = pb.Prompt(logits=given, multimask=False)
     caller.door.sam.forget()
-    answer = await caller.segment(PICTURE, guess)
+    answer = await caller.segment(IMAGE, guess)
     assert [call.with_masks for call in caller.door.sam.decodes] == [True]
     assert corners(only(answer).box) == (32, 16, 64, 48)
 
@@ -125,7 +125,7 @@ async def test_a_prompt_may_bring_an_earlier_guess(caller: Caller, kind: str) ->
 async def test_model_size_and_padding_are_chosen(caller: Caller) -> None:
     chosen = await caller.segment(model=LOADED.name, input_size=pb.INPUT_SIZE_512, padding=pb.PADDING_SQUARE)
     assert (chosen.model.input_size, chosen.model.padding) == (512, pb.PADDING_SQUARE)
-    second = await caller.stub.Embed(pb.EmbedRequest(image=PICTURE, model=SECOND.name))
+    second = await caller.stub.Embed(pb.EmbedRequest(image=IMAGE, model=SECOND.name))
     assert (second.model.name, second.model.padding) == (SECOND.name, pb.PADDING_SQUARE)
 
 
@@ -226,7 +226,7 @@ async def test_the_models_are_those_of_http(caller: Caller) -> None:
 
 
 async def test_the_parts_of_the_time_lie_within_the_whole(caller: Caller) -> None:
-    answer = await caller.stub.Segment(pb.SegmentRequest(image=PICTURE, prompts=[BOX, POINT]))
+    answer = await caller.stub.Segment(pb.SegmentRequest(image=IMAGE, prompts=[BOX, POINT]))
     timing = {field.name: value for field, value in answer.timing.ListFields()}
     total = timing.pop("total_ms")
     assert timing.keys() >= {"decode_ms", "postprocess_ms"}
@@ -238,7 +238,7 @@ async def test_logits_are_little_endian_halves_row_by_row(caller: Caller) -> Non
     logits = only(await caller.segment(format=pb.MASK_FORMAT_LOGITS)).mask.logits
     values = np.frombuffer(logits.data, "<f2").astype(np.float32).reshape(logits.height, logits.width)
     ys, xs = np.nonzero(values > 0)
-    # Two of them are one pixel of the picture.
+    # Two of them are one pixel of the image.
     assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (64, 32, 128, 96)
 
 

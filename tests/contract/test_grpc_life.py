@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from service.grpc.server import GrpcDoor, PortTaken
 from service.observability.observer import Observer, Outcome
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.grpc_door import BOX, PEEL, PICTURE, Caller, frames_of, only, open_grpc, refused
-from tests.fakes import LOADED, LOADED_UNET, PATIENCE_S, make_settings, picture
+from tests.contract.grpc_door import BOX, IMAGE, PEEL, Caller, frames_of, only, open_grpc, refused
+from tests.fakes import LOADED, LOADED_UNET, PATIENCE_S, image_bytes, make_settings
 
 SERVICE = "pomona.v1.Segmentation"
 SERVING, NOT_SERVING, UNKNOWN = (
@@ -81,8 +81,8 @@ async def test_reflection_lists_the_services_and_describes_them(caller: Caller) 
 async def test_a_call_in_flight_is_answered_when_the_server_stops_and_a_new_one_is_not_taken() -> None:
     async with open_grpc() as caller:
         busy = await caller.hold()
-        waiting = caller.start(caller.stub.Segment(pb.SegmentRequest(image=picture(1), prompts=[BOX])))
-        await caller.door.runner.pictures.reach(2)
+        waiting = caller.start(caller.stub.Segment(pb.SegmentRequest(image=image_bytes(1), prompts=[BOX])))
+        await caller.door.runner.images.reach(2)
         watch = health_stub(caller.channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert (await watch.read()).status == SERVING
         draining = asyncio.create_task(caller.server.drain(PATIENCE_S))
@@ -99,8 +99,8 @@ async def test_a_call_in_flight_is_answered_when_the_server_stops_and_a_new_one_
 async def test_a_server_waits_no_longer_for_a_call_than_it_may() -> None:
     async with open_grpc() as caller:
         busy = await caller.hold()
-        waiting = caller.start(caller.stub.Segment(pb.SegmentRequest(image=picture(1), prompts=[BOX])))
-        await caller.door.runner.pictures.reach(2)
+        waiting = caller.start(caller.stub.Segment(pb.SegmentRequest(image=image_bytes(1), prompts=[BOX])))
+        await caller.door.runner.images.reach(2)
         async with asyncio.timeout(PATIENCE_S / 2):
             await caller.server.drain(0.1)
         with pytest.raises(grpc.aio.AioRpcError):
@@ -134,7 +134,7 @@ async def test_an_ipv6_address_is_listened_on() -> None:
 async def test_a_request_id_and_the_trace_context_are_taken_and_returned(caller: Caller, request_id: str) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     metadata = (("x-request-id", request_id), ("traceparent", trace))
-    call = caller.stub.Segment(pb.SegmentRequest(image=PICTURE, prompts=[BOX]), metadata=metadata)
+    call = caller.stub.Segment(pb.SegmentRequest(image=IMAGE, prompts=[BOX]), metadata=metadata)
     assert (await call).request_id == request_id
     assert dict(await call.trailing_metadata() or ()) == dict(metadata)
     told = await refused(caller.stub.Segment(pb.SegmentRequest(), metadata=metadata), "no_image")
@@ -144,7 +144,7 @@ async def test_a_request_id_and_the_trace_context_are_taken_and_returned(caller:
 @pytest.mark.parametrize("request_id", [None, "", "two words", "7" * 129, "<b>"])
 async def test_a_missing_or_odd_request_id_is_replaced(caller: Caller, request_id: str | None) -> None:
     metadata = () if request_id is None else (("x-request-id", request_id),)
-    call = caller.stub.Embed(pb.EmbedRequest(image=PICTURE), metadata=metadata)
+    call = caller.stub.Embed(pb.EmbedRequest(image=IMAGE), metadata=metadata)
     made = (await call).request_id
     assert dict(await call.trailing_metadata() or ()) == {"x-request-id": made}
     assert re.fullmatch("[0-9a-f]{32}", made)
@@ -177,7 +177,7 @@ async def test_an_answer_leaves_one_line_with_its_facts(caller: Caller, caplog: 
     assert line["ms"] >= line["timing_ms"]["total"]
 
 
-async def test_no_line_carries_any_of_the_picture(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_line_carries_any_of_the_image(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="pomona")
     await caller.segment(overlay=True)
     await refused(caller.segment(b"a secret photograph " * 4), "not_an_image")
@@ -212,10 +212,10 @@ async def test_calls_and_frames_are_counted_by_what_became_of_them_and_health_is
     async with open_grpc(observer=listener) as caller:
         await caller.segment()
         await refused(caller.stub.Segment(pb.SegmentRequest()), "no_image")
-        late = caller.stub.Embed(pb.EmbedRequest(image=picture(2)), metadata=(("x-deadline-ms", "0.001"),))
+        late = caller.stub.Embed(pb.EmbedRequest(image=image_bytes(2)), metadata=(("x-deadline-ms", "0.001"),))
         await refused(late, "deadline_unreachable")
         caller.door.sam.fails = ZeroDivisionError()
-        await refused(caller.stub.Embed(pb.EmbedRequest(image=picture(3))), "internal_error")
+        await refused(caller.stub.Embed(pb.EmbedRequest(image=image_bytes(3))), "internal_error")
         await refused(caller.channel.unary_unary("/oranges/1")(b""), "not_found")
         await health_of(caller)
         good, bad = (pb.InspectRequest(image=data, mode=pb.INSPECT_MODE_FAST) for data in (PEEL, b""))

@@ -12,7 +12,7 @@ from models.errors import BackendError, DeviceBroken
 from service.errors import PROBLEMS
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract import test_grpc_deadlines as deadlines
-from tests.contract.grpc_door import BOX, PEEL, PICTURE, POINT, Caller, corners, only, open_grpc, refused
+from tests.contract.grpc_door import BOX, IMAGE, PEEL, POINT, Caller, corners, only, open_grpc, refused
 from tests.contract.grpc_refusals import REFUSALS, Refusal
 from tests.file_server import serving
 
@@ -70,7 +70,7 @@ async def test_a_method_is_refused_to_a_stream_that_is_not_there(caller: Caller)
 
 
 async def test_a_message_beyond_the_limit_is_refused_and_one_of_it_is_taken() -> None:
-    request = pb.SegmentRequest(image=PICTURE, prompts=[BOX])
+    request = pb.SegmentRequest(image=IMAGE, prompts=[BOX])
     size = len(request.SerializeToString())
     async with open_grpc(max_upload_mib=size / 2**20) as caller:
         assert corners(only(await caller.stub.Segment(request)).box) == (32, 16, 64, 48)
@@ -84,13 +84,13 @@ async def test_a_message_beyond_the_limit_is_refused_and_one_of_it_is_taken() ->
 
 async def test_answers_may_be_larger_than_what_is_taken() -> None:
     async with open_grpc(max_upload_mib=0.01) as caller:
-        answer = await caller.segment(PICTURE, *[POINT] * 20, format=pb.MASK_FORMAT_LOGITS)
+        answer = await caller.segment(IMAGE, *[POINT] * 20, format=pb.MASK_FORMAT_LOGITS)
         assert answer.ByteSize() > 20 * 0.01 * 2**20
 
 
-async def test_a_url_instead_of_a_picture_is_never_fetched(caller: Caller) -> None:
+async def test_a_url_instead_of_a_image_is_never_fetched(caller: Caller) -> None:
     with serving() as server:
-        server.files["/orange.png"] = PICTURE
+        server.files["/orange.png"] = IMAGE
         url = server.url("/orange.png")
         await refused(caller.segment(url.encode()), "not_an_image")
         call = caller.stub.Segment(pb.SegmentRequest(image_id=url, prompts=[POINT]))
@@ -102,10 +102,10 @@ async def test_before_the_models_are_loaded_the_answer_is_to_come_back_later() -
     async with open_grpc(ready=False) as caller:
         stub = caller.stub
         for call in (
-            stub.Segment(pb.SegmentRequest(image=PICTURE, prompts=[BOX])),
+            stub.Segment(pb.SegmentRequest(image=IMAGE, prompts=[BOX])),
             stub.Semantic(pb.SemanticRequest(image=PEEL)),
             stub.Inspect(pb.InspectRequest(image=PEEL)),
-            stub.Embed(pb.EmbedRequest(image=PICTURE)),
+            stub.Embed(pb.EmbedRequest(image=IMAGE)),
             stub.ListModels(pb.ListModelsRequest()),
         ):
             told = await refused(call, "not_ready")
@@ -119,7 +119,7 @@ async def test_a_call_that_takes_too_long_is_told_so_and_the_next_is_answered() 
     async with open_grpc(request_timeout_s=0.2) as caller:
         caller.door.sam.blocks = threading.Event()
         assert "POMONA_REQUEST_TIMEOUT_S" in (await refused(caller.segment(), "timed_out")).detail
-        await refused(caller.stub.Embed(pb.EmbedRequest(image=PICTURE)), "timed_out")
+        await refused(caller.stub.Embed(pb.EmbedRequest(image=IMAGE)), "timed_out")
         caller.door.let_go()
         await still_answers(caller)
 
@@ -147,7 +147,7 @@ async def test_a_device_that_broke_answers_everybody_that_the_server_failed(
 ) -> None:
     busy = await caller.hold()
     waiting = asyncio.create_task(caller.segment())
-    await caller.door.runner.pictures.reach(2)
+    await caller.door.runner.images.reach(2)
     caller.door.sam.fails = DeviceBroken("CUDA error at /srv/weights")
     caller.door.let_go()
     await refused(waiting, "internal_error")

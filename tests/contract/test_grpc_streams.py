@@ -13,9 +13,9 @@ import pytest
 from models.errors import BackendError
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import HELD
-from tests.contract.grpc_door import BOX, PEEL, PICTURE, POINT, Caller, corners, frames_of, open_grpc, refused, told
+from tests.contract.grpc_door import BOX, IMAGE, PEEL, POINT, Caller, corners, frames_of, open_grpc, refused, told
 from tests.contract.grpc_refusals import odd
-from tests.fakes import LOADED, PATIENCE_S, peel_picture, picture
+from tests.fakes import LOADED, PATIENCE_S, image_bytes, peel_image
 
 ANSWERED, LATE = pb.FRAME_OUTCOME_ANSWERED, pb.FRAME_OUTCOME_LATE
 DROPPED, FAILED = pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_FAILED
@@ -24,7 +24,7 @@ DROPPED, FAILED = pb.FRAME_OUTCOME_DROPPED, pb.FRAME_OUTCOME_FAILED
 def peel(mark: int, data: bytes | None = None, **fields: Any) -> pb.InspectStreamRequest:
     """A frame for the U-Net alone, named and marked with its number."""
     request = pb.InspectRequest(
-        image=peel_picture(mark) if data is None else data,
+        image=peel_image(mark) if data is None else data,
         mode=pb.INSPECT_MODE_FAST,
         frame=pb.Frame(frame_id=f"frame-{mark}", trigger_id=f"trigger-{mark}", captured_at_ns=mark),
     )
@@ -32,7 +32,7 @@ def peel(mark: int, data: bytes | None = None, **fields: Any) -> pb.InspectStrea
 
 
 def orange(red: int, **fields: Any) -> pb.SegmentStreamRequest:
-    request = pb.SegmentRequest(image=picture(red), prompts=[BOX])
+    request = pb.SegmentRequest(image=image_bytes(red), prompts=[BOX])
     return pb.SegmentStreamRequest(request=request, frame=pb.Frame(frame_id=f"frame-{red}"), **fields)
 
 
@@ -68,8 +68,8 @@ async def test_every_frame_is_answered_with_what_the_camera_said_of_it(caller: C
     assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_prompts_are_answered_on_every_frame_and_a_known_picture_by_its_id(caller: Caller) -> None:
-    known = (await caller.stub.Embed(pb.EmbedRequest(image=PICTURE))).image.id
+async def test_prompts_are_answered_on_every_frame_and_a_known_image_by_its_id(caller: Caller) -> None:
+    known = (await caller.stub.Embed(pb.EmbedRequest(image=IMAGE))).image.id
     by_id = pb.SegmentStreamRequest(
         request=pb.SegmentRequest(image_id=known, prompts=[BOX]), frame=pb.Frame(frame_id="known")
     )
@@ -123,7 +123,7 @@ async def test_one_bad_frame_is_answered_with_its_error_and_the_stream_goes_on(c
     for number, word in ((5, "deadline_ms is -1"), (6, "urgency is 8"), (8, "first message")):
         assert word in said[str(number)].problem.detail
     assert "cannot do" not in said["4"].problem.detail
-    assert said["1"].problem.title == "The bytes are not a picture"
+    assert said["1"].problem.title == "The bytes are not an image"
     assert said["9"].frame.frame_id == "f" * 129
 
 
@@ -166,10 +166,10 @@ async def test_no_more_frames_are_worked_on_than_the_settings_say(caller: Caller
     busy = await caller.hold_unet()
     messages = [peel(1, settings=settings(2)), *(peel(mark) for mark in range(2, 6))]
     replies = caller.stub.InspectStream(frames_of(messages))
-    await caller.door.unet_runner.pictures.reach(3)
+    await caller.door.unet_runner.images.reach(3)
     # What else is asked meanwhile would find a third frame before it.
     other = caller.start(caller.stub.Inspect(peel(9).request))
-    await caller.door.unet_runner.pictures.reach(4)
+    await caller.door.unet_runner.images.reach(4)
     caller.door.let_go()
     await asyncio.gather(busy, other)
     assert len([reply async for reply in replies]) == 5
@@ -210,7 +210,7 @@ async def test_frames_have_urgencies_of_their_own_and_else_the_streams(caller: C
     busy = await caller.hold_unet()
     messages = [peel(1, urgency=7), peel(2), peel(3, urgency=0)]
     replies = caller.stub.InspectStream(frames_of(messages), metadata=(("priority", "u=5"),))
-    await caller.door.unet_runner.pictures.reach(4)
+    await caller.door.unet_runner.images.reach(4)
     caller.door.let_go()
     await busy
     assert len([reply async for reply in replies]) == 3
@@ -252,7 +252,7 @@ async def test_a_camera_that_leaves_leaves_nothing_to_be_run(caller: Caller, cap
     busy = await caller.hold_unet()
     replies = caller.stub.InspectStream(frames_of([peel(1), peel(2)]))
     reading = caller.start(replies.read())
-    await caller.door.unet_runner.pictures.reach(3)
+    await caller.door.unet_runner.images.reach(3)
     replies.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -296,7 +296,7 @@ async def test_a_server_that_stops_answers_what_it_read_and_says_why_it_ends(cal
     busy = await caller.hold()
     forever = asyncio.Event()
     replies = caller.stub.SegmentStream(frames_of([orange(1), orange(2)], forever))
-    await caller.door.runner.pictures.reach(3)
+    await caller.door.runner.images.reach(3)
     idle = caller.stub.InspectStream(frames_of([peel(1)], forever))
     assert (await idle.read()).outcome == ANSWERED
     draining = asyncio.create_task(caller.server.drain(PATIENCE_S))

@@ -15,7 +15,7 @@ from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_r
 from models.polygons import decode_polygons
 from models.types import BinaryMask
 from service.http import schema
-from tests.contract.door import BOX, BOX_MASK, PICTURE, POINT, Door, asked, checked, image, only, plain
+from tests.contract.door import BOX, BOX_MASK, IMAGE, POINT, Door, asked, checked, image, only, plain
 from tests.fakes import (
     CATALOGUE,
     LOADED,
@@ -23,14 +23,14 @@ from tests.fakes import (
     SIZE,
     UNPADDED,
     DecodeCall,
-    picture,
+    image_bytes,
     rectangle,
 )
 
 
-async def test_a_picture_and_a_point_go_in_and_three_masks_with_their_figures_come_out(door: Door) -> None:
+async def test_a_image_and_a_point_go_in_and_three_masks_with_their_figures_come_out(door: Door) -> None:
     answer = await door.segment(image(), asked(POINT))
-    assert answer.image == schema.ImageOut(id=images.content_id(PICTURE), width=128, height=96)
+    assert answer.image == schema.ImageOut(id=images.content_id(IMAGE), width=128, height=96)
     assert answer.model == schema.ModelRef(name=LOADED.name, revision="0a" * 6, input_size=1024, padding="none")
     assert answer.overlay is None
     assert len(answer.results) == 1
@@ -62,7 +62,7 @@ def from_polygons(mask: Any) -> BinaryMask:
 def from_logits(mask: Any) -> BinaryMask:
     logits = decode_logits(EncodedLogits(mask.shape, mask.dtype, mask.data))
     assert logits.shape == (UNPADDED.logits.height, UNPADDED.logits.width)
-    # Of what the encoder saw, four of its pixels to a cell; eight are one of this picture's.
+    # Of what the encoder saw, four of its pixels to a cell; eight are one of this image's.
     inside: BinaryMask = logits[: 96 * 2, : 128 * 2] > 0
     return inside[::2, ::2]
 
@@ -91,8 +91,8 @@ async def test_rle_is_what_is_sent_where_no_format_was_asked_for(door: Door) -> 
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WebP", "BMP", "TIFF"])
-async def test_each_picture_format_is_read(door: Door, file_format: str) -> None:
-    answer = await door.segment(image(picture(file_format=file_format)), asked(BOX))
+async def test_each_image_format_is_read(door: Door, file_format: str) -> None:
+    answer = await door.segment(image(image_bytes(file_format=file_format)), asked(BOX))
     assert (answer.image.width, answer.image.height) == (128, 96)
     assert only(answer).box == (32, 16, 64, 48)
 
@@ -126,14 +126,14 @@ async def test_an_earlier_answers_logits_and_a_mask_as_rle_are_prompts(door: Doo
     assert door.sam.decodes[-1] == DecodeCall(3, with_masks=True)
 
 
-async def test_many_prompts_share_one_picture_and_are_answered_in_their_order(door: Door) -> None:
+async def test_many_prompts_share_one_image_and_are_answered_in_their_order(door: Door) -> None:
     prompts = [{"box": [x, 0, x + 32, 32], "multimask": False} for x in (64, 0, 32)]
     answer = await door.segment(image(), asked(*prompts))
     assert [result.masks[0].box for result in answer.results] == [(x, 0, x + 32, 32) for x in (64, 0, 32)]
     assert door.sam.encodes == [1]
 
 
-async def test_an_overlay_is_a_png_of_the_pictures_size_with_something_drawn_in(door: Door) -> None:
+async def test_an_overlay_is_a_png_of_the_images_size_with_something_drawn_in(door: Door) -> None:
     answer = await door.segment(image(), asked(BOX, overlay=True))
     assert answer.overlay is not None
     drawn = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))
@@ -143,9 +143,9 @@ async def test_an_overlay_is_a_png_of_the_pictures_size_with_something_drawn_in(
     assert not pixels[60:].any()
 
 
-async def test_an_embedded_picture_is_prompted_by_its_id_without_the_encoder(door: Door) -> None:
+async def test_an_embedded_image_is_prompted_by_its_id_without_the_encoder(door: Door) -> None:
     embedded = await door.embed()
-    assert embedded.image == schema.ImageOut(id=images.content_id(PICTURE), width=128, height=96)
+    assert embedded.image == schema.ImageOut(id=images.content_id(IMAGE), width=128, height=96)
     assert embedded.model.name == LOADED.name
     assert embedded.timing_ms.encode > 0
     answer = await door.segment(plain("image_id", embedded.image.id), asked(BOX))
@@ -156,7 +156,7 @@ async def test_an_embedded_picture_is_prompted_by_its_id_without_the_encoder(doo
     assert (await door.embed()).timing_ms.encode == 0
 
 
-async def test_the_id_of_a_segmented_picture_serves_as_well(door: Door) -> None:
+async def test_the_id_of_a_segmented_image_serves_as_well(door: Door) -> None:
     first = await door.segment(image(), asked(BOX))
     again = await door.segment(plain("image_id", first.image.id), asked(BOX))
     assert again.results == first.results
@@ -198,7 +198,7 @@ async def test_the_parts_of_the_time_lie_within_the_whole(door: Door) -> None:
     assert all(value >= 0 for value in timings.values())
     assert timings["decode"] > 0 < timings["postprocess"]
     assert sum(timings.values()) <= total + 0.05  # each is rounded to 0.01
-    embedded = (await door.embed(picture(1))).timing_ms.model_dump()
+    embedded = (await door.embed(image_bytes(1))).timing_ms.model_dump()
     assert set(embedded) == {"decode", "queue", "encode", "total"}
 
 
@@ -207,11 +207,11 @@ async def test_an_answer_tells_how_many_ran_together_and_0_where_nothing_ran(doo
     assert first.batch == schema.SegmentBatch(encode=1, prompt=2)
     again = await door.segment(image(), asked(BOX))
     assert again.batch == schema.SegmentBatch(encode=0, prompt=1)
-    assert (await door.embed(picture(1))).batch == schema.EmbedBatch(encode=1)
-    assert (await door.embed(picture(1))).batch == schema.EmbedBatch(encode=0)
+    assert (await door.embed(image_bytes(1))).batch == schema.EmbedBatch(encode=1)
+    assert (await door.embed(image_bytes(1))).batch == schema.EmbedBatch(encode=0)
 
 
 async def test_form_fields_that_were_left_empty_are_as_if_absent(door: Door) -> None:
-    by_picture = await door.segment(image(), plain("image_id", ""), asked(BOX))
-    by_id = await door.segment(image(b""), plain("image_id", by_picture.image.id), asked(BOX))
-    assert by_id.results == by_picture.results
+    by_image = await door.segment(image(), plain("image_id", ""), asked(BOX))
+    by_id = await door.segment(image(b""), plain("image_id", by_image.image.id), asked(BOX))
+    assert by_id.results == by_image.results

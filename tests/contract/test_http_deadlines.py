@@ -12,12 +12,12 @@ import pytest
 
 from service.http import schema
 from tests.contract.door import BOX, HELD, POINT, Door, asked, checked, image, only, open_door, plain, problem
-from tests.fakes import PATIENCE_S, UNPADDED, DecodeCall, picture
+from tests.fakes import PATIENCE_S, UNPADDED, DecodeCall, image_bytes
 
 UPPER = {"box": [16, 8, 48, 24], "multimask": False}
 LOWER = {"box": [64, 48, 96, 80], "multimask": False}
 SECONDS = UNPADDED.padded.pixels / 1e4
-"""Of the encoder for a picture, where a megapixel takes 100: 79 at least and 85 at most."""
+"""Of the encoder for a image_bytes, where a megapixel takes 100: 79 at least and 85 at most."""
 
 
 def within(milliseconds: float) -> dict[str, str]:
@@ -28,8 +28,8 @@ async def test_a_deadline_that_passes_in_the_queue_is_answered_at_once_and_nothi
     busy = await door.hold()
     began = time.monotonic()
     answers = await asyncio.gather(
-        door.post(image(picture(1)), asked(BOX), headers=within(300)),
-        door.post(image(picture(2)), path="/v1/embed", headers=within(300)),
+        door.post(image(image_bytes(1)), asked(BOX), headers=within(300)),
+        door.post(image(image_bytes(2)), path="/v1/embed", headers=within(300)),
     )
     for answer in answers:
         problem(answer, "deadline_exceeded")
@@ -42,14 +42,14 @@ async def test_a_deadline_that_passes_in_the_queue_is_answered_at_once_and_nothi
 
 
 async def test_a_deadline_that_passes_on_the_device_is_answered_at_once(door: Door) -> None:
-    await door.embed(picture(1))
+    await door.embed(image_bytes(1))
     busy = await door.hold()
-    answer = await door.post(image(picture(HELD)), asked(BOX), headers=within(50))
+    answer = await door.post(image(image_bytes(HELD)), asked(BOX), headers=within(50))
     problem(answer, "deadline_exceeded")
     assert not busy.done()
     door.let_go()
     await busy
-    assert only(await door.segment(image(picture(HELD)), asked(BOX))).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(image_bytes(HELD)), asked(BOX))).box == (32, 16, 64, 48)
 
 
 @pytest.mark.parametrize("path", ["/v1/segment", "/v1/embed"])
@@ -64,7 +64,7 @@ async def test_a_deadline_counts_from_the_arrival_of_the_request(door: Door, pat
 async def test_a_deadline_that_is_far_away_changes_nothing(door: Door, text: str) -> None:
     headers = {"x-deadline-ms": text}
     assert only(await door.segment(image(), asked(BOX), headers=headers)).box == (32, 16, 64, 48)
-    checked(await door.post(image(picture(1)), path="/v1/embed", headers=headers), schema.EmbedOut)
+    checked(await door.post(image(image_bytes(1)), path="/v1/embed", headers=headers), schema.EmbedOut)
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_run(door: Door) -> None:
@@ -76,7 +76,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_run(d
     ):
         problem(answer, "deadline_unreachable")
     assert (door.sam.prepares, door.sam.encodes, door.sam.decodes) == (0, [], [])
-    # What can be in time is taken, and a picture that is known needs no encoder.
+    # What can be in time is taken, and an image that is known needs no encoder.
     embedded = await door.segment(image(), asked(BOX), headers=within(120_000))
     assert embedded.timing_ms.encode == pytest.approx(1000 * SECONDS, abs=1000 * PATIENCE_S)
     assert only(await door.segment(image(), asked(BOX), headers=within(60_000))).box == (32, 16, 64, 48)
@@ -92,12 +92,12 @@ async def test_the_work_ahead_counts_against_a_deadline(door: Door) -> None:
     assert only(await door.segment(image(), asked(BOX), headers=within(120_000))).box == (32, 16, 64, 48)
 
 
-async def test_who_waits_for_a_picture_is_answered_though_the_one_who_sent_it_first_ran_out_of_time(
+async def test_who_waits_for_a_image_is_answered_though_the_one_who_sent_it_first_ran_out_of_time(
     door: Door,
 ) -> None:
     busy = await door.hold()
     first = door.start(image(), asked(BOX), headers=within(200))
-    await door.runner.pictures.reach(2)
+    await door.runner.images.reach(2)
     second = door.start(image(), asked(BOX))
     await door.cache.asked.reach(3)
     problem(await first, "deadline_exceeded")
@@ -111,11 +111,11 @@ async def test_who_waits_for_a_picture_is_answered_though_the_one_who_sent_it_fi
 async def test_a_request_beyond_a_full_queue_is_refused_and_told_when_to_come_back() -> None:
     async with open_door(max_queued=2) as door:
         busy = await door.hold()
-        admitted = door.start(image(picture(1)), asked(BOX))
-        await door.runner.pictures.reach(2)
+        admitted = door.start(image(image_bytes(1)), asked(BOX))
+        await door.runner.images.reach(2)
         for answer in (
-            await door.post(image(picture(2)), asked(BOX)),
-            await door.post(image(picture(2)), path="/v1/embed"),
+            await door.post(image(image_bytes(2)), asked(BOX)),
+            await door.post(image(image_bytes(2)), path="/v1/embed"),
         ):
             problem(answer, "overloaded")
             assert int(answer.headers["retry-after"]) >= 1
@@ -123,7 +123,7 @@ async def test_a_request_beyond_a_full_queue_is_refused_and_told_when_to_come_ba
         await busy
         assert only(checked(await admitted, schema.SegmentOut)).box == (32, 16, 64, 48)
         assert door.sam.encoded == [HELD, 1]
-        assert only(await door.segment(image(picture(2)), asked(BOX))).box == (32, 16, 64, 48)
+        assert only(await door.segment(image(image_bytes(2)), asked(BOX))).box == (32, 16, 64, 48)
 
 
 async def test_who_is_refused_is_told_how_long_the_queue_will_take() -> None:
@@ -131,11 +131,11 @@ async def test_who_is_refused_is_told_how_long_the_queue_will_take() -> None:
         door.sam.encode_s_per_megapixel = 100
         await door.learn()
         busy = await door.hold()
-        admitted = door.start(image(picture(1)), asked(BOX))
-        await door.runner.pictures.reach(2)
-        refused = await door.post(image(picture(2)), asked(BOX))
+        admitted = door.start(image(image_bytes(1)), asked(BOX))
+        await door.runner.images.reach(2)
+        refused = await door.post(image(image_bytes(2)), asked(BOX))
         problem(refused, "overloaded")
-        # The picture on the device and the one that waits.
+        # The image on the device and the one that waits.
         assert int(refused.headers["retry-after"]) == pytest.approx(2 * SECONDS, abs=PATIENCE_S)
         door.let_go()
         await asyncio.gather(busy, admitted)
@@ -145,14 +145,14 @@ async def test_a_request_that_would_make_an_earlier_one_late_is_refused(door: Do
     door.sam.encode_s_per_megapixel = 100
     await door.learn()
     busy = await door.hold()
-    admitted = door.start(image(picture(1)), asked(BOX), headers=within(200_000))
-    await door.runner.pictures.reach(2)
+    admitted = door.start(image(image_bytes(1)), asked(BOX), headers=within(200_000))
+    await door.runner.images.reach(2)
     urgent = {"priority": "u=0"}
-    problem(await door.post(image(picture(2)), asked(BOX), headers=urgent), "overloaded")
+    problem(await door.post(image(image_bytes(2)), asked(BOX), headers=urgent), "overloaded")
     door.let_go()
     await busy
     assert only(checked(await admitted, schema.SegmentOut)).box == (32, 16, 64, 48)
-    assert only(await door.segment(image(picture(2)), asked(BOX), headers=urgent)).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(image_bytes(2)), asked(BOX), headers=urgent)).box == (32, 16, 64, 48)
     assert door.sam.encoded == [HELD, 1, 2]
 
 
@@ -161,8 +161,8 @@ async def in_which_order(door: Door, *headers: dict[str, str]) -> list[int]:
     busy = await door.hold()
     calls = []
     for number, header in enumerate(headers):
-        calls.append(door.start(image(picture(number)), path="/v1/embed", headers=header))
-        await door.runner.pictures.reach(1 + len(calls))
+        calls.append(door.start(image(image_bytes(number)), path="/v1/embed", headers=header))
+        await door.runner.images.reach(1 + len(calls))
     door.let_go()
     for answer in await asyncio.gather(*calls):
         checked(answer, schema.EmbedOut)
@@ -192,8 +192,8 @@ async def test_of_the_equally_urgent_the_earliest_deadline_goes_first(door: Door
     assert await in_which_order(door, *headers) == [3, 2, 1, 0]
 
 
-async def test_prompts_of_two_requests_on_two_pictures_share_a_batch_and_each_gets_its_own_answer(door: Door) -> None:
-    ids = [(await door.embed(picture(red))).image.id for red in (0, 255)]
+async def test_prompts_of_two_requests_on_two_images_share_a_batch_and_each_gets_its_own_answer(door: Door) -> None:
+    ids = [(await door.embed(image_bytes(red))).image.id for red in (0, 255)]
     parts = [
         (plain("image_id", image_id), asked(box, format="logits"))
         for image_id, box in zip(ids, (UPPER, LOWER), strict=True)
@@ -215,7 +215,7 @@ async def test_prompts_of_two_requests_on_two_pictures_share_a_batch_and_each_ge
 
 
 async def test_one_bad_item_of_a_shared_batch_fails_alone(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    ids = [(await door.embed(picture(red))).image.id for red in (1, 2, 3)]
+    ids = [(await door.embed(image_bytes(red))).image.id for red in (1, 2, 3)]
     door.sam.spoilt = {2}
     busy = await door.hold()
     calls = [door.start(plain("image_id", image_id), asked(BOX)) for image_id in ids]
@@ -270,13 +270,13 @@ async def test_a_caller_who_leaves_the_queue_is_dropped_before_anything_is_run(
     caplog.set_level(logging.INFO, logger="pomona.http")
     busy = await door.hold()
     leaving = [
-        Caller(image(picture(1)), asked(BOX)),
-        Caller(image(picture(2)), path="/v1/embed"),
-        Caller(image(picture(3)), asked(POINT)),
+        Caller(image(image_bytes(1)), asked(BOX)),
+        Caller(image(image_bytes(2)), path="/v1/embed"),
+        Caller(image(image_bytes(3)), asked(POINT)),
     ]
     calls = [asyncio.create_task(door.app(one.scope, one.receive, one.send)) for one in leaving]
-    await door.runner.pictures.reach(4)
-    staying = door.start(image(picture(3)), asked(BOX))
+    await door.runner.images.reach(4)
+    staying = door.start(image(image_bytes(3)), asked(BOX))
     await door.cache.asked.reach(5)
     for one in leaving:
         one.hang_up()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from models.transforms import Padding, frame_for
+from models.letterbox import Padding, letterbox_for
 from service.http import schema
-from tests.contract.door import BOX, PICTURE, Door, asked, image, only, open_door, plain, problem
-from tests.fakes import SECOND, SIZE, UNPADDED, picture
+from tests.contract.door import BOX, IMAGE, Door, asked, image, only, open_door, plain, problem
+from tests.fakes import SECOND, SIZE, UNPADDED, image_bytes
 
 
 def used(answer: schema.SegmentOut | schema.EmbedOut) -> tuple[int, str]:
@@ -23,16 +23,16 @@ async def test_the_encoder_sees_what_was_asked_for_and_the_answer_says_it(
 ) -> None:
     dials: dict[str, Any] = {"input_size": side, "padding": padding}
     answer = await door.segment(image(), asked(BOX, **dials))
-    assert door.sam.frames == [frame_for(SIZE, side, padding)]
+    assert door.sam.frames == [letterbox_for(SIZE, side, padding)]
     assert used(answer) == (side, padding)
     assert only(answer).box == (32, 16, 64, 48)
-    assert used(await door.embed(picture(1), **dials)) == (side, padding)
-    assert door.sam.frames == [frame_for(SIZE, side, padding)] * 2
+    assert used(await door.embed(image_bytes(1), **dials)) == (side, padding)
+    assert door.sam.frames == [letterbox_for(SIZE, side, padding)] * 2
 
 
 async def test_without_dials_it_is_the_largest_size_without_padding(door: Door) -> None:
     assert used(await door.embed()) == (1024, "none")
-    assert used(await door.segment(image(picture(1)), asked(BOX, input_size=None, padding=None))) == (1024, "none")
+    assert used(await door.segment(image(image_bytes(1)), asked(BOX, input_size=None, padding=None))) == (1024, "none")
     assert set(door.sam.frames) == {UNPADDED}
 
 
@@ -86,7 +86,7 @@ async def test_a_size_that_is_left_open_is_the_largest_that_meets_the_deadline(
     assert used(answer) == (side, "none")
     assert answer.degraded is (side < 1024)
     assert only(answer).box == (32, 16, 64, 48)
-    assert door.sam.frames == [frame_for(SIZE, side, "none")]
+    assert door.sam.frames == [letterbox_for(SIZE, side, "none")]
 
 
 async def test_a_smaller_size_that_was_asked_for_or_was_at_hand_is_no_degradation(door: Door) -> None:
@@ -115,7 +115,7 @@ async def test_a_model_of_one_size_answers_at_this_size_and_refuses_others(door:
         answer = await door.segment(image(), asked(BOX, model=SECOND.name, **fields))
         assert used(answer) == (1024, "square")
         assert only(answer).box == (32, 16, 64, 48)
-    assert door.second.frames == [frame_for(SIZE)]
+    assert door.second.frames == [letterbox_for(SIZE)]
 
 
 async def test_logits_of_one_size_are_a_prompt_at_the_same_size_only(door: Door) -> None:
@@ -126,6 +126,6 @@ async def test_logits_of_one_size_are_a_prompt_at_the_same_size_only(door: Door)
     assert f"{UNPADDED.logits.width} x {UNPADDED.logits.height} would be right" in refused.detail
 
 
-async def test_the_id_of_a_picture_does_not_depend_on_the_dials(door: Door) -> None:
-    ids = {(await door.embed(PICTURE, input_size=side)).image.id for side in (1024, 768, 512)}
+async def test_the_id_of_a_image_does_not_depend_on_the_dials(door: Door) -> None:
+    ids = {(await door.embed(IMAGE, input_size=side)).image.id for side in (1024, 768, 512)}
     assert len(ids) == 1

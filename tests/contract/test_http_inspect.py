@@ -40,17 +40,17 @@ from tests.fakes import (
     FakePeel,
     FakeSam,
     FakeUNet,
-    encode_picture,
+    encode_image,
+    image_bytes,
     make_pipeline,
     make_settings,
-    picture,
     rectangle,
     with_votes,
 )
 
 PATH = "/v1/inspect"
 SIZE = Size(224, 448)
-"""A cell of what the U-Net sees is a pixel of such a picture."""
+"""A cell of what the U-Net sees is a pixel of such a image_bytes."""
 
 Box = tuple[int, int, int, int]
 
@@ -60,7 +60,7 @@ SPOT: Box = (250, 70, 290, 90)
 """8 of 100 hundredths of the fruit around it."""
 
 
-def fruit_picture(*fruits: Box, spots: Sequence[Box] = (), mark: int = 0) -> bytes:
+def fruit_image(*fruits: Box, spots: Sequence[Box] = (), mark: int = 0) -> bytes:
     """Healthy fruits, infected in spots, as `FakeUNet` sees them."""
     pixels = np.zeros((SIZE.height, SIZE.width, 3), np.uint8)
     for boxes, channel in ((fruits, 1), (spots, 0)):
@@ -68,16 +68,16 @@ def fruit_picture(*fruits: Box, spots: Sequence[Box] = (), mark: int = 0) -> byt
             pixels[y0:y1, x0:x1, :2] = 0
             pixels[y0:y1, x0:x1, channel] = 255
     pixels[..., 2] = mark
-    return encode_picture(pixels)
+    return encode_image(pixels)
 
 
-TWO = fruit_picture(CLEAN, SICK, spots=[SPOT])
-BLACK = fruit_picture()
+TWO = fruit_image(CLEAN, SICK, spots=[SPOT])
+BLACK = fruit_image()
 
 
 @pytest.fixture
 async def door() -> AsyncIterator[Door]:
-    async with open_door() as opened:  # the pictures here are larger than the other tests' limit
+    async with open_door() as opened:  # the images here are larger than the other tests' limit
         yield opened
 
 
@@ -192,7 +192,7 @@ async def test_fruits_that_touch_are_apart_and_share_no_pixel(door: Door, mode: 
     pixels[140:150, 90:190] = (255, 0, 120)  # only the third is infected
     sam = FakeSam()
     async with served(door, make_pipeline(sam, unet=VotingUNet(device="fake:2", clock=sam.clock))):
-        answer = await inspect(door, encode_picture(pixels), mode=mode)
+        answer = await inspect(door, encode_image(pixels), mode=mode)
     masks = [from_rle(fruit.mask) for fruit in answer.fruits]
     assert len(masks) == 3
     assert np.sum(masks, axis=0).max() == 1
@@ -249,14 +249,14 @@ async def test_what_a_camera_says_of_a_frame_is_told_again(door: Door) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "accurate"])
-async def test_an_overlay_is_a_png_of_the_pictures_size_with_the_fruits_drawn_in(door: Door, mode: str) -> None:
+async def test_an_overlay_is_a_png_of_the_images_size_with_the_fruits_drawn_in(door: Door, mode: str) -> None:
     answer = await inspect(door, mode=mode, overlay=True)
     assert answer.overlay is not None
     drawn = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))
     assert (drawn.format, drawn.size) == ("PNG", (448, 224))
     pixels = np.asarray(drawn.convert("RGB"))
-    plain_picture = np.asarray(PIL.Image.open(io.BytesIO(TWO)))
-    changed = (pixels != plain_picture).any(axis=2)
+    plain_image = np.asarray(PIL.Image.open(io.BytesIO(TWO)))
+    changed = (pixels != plain_image).any(axis=2)
     for fruit in answer.fruits:
         left, _, right, bottom = fruit.box
         assert changed[bottom - 1, left + 1 : right - 1].all()
@@ -267,18 +267,18 @@ async def test_an_overlay_is_a_png_of_the_pictures_size_with_the_fruits_drawn_in
 
 
 @pytest.mark.parametrize("mode", ["fast", "accurate", "auto"])
-async def test_a_picture_without_fruit_has_none(door: Door, mode: str) -> None:
+async def test_a_image_without_fruit_has_none(door: Door, mode: str) -> None:
     answer = await inspect(door, BLACK, mode=mode, overlay=True)
     assert answer.fruits == []
     assert answer.mode == ("fast" if mode == "fast" else "accurate")
     assert answer.batch.prompt == 0
 
 
-async def test_fruits_lie_in_the_picture_after_its_orientation(door: Door) -> None:
+async def test_fruits_lie_in_the_image_after_its_orientation(door: Door) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter to the right
     with PIL.Image.open(io.BytesIO(TWO)) as opened:
-        data = encode_picture(np.asarray(opened), exif=exif.tobytes())
+        data = encode_image(np.asarray(opened), exif=exif.tobytes())
     answer = await inspect(door, data, mode="fast")
     assert (answer.image.width, answer.image.height) == (224, 448)
     x0, y0, x1, y1 = SICK
@@ -286,7 +286,7 @@ async def test_fruits_lie_in_the_picture_after_its_orientation(door: Door) -> No
 
 
 async def test_a_fruit_at_the_edge_is_truncated(door: Door) -> None:
-    answer = await inspect(door, fruit_picture((0, 40, 60, 140), (100, 40, 200, 140)), mode="fast")
+    answer = await inspect(door, fruit_image((0, 40, 60, 140), (100, 40, 200, 140)), mode="fast")
     assert [fruit.truncated for fruit in answer.fruits] == [True, False]
 
 
@@ -314,12 +314,12 @@ async def test_where_no_sam_is_loaded_auto_is_fast_and_says_why_and_accurate_is_
 async def test_more_fruits_than_prompts_are_allowed_leave_the_smallest_as_the_u_net_sees_them() -> None:
     fruits = [(10, 10, 60, 60), (80, 10, 150, 80), (180, 10, 240, 70)]
     async with open_door(max_prompts=2) as door:
-        answer = await inspect(door, fruit_picture(*fruits), mode="accurate")
+        answer = await inspect(door, fruit_image(*fruits), mode="accurate")
     assert [fruit.refined for fruit in answer.fruits] == [False, True, True]
     assert answer.fruits[0].box == fruits[0]
 
 
-async def test_a_picture_as_the_body_is_answered_as_a_part_is(door: Door) -> None:
+async def test_a_image_as_the_body_is_answered_as_a_part_is(door: Door) -> None:
     options = {"request": json.dumps({"mode": "fast", "frame_id": "7"})}
     raw = await door.client.post(PATH, content=TWO, params=options, headers={"content-type": "image/png"})
     answer = checked(raw, inspection.InspectOut)
@@ -363,7 +363,7 @@ async def learn(door: Door, mode: str = "fast") -> None:
     """
     await door.learn()
     await door.unet_runner.warm_up()
-    await inspect(door, fruit_picture(CLEAN, mark=99), mode=mode)
+    await inspect(door, fruit_image(CLEAN, mark=99), mode=mode)
     door.sam.forget()
     door.unet.forget()
 
@@ -391,14 +391,14 @@ async def test_fast_is_held_to_its_deadline_too(door: Door) -> None:
     assert (await inspect(door, mode="fast", headers=within(600_000))).mode == "fast"
 
 
-async def test_auto_reckons_with_as_many_prompts_as_pictures_have_fruits(door: Door) -> None:
+async def test_auto_reckons_with_as_many_prompts_as_images_have_fruits(door: Door) -> None:
     door.sam.decode_s_per_prompt = 100
     await learn(door, mode="accurate")
     # One fruit was seen before: that there are two, for which there is no time, is found after the door.
     answer = await inspect(door, headers=within(150_000))
     assert (answer.mode, answer.degraded) == ("fast", True)
     assert (door.sam.prepares, door.sam.decodes) == (1, [])
-    # By now pictures have two.
+    # By now images have two.
     assert (await inspect(door, headers=within(150_000))).degraded
     assert (door.sam.prepares, door.sam.decodes) == (1, [])
     assert (await inspect(door, headers=within(300_000))).mode == "accurate"
@@ -426,7 +426,7 @@ async def test_with_input_size_auto_the_sam_sees_less_before_it_sees_nothing() -
         assert (smaller.mode, smaller.degraded) == ("accurate", True)
         assert smaller.models.sam is not None
         assert smaller.models.sam.input_size == 512
-        assert smaller.reason == "To be in time, the SAM saw the picture at 512 pixels."
+        assert smaller.reason == "To be in time, the SAM saw the image at 512 pixels."
         largest = await inspect(door)
         assert (largest.mode, largest.degraded) == ("accurate", False)
 
@@ -434,8 +434,8 @@ async def test_with_input_size_auto_the_sam_sees_less_before_it_sees_nothing() -
 async def test_auto_is_fast_where_the_sams_queue_is_full() -> None:
     async with open_door(max_queued=1) as door:
         busy = await door.hold()
-        waiting = door.start(image(picture(1)), path="/v1/embed")
-        await door.runner.pictures.reach(2)
+        waiting = door.start(image(image_bytes(1)), path="/v1/embed")
+        await door.runner.images.reach(2)
         answer = await inspect(door)
         assert (answer.mode, answer.degraded) == ("fast", True)
         problem(await post(door, mode="accurate"), "overloaded")
@@ -460,9 +460,9 @@ async def test_the_more_urgent_go_first(door: Door) -> None:
     busy = await door.hold_unet()
     calls = []
     for mark, urgency in enumerate((7, 0, 4)):
-        parts: Parts = [image(fruit_picture(CLEAN, mark=mark)), plain("request", '{"mode": "fast"}')]
+        parts: Parts = [image(fruit_image(CLEAN, mark=mark)), plain("request", '{"mode": "fast"}')]
         calls.append(door.start(*parts, path=PATH, headers={"priority": f"u={urgency}"}))
-        await door.unet_runner.pictures.reach(1 + len(calls))
+        await door.unet_runner.images.reach(1 + len(calls))
     door.let_go()
     await asyncio.gather(busy, *calls)
     assert door.unet.encoded == [HELD, 1, 2, 0]
@@ -471,9 +471,9 @@ async def test_the_more_urgent_go_first(door: Door) -> None:
 async def test_a_caller_who_leaves_takes_the_work_along(door: Door) -> None:
     busy = await door.hold_unet()
     sam_busy = await door.hold()
-    leaving = Caller(image(fruit_picture(CLEAN, mark=1)), path=PATH)
+    leaving = Caller(image(fruit_image(CLEAN, mark=1)), path=PATH)
     call = asyncio.create_task(door.app(leaving.scope, leaving.receive, leaving.send))
-    await door.unet_runner.pictures.reach(2)
+    await door.unet_runner.images.reach(2)
     leaving.hang_up()
     await call
     door.let_go()
@@ -492,15 +492,15 @@ async def test_a_failing_device_leaks_nothing_and_the_next_caller_notices_nothin
     assert len((await inspect(door)).fruits) == 2
 
 
-async def test_pictures_that_wait_share_batches_and_each_gets_its_own_answer(door: Door) -> None:
-    door.unet.picture_batches = (1, 2, 4)
+async def test_images_that_wait_share_batches_and_each_gets_its_own_answer(door: Door) -> None:
+    door.unet.image_batches = (1, 2, 4)
     door.unet.infer_s_per_batch = 1
     await door.unet_runner.warm_up()
     door.unet.forget()
     busy = await door.hold_unet()
-    first = door.unet_runner.pictures.count
-    calls = [asyncio.create_task(inspect(door, data, mode="fast")) for data in (TWO, BLACK, fruit_picture(CLEAN))]
-    await door.unet_runner.pictures.reach(first + 3)
+    first = door.unet_runner.images.count
+    calls = [asyncio.create_task(inspect(door, data, mode="fast")) for data in (TWO, BLACK, fruit_image(CLEAN))]
+    await door.unet_runner.images.reach(first + 3)
     door.let_go()
     await busy
     together = await asyncio.gather(*calls)

@@ -10,11 +10,11 @@ import pytest
 
 from models.errors import BackendError
 from service.http import schema
-from tests.contract.door import BOX, PICTURE, POINT, Door, asked, checked, image, problem
+from tests.contract.door import BOX, IMAGE, POINT, Door, asked, checked, image, problem
 from tests.fakes import (
     LOADED,
     PATIENCE_S,
-    picture,
+    image_bytes,
 )
 
 
@@ -121,14 +121,14 @@ async def test_a_caller_who_hangs_up_while_sending_leaves_a_line_and_no_complain
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
-async def test_no_line_carries_any_of_the_picture(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_line_carries_any_of_the_image(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     text = b"a secret photograph " * 4
     await door.segment(image(), asked(BOX, format="png", overlay=True))
     problem(await door.post(image(text), asked(POINT)), "not_an_image")
-    problem(await door.post(image(PICTURE[:-40]), asked(POINT)), "truncated_image")
+    problem(await door.post(image(IMAGE[:-40]), asked(POINT)), "truncated_image")
     door.sam.fails = BackendError("the device failed")
-    problem(await door.post(image(picture(9)), asked(POINT)), "internal_error")
+    problem(await door.post(image(image_bytes(9)), asked(POINT)), "internal_error")
     ours = [record for record in caplog.records if record.name.startswith("pomona")]
     assert len(ours) == 5
     for record in ours:

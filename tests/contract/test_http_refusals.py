@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from models.errors import BackendError, DeviceBroken
-from tests.contract.door import BOX, HELD, MIB, PICTURE, POINT, Door, asked, image, only, open_door, plain, problem
+from tests.contract.door import BOX, HELD, IMAGE, MIB, POINT, Door, asked, image, only, open_door, plain, problem
 from tests.contract.refusals import REFUSALS, Refusal
 from tests.file_server import serving
 
@@ -32,9 +32,9 @@ async def test_a_refused_method_says_which_is_taken(door: Door) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-async def test_a_url_instead_of_a_picture_is_never_fetched(door: Door) -> None:
+async def test_a_url_instead_of_a_image_is_never_fetched(door: Door) -> None:
     with serving() as server:
-        server.files["/orange.png"] = PICTURE
+        server.files["/orange.png"] = IMAGE
         url = server.url("/orange.png")
         for part in (image(url.encode()), plain("image", url)):
             problem(await door.post(part, asked(POINT)), "not_an_image")
@@ -157,7 +157,7 @@ async def test_a_device_that_broke_answers_everybody_that_the_server_failed(
 ) -> None:
     busy = await door.hold()
     waiting = door.start(image(), asked(BOX))
-    await door.runner.pictures.reach(2)
+    await door.runner.images.reach(2)
     told = [door.pipeline.broken]
     door.sam.fails = DeviceBroken("CUDA error at /srv/weights")
     door.let_go()
@@ -177,6 +177,6 @@ async def test_a_detail_that_quotes_a_caller_stays_short(door: Door) -> None:
     assert len(body.detail) == 600
 
 
-async def test_a_picture_without_a_file_name_is_refused_with_the_right_way_to_send_it(door: Door) -> None:
-    body = problem(await door.post(plain("image", PICTURE), asked(POINT)), "not_an_image")
+async def test_a_image_without_a_file_name_is_refused_with_the_right_way_to_send_it(door: Door) -> None:
+    body = problem(await door.post(plain("image", IMAGE), asked(POINT)), "not_an_image")
     assert "curl -F image=@" in body.detail

@@ -37,18 +37,18 @@ from tests.fakes import (
     PEEL_SIZE,
     FakeSam,
     FakeUNet,
+    image_bytes,
     make_pipeline,
-    peel_picture,
-    picture,
+    peel_image,
     rectangle,
 )
 
-PEEL = peel_picture()
-BLACK = picture(size=PEEL_SIZE)
+PEEL = peel_image()
+BLACK = image_bytes(size=PEEL_SIZE)
 PATH = "/v1/semantic"
 HEALTHY, INFECTED = (rectangle(*box, PEEL_SIZE) for box in (HEALTHY_BOX, INFECTED_BOX))
 SECONDS = PEEL_FRAME.padded.pixels / 1e4
-"""Of the network for a picture, where a megapixel takes 100: about 10."""
+"""Of the network for a image_bytes, where a megapixel takes 100: about 10."""
 
 
 def from_rle(mask: Any) -> BinaryMask:
@@ -70,7 +70,7 @@ def pixels_of(drawn: PIL.Image.Image) -> NDArray[np.uint8]:
     return np.asarray(drawn, np.uint8)
 
 
-async def test_a_picture_goes_in_and_a_mask_for_each_class_and_its_objects_come_out(door: Door) -> None:
+async def test_a_image_goes_in_and_a_mask_for_each_class_and_its_objects_come_out(door: Door) -> None:
     answer = await door.semantic(PEEL)
     assert answer.image == schema.ImageOut(id=images.content_id(PEEL), width=224, height=112)
     assert answer.model == semantic.SemanticModelRef(
@@ -100,7 +100,7 @@ async def test_each_format_decodes_to_the_same_masks(door: Door, name: str, kind
     assert answer.class_map is None
 
 
-async def test_as_png_all_classes_come_in_one_indexed_picture(door: Door) -> None:
+async def test_as_png_all_classes_come_in_one_indexed_image(door: Door) -> None:
     answer = await door.semantic(PEEL, format="png")
     assert [(one.name, one.mask, one.area) for one in answer.classes] == [
         ("healthy", None, 64 * 48),
@@ -112,7 +112,7 @@ async def test_as_png_all_classes_come_in_one_indexed_picture(door: Door) -> Non
     assert {colour for _, colour in drawn.convert("RGB").getcolors() or []} == set(CLASS_COLOURS)
 
 
-async def test_an_overlay_is_the_picture_with_each_class_tinted_in_its_colour(door: Door) -> None:
+async def test_an_overlay_is_the_image_with_each_class_tinted_in_its_colour(door: Door) -> None:
     answer = await door.semantic(PEEL, overlay=True)
     assert [one.area for one in answer.classes] == [64 * 48, 96 * 56]
     pixels = pixels_of(drawing(answer.overlay))
@@ -122,7 +122,7 @@ async def test_an_overlay_is_the_picture_with_each_class_tinted_in_its_colour(do
     assert tuple(pixels[40, 48]) == (0, 192, 80)  # 0.55 of green and 0.45 of the class's colour
 
 
-async def test_a_picture_without_fruit_has_empty_classes_and_no_objects(door: Door) -> None:
+async def test_a_image_without_fruit_has_empty_classes_and_no_objects(door: Door) -> None:
     answer = await door.semantic(BLACK)
     assert [(one.name, one.area) for one in answer.classes] == [("healthy", 0), ("infected", 0)]
     assert not any(from_rle(one.mask).any() for one in answer.classes)
@@ -131,11 +131,11 @@ async def test_a_picture_without_fruit_has_empty_classes_and_no_objects(door: Do
     assert [one.mask for one in polygons.classes] == [schema.PolygonsMask(polygons=[])] * 2
 
 
-async def test_masks_lie_in_the_picture_after_its_orientation(door: Door) -> None:
+async def test_masks_lie_in_the_image_after_its_orientation(door: Door) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter to the right
     for overlay in (False, True):
-        answer = await door.semantic(peel_picture(exif=exif.tobytes()), overlay=overlay)
+        answer = await door.semantic(peel_image(exif=exif.tobytes()), overlay=overlay)
         assert (answer.image.width, answer.image.height) == (112, 224)
         np.testing.assert_array_equal(from_rle(answer.classes[0].mask), np.rot90(HEALTHY, -1))
         x0, y0, x1, y1 = HEALTHY_BOX
@@ -143,13 +143,13 @@ async def test_masks_lie_in_the_picture_after_its_orientation(door: Door) -> Non
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "WebP"])
-async def test_each_lossless_picture_format_gives_the_same(door: Door, file_format: str) -> None:
+async def test_each_lossless_image_format_gives_the_same(door: Door, file_format: str) -> None:
     options: dict[str, Any] = {"lossless": True} if file_format == "WebP" else {}
-    answer = await door.semantic(peel_picture(file_format=file_format, **options))
+    answer = await door.semantic(peel_image(file_format=file_format, **options))
     np.testing.assert_array_equal(from_rle(answer.classes[0].mask), HEALTHY)
 
 
-async def test_a_picture_as_the_body_is_answered_as_a_part_is(door: Door) -> None:
+async def test_a_image_as_the_body_is_answered_as_a_part_is(door: Door) -> None:
     for options in ({}, {"request": json.dumps({"format": "polygons", "model": LOADED_UNET.name})}):
         raw = await door.client.post(PATH, content=PEEL, params=options, headers={"content-type": "image/png"})
         assert [one.area for one in checked(raw, semantic.SemanticOut).classes] == [64 * 48, 96 * 56]
@@ -162,7 +162,7 @@ async def test_a_request_without_the_field_request_is_answered_with_the_defaults
     np.testing.assert_array_equal(from_rle(answer.classes[1].mask), INFECTED)
 
 
-async def test_the_same_picture_again_is_looked_at_anew(door: Door) -> None:
+async def test_the_same_image_again_is_looked_at_anew(door: Door) -> None:
     for _ in range(2):
         assert (await door.semantic(PEEL)).timing_ms.infer > 0
     assert door.unet.encodes == [1, 1]
@@ -206,14 +206,14 @@ async def test_where_no_model_of_the_family_is_loaded_the_answer_says_how_to_loa
         assert (await door.semantic(PEEL)).model.name == LOADED_UNET.name
 
 
-async def test_pictures_that_wait_share_a_batch_and_each_gets_its_own_answer(door: Door) -> None:
-    door.unet.picture_batches = (1, 2, 4)
+async def test_images_that_wait_share_a_batch_and_each_gets_its_own_answer(door: Door) -> None:
+    door.unet.image_batches = (1, 2, 4)
     door.unet.infer_s_per_batch = 1
     await door.unet_runner.warm_up()
     door.unet.forget()
     busy = await door.hold_unet()
-    calls = [asyncio.create_task(door.semantic(data)) for data in (peel_picture(1), BLACK, peel_picture(2))]
-    await door.unet_runner.pictures.reach(4)
+    calls = [asyncio.create_task(door.semantic(data)) for data in (peel_image(1), BLACK, peel_image(2))]
+    await door.unet_runner.images.reach(4)
     door.let_go()
     await busy
     together = await asyncio.gather(*calls)
@@ -223,11 +223,11 @@ async def test_pictures_that_wait_share_a_batch_and_each_gets_its_own_answer(doo
     assert len({answer.image.id for answer in together}) == 3
 
 
-async def test_one_bad_picture_of_a_shared_batch_fails_alone(door: Door) -> None:
+async def test_one_bad_image_of_a_shared_batch_fails_alone(door: Door) -> None:
     busy = await door.hold_unet()
     door.unet.spoilt = {2}
-    calls = [door.start(image(peel_picture(mark)), path=PATH) for mark in (1, 2, 3)]
-    await door.unet_runner.pictures.reach(4)
+    calls = [door.start(image(peel_image(mark)), path=PATH) for mark in (1, 2, 3)]
+    await door.unet_runner.images.reach(4)
     door.let_go()
     await busy
     first, bad, last = await asyncio.gather(*calls)
@@ -248,7 +248,7 @@ async def test_a_failing_device_leaks_nothing_and_the_next_caller_notices_nothin
 async def test_a_deadline_that_passes_in_the_queue_is_answered_at_once_and_nothing_is_run(door: Door) -> None:
     busy = await door.hold_unet()
     began = time.monotonic()
-    problem(await door.post(image(peel_picture(1)), path=PATH, headers=within(300)), "deadline_exceeded")
+    problem(await door.post(image(peel_image(1)), path=PATH, headers=within(300)), "deadline_exceeded")
     assert 0.3 <= time.monotonic() - began < PATIENCE_S / 2
     assert not busy.done()
     door.let_go()
@@ -272,8 +272,8 @@ async def test_the_more_urgent_go_first(door: Door) -> None:
     calls = []
     for mark, urgency in enumerate((7, 0, 4)):
         headers = {"priority": f"u={urgency}"}
-        calls.append(door.start(image(peel_picture(mark)), path=PATH, headers=headers))
-        await door.unet_runner.pictures.reach(1 + len(calls))
+        calls.append(door.start(image(peel_image(mark)), path=PATH, headers=headers))
+        await door.unet_runner.images.reach(1 + len(calls))
     door.let_go()
     await asyncio.gather(busy, *calls)
     assert door.unet.encoded == [HELD, 1, 2, 0]
@@ -281,11 +281,11 @@ async def test_the_more_urgent_go_first(door: Door) -> None:
 
 async def test_a_caller_who_leaves_the_queue_is_dropped_before_anything_is_run(door: Door) -> None:
     busy = await door.hold_unet()
-    leaving = Caller(image(peel_picture(1)), path=PATH)
+    leaving = Caller(image(peel_image(1)), path=PATH)
     call = asyncio.create_task(door.app(leaving.scope, leaving.receive, leaving.send))
-    await door.unet_runner.pictures.reach(2)
-    staying = asyncio.create_task(door.semantic(peel_picture(2)))
-    await door.unet_runner.pictures.reach(3)
+    await door.unet_runner.images.reach(2)
+    staying = asyncio.create_task(door.semantic(peel_image(2)))
+    await door.unet_runner.images.reach(3)
     leaving.hang_up()
     await call
     door.let_go()

@@ -9,16 +9,26 @@ import pytest
 from models.images import decode
 from models.masks import Rle, decode_rle
 from models.types import Size
-from tests.contract.door import BOX, BOX_MASK, PICTURE, POINT, asked, image
+from tests.contract.door import BOX, BOX_MASK, IMAGE, POINT, asked, image
 from tests.contract.grpc_door import Caller
 from tests.contract.oip_door import HTTP_JSON, WAYS, Inputs, http_answer, http_body, infer
-from tests.fakes import HEALTHY_BOX, INFECTED_BOX, LOADED, LOADED_UNET, SCORES, SECOND, UNPADDED, peel_picture, picture
+from tests.fakes import (
+    HEALTHY_BOX,
+    INFECTED_BOX,
+    LOADED,
+    LOADED_UNET,
+    SCORES,
+    SECOND,
+    UNPADDED,
+    image_bytes,
+    peel_image,
+)
 
 every_way = pytest.mark.parametrize("way", WAYS)
 
 ONE: Final = np.array([False])
-BOXED: Final[Inputs] = {"image": PICTURE, "boxes": np.array([[32, 16, 64, 48]], np.float32), "multimask": ONE}
-POINTED: Final[Inputs] = {"image": PICTURE, "points": np.array([[[64, 48]]], np.float32)}
+BOXED: Final[Inputs] = {"image": IMAGE, "boxes": np.array([[32, 16, 64, 48]], np.float32), "multimask": ONE}
+POINTED: Final[Inputs] = {"image": IMAGE, "points": np.array([[[64, 48]]], np.float32)}
 
 
 @every_way
@@ -51,7 +61,7 @@ async def test_the_masks_are_those_of_segment(caller: Caller, way: str) -> None:
 async def test_rows_of_points_are_prompts_and_labels_of_minus_one_fill_them_up(caller: Caller, way: str) -> None:
     points = np.array([[[64, 48], [0, 0]], [[20, 30], [90, 90]]], np.float32)
     labels = np.array([[1, -1], [1, 0]], np.int64)
-    answer = await infer(caller, way, {"image": PICTURE, "points": points, "labels": labels}, "boxes", "scores")
+    answer = await infer(caller, way, {"image": IMAGE, "points": points, "labels": labels}, "boxes", "scores")
     over_http = await caller.door.segment(image(), asked(POINT, {"points": [[20, 30], [90, 90]], "labels": [1, 0]}))
     masks = [[mask.box for mask in result.masks] for result in over_http.results]
     assert answer.outputs["boxes"].tolist() == [[list(box) for box in boxes] for boxes in masks]
@@ -65,10 +75,10 @@ async def test_only_what_is_wanted_is_sent_in_the_order_in_which_it_is(caller: C
 
 
 @every_way
-async def test_a_picture_may_come_as_its_pixels(caller: Caller, way: str) -> None:
-    pixels = decode(peel_picture(size=Size(64, 96)), max_pixels=100_000).pixels
+async def test_a_image_may_come_as_its_pixels(caller: Caller, way: str) -> None:
+    pixels = decode(peel_image(size=Size(64, 96)), max_pixels=100_000).pixels
     by_pixels = await infer(caller, way, {"image": pixels}, model=LOADED_UNET.name)
-    by_file = await infer(caller, way, {"image": peel_picture(size=Size(64, 96))}, model=LOADED_UNET.name)
+    by_file = await infer(caller, way, {"image": peel_image(size=Size(64, 96))}, model=LOADED_UNET.name)
     assert by_file.outputs["class_map"].any()
     for name, array in by_file.outputs.items():
         assert np.array_equal(array, by_pixels.outputs[name])
@@ -78,16 +88,16 @@ async def test_a_picture_may_come_as_its_pixels(caller: Caller, way: str) -> Non
 async def test_logits_of_an_answer_and_masks_of_ones_own_are_prompts(caller: Caller, way: str) -> None:
     first = await infer(caller, way, BOXED, "logits")
     guess = first.outputs["logits"][0]
-    second = await infer(caller, way, {"image": PICTURE, "mask_input": guess, "multimask": ONE}, "masks", "logits")
+    second = await infer(caller, way, {"image": IMAGE, "mask_input": guess, "multimask": ONE}, "masks", "logits")
     assert np.array_equal(second.outputs["logits"], first.outputs["logits"])
     assert np.array_equal(second.outputs["masks"], BOX_MASK[None, None])
-    own = await infer(caller, way, {"image": PICTURE, "mask_input": BOX_MASK[None], "multimask": ONE}, "boxes")
+    own = await infer(caller, way, {"image": IMAGE, "mask_input": BOX_MASK[None], "multimask": ONE}, "boxes")
     assert own.outputs["boxes"].tolist() == [[[32, 16, 64, 48]]]
 
 
 @every_way
 async def test_a_unet_tells_the_class_of_every_pixel_and_the_fruits(caller: Caller, way: str) -> None:
-    answer = await infer(caller, way, {"image": peel_picture()}, model=LOADED_UNET.name)
+    answer = await infer(caller, way, {"image": peel_image()}, model=LOADED_UNET.name)
     outputs = answer.outputs
     assert list(outputs) == ["class_map", "object_boxes", "object_classes", "object_scores", "object_areas"]
     wanted = np.zeros((112, 224), np.uint8)
@@ -104,8 +114,8 @@ async def test_a_unet_tells_the_class_of_every_pixel_and_the_fruits(caller: Call
 
 
 @every_way
-async def test_a_picture_without_fruit_has_tensors_without_elements(caller: Caller, way: str) -> None:
-    answer = await infer(caller, way, {"image": PICTURE}, model=LOADED_UNET.name)
+async def test_a_image_without_fruit_has_tensors_without_elements(caller: Caller, way: str) -> None:
+    answer = await infer(caller, way, {"image": IMAGE}, model=LOADED_UNET.name)
     assert not answer.outputs["class_map"].any()
     assert answer.outputs["object_boxes"].shape == (0, 4)
     assert answer.outputs["object_areas"].shape == (0,)
@@ -127,7 +137,7 @@ async def test_every_model_has_its_name(caller: Caller, way: str) -> None:
 @every_way
 async def test_the_input_size_and_the_padding_are_parameters(caller: Caller, way: str) -> None:
     await infer(caller, way, BOXED, "areas", input_size=512, padding="square")
-    await infer(caller, way, {**BOXED, "image": picture(7)}, "areas", input_size="auto")
+    await infer(caller, way, {**BOXED, "image": image_bytes(7)}, "areas", input_size="auto")
     frames = [(frame.side, frame.padded) for frame in caller.door.sam.frames]
     assert frames == [(512, Size(512, 512)), (1024, UNPADDED.padded)]
 
@@ -140,7 +150,7 @@ async def test_what_is_not_wanted_is_not_encoded(caller: Caller, monkeypatch: py
         monkeypatch.setattr(f"service.rendering.{name}", never)
     await infer(caller, HTTP_JSON, BOXED)
     await infer(caller, HTTP_JSON, BOXED, "areas", mask_format="rle")
-    await infer(caller, HTTP_JSON, {"image": peel_picture()}, model=LOADED_UNET.name)
+    await infer(caller, HTTP_JSON, {"image": peel_image()}, model=LOADED_UNET.name)
 
 
 async def test_an_output_may_be_binary_by_itself(caller: Caller) -> None:

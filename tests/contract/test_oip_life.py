@@ -20,7 +20,7 @@ from service.observability.observer import Observer, Outcome
 from service.oip.models import TENSORS
 from service.proto.generated.inference import open_inference_pb2 as pb
 from service.proto.generated.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.contract.door import HELD, LIMITS, PICTURE
+from tests.contract.door import HELD, IMAGE, LIMITS
 from tests.contract.grpc_door import Caller, open_grpc, refused
 from tests.contract.oip_door import (
     GRPC_RAW,
@@ -36,7 +36,7 @@ from tests.contract.oip_door import (
     infer,
 )
 from tests.contract.test_http_deadlines import Caller as Leaving
-from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, SECOND, peel_picture, picture
+from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, SECOND, image_bytes, peel_image
 
 MODEL = f"/v2/models/{LOADED.name}"
 
@@ -45,7 +45,7 @@ def stub(caller: Caller) -> Any:
     return GRPCInferenceServiceStub(caller.channel)
 
 
-def boxed(data: bytes = PICTURE) -> Inputs:
+def boxed(data: bytes = IMAGE) -> Inputs:
     return {"image": data, "boxes": np.array([[32, 16, 64, 48]], np.float32), "multimask": np.array([False])}
 
 
@@ -129,7 +129,7 @@ async def test_the_metadata_of_a_model_are_those_of_what_it_takes_and_gives(call
         plain = [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
         assert plain == told[way]
     # What it says of its outputs is what it gives.
-    inputs = boxed() if entry is not LOADED_UNET else {"image": peel_picture()}
+    inputs = boxed() if entry is not LOADED_UNET else {"image": peel_image()}
     answer = await caller.door.client.post(
         f"/v2/models/{entry.name}/infer",
         json={"inputs": _json_of(inputs), "parameters": {"binary_data_output": False}},
@@ -183,7 +183,7 @@ async def test_the_earlier_of_timeout_and_deadline_is_answered_at_once_and_nothi
     began = time.monotonic()
     # On a machine that is busy otherwise it may have passed at the door already.
     with pytest.raises(Refused, match=r"deadline_(exceeded|unreachable)"):
-        await infer(caller, way, boxed(picture(1)), headers=headers, timeout=microseconds)
+        await infer(caller, way, boxed(image_bytes(1)), headers=headers, timeout=microseconds)
     assert 0.2 <= time.monotonic() - began < PATIENCE_S / 2
     assert not busy.done()
     caller.door.let_go()
@@ -201,9 +201,9 @@ async def in_which_order(caller: Caller, way: str, *asked: dict[str, Any]) -> li
     busy = await caller.hold()
     calls = []
     for number, told in enumerate(asked):
-        call = infer(caller, way, boxed(picture(number)), "areas", **told)
+        call = infer(caller, way, boxed(image_bytes(number)), "areas", **told)
         calls.append(asyncio.create_task(call))
-        await caller.door.runner.pictures.reach(1 + len(calls))
+        await caller.door.runner.images.reach(1 + len(calls))
     caller.door.let_go()
     await asyncio.gather(busy, *calls)
     held, *others = caller.door.sam.encoded
@@ -235,10 +235,10 @@ async def test_a_timeout_that_cannot_be_met_is_refused_before_anything_is_run(ca
 
 async def test_a_caller_who_leaves_is_dropped_before_anything_is_run(caller: Caller) -> None:
     busy = await caller.hold()
-    message = grpc_message(boxed(picture(1)), (), {}, raw=True)
+    message = grpc_message(boxed(image_bytes(1)), (), {}, raw=True)
     message.model_name = LOADED.name
     leaving = stub(caller).ModelInfer(message)
-    await caller.door.runner.pictures.reach(2)
+    await caller.door.runner.images.reach(2)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
@@ -252,10 +252,10 @@ async def test_a_caller_who_leaves_is_dropped_before_anything_is_run(caller: Cal
 
 async def test_a_caller_who_hangs_up_is_dropped_before_anything_is_run(caller: Caller) -> None:
     busy = await caller.hold()
-    content, _ = http_body(boxed(picture(1)), (), {}, request_id="", raw=False)
+    content, _ = http_body(boxed(image_bytes(1)), (), {}, request_id="", raw=False)
     leaving = Leaving(path=f"{MODEL}/infer", content=content)
     call = asyncio.create_task(caller.door.app(leaving.scope, leaving.receive, leaving.send))
-    await caller.door.runner.pictures.reach(2)
+    await caller.door.runner.images.reach(2)
     leaving.hang_up()
     await call
     caller.door.let_go()
@@ -300,7 +300,7 @@ async def test_metrics_have_no_names_that_callers_make_up(caller: Caller) -> Non
     heard = Heard()
     caller.door.app.state.observer = heard
     for model, version in ((LOADED.name, ""), (LOADED_UNET.name, LOADED_UNET.revision), ("plum", "7")):
-        inputs: Inputs = {"image": peel_picture()} if model == LOADED_UNET.name else boxed()
+        inputs: Inputs = {"image": peel_image()} if model == LOADED_UNET.name else boxed()
         with contextlib.suppress(Refused):
             await infer(caller, HTTP_BINARY, inputs, model=model, version=version)
     await caller.door.client.get("/v2/models/plum/versions/7/ready")

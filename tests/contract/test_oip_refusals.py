@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.proto.generated.inference import open_inference_pb2 as oip
-from tests.contract.door import LIMITS, PICTURE
+from tests.contract.door import IMAGE, LIMITS
 from tests.contract.grpc_door import Caller, open_grpc
 from tests.contract.oip_door import (
     GRPC_RAW,
@@ -32,13 +32,13 @@ from tests.contract.oip_door import (
 from tests.fakes import LOADED, LOADED_UNET, SECOND
 
 POINTS: Final = np.array([[[64, 48]]], np.float32)
-GOOD: Final[Inputs] = {"image": PICTURE, "points": POINTS}
+GOOD: Final[Inputs] = {"image": IMAGE, "points": POINTS}
 PATH: Final = f"/v2/models/{LOADED.name}/infer"
 
 
 def points(x: float, y: float, label: int = 1) -> Inputs:
     return {
-        "image": PICTURE,
+        "image": IMAGE,
         "points": np.array([[[x, y]]], np.float32),
         "labels": np.array([[label]], np.int32),
     }
@@ -90,7 +90,7 @@ ODD: Final = [
         "labels alone",
         "malformed_prompt",
         "one label per point",
-        tensors={"image": PICTURE, "labels": np.array([[1]], np.int64)},
+        tensors={"image": IMAGE, "labels": np.array([[1]], np.int64)},
     ),
     odd(
         "labels that do not pair",
@@ -104,12 +104,12 @@ ODD: Final = [
         "points 1 and boxes 2",
         tensors={**GOOD, "boxes": np.ones((2, 4), np.float32)},
     ),
-    odd("no rows", "no_prompt", "no prompts", tensors={"image": PICTURE, "boxes": np.ones((0, 4), np.float32)}),
+    odd("no rows", "no_prompt", "no prompts", tensors={"image": IMAGE, "boxes": np.ones((0, 4), np.float32)}),
     odd("points that are none", "no_prompt", "prompts[0]", tensors=points(1, 1, -1)),
     odd("a version", "unknown_model", "no version '3'", version="3"),
     odd("a version of another model", "unknown_model", LOADED.revision, version=SECOND.revision),
     odd("a parameter", "unknown_field", "'mask_fromat'", parameters={"mask_fromat": "rle"}),
-    odd("a parameter of others", "unknown_field", "'input_size'", tensors={"image": PICTURE},
+    odd("a parameter of others", "unknown_field", "'input_size'", tensors={"image": IMAGE},
         model=LOADED_UNET.name, parameters={"input_size": 512}),
     odd("a format", "unsupported_format", "pixels or rle", parameters={"mask_format": "png"}),
     odd("a format that is no text", "unsupported_format", "True", parameters={"mask_format": True}),
@@ -335,7 +335,7 @@ async def test_more_masks_than_an_answer_holds_are_refused_before_anything_is_ru
     for door in ("http", "grpc"):
         monkeypatch.setattr(f"service.{door}.tensors.MOST_RAW", 2 * 3 * 96 * 128)
         monkeypatch.setattr(f"service.{door}.tensors.MOST_LISTED", 1 * 3 * 96 * 128)
-    inputs: Inputs = {"image": PICTURE, "points": np.full((3, 1, 2), 20, np.float32)}
+    inputs: Inputs = {"image": IMAGE, "points": np.full((3, 1, 2), 20, np.float32)}
     limits: dict[str, Any] = {**LIMITS}
     async with open_grpc(**limits) as caller:
         for way in WAYS:
@@ -354,4 +354,4 @@ async def test_more_masks_than_an_answer_holds_are_refused_before_anything_is_ru
 
 def test_the_bodies_of_this_file_are_good_but_for_what_is_wrong() -> None:
     text, length = http_body(GOOD, (), {}, request_id="", raw=True)
-    assert len(text) == length + len(bytes_of(PICTURE)) + 8
+    assert len(text) == length + len(bytes_of(IMAGE)) + 8

@@ -19,10 +19,10 @@ from models.errors import BackendError
 from service.logs import json_handler
 from service.observability.otlp import Traces
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, PICTURE, Door, asked, image, plain, problem
+from tests.contract.door import BOX, IMAGE, Door, asked, image, plain, problem
 from tests.contract.grpc_door import BOX as GRPC_BOX
 from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused
-from tests.fakes import picture
+from tests.fakes import image_bytes
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
@@ -102,23 +102,23 @@ def lines(written: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
-async def together(caller: Caller, *pictures: bytes) -> list[Any]:
-    """One request over HTTP and one over gRPC, whose pictures and prompts share batches."""
+async def together(caller: Caller, *images: bytes) -> list[Any]:
+    """One request over HTTP and one over gRPC, whose images and prompts share batches."""
     door = caller.door
-    door.sam.picture_batches, door.sam.encode_s_per_batch = (1, 2), 1
+    door.sam.image_batches, door.sam.encode_s_per_batch = (1, 2), 1
     await door.learn()
     door.sam.encode_s_per_batch = 0
     busy = await door.hold()
-    over_http = door.start(image(pictures[0]), asked(BOX), headers=CALLER)
-    over_grpc = caller.start(caller.stub.Segment(pb.SegmentRequest(image=pictures[1], prompts=[GRPC_BOX])))
-    await door.runner.pictures.reach(3)
+    over_http = door.start(image(images[0]), asked(BOX), headers=CALLER)
+    over_grpc = caller.start(caller.stub.Segment(pb.SegmentRequest(image=images[1], prompts=[GRPC_BOX])))
+    await door.runner.images.reach(3)
     door.let_go()
     await busy
     return [await over_http, await over_grpc]
 
 
 async def test_two_requests_that_share_a_batch_are_linked_with_it(caller: Caller, recorded: Recorded) -> None:
-    over_http, over_grpc = await together(caller, picture(1), picture(2))
+    over_http, over_grpc = await together(caller, image_bytes(1), image_bytes(2))
     assert over_http.json()["batch"]["encode"] == over_grpc.batch.encode == 2
     first, second = recorded.only("POST /v1/segment"), recorded.only(SEGMENT)
     both = {ids(first), ids(second)}
@@ -144,7 +144,7 @@ async def test_two_requests_that_share_a_batch_are_linked_with_it(caller: Caller
 
 async def test_a_callers_trace_goes_on_in_the_request_and_its_answer(caller: Caller, recorded: Recorded) -> None:
     over_http = await caller.door.post(image(), asked(BOX), headers=CALLER)
-    call = caller.stub.Segment(pb.SegmentRequest(image=PICTURE, prompts=[GRPC_BOX]), metadata=tuple(CALLER.items()))
+    call = caller.stub.Segment(pb.SegmentRequest(image=IMAGE, prompts=[GRPC_BOX]), metadata=tuple(CALLER.items()))
     await call
     over_grpc = dict(await call.trailing_metadata() or ())
     for name, answer in (("POST /v1/segment", over_http.headers), (SEGMENT, over_grpc)):
@@ -199,7 +199,7 @@ async def test_a_span_says_what_the_log_says(caller: Caller, recorded: Recorded)
 
 async def test_a_refusal_is_told_by_its_code_and_a_failure_is_an_error(caller: Caller, recorded: Recorded) -> None:
     problem(await caller.door.post(asked(BOX)), "no_image")
-    await refused(caller.segment(b"no picture"), "not_an_image")
+    await refused(caller.segment(b"no image"), "not_an_image")
     spans = [recorded.only("POST /v1/segment"), recorded.only(SEGMENT)]
     assert [told(span)["pomona.code"] for span in spans] == ["no_image", "not_an_image"]
     assert [span.status.status_code for span in spans] == [StatusCode.UNSET] * 2
@@ -243,7 +243,7 @@ async def test_who_waits_for_anothers_encoding_shows_it_as_a_wait(caller: Caller
 
 
 async def test_every_frame_of_a_stream_has_its_own_span(caller: Caller, recorded: Recorded) -> None:
-    request = pb.SegmentRequest(image=PICTURE, prompts=[GRPC_BOX])
+    request = pb.SegmentRequest(image=IMAGE, prompts=[GRPC_BOX])
     frames = [pb.SegmentStreamRequest(request=request, frame=pb.Frame(frame_id=name)) for name in ("f1", "f2")]
     call = caller.stub.SegmentStream(frames_of(frames), metadata=tuple(CALLER.items()))
     assert len([reply async for reply in call]) == 2
@@ -257,7 +257,7 @@ async def test_lines_of_the_log_carry_the_requests_ids(
 ) -> None:
     await caller.door.post(image(), asked(BOX), headers={"x-request-id": "a", **CALLER})
     caller.door.sam.fails = BackendError("the device failed")
-    problem(await caller.door.post(image(picture(9)), asked(BOX), headers={"x-request-id": "b"}), "internal_error")
+    problem(await caller.door.post(image(image_bytes(9)), asked(BOX), headers={"x-request-id": "b"}), "internal_error")
     told_of = [(line["message"], line["request_id"], line["trace_id"]) for line in lines(written)]
     began = f"{ids(recorded.named('POST /v1/segment')[1])[0]:032x}"
     assert told_of == [("request", "a", TRACE_ID), ("internal error", "b", began), ("request", "b", began)]

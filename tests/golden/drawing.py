@@ -1,4 +1,4 @@
-"""The plain oranges of the stored pictures: drawn once, for `make_golden.py`; `models.data.render` draws all others."""
+"""The plain oranges of the stored images: drawn once, for `make_golden.py`; `models.synthetic` draws all others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from models.types import Box, Pixels, Size
 
 _LIGHT = np.array([-0.45, -0.6, 0.66], np.float32)
-_FRUIT_SHARE = 0.17  # a fruit's mean radius as a share of the picture's shorter side
+_FRUIT_SHARE = 0.17  # a fruit's mean radius as a share of the image's shorter side
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A drawn picture.
+    """A drawn image.
 
     Attributes:
         pixels: uint8 (height, width, 3), RGB.
@@ -33,11 +33,11 @@ class Scene:
 
 
 def render_oranges(seed: int, size: Size, fruits: int = 5) -> Scene:
-    """Draw `fruits` oranges on a belt; the same arguments give the same picture.
+    """Draw `fruits` oranges on a belt; the same arguments give the same image.
 
     Args:
         seed: of the random numbers.
-        size: of the picture.
+        size: of the image.
         fruits: how many; later ones lie over earlier ones where they touch.
     """
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The golden cases: pictures, prompts and the reference's masks."""
+"""The golden cases: images, prompts and the reference's masks."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ GOLDEN = FOLDER / "golden.json"
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One prompt on one picture, with the reference's masks in the order of the decoder's tokens."""
+    """One prompt on one image, with the reference's masks in the order of the decoder's tokens."""
 
-    picture: str
+    image: str
     prompt: Prompt
     masks: tuple[BinaryMask, ...]
     scores: tuple[float, ...]
 
 
-def read_picture(name: str) -> NDArray[np.uint8]:
-    """RGB pixels of a stored picture, or of the portrait that matplotlib carries."""
-    stored = FOLDER / "pictures" / name
+def read_image(name: str) -> NDArray[np.uint8]:
+    """RGB pixels of a stored image, or of the portrait that matplotlib carries."""
+    stored = FOLDER / "images" / name
     path = stored if stored.exists() else cbook.get_sample_data(name, asfileobj=False)
-    with PIL.Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with PIL.Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def golden_cases() -> list[GoldenCase]:
     """All of them."""
     return [
         GoldenCase(
-            case["picture"],
+            case["image"],
             Prompt(
                 points=tuple(
                     Point(x, y, label)

@@ -3,7 +3,7 @@
     git clone https://github.com/ChaoningZhang/MobileSAM && git -C MobileSAM checkout 34bbbfd
     python -m tests.golden.make_golden --reference MobileSAM --checkpoint MobileSAM/weights/mobile_sam.pt
 
-Three pictures are drawn by `drawing.py` (seeds below) and stored as JPEG, so that the masks do not depend on
+Three images are drawn by `drawing.py` (seeds below) and stored as JPEG, so that the masks do not depend on
 what draws them; one is the portrait of Grace Hopper that matplotlib carries (NASA, public domain), not copied. Each
 prompt goes through `mobile_sam.SamPredictor` on PyTorch in float32 on a CPU, at 1024 pixels, padded to a square. Stored
 are the masks as COCO RLE (written by pycocotools) with their predicted IoUs, in the order of the decoder's tokens.
@@ -25,7 +25,7 @@ from pycocotools import mask as coco
 
 from models.types import Size
 from tests.golden.drawing import render_oranges
-from tests.golden.golden import FOLDER, GOLDEN, read_picture
+from tests.golden.golden import FOLDER, GOLDEN, read_image
 
 DRAWN = {
     "belt.jpg": (11, Size(640, 960), 5),
@@ -47,7 +47,7 @@ def main() -> None:
     predictor = SamPredictor(sam_model_registry["vit_t"](checkpoint=str(arguments.checkpoint)).eval())
     cases = []
     for name, prompts in _prompts().items():
-        pixels = read_picture(name)
+        pixels = read_image(name)
         predictor.set_image(pixels)
         cases += [_case(predictor, name, pixels, prompt) for prompt in prompts]
         print(f"{name}: {len(prompts)} prompts", file=sys.stderr)
@@ -60,7 +60,7 @@ def _prompts() -> dict[str, list[dict[str, Any]]]:
     prompts: dict[str, list[dict[str, Any]]] = {}
     for name, (seed, size, fruits) in DRAWN.items():
         scene = render_oranges(seed, size, fruits)
-        PIL.Image.fromarray(scene.pixels).save(FOLDER / "pictures" / name, quality=90)
+        PIL.Image.fromarray(scene.pixels).save(FOLDER / "images" / name, quality=90)
         prompts[name] = []
         for number in sorted(set(np.unique(scene.instances)) - {0})[:4]:
             ys, xs = np.nonzero(scene.instances == number)
@@ -91,7 +91,7 @@ def _case(predictor: Any, name: str, pixels: NDArray[np.uint8], prompt: dict[str
     )
     encoded = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
     return {
-        "picture": name,
+        "image": name,
         "size": list(pixels.shape[:2]),
         "prompt": prompt,
         "counts": [rle["counts"].decode() for rle in encoded],

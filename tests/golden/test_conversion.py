@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 
-from models.backends.load import Shelf, load_sam
+from models.backends.load import ModelStore, load_sam
+from models.catalog import load_catalogue
+from models.letterbox import letterbox_for
 from models.sam.prompts import pack
-from models.transforms import frame_for
 from models.types import Logits, Point, Prompt, Size
-from models.zoo import load_catalogue
 
 
 def test_a_users_own_checkpoint_gives_on_openvino_what_it_gives_on_pytorch(tmp_path: Path) -> None:
@@ -25,17 +25,17 @@ def test_a_users_own_checkpoint_gives_on_openvino_what_it_gives_on_pytorch(tmp_p
         "models:\n  mine:\n    architecture: sam-vit-b\n    file: mine.safetensors\n    licence: proprietary\n"
     )
     entry = load_catalogue(models_file)["mine"]
-    shelf = Shelf(tmp_path / "cache")
-    picture = np.random.default_rng(1).integers(0, 256, (600, 1024, 3), np.uint8)
-    frame = frame_for(Size(600, 1024))
+    model_store = ModelStore(tmp_path / "cache")
+    image = np.random.default_rng(1).integers(0, 256, (600, 1024, 3), np.uint8)
+    frame = letterbox_for(Size(600, 1024))
     guess: Logits = np.random.default_rng(2).normal(0, 8, (256, 256)).astype(np.float32)
     batches = ([Prompt((Point(500, 375),)), Prompt((Point(10, 20), Point(900, 500, 0)))], [Prompt(mask=guess)])
 
     outputs = []
     for backend in ("torch", "openvino"):
-        sam = load_sam(entry, backend, shelf)
-        embeddings = sam.encode([sam.prepare(picture, frame)])
-        for other in (frame_for(Size(600, 1024), padding="none"), frame_for(Size(300, 512), side=512)):
+        sam = load_sam(entry, backend, model_store)
+        embeddings = sam.encode([sam.prepare(image, frame)])
+        for other in (letterbox_for(Size(600, 1024), padding="none"), letterbox_for(Size(300, 512), side=512)):
             with pytest.raises(ValueError, match="has no answer to"):
                 sam.prepare(np.zeros((other.resized.height, other.resized.width, 3), np.uint8), other)
         for prompts in batches:

@@ -10,39 +10,39 @@ import pytest
 import torch
 
 from models.backends.base import SamBackend
-from models.backends.load import Shelf, load_sam
-from models.checkpoints import load_state_dict
+from models.backends.load import ModelStore, load_sam
+from models.catalog import CATALOGUE, load_catalogue
+from models.letterbox import letterbox_for, resize
 from models.sam.prompts import pack
 from models.training.__main__ import main
 from models.training.run_folder import RunFolder
 from models.training.sam_embeddings import EmbeddingStore, load_embedding
-from models.transforms import frame_for, resize
 from models.types import Box, Point, Prompt, Size
-from models.weights import fetch
-from models.zoo import CATALOGUE, load_catalogue
+from models.weights.checkpoints import load_state_dict
+from models.weights.fetch import fetch
 from tests.tiny_sam import scene, write_scenes
 
 pytestmark = pytest.mark.checkpoint
 
 SIDE = 256
-PICTURE = Size(192, 256)
+IMAGE = Size(192, 256)
 PROMPTS = (Prompt(box=Box(60, 40, 130, 120)), Prompt((Point(128, 96),)))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, shelf: Shelf) -> RunFolder:
+def folder(tmp_path_factory: pytest.TempPathFactory, model_store: ModelStore) -> RunFolder:
     """Fine-tuned for one epoch on three scenes."""
     data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "run"
-    write_scenes(data, 4, PICTURE)
-    weights = ["--weights", str(shelf.weights_dir)] if shelf.weights_dir else []
+    write_scenes(data, 4, IMAGE)
+    weights = ["--weights", str(model_store.weights_dir)] if model_store.weights_dir else []
     options = ["--size", str(SIDE), "--padding", "none", "--epochs", "1", "--batch", "4", "--name", "scenes"]
-    machine = ["--device", "cpu", "--cache", str(shelf.cache_dir), "--backend", "openvino", "--quiet"]
+    machine = ["--device", "cpu", "--cache", str(model_store.cache_dir), "--backend", "openvino", "--quiet"]
     assert main(["sam", "--data", str(data), "--out", str(out), *options, *machine, *weights]) == 0
     return RunFolder(out)
 
 
-def test_all_but_the_mask_decoder_is_unchanged_to_the_last_bit(folder: RunFolder, shelf: Shelf) -> None:
-    checkpoint = fetch(CATALOGUE["mobile-sam"], cache_dir=shelf.cache_dir, weights_dir=shelf.weights_dir)
+def test_all_but_the_mask_decoder_is_unchanged_to_the_last_bit(folder: RunFolder, model_store: ModelStore) -> None:
+    checkpoint = fetch(CATALOGUE["mobile-sam"], cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     before, after = load_state_dict(checkpoint), load_state_dict(folder.model)
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -62,10 +62,10 @@ def test_the_zoo_serves_it_alike_on_pytorch_and_on_openvino(
     folder: RunFolder, torch_sam: SamBackend, tmp_path: Path
 ) -> None:
     entry = load_catalogue(folder.models_file)["scenes"]
-    frame = frame_for(PICTURE, SIDE, "none")
-    pixels = resize(scene(9, PICTURE).pixels, frame)
+    frame = letterbox_for(IMAGE, SIDE, "none")
+    pixels = resize(scene(9, IMAGE).pixels, frame)
     answers = []
-    for sam in (*(load_sam(entry, backend, Shelf(tmp_path)) for backend in ("torch", "openvino")), torch_sam):
+    for sam in (*(load_sam(entry, backend, ModelStore(tmp_path)) for backend in ("torch", "openvino")), torch_sam):
         embeddings = sam.encode([sam.prepare(pixels, frame)])
         answers.append(sam.decode(embeddings, np.zeros(len(PROMPTS), np.int64), pack(PROMPTS, [frame] * 2)))
     (logits, scores), (compiled, compiled_scores), (official, official_scores) = answers
@@ -81,7 +81,7 @@ def test_the_zoo_serves_it_alike_on_pytorch_and_on_openvino(
 def test_a_kept_embedding_gives_the_masks_of_a_fresh_one_of_another_backend(
     torch_sam: SamBackend, openvino_sam: SamBackend, tmp_path: Path
 ) -> None:
-    pixels = scene(9, PICTURE).pixels
+    pixels = scene(9, IMAGE).pixels
     store = EmbeddingStore(tmp_path, revision="r", side=SIDE, padding="none", open_backend=lambda: openvino_sam)
     frame, file = store.ensure(pixels)
     kept = load_embedding(file)

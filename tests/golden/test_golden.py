@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from models.backends.base import Embedding, SamBackend
+from models.letterbox import Letterbox, Padding, letterbox_for, resize
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
-from models.transforms import Frame, Padding, frame_for, resize
 from models.types import BinaryMask, Logits, Pixels, Point, Prompt, Size
-from tests.golden.golden import GoldenCase, golden_cases, read_picture
+from tests.golden.golden import GoldenCase, golden_cases, read_image
 from tests.reference import upsample
 
 pytestmark = pytest.mark.checkpoint
@@ -21,25 +21,25 @@ CASES = golden_cases()
 
 
 class Segmented:
-    """Every golden picture encoded, and every golden prompt decoded alone, by one backend."""
+    """Every golden image encoded, and every golden prompt decoded alone, by one backend."""
 
     def __init__(self, backend: SamBackend, padding: Padding = "square") -> None:
         self.backend = backend
-        self.pictures: dict[str, tuple[Embedding, Frame]] = {}
+        self.images: dict[str, tuple[Embedding, Letterbox]] = {}
         self.outputs: list[tuple[Logits, Any]] = []
         for case in CASES:
-            if case.picture not in self.pictures:
-                pixels = read_picture(case.picture)
-                frame = frame_for(Size(pixels.shape[0], pixels.shape[1]), padding=padding)
+            if case.image not in self.images:
+                pixels = read_image(case.image)
+                frame = letterbox_for(Size(pixels.shape[0], pixels.shape[1]), padding=padding)
                 prepared = backend.prepare(resize(pixels, frame), frame)
-                self.pictures[case.picture] = (backend.encode([prepared])[0], frame)
-            embedding, frame = self.pictures[case.picture]
+                self.images[case.image] = (backend.encode([prepared])[0], frame)
+            embedding, frame = self.images[case.image]
             logits, scores = backend.decode([embedding], np.zeros(1, np.int64), pack([case.prompt], [frame]))
             self.outputs.append((logits[0], scores[0]))
 
     def masks(self, row: int) -> list[BinaryMask]:
         """Of the golden case's tokens."""
-        _, frame = self.pictures[CASES[row].picture]
+        _, frame = self.images[CASES[row].image]
         return [upsample(self.outputs[row][0][token], frame) > 0 for token in tokens_of(CASES[row])]
 
 
@@ -84,27 +84,27 @@ def test_every_mask_agrees_with_the_reference(backend: str, least: float, reques
         ):
             found = iou(mask, golden)
             worst = min(worst, found)
-            assert found >= least, (case.picture, case.prompt, token)
+            assert found >= least, (case.image, case.prompt, token)
             # Predicted IoU is a smooth head on the same features: float32 rounding moves it far less than this.
             assert scores[token] == pytest.approx(score, abs=2e-3)
     print(f"\n{backend}: worst mask IoU {worst:.5f}")
 
 
 @pytest.mark.parametrize("backend", ["on_torch", "on_openvino"])
-def test_prompts_of_different_pictures_decoded_together_give_what_they_give_apart(
+def test_prompts_of_different_images_decoded_together_give_what_they_give_apart(
     backend: str, request: pytest.FixtureRequest
 ) -> None:
     segmented: Segmented = request.getfixturevalue(backend)
-    names = list(segmented.pictures)
-    # Every third case: all pictures, and rows of two, three and four tokens side by side.
+    names = list(segmented.images)
+    # Every third case: all images, and rows of two, three and four tokens side by side.
     rows = range(0, len(CASES), 3)
     prompts = [CASES[row].prompt for row in [*rows, 34, 35]]
     picked = [*rows, 34, 35]
-    frames = [segmented.pictures[CASES[row].picture][1] for row in picked]
-    index = np.array([names.index(CASES[row].picture) for row in picked], np.int64)
+    frames = [segmented.images[CASES[row].image][1] for row in picked]
+    index = np.array([names.index(CASES[row].image) for row in picked], np.int64)
     assert len(set(index.tolist())) == len(names)
 
-    embeddings = [embedding for embedding, _ in segmented.pictures.values()]
+    embeddings = [embedding for embedding, _ in segmented.images.values()]
     logits, scores = segmented.backend.decode(embeddings, index, pack(prompts, frames))
 
     for row, together, together_scores in zip(picked, logits, scores, strict=True):
@@ -119,7 +119,7 @@ def test_without_the_padding_both_backends_draw_the_same_masks(
     for row in range(len(CASES)):
         for one, other in zip(unpadded_on_torch.masks(row), unpadded_on_openvino.masks(row), strict=True):
             assert iou(one, other) >= 0.98
-    assert {frame.padded for _, frame in unpadded_on_openvino.pictures.values()} == {
+    assert {frame.padded for _, frame in unpadded_on_openvino.images.values()} == {
         Size(768, 1024),
         Size(1024, 768),
         Size(448, 1024),
@@ -136,24 +136,24 @@ def test_without_the_padding_boxes_draw_nearly_the_masks_of_the_padded_square(un
 
 
 @pytest.mark.parametrize("name", ["torch_sam", "openvino_sam"])
-def test_unpadded_pictures_of_one_shape_share_batches(name: str, request: pytest.FixtureRequest) -> None:
+def test_unpadded_images_of_one_shape_share_batches(name: str, request: pytest.FixtureRequest) -> None:
     backend: SamBackend = request.getfixturevalue(name)
     case = CASES[1]
-    pixels = read_picture(case.picture)
+    pixels = read_image(case.image)
     height, width = pixels.shape[:2]
     box = case.prompt.box
     assert box is not None
     centre = Point((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-    frame = frame_for(Size(height, width), 512, "none")
-    pictures: list[Pixels] = [pixels, np.ascontiguousarray(pixels[:, ::-1])]
+    frame = letterbox_for(Size(height, width), 512, "none")
+    images: list[Pixels] = [pixels, np.ascontiguousarray(pixels[:, ::-1])]
     prompts = [case.prompt, Prompt((Point(width - centre.x, centre.y),)), Prompt((centre,))]
     index = np.array([0, 1, 0], np.int64)
 
-    together = backend.encode([backend.prepare(resize(picture, frame), frame) for picture in pictures])
+    together = backend.encode([backend.prepare(resize(image, frame), frame) for image in images])
     logits, scores = backend.decode(together, index, pack(prompts, [frame] * 3))
 
-    for row, (prompt, picture) in enumerate(zip(prompts, index, strict=True)):
-        alone = backend.encode([backend.prepare(resize(pictures[picture], frame), frame)])
+    for row, (prompt, image) in enumerate(zip(prompts, index, strict=True)):
+        alone = backend.encode([backend.prepare(resize(images[image], frame), frame)])
         expected, expected_scores = backend.decode(alone, np.zeros(1, np.int64), pack([prompt], [frame]))
         assert logits.shape == (3, 4, 96, 128)
         assert np.abs(logits[row] - expected[0]).max() <= 1e-3
@@ -164,7 +164,7 @@ def test_unpadded_pictures_of_one_shape_share_batches(name: str, request: pytest
 def test_what_does_not_go_together_is_refused_before_the_device(name: str, request: pytest.FixtureRequest) -> None:
     backend: SamBackend = request.getfixturevalue(name)
     assert backend.flexible
-    wide, tall = frame_for(Size(64, 192), 192, "none"), frame_for(Size(192, 64), 192, "none")
+    wide, tall = letterbox_for(Size(64, 192), 192, "none"), letterbox_for(Size(192, 64), 192, "none")
     of_wide, of_tall = (
         backend.prepare(np.zeros((frame.resized.height, frame.resized.width, 3), np.uint8), frame)
         for frame in (wide, tall)
@@ -176,12 +176,12 @@ def test_what_does_not_go_together_is_refused_before_the_device(name: str, reque
     with pytest.raises(ValueError, match="for a frame of"):
         backend.prepare(np.zeros((64, 64, 3), np.uint8), wide)
     with pytest.raises(ValueError, match="not multiples of 64"):
-        backend.prepare(np.zeros((50, 100, 3), np.uint8), frame_for(Size(50, 100), 100))
+        backend.prepare(np.zeros((50, 100, 3), np.uint8), letterbox_for(Size(50, 100), 100))
 
 
 def test_masks_come_best_first_with_figures_that_fit_their_pixels(on_openvino: Segmented) -> None:
     case, (logits, scores) = CASES[0], on_openvino.outputs[0]
-    _, frame = on_openvino.pictures[case.picture]
+    _, frame = on_openvino.images[case.image]
 
     masks = masks_of(logits, scores, frame, multimask=True)
 
@@ -197,7 +197,7 @@ def test_masks_come_best_first_with_figures_that_fit_their_pixels(on_openvino: S
 
 def test_a_mask_given_back_as_a_prompt_returns_about_itself(on_openvino: Segmented) -> None:
     case = CASES[1]
-    embedding, frame = on_openvino.pictures[case.picture]
+    embedding, frame = on_openvino.images[case.image]
     logits, _ = on_openvino.outputs[1]
     first = upsample(logits[0], frame) > 0
     for guess in (logits[0], first):
@@ -209,8 +209,8 @@ def test_a_mask_given_back_as_a_prompt_returns_about_itself(on_openvino: Segment
 @pytest.mark.parametrize("side", [1024, 512])
 def test_a_mask_alone_is_followed_without_the_padding_too(openvino_sam: SamBackend, side: int) -> None:
     case = CASES[1]
-    pixels = read_picture(case.picture)
-    frame = frame_for(Size(pixels.shape[0], pixels.shape[1]), side, "none")
+    pixels = read_image(case.image)
+    frame = letterbox_for(Size(pixels.shape[0], pixels.shape[1]), side, "none")
     embedding = openvino_sam.encode([openvino_sam.prepare(resize(pixels, frame), frame)])[0]
     golden = case.masks[0]
     for guess in (golden, logits_of(openvino_sam, embedding, case, frame)):
@@ -221,7 +221,7 @@ def test_a_mask_alone_is_followed_without_the_padding_too(openvino_sam: SamBacke
         assert iou(mask.pixels, golden) >= 0.95
 
 
-def logits_of(backend: SamBackend, embedding: Embedding, case: GoldenCase, frame: Frame) -> Logits:
+def logits_of(backend: SamBackend, embedding: Embedding, case: GoldenCase, frame: Letterbox) -> Logits:
     """The logits that an answer to the case's prompt carries."""
     logits, _ = backend.decode([embedding], np.zeros(1, np.int64), pack([case.prompt], [frame]))
     answer: Logits = logits[0, 0]

@@ -12,14 +12,14 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from models.errors import BadCheckpoint
+from models.letterbox import letterbox_for
 from models.sam.build import SamModel, build_sam
 from models.sam.positions import position_grid
 from models.sam.prompts import pack
-from models.transforms import frame_for
 from models.types import Box, Logits, Point, Prompt, Size
 
 SIZES = ["vit_b", "vit_l", "vit_h"]
-FRAME = frame_for(Size(1024, 1024))
+FRAME = letterbox_for(Size(1024, 1024))
 GUESS: Logits = np.random.default_rng(5).normal(0, 8, (256, 256)).astype(np.float32)
 
 
@@ -48,10 +48,10 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
 
 def test_the_encoder_agrees_with_the_reference(pair: Pair) -> None:
     torch.manual_seed(1)
-    picture = torch.randn(1, 3, 1024, 1024)
+    image = torch.randn(1, 3, 1024, 1024)
     with torch.inference_mode():
-        ours = pair.ours.encoder(picture)
-        reference = pair.reference.image_encoder(picture)
+        ours = pair.ours.encoder(image)
+        reference = pair.reference.image_encoder(image)
     assert relative_error(ours, reference) <= 1e-3
 
 

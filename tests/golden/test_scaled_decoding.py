@@ -1,4 +1,4 @@
-"""What decoding large JPEGs at half their size does to the masks: the golden pictures, enlarged to a sensor's size."""
+"""What decoding large JPEGs at half their size does to the masks: the golden images, enlarged to a sensor's size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from models.backends.base import SamBackend
 from models.images import decode_resized
+from models.letterbox import Letterbox, letterbox_for
 from models.sam.prompts import pack
-from models.transforms import Frame, frame_for
 from models.types import BinaryMask, Box, Logits, Point, Prompt, Size
-from tests.golden.golden import golden_cases, read_picture
+from tests.golden.golden import golden_cases, read_image
 
 pytestmark = pytest.mark.checkpoint
 
@@ -43,7 +43,7 @@ def scaled(prompt: Prompt, times: float) -> Prompt:
     )
 
 
-def masks(backend: SamBackend, pixels: NDArray[np.uint8], frame: Frame, prompts: list[Prompt]) -> list[BinaryMask]:
+def masks(backend: SamBackend, pixels: NDArray[np.uint8], frame: Letterbox, prompts: list[Prompt]) -> list[BinaryMask]:
     embedding = backend.encode([backend.prepare(pixels, frame)])[0]
     rows, columns = frame.resized.height // 4, frame.resized.width // 4
     found: list[BinaryMask] = []
@@ -55,13 +55,13 @@ def masks(backend: SamBackend, pixels: NDArray[np.uint8], frame: Frame, prompts:
 
 def test_decoding_a_large_jpeg_at_half_its_size_keeps_the_masks(openvino_sam: SamBackend) -> None:
     agreements: list[float] = []
-    for name in sorted({case.picture for case in CASES}):
-        pixels = read_picture(name)
+    for name in sorted({case.image for case in CASES}):
+        pixels = read_image(name)
         times = LONGEST / max(pixels.shape[:2])
         data = enlarged(pixels, times)
         width, height = PIL.Image.open(io.BytesIO(data)).size
-        frame = frame_for(Size(height, width), padding="none")
-        prompts = [scaled(case.prompt, times) for case in CASES if case.picture == name]
+        frame = letterbox_for(Size(height, width), padding="none")
+        prompts = [scaled(case.prompt, times) for case in CASES if case.image == name]
         whole, half = (
             masks(
                 openvino_sam,

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from models.backends.cpu_features import multiplies_bf16
-from models.backends.load import Shelf, load_unet
+from models.backends.load import ModelStore, load_unet
 from models.backends.unet_agreement import Agreement, Answer
-from models.data.render import render
-from models.transforms import resize
+from models.catalog import CATALOGUE
+from models.letterbox import resize
+from models.synthetic import render
 from models.types import Size
-from models.unet.frames import unet_frame
-from models.zoo import CATALOGUE
+from models.unet.letterbox import unet_letterbox
 from service.settings import Settings
 
 SCENES = 16
@@ -33,7 +33,7 @@ def test_in_bfloat16_the_default_network_finds_the_same_fruit_and_lesions(tmp_pa
 
 def answers(precision: str, cache: Path) -> list[Answer]:
     settings = Settings.model_validate({"unet_precision": precision})
-    unet = load_unet(ENTRY, "openvino", Shelf(cache, None, settings.unet_precision))
+    unet = load_unet(ENTRY, "openvino", ModelStore(cache, None, settings.unet_precision))
 
     def each() -> Iterator[Answer]:
         for seed in range(SCENES):
@@ -45,4 +45,4 @@ def answers(precision: str, cache: Path) -> list[Answer]:
 
 
 SIZE = Size(224, 448)
-FRAME = unet_frame(SIZE)
+FRAME = unet_letterbox(SIZE)

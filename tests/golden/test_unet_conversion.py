@@ -11,20 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from models.backends.base import BackendName
-from models.backends.load import Shelf, ensure_files, load_sam, load_unet
+from models.backends.load import ModelStore, ensure_files, load_sam, load_unet
 from models.backends.openvino_device import compile_model
 from models.backends.openvino_files import UNET
 from models.backends.unet_base import UNetBackend
+from models.catalog import CATALOGUE, CatalogueEntry, load_catalogue
 from models.errors import BackendError, BadCheckpoint
 from models.types import Pixels, Size
 from models.unet.build import PixelsToLogits, new_unet
-from models.unet.frames import UNetFrame, pad, unet_frame
-from models.zoo import CATALOGUE, CatalogueEntry, load_catalogue
+from models.unet.letterbox import UNetLetterbox, pad, unet_letterbox
 from tests.untrained import write_untrained_unet
 
 ARCHITECTURES = ("unet-resnet18", "unet-mobilenetv2")
 BACKENDS: tuple[BackendName, ...] = ("torch", "openvino")
-UPRIGHT, LYING = unet_frame(Size(416, 180), 64 * 128), unet_frame(Size(300, 400), 96 * 128)
+UPRIGHT, LYING = unet_letterbox(Size(416, 180), 64 * 128), unet_letterbox(Size(300, 400), 96 * 128)
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +46,21 @@ def entries(folder: Path) -> Mapping[str, CatalogueEntry]:
 
 @pytest.fixture(scope="module")
 def loaded(entries: Mapping[str, CatalogueEntry], folder: Path) -> dict[tuple[str, BackendName], UNetBackend]:
-    shelf = Shelf(folder / "cache")
+    model_store = ModelStore(folder / "cache")
     return {
-        (architecture, backend): load_unet(entries[architecture], backend, shelf, threads=1)
+        (architecture, backend): load_unet(entries[architecture], backend, model_store, threads=1)
         for architecture in ARCHITECTURES
         for backend in BACKENDS
     }
 
 
-def picture(frame: UNetFrame, seed: int) -> Pixels:
+def image(frame: UNetLetterbox, seed: int) -> Pixels:
     shape = (frame.resized.height, frame.resized.width, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def infer(unet: UNetBackend, frame: UNetFrame, *seeds: int) -> list[NDArray[np.float32]]:
-    return unet.infer([unet.prepare(picture(frame, seed), frame) for seed in seeds])
+def infer(unet: UNetBackend, frame: UNetLetterbox, *seeds: int) -> list[NDArray[np.float32]]:
+    return unet.infer([unet.prepare(image(frame, seed), frame) for seed in seeds])
 
 
 def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
@@ -72,12 +72,12 @@ def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> N
 @pytest.mark.parametrize("frame", [UPRIGHT, LYING], ids=["upright", "lying"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_backends_give_the_logits_of_the_plain_network(
-    loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, frame: UNetFrame
+    loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, frame: UNetLetterbox
 ) -> None:
     network = new_unet(architecture, ARCHITECTURES.index(architecture))
     network = PixelsToLogits(network.half().float().eval())  # what a stand-in keeps
     with torch.inference_mode():
-        expected = network(torch.from_numpy(pad(picture(frame, 0), frame)[None]))[0].numpy()
+        expected = network(torch.from_numpy(pad(image(frame, 0), frame)[None]))[0].numpy()
     for backend in BACKENDS:
         unet = loaded[architecture, backend]
         (found,) = infer(unet, frame, 0)
@@ -89,7 +89,7 @@ def test_both_backends_give_the_logits_of_the_plain_network(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_batch_mates_do_not_change_a_pictures_logits(
+def test_batch_mates_do_not_change_a_images_logits(
     loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, backend: BackendName
 ) -> None:
     unet = loaded[architecture, backend]
@@ -105,7 +105,7 @@ def test_batch_mates_do_not_change_a_pictures_logits(
 def test_a_converted_network_runs_on_as_many_threads_as_asked(
     entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object, threads: int
 ) -> None:
-    converted = ensure_files(entries["unet-mobilenetv2"], "openvino", Shelf(folder / "cache"))
+    converted = ensure_files(entries["unet-mobilenetv2"], "openvino", ModelStore(folder / "cache"))
     compiled = compile_model(converted / UNET, threads=threads).get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
 
@@ -125,8 +125,8 @@ def test_answers_outlive_the_next_inference(
 def test_wrong_sizes_are_refused(loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName) -> None:
     unet = loaded["unet-mobilenetv2", backend]
     with pytest.raises(ValueError, match="for a frame of"):
-        unet.prepare(picture(LYING, 0), UPRIGHT)
-    mixed = [unet.prepare(picture(frame, 0), frame) for frame in (UPRIGHT, LYING)]
+        unet.prepare(image(LYING, 0), UPRIGHT)
+    mixed = [unet.prepare(image(frame, 0), frame) for frame in (UPRIGHT, LYING)]
     with pytest.raises(ValueError, match="batches of their own"):
         unet.infer(mixed)
 
@@ -135,7 +135,7 @@ def test_wrong_sizes_are_refused(loaded: dict[tuple[str, BackendName], UNetBacke
 def test_the_sizes_of_batches_on_offer_rise_from_one(
     loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName
 ) -> None:
-    sizes = loaded["unet-resnet18", backend].picture_batches
+    sizes = loaded["unet-resnet18", backend].image_batches
     assert sizes[0] == 1
     assert list(sizes) == sorted(set(sizes))
 
@@ -143,11 +143,11 @@ def test_the_sizes_of_batches_on_offer_rise_from_one(
 def test_a_conversion_is_kept_and_a_checkpoint_of_another_architecture_leaves_none(
     entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object
 ) -> None:
-    shelf = Shelf(folder / "cache")
+    model_store = ModelStore(folder / "cache")
     entry = entries["unet-mobilenetv2"]
-    converted = ensure_files(entry, "openvino", shelf)
+    converted = ensure_files(entry, "openvino", model_store)
     made = (converted / UNET).stat().st_mtime_ns
-    assert ensure_files(entry, "openvino", shelf) == converted
+    assert ensure_files(entry, "openvino", model_store) == converted
     assert (converted / UNET).stat().st_mtime_ns == made
     wrong = CatalogueEntry(
         name="wrong",
@@ -159,8 +159,8 @@ def test_a_conversion_is_kept_and_a_checkpoint_of_another_architecture_leaves_no
         sources=entry.sources,
     )
     with pytest.raises(BadCheckpoint, match="does not fit the architecture unet-resnet18"):
-        load_unet(wrong, "torch", shelf)
-    elsewhere = Shelf(folder / "elsewhere")
+        load_unet(wrong, "torch", model_store)
+    elsewhere = ModelStore(folder / "elsewhere")
     with pytest.raises(BackendError, match="does not fit the architecture unet-resnet18"):
         load_unet(wrong, "openvino", elsewhere)
     assert not list((folder / "elsewhere").rglob("*.xml"))
@@ -170,8 +170,8 @@ def test_a_broken_conversion_says_which_folder_to_delete(
     entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object, tmp_path: Path
 ) -> None:
     entry = entries["unet-mobilenetv2"]
-    broken = Shelf(tmp_path)
-    converted = ensure_files(entry, "openvino", Shelf(folder / "cache"))
+    broken = ModelStore(tmp_path)
+    converted = ensure_files(entry, "openvino", ModelStore(folder / "cache"))
     copy = tmp_path / converted.relative_to(folder / "cache")
     copy.mkdir(parents=True)
     (copy / UNET).write_text("no model")
@@ -184,6 +184,6 @@ def test_an_entry_of_the_other_family_is_refused(
     entries: Mapping[str, CatalogueEntry], backend: BackendName, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="mobile-sam is a mobile-sam, of the family 'sam'"):
-        load_unet(CATALOGUE["mobile-sam"], backend, Shelf(tmp_path))
+        load_unet(CATALOGUE["mobile-sam"], backend, ModelStore(tmp_path))
     with pytest.raises(ValueError, match="of the family 'unet'"):
-        load_sam(entries["unet-resnet18"], backend, Shelf(tmp_path))
+        load_sam(entries["unet-resnet18"], backend, ModelStore(tmp_path))

@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 
 from models.backends.cpu_features import multiplies_int8
-from models.backends.load import Shelf, load_unet
+from models.backends.load import ModelStore, load_unet
 from models.backends.openvino_files import PRECISION, converted_folder
+from models.catalog import load_catalogue
 from models.types import Size
 from models.unet.build import new_unet
-from models.unet.frames import unet_frame
-from models.zoo import load_catalogue
+from models.unet.letterbox import unet_letterbox
 
 ENTRY = "models: {blind: {architecture: unet-mobilenetv2, licence: CC0-1.0, file: blind.safetensors}}\n"
 BLIND = np.array([1, 0, 0, 0, 0], np.float32)
@@ -33,15 +33,15 @@ def test_a_network_that_finds_no_fruit_is_served_in_float32_and_the_log_says_so(
     safetensors.torch.save_file(tensors, tmp_path / "blind.safetensors")
     (tmp_path / "models.yaml").write_text(ENTRY)
     entry = load_catalogue(tmp_path / "models.yaml")["blind"]
-    shelf = Shelf(tmp_path / "cache", unet_precision="int8")
+    model_store = ModelStore(tmp_path / "cache", unet_precision="int8")
 
     with caplog.at_level(logging.INFO, "pomona.openvino"):
-        unet = load_unet(entry, "openvino", shelf)
+        unet = load_unet(entry, "openvino", model_store)
 
-    frame = unet_frame(Size(64, 96), 64 * 96)
+    frame = unet_letterbox(Size(64, 96), 64 * 96)
     (output,) = unet.infer([unet.prepare(np.zeros((64, 96, 3), np.uint8), frame)])
     np.testing.assert_array_equal(output, np.broadcast_to(BLIND[:, None, None], (5, 64, 96)))
-    folder = converted_folder(entry, shelf.cache_dir, "int8")
+    folder = converted_folder(entry, model_store.cache_dir, "int8")
     assert json.loads((folder / PRECISION).read_text())["precision"] == "fp32"
     assert "blind: served in float32: no fruit and no infected pixel was found to compare" in caplog.messages
-    assert not converted_folder(entry, shelf.cache_dir, "fp32").exists()
+    assert not converted_folder(entry, model_store.cache_dir, "fp32").exists()

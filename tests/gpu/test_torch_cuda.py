@@ -15,28 +15,28 @@ from loadtest.gpu_measures import random_weights
 from models.backends.base import Embedding, SamBackend
 from models.backends.cuda_graphs import GraphRecorder
 from models.backends.encoder_tools import cuda_tools
-from models.backends.load import Shelf, ensure_files
+from models.backends.load import ModelStore, ensure_files
 from models.backends.torch_backend import TorchSam
 from models.backends.torch_device import inference_on, takes_bf16
 from models.backends.tuned_encoder import TunedEncoder
 from models.backends.tuning import Run, Tools, choose
-from models.checkpoints import load_state_dict
+from models.catalog import CATALOGUE
 from models.errors import DeviceOutOfMemory
 from models.images import decode_resized
+from models.letterbox import Letterbox, letterbox_for
 from models.sam.build import build_sam
 from models.sam.prompts import pack
-from models.transforms import Frame, frame_for
 from models.types import Logits, Pixels, Prompt, Size
-from models.zoo import CATALOGUE
+from models.weights.checkpoints import load_state_dict
 from service.isolation import run_isolated
 
 DEVICE = torch.device("cuda:0")
-PICTURE = Size(1200, 1800)
-SQUARE = frame_for(Size(1024, 1024))
+IMAGE = Size(1200, 1800)
+SQUARE = letterbox_for(Size(1024, 1024))
 
 
 @pytest.fixture(scope="module")
-def weights(shelf: Shelf) -> dict[str, Tensor]:
+def weights(shelf: ModelStore) -> dict[str, Tensor]:
     return dict(load_state_dict(ensure_files(CATALOGUE["mobile-sam"], "torch", shelf)))
 
 
@@ -48,7 +48,7 @@ def plain(weights: dict[str, Tensor]) -> SamBackend:
 @pytest.fixture(scope="module")
 def tuned(weights: dict[str, Tensor]) -> SamBackend:
     sam = TorchSam("mobile-sam", weights, str(DEVICE))
-    for count in sam.picture_batches:
+    for count in sam.image_batches:
         sam.encode([sam.prepare(noise(0, SQUARE), SQUARE)] * count)
     return sam
 
@@ -59,13 +59,13 @@ def _nothing_is_left_on_the_device() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def noise(seed: int, frame: Frame) -> Pixels:
+def noise(seed: int, frame: Letterbox) -> Pixels:
     shape = (frame.resized.height, frame.resized.width, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def masks(sam: SamBackend, data: bytes, frame: Frame, prompt: Prompt) -> tuple[Logits, np.ndarray]:
-    embeddings = sam.encode([sam.prepare(decode_resized(data, frame.resized, max_pixels=PICTURE.pixels), frame)])
+def masks(sam: SamBackend, data: bytes, frame: Letterbox, prompt: Prompt) -> tuple[Logits, np.ndarray]:
+    embeddings = sam.encode([sam.prepare(decode_resized(data, frame.resized, max_pixels=IMAGE.pixels), frame)])
     logits, scores = sam.decode(embeddings, np.zeros(1, np.int64), pack([prompt], [frame]))
     return logits[0], scores[0]
 
@@ -81,10 +81,10 @@ def distance(ours: Embedding, expected: Embedding) -> float:
 def test_masks_in_bfloat16_are_those_of_the_cpu(tuned: SamBackend, weights: dict[str, Tensor], padding: str) -> None:
     cpu = TorchSam("mobile-sam", weights, "cpu")
     for seed in range(4):
-        picture = draw(seed, PICTURE)
-        frame = frame_for(PICTURE, 1024, "none" if padding == "none" else "square")
-        expected, scores = masks(cpu, picture.data, frame, picture.prompt)
-        ours, our_scores = masks(tuned, picture.data, frame, picture.prompt)
+        image = draw(seed, IMAGE)
+        frame = letterbox_for(IMAGE, 1024, "none" if padding == "none" else "square")
+        expected, scores = masks(cpu, image.data, frame, image.prompt)
+        ours, our_scores = masks(tuned, image.data, frame, image.prompt)
         best = int(scores.argmax())
         one, other = ours[best] > 0, expected[best] > 0
         # bfloat16 emulated on a CPU gave at worst .988 for the best of three masks, and scores off by .025.
@@ -93,13 +93,11 @@ def test_masks_in_bfloat16_are_those_of_the_cpu(tuned: SamBackend, weights: dict
 
 
 @pytest.mark.checkpoint
-def test_batches_of_every_size_answer_as_lone_pictures_of_the_plain_encoder(
-    plain: SamBackend, tuned: SamBackend
-) -> None:
-    pictures = [noise(seed, SQUARE) for seed in range(5)]
-    expected = [plain.encode([plain.prepare(picture, SQUARE)])[0] for picture in pictures]
+def test_batches_of_every_size_answer_as_lone_images_of_the_plain_encoder(plain: SamBackend, tuned: SamBackend) -> None:
+    prepared = [noise(seed, SQUARE) for seed in range(5)]
+    expected = [plain.encode([plain.prepare(image, SQUARE)])[0] for image in prepared]
     for count in range(1, 6):
-        ours = tuned.encode([tuned.prepare(picture, SQUARE) for picture in pictures[:count]])
+        ours = tuned.encode([tuned.prepare(image, SQUARE) for image in prepared[:count]])
         assert len(ours) == count
         assert max(distance(one, other) for one, other in zip(ours, expected, strict=False)) <= 0.03
 
@@ -123,9 +121,7 @@ def test_an_embedding_is_not_overwritten_by_the_next_batch(tuned: SamBackend) ->
 
 
 @pytest.mark.checkpoint
-def test_pictures_prepared_by_other_threads_while_batches_run_arrive_whole(
-    plain: SamBackend, tuned: SamBackend
-) -> None:
+def test_images_prepared_by_other_threads_while_batches_run_arrive_whole(plain: SamBackend, tuned: SamBackend) -> None:
     frames = 12
     expected = [plain.encode([plain.prepare(noise(seed, SQUARE), SQUARE)])[0] for seed in range(frames)]
     prepared: dict[int, object] = {}
@@ -193,10 +189,10 @@ def test_without_a_compiler_the_encoder_still_answers() -> None:
 @pytest.mark.checkpoint
 def test_a_batch_that_the_device_has_no_memory_for_is_split(plain: SamBackend) -> None:
     torch.cuda.empty_cache()
-    pictures = [plain.prepare(noise(seed, SQUARE), SQUARE) for seed in range(8)]
+    prepared = [plain.prepare(noise(seed, SQUARE), SQUARE) for seed in range(8)]
     torch.cuda.reset_peak_memory_stats(DEVICE)
     before = torch.cuda.memory_reserved(DEVICE)
-    plain.encode(pictures[:2])
+    plain.encode(prepared[:2])
     two = torch.cuda.max_memory_reserved(DEVICE) - before
     torch.cuda.empty_cache()
     sizes: list[int] = []
@@ -209,8 +205,8 @@ def test_a_batch_that_the_device_has_no_memory_for_is_split(plain: SamBackend) -
     torch.cuda.set_per_process_memory_fraction((before + 2 * two) / total, DEVICE)
     try:
         with pytest.raises(DeviceOutOfMemory):
-            plain.encode(pictures)
-        outcomes = run_isolated(lambda batch: encode(list(batch)), pictures)
+            plain.encode(prepared)
+        outcomes = run_isolated(lambda batch: encode(list(batch)), prepared)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
     assert sizes[0] == 8

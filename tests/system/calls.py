@@ -1,4 +1,4 @@
-"""Calls to the real server, and drawn pictures whose fruit is known exactly."""
+"""Calls to the real server, and drawn images whose fruit is known exactly."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from models.data.render import Background, Layout, RenderOptions, render
+from models.catalog import CATALOGUE
 from models.data.samples import Sample
+from models.letterbox import letterbox_for
 from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
 from models.polygons import decode_polygons
 from models.sam.constants import LOGITS_STRIDE
-from models.transforms import frame_for
+from models.synthetic import Background, Layout, RenderOptions, render
 from models.types import BinaryMask, Logits, Size
-from models.zoo import CATALOGUE
 from service.http import schema
-from tests.fakes import encode_picture
+from tests.fakes import encode_image
 from tests.reference import upsample
 
 SIZE: Final = Size(480, 640)
@@ -39,7 +39,7 @@ _PLAIN: Final = RenderOptions(
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A drawn picture as it is sent, and its fruits' exact masks, boxes and centres."""
+    """A drawn image as it is sent, and its fruits' exact masks, boxes and centres."""
 
     sample: Sample
     data: bytes
@@ -58,7 +58,7 @@ class Drawn:
 
 def draw(seed: int, *, infected_share: float = 0.0) -> Drawn:
     sample = render(seed, SIZE, options=dataclasses.replace(_PLAIN, infected_share=infected_share))
-    return Drawn(sample, encode_picture(sample.pixels))
+    return Drawn(sample, encode_image(sample.pixels))
 
 
 def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedOut:
@@ -70,35 +70,35 @@ def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedOut:
 
 def ask(
     client: httpx.Client,
-    picture: bytes | str,
+    image: bytes | str,
     *prompts: Mapping[str, Any],
     headers: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> httpx.Response:
-    """Send a picture, or the id of one, with prompts."""
-    what = ("image", ("oranges.png", picture)) if isinstance(picture, bytes) else ("image_id", (None, picture))
+    """Send an image, or the id of one, with prompts."""
+    what = ("image", ("oranges.png", image)) if isinstance(image, bytes) else ("image_id", (None, image))
     request = json.dumps({"prompts": prompts, **fields})
     return client.post("/v1/segment", files=[what, ("request", (None, request))], headers=headers)
 
 
 def segment(
     client: httpx.Client,
-    picture: bytes | str,
+    image: bytes | str,
     *prompts: Mapping[str, Any],
     headers: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> schema.SegmentOut:
     """As `ask`, for what is answered."""
-    answer = ask(client, picture, *prompts, headers=headers, **fields)
+    answer = ask(client, image, *prompts, headers=headers, **fields)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
     return schema.SegmentOut.model_validate_json(answer.content)
 
 
 def enlarged(logits: Logits) -> BinaryMask:
-    """The mask of a picture of `SIZE` from its low-resolution logits; their shape tells what the encoder saw."""
+    """The mask of an image of `SIZE` from its low-resolution logits; their shape tells what the encoder saw."""
     height, width = logits.shape
-    frame = frame_for(SIZE, LOGITS_STRIDE * width, "square" if height == width else "none")
+    frame = letterbox_for(SIZE, LOGITS_STRIDE * width, "square" if height == width else "none")
     return upsample(logits, frame) > 0
 
 

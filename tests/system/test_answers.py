@@ -14,17 +14,17 @@ import PIL.Image
 import pytest
 
 from loadtest.server import Server
+from models.catalog import CATALOGUE
 from models.masks import EncodedLogits, decode_logits
 from models.types import Pixels
-from models.zoo import CATALOGUE
 from service.http import schema
-from tests.fakes import encode_picture
+from tests.fakes import encode_image
 from tests.system.calls import ENTRY, SIZE, Drawn, draw, embed, enlarged, iou, only, pixels_of, segment
 
 pytestmark = pytest.mark.checkpoint
 
 
-def test_a_new_picture_is_encoded_once_and_then_known_by_its_bytes_and_its_id(client: httpx.Client) -> None:
+def test_a_new_image_is_encoded_once_and_then_known_by_its_bytes_and_its_id(client: httpx.Client) -> None:
     new = draw(11)
     box = {"box": new.box(1), "multimask": False}
     first = segment(client, new.data, box)
@@ -40,7 +40,7 @@ def test_a_new_picture_is_encoded_once_and_then_known_by_its_bytes_and_its_id(cl
     assert embed(client, new.data).timing_ms.encode == 0
 
 
-def test_two_requests_at_once_for_a_new_picture_encode_it_once(client: httpx.Client) -> None:
+def test_two_requests_at_once_for_a_new_image_encode_it_once(client: httpx.Client) -> None:
     new = draw(12)
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(lambda _: embed(client, new.data), range(2))
@@ -63,7 +63,7 @@ def test_all_formats_hold_the_same_mask(client: httpx.Client, drawn: Drawn, know
     assert iou(enlarged(values), pixels_of(rle)) >= 0.999  # half precision moves single pixels
 
 
-def test_an_overlay_is_the_picture_with_the_fruit_tinted(client: httpx.Client, drawn: Drawn) -> None:
+def test_an_overlay_is_the_image_with_the_fruit_tinted(client: httpx.Client, drawn: Drawn) -> None:
     answer = segment(client, drawn.data, {"box": drawn.box(1), "multimask": False}, overlay=True)
     assert answer.overlay is not None
     overlay = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))
@@ -73,12 +73,12 @@ def test_an_overlay_is_the_picture_with_the_fruit_tinted(client: httpx.Client, d
     assert not changed[drawn.fruit(2) | drawn.fruit(3)].any()
 
 
-def test_coordinates_are_those_of_the_picture_as_people_see_it(client: httpx.Client, drawn: Drawn) -> None:
+def test_coordinates_are_those_of_the_image_as_people_see_it(client: httpx.Client, drawn: Drawn) -> None:
     upright = drawn.sample.pixels
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     lying: Pixels = np.ascontiguousarray(np.rot90(upright))
-    data = encode_picture(lying, "JPEG", quality=95, exif=exif)
+    data = encode_image(lying, "JPEG", quality=95, exif=exif)
     answer = segment(client, data, {"box": drawn.box(1), "multimask": False})
     assert (answer.image.width, answer.image.height) == (SIZE.width, SIZE.height)
     pixels = only(answer.results[0])
@@ -87,8 +87,8 @@ def test_coordinates_are_those_of_the_picture_as_people_see_it(client: httpx.Cli
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WebP", "BMP", "TIFF"])
-def test_other_picture_formats_are_read_as_well(client: httpx.Client, drawn: Drawn, file_format: str) -> None:
-    answer = embed(client, encode_picture(drawn.sample.pixels, file_format))
+def test_other_image_formats_are_read_as_well(client: httpx.Client, drawn: Drawn, file_format: str) -> None:
+    answer = embed(client, encode_image(drawn.sample.pixels, file_format))
     assert (answer.image.width, answer.image.height) == (SIZE.width, SIZE.height)
 
 

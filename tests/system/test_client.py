@@ -123,10 +123,10 @@ def test_refusals_and_deadlines_are_raised_as_their_classes(pomona: Client, draw
 
 
 def test_the_command_line_writes_the_mask(address: str, drawn: Drawn, tmp_path: Path) -> None:
-    picture, target = tmp_path / "oranges.png", tmp_path / "mask.png"
-    picture.write_bytes(drawn.data)
+    image_bytes, target = tmp_path / "oranges.png", tmp_path / "mask.png"
+    image_bytes.write_bytes(drawn.data)
     box = ",".join(str(side) for side in drawn.box(1))
-    arguments = ["segment", str(picture), "--url", address, "--box", box, "--single"]
+    arguments = ["segment", str(image_bytes), "--url", address, "--box", box, "--single"]
     done = CliRunner().invoke(command_line, [*arguments, "-o", str(target)])
     assert done.exit_code == 0, done.output
     with PIL.Image.open(target) as mask:

@@ -35,28 +35,28 @@ def test_a_deadline_that_no_encoder_meets_is_answered_soon_and_the_server_lives_
     assert iou(only(answer.results[0]), new.fruit(1)) >= 0.9
 
 
-def test_a_picture_that_is_known_is_answered_within_a_deadline(client: httpx.Client, drawn: Drawn, known: str) -> None:
+def test_a_image_that_is_known_is_answered_within_a_deadline(client: httpx.Client, drawn: Drawn, known: str) -> None:
     answer = segment(client, known, {"box": drawn.box(2), "multimask": False}, headers=FAR_AWAY)
     assert iou(only(answer.results[0]), drawn.fruit(2)) >= 0.9
 
 
 def test_a_crowd_is_answered_or_refused_and_nobody_is_left_waiting(client: httpx.Client) -> None:
-    pictures = [draw(seed) for seed in range(30, 36)]
+    images = [draw(seed) for seed in range(30, 36)]
 
     def call(number: int) -> httpx.Response:
-        new = pictures[number]
+        new = images[number]
         deadline = {"x-deadline-ms": "5"} if number % 2 else FAR_AWAY
         return ask(client, new.data, {"box": new.box(1), "multimask": False}, headers=deadline)
 
-    with ThreadPoolExecutor(len(pictures)) as threads:
-        answers = list(threads.map(call, range(len(pictures))))
+    with ThreadPoolExecutor(len(images)) as threads:
+        answers = list(threads.map(call, range(len(images))))
     for number, answer in enumerate(answers):
         if number % 2:
             late(answer)
         else:
             assert answer.status_code == 200, answer.text
             masks = schema.SegmentOut.model_validate_json(answer.content)
-            assert iou(only(masks.results[0]), pictures[number].fruit(1)) >= 0.9
+            assert iou(only(masks.results[0]), images[number].fruit(1)) >= 0.9
     assert client.get("/livez").status_code == 200
 
 

@@ -57,7 +57,7 @@ async def test_both_doors_answer_with_the_same_mask(
     answer = await stub.Segment(pb.SegmentRequest(image=drawn.data, prompts=[box(drawn.box(1))]))
     assert iou(pixels(answer), drawn.fruit(1)) >= 0.9
     assert (answer.model.name, answer.model.revision) == (ENTRY.name, ENTRY.revision)
-    # The picture was encoded over HTTP.
+    # The image was encoded over HTTP.
     assert (answer.image.id, answer.batch.encode) == (known, 0)
     over_http = segment(client, known, {"box": drawn.box(1), "multimask": False}).results[0].masks[0].mask
     assert isinstance(over_http, schema.RleMask)

@@ -12,9 +12,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from models.data.samples import PixelClass
 from models.masks import Rle, bounding_box, decode_rle
-from models.types import BinaryMask
+from models.types import BinaryMask, PixelClass
 from service.http import schema
 from service.http.inspect_schema import FruitOut, InspectOut
 from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, draw, iou
@@ -98,7 +97,7 @@ def test_a_lesion_that_was_drawn_is_found_where_it_is(client: httpx.Client, seed
     assert infected.any()
 
 
-def test_an_overlay_has_the_pictures_size(client: httpx.Client, drawn: Drawn) -> None:
+def test_an_overlay_has_the_images_size(client: httpx.Client, drawn: Drawn) -> None:
     answer = inspect(client, drawn, mode="accurate", overlay=True)
     assert answer.overlay is not None
     overlay = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))

@@ -26,9 +26,9 @@ def test_while_the_models_load_the_server_is_alive_and_not_ready(server: Server)
 
 def test_once_ready_it_prints_a_call_that_works_as_pasted(server: Server, client: httpx.Client) -> None:
     (call,) = re.findall(r"^curl .*$", server.log(), re.MULTILINE)
-    picture, request, url = re.fullmatch(r"curl -s -F image=@(\S+) -F 'request=(.*)' (\S+)", call).groups()  # type: ignore[union-attr]
+    image, request, url = re.fullmatch(r"curl -s -F image=@(\S+) -F 'request=(.*)' (\S+)", call).groups()  # type: ignore[union-attr]
     assert httpx.URL(url).port == httpx.URL(server.address).port
-    files = {"image": (Path(picture).name, Path(picture).read_bytes()), "request": (None, request)}
+    files = {"image": (Path(image).name, Path(image).read_bytes()), "request": (None, request)}
     answer = client.post(httpx.URL(url).path, files=files)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["results"][0]["masks"]) == 3

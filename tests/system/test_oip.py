@@ -42,7 +42,7 @@ async def test_the_clients_of_triton_get_the_masks_of_segment(
     server: Server, client: httpx.Client, drawn: Drawn, grpc_port: int, tmp_path: Path, kind: str
 ) -> None:
     boxes = [drawn.box(number + 1) for number in range(PROMPTS)]
-    (tmp_path / "picture").write_bytes(drawn.data)
+    (tmp_path / "image").write_bytes(drawn.data)
     np.save(tmp_path / "pixels.npy", decode(drawn.data, max_pixels=10**6).pixels)
     np.save(tmp_path / "boxes.npy", np.array(boxes, np.float32))
     address = server.address.removeprefix("http://") if kind == "http" else f"127.0.0.1:{grpc_port}"

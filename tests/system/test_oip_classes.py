@@ -15,9 +15,9 @@ import PIL.Image
 import pytest
 
 from loadtest.server import Server
-from models.data.samples import PixelClass
+from models.catalog import CATALOGUE
 from models.images import decode
-from models.zoo import CATALOGUE
+from models.types import PixelClass
 from service.http import schema
 from service.http.semantic_schema import SemanticOut
 from tests.system.calls import FRUITS, SIZE, draw
@@ -39,7 +39,7 @@ def test_the_clients_of_triton_get_the_classes_of_semantic(
     server: Server, client: httpx.Client, grpc_port: int, tmp_path: Path, kind: str
 ) -> None:
     drawn, model = draw(1, infected_share=0.4), unet_of(client)
-    (tmp_path / "picture").write_bytes(drawn.data)
+    (tmp_path / "image").write_bytes(drawn.data)
     np.save(tmp_path / "pixels.npy", decode(drawn.data, max_pixels=10**6).pixels)
     address = server.address.removeprefix("http://") if kind == "http" else f"127.0.0.1:{grpc_port}"
     asking = subprocess.run(
@@ -56,8 +56,8 @@ def test_the_clients_of_triton_get_the_classes_of_semantic(
     answer = client.post("/v1/semantic", files=[("image", ("oranges.png", drawn.data)), ("request", (None, request))])
     over_v1 = SemanticOut.model_validate_json(answer.raise_for_status().content)
     assert over_v1.class_map is not None
-    with PIL.Image.open(io.BytesIO(base64.b64decode(over_v1.class_map))) as picture:
-        class_map = np.asarray(picture)
+    with PIL.Image.open(io.BytesIO(base64.b64decode(over_v1.class_map))) as image:
+        class_map = np.asarray(image)
     given = np.load(tmp_path / "of_file.npz")
     assert np.array_equal(given["class_map"], class_map)
     assert np.array_equal(np.load(tmp_path / "of_pixels.npz")["class_map"], class_map)

@@ -12,23 +12,23 @@ import pytest
 
 from loadtest.server import Server
 from service.http import schema
-from tests.fakes import encode_picture
+from tests.fakes import encode_image
 
 pytestmark = pytest.mark.checkpoint
 
 
-def plain_picture(height: int, width: int, file_format: str = "PNG") -> bytes:
-    return encode_picture(np.zeros((height, width, 3), np.uint8), file_format)
+def plain_image(height: int, width: int, file_format: str = "PNG") -> bytes:
+    return encode_image(np.zeros((height, width, 3), np.uint8), file_format)
 
 
-SMALL: Final = plain_picture(96, 128)
+SMALL: Final = plain_image(96, 128)
 POINT: Final = {"points": [[64, 48]]}
 REFUSALS: Final[list[tuple[str, int, dict[str, Any]]]] = [
     ("not_an_image", 415, {"image": b"an orange"}),
     ("not_an_image", 415, {"image": b"http://127.0.0.1/orange.png"}),
-    ("truncated_image", 422, {"image": plain_picture(96, 128, "JPEG")[:400]}),
+    ("truncated_image", 422, {"image": plain_image(96, 128, "JPEG")[:400]}),
     ("unsupported_image_format", 415, {"image": b"GIF89a\x04\x00\x04\x00"}),
-    ("too_many_pixels", 413, {"image": plain_picture(1501, 2000)}),
+    ("too_many_pixels", 413, {"image": plain_image(1501, 2000)}),
     ("upload_too_large", 413, {"image": bytes(4 * 1024 * 1024 + 1)}),
     ("no_image", 422, {"image": None}),
     ("no_prompt", 422, {"request": {"prompts": []}}),
@@ -48,7 +48,7 @@ REFUSALS: Final[list[tuple[str, int, dict[str, Any]]]] = [
     ("unsupported_format", 422, {"request": {"prompts": [POINT], "format": "webp"}}),
     ("malformed_json", 400, {"request": b'{"prompts": ['}),
     ("unknown_field", 422, {"request": {"prompts": [POINT], "fromat": "rle"}}),
-    ("unknown_field", 422, {"picture": SMALL}),
+    ("unknown_field", 422, {"image": SMALL}),
     ("malformed_request", 400, {"image_id": b"0" * 32}),
     ("malformed_request", 400, {"request": {"prompts": [POINT], "input_size": 640}}),
 ]
@@ -66,7 +66,7 @@ def test_a_bad_request_is_refused_with_its_problem(
         for name, value in parts.items()
         if value is not None
     }
-    files = {name: (name if name in {"image", "picture"} else None, value) for name, value in sent.items()}
+    files = {name: (name if name in {"image"} else None, value) for name, value in sent.items()}
     refused(client.post("/v1/segment", files=files, headers={"x-request-id": "belt-7"}), code, status)
 
 

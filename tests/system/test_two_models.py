@@ -21,14 +21,14 @@ REQUESTS = 8
 
 
 def test_two_models_on_one_device_never_run_at_the_same_time(tmp_path: Path) -> None:
-    pictures = [draw(seed).data for seed in range(20, 24)]
+    images = [draw(seed).data for seed in range(20, 24)]
     with (
         running(tmp_path, embedding_cache_mib="0") as server,
         httpx.Client(base_url=server.address, timeout=60) as client,
     ):
 
         def ask(path: str, number: int) -> int:
-            return client.post(path, files={"image": ("oranges.png", pictures[number % 4])}).status_code
+            return client.post(path, files={"image": ("oranges.png", images[number % 4])}).status_code
 
         started = time.perf_counter()
         with ThreadPoolExecutor(2) as sams, ThreadPoolExecutor(2) as unets:

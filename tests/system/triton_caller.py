@@ -20,11 +20,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=["http", "grpc"])
     parser.add_argument("address")
-    parser.add_argument("folder", type=Path, help="has picture, pixels.npy and boxes.npy, and gets masks.npz")
+    parser.add_argument("folder", type=Path, help="has image, pixels.npy and boxes.npy, and gets masks.npz")
     options = parser.parse_args()
     library: Any = importlib.import_module(f"tritonclient.{options.kind}")
     told: dict[str, Any] = {}
-    data = (options.folder / "picture").read_bytes()
+    data = (options.folder / "image").read_bytes()
     pixels, boxes = (np.load(options.folder / f"{name}.npy") for name in ("pixels", "boxes"))
 
     def tensor(name: str, array: Any, datatype: str, **how: Any) -> Any:
@@ -32,7 +32,7 @@ def main() -> None:
         made.set_data_from_numpy(array, **how)
         return made
 
-    picture = tensor("image", np.array([data], object), "BYTES")
+    image = tensor("image", np.array([data], object), "BYTES")
     one = tensor("multimask", np.array([False]), "BOOL")
     prompts = [tensor("boxes", boxes, "FP32"), one]
     with library.InferenceServerClient(options.address) as client:
@@ -42,7 +42,7 @@ def main() -> None:
         told["server"] = server["name"] if options.kind == "http" else server.name
         told["versions"] = list(model["versions"] if options.kind == "http" else model.versions)
 
-        answer = client.infer(MODEL, [picture, *prompts], request_id="belt-7", priority=1, timeout=60_000_000)
+        answer = client.infer(MODEL, [image, *prompts], request_id="belt-7", priority=1, timeout=60_000_000)
         whole = answer.get_response()
         told["id"] = whole["id"] if options.kind == "http" else whole.id
         masks = {name: answer.as_numpy(name) for name in ("masks", "scores", "boxes", "areas", "logits")}
@@ -50,7 +50,7 @@ def main() -> None:
         wanted = [library.InferRequestedOutput("masks")]
         answer = client.infer(
             MODEL,
-            [picture, *prompts],
+            [image, *prompts],
             outputs=wanted,
             parameters={"mask_format": "rle"},
             model_version=told["versions"][0],
@@ -63,15 +63,15 @@ def main() -> None:
         if options.kind == "http":
             listed = [tensor("boxes", boxes, "FP32", binary_data=False), one]
             outputs = [library.InferRequestedOutput("areas", binary_data=False)]
-            told["areas"] = client.infer(MODEL, [picture, *listed], outputs=outputs).as_numpy("areas").ravel().tolist()
+            told["areas"] = client.infer(MODEL, [image, *listed], outputs=outputs).as_numpy("areas").ravel().tolist()
 
         outside = tensor("boxes", boxes + np.float32(10_000), "FP32")
         bad: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
             "text": (MODEL, [tensor("image", np.array([b"an orange"], object), "BYTES"), *prompts], {}),
-            "outside": (MODEL, [picture, outside], {}),
-            "model": ("plum-sam", [picture, *prompts], {}),
-            "version": (MODEL, [picture, *prompts], {"model_version": "3"}),
-            "output": (MODEL, [picture, *prompts], {"outputs": [library.InferRequestedOutput("mask")]}),
+            "outside": (MODEL, [image, outside], {}),
+            "model": ("plum-sam", [image, *prompts], {}),
+            "version": (MODEL, [image, *prompts], {"model_version": "3"}),
+            "output": (MODEL, [image, *prompts], {"outputs": [library.InferRequestedOutput("mask")]}),
             "late": (MODEL, [tensor("image", pixels[::-1].copy(), "UINT8"), *prompts], {"timeout": 1000}),
         }
         told["refused"] = {}

@@ -19,10 +19,10 @@ def main() -> None:
     parser.add_argument("kind", choices=["http", "grpc"])
     parser.add_argument("address")
     parser.add_argument("model")
-    parser.add_argument("folder", type=Path, help="has picture and pixels.npy, and gets the arrays of answers, as .npz")
+    parser.add_argument("folder", type=Path, help="has image and pixels.npy, and gets the arrays of answers, as .npz")
     options = parser.parse_args()
     library: Any = importlib.import_module(f"tritonclient.{options.kind}")
-    file = np.array([(options.folder / "picture").read_bytes()], object)
+    file = np.array([(options.folder / "image").read_bytes()], object)
     pixels = np.load(options.folder / "pixels.npy")
 
     def tensor(array: Any, datatype: str) -> Any:

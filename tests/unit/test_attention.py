@@ -17,7 +17,7 @@ from models.backends.encoder_tools import lower_weights, variants_of
 from models.sam.attention import Form, Forms, RelativeAttention, fuse_attention, set_forms
 
 FORMS: list[Form] = ["mask", "appended"]
-PICTURES = 2
+IMAGES = 2
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,8 +53,8 @@ def small_vit(channels: int) -> ImageEncoderViT:
     return randomised(encoder)
 
 
-def pictures() -> Tensor:
-    return torch.randn(PICTURES, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+def images() -> Tensor:
+    return torch.randn(IMAGES, 3, 128, 128, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -77,17 +77,17 @@ def test_an_encoder_agrees_with_the_reference_whatever_the_forms(channels: int, 
     ours = copy.deepcopy(reference)
     fuse_attention(ours)
     set_forms(ours, Forms(windows, whole))
-    expected = reference(pictures())
+    expected = reference(images())
     # Four blocks of rounding.
-    torch.testing.assert_close(ours(pictures()), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(ours(images()), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_the_biases_matter_in_that_comparison() -> None:
     reference = small_vit(64)
-    expected = reference(pictures())
+    expected = reference(images())
     for block in reference.blocks:
         block.attn.rel_pos_w.zero_()
-    assert float((reference(pictures()) - expected).abs().max()) > 0.01 * float(expected.abs().max())
+    assert float((reference(images()) - expected).abs().max()) > 0.01 * float(expected.abs().max())
 
 
 def test_a_checkpoint_of_the_reference_loads_strictly() -> None:
@@ -112,19 +112,19 @@ def test_variants_share_their_weights_and_agree() -> None:
     plain, *others = variants_of(encoder).values()
     assert plain is encoder
     assert len(others) == 3
-    expected = plain(pictures())
+    expected = plain(images())
     for variant in others:
         assert all(ours is theirs for ours, theirs in zip(variant.parameters(), plain.parameters(), strict=True))
-        torch.testing.assert_close(variant(pictures()), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(variant(images()), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_weights_kept_in_bfloat16_answer_as_those_that_autocast_converts() -> None:
     encoder = small_vit(64)
     fuse_attention(encoder)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = encoder(pictures())
+        expected = encoder(images())
         lower_weights(encoder)
-        ours = encoder(pictures())
+        ours = encoder(images())
     assert torch.equal(ours, expected)
     kept = {name for name, tensor in encoder.named_parameters() if tensor.dtype == torch.float32}
     assert all("norm" in name or "pos" in name or name.startswith("neck") for name in kept)
@@ -137,8 +137,8 @@ def test_in_bfloat16_the_biases_stay_as_precise_as_the_references(form: Form) ->
     ours = copy.deepcopy(reference)
     fuse_attention(ours)
     set_forms(ours, Forms(form, form))
-    exact = reference(pictures())
+    exact = reference(images())
     with torch.autocast("cpu", torch.bfloat16):
-        error, theirs = ((encoder(pictures()).float() - exact).norm() for encoder in (ours, reference))
+        error, theirs = ((encoder(images()).float() - exact).norm() for encoder in (ours, reference))
     # Both round at about the same places; a bias lost or doubled would be ten times as far away.
     assert float(error) <= 1.5 * float(theirs)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoints import load_state_dict
 from models.errors import BadCheckpoint
+from models.weights.checkpoints import load_state_dict
 
 TENSORS = {"neck.weight": torch.arange(6.0).reshape(2, 3), "neck.bias": torch.ones(2)}
 

@@ -10,10 +10,9 @@ from pycocotools import mask as coco
 from models.data.coco import Objects
 from models.data.dataset import ClassMap, Dataset
 from models.data.opening import open_dataset
-from models.data.samples import PixelClass
 from models.errors import DataError
-from models.types import Size
-from tests.annotated import write_json, write_picture
+from models.types import PixelClass, Size
+from tests.annotated import write_image, write_json
 
 # pycocotools decodes through an interface that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -23,8 +22,8 @@ BOX = [8, 4, 40, 4, 40, 24, 8, 24]
 
 
 def opened(folder: Path, annotations: Sequence[Mapping[str, object]], **more: object) -> Dataset:
-    """A set of one picture of 80 x 40, `a.jpg`."""
-    write_picture(folder / "images" / "a.jpg")
+    """A set of one image of 80 x 40, `a.jpg`."""
+    write_image(folder / "images" / "a.jpg")
     content = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 80, "height": 40}],
         "annotations": [{"id": 10 + number, "image_id": 1, **each} for number, each in enumerate(annotations)],
@@ -118,10 +117,10 @@ def test_a_broken_annotation_is_told(tmp_path: Path, broken: dict[str, object], 
     assert says in caught.value.detail
 
 
-def test_a_picture_of_another_size_is_told(tmp_path: Path) -> None:
+def test_a_image_of_another_size_is_told(tmp_path: Path) -> None:
     listed = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 80}]
     (problem,) = opened(tmp_path, [], images=listed).check(progress=False)
-    assert problem.what == "was annotated at 40 x 80 pixels, but the upright picture has 80 x 40"
+    assert problem.what == "was annotated at 40 x 80 pixels, but the upright image has 80 x 40"
 
 
 def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
         {"id": 2, "file_name": "gone.jpg", "width": 80, "height": 40},
         {"id": 3, "file_name": "b.jpg", "width": 0, "height": 40},
         {"id": 4, "file_name": "a.jpg", "width": 80, "height": 40},
-        "picture",
+        "image",
     ]
     annotations: list[Mapping[str, object]] = [
         {"image_id": 99, "category_id": 3, "segmentation": [BOX]},
@@ -141,7 +140,7 @@ def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
     said = "\n".join(each.what for each in dataset.problems)
     for part in (
         "annotation number 2 has no 'image_id'",
-        "image number 2: there is no picture 'gone.jpg'",
+        "image number 2: there is no image 'gone.jpg'",
         "image number 3: width",
         "is listed several times",
         "image number 5",

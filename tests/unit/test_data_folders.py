@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from models.data.dataset import ClassMap, Dataset
 from models.data.opening import open_dataset
-from models.data.samples import PixelClass
 from models.data.splits import read_split
 from models.errors import DataError
-from tests.annotated import FRUIT, needs_real_fruit, write_index, write_picture
+from models.types import PixelClass
+from tests.annotated import FRUIT, needs_real_fruit, write_image, write_index
 
 MASK = np.zeros((40, 80), np.uint8)
 MASK[4:24, 8:40] = 1
@@ -24,7 +24,7 @@ def opened(root: Path, classes: ClassMap | None = None) -> Dataset:
 
 
 def test_index_masks_are_read_and_fruits_not_told_apart(tmp_path: Path) -> None:
-    write_picture(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "a.jpg")
     write_index(tmp_path / "masks" / "a.png", MASK)
     sample = opened(tmp_path).load("a")
     assert (sample.semantic == MASK).all()  # 0, 1, 2 are the pixel classes' own numbers
@@ -38,7 +38,7 @@ def test_instances_of_8_or_16_bits_are_read(tmp_path: Path, dtype: type[np.uint8
     numbers: NDArray[np.uint8 | np.uint16] = np.zeros((40, 80), dtype)
     numbers[4:24, 8:25] = 3
     numbers[4:24, 25:40] = 200 if dtype is np.uint8 else 40_000
-    write_picture(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "a.jpg")
     write_index(tmp_path / "masks" / "a.png", MASK)
     write_index(tmp_path / "instances" / "a.png", numbers)
     sample = opened(tmp_path).load("a")
@@ -52,7 +52,7 @@ def test_instances_of_8_or_16_bits_are_read(tmp_path: Path, dtype: type[np.uint8
 
 
 def test_values_are_mapped_as_told(tmp_path: Path) -> None:
-    write_picture(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "a.jpg")
     mask = MASK.astype(np.uint16)
     mask[0, 0] = 1000
     write_index(tmp_path / "masks" / "a.png", mask)
@@ -63,18 +63,18 @@ def test_values_are_mapped_as_told(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_not_listed_is_told(tmp_path: Path) -> None:
-    write_picture(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "a.jpg")
     write_index(tmp_path / "masks" / "a.png", np.where(MASK == 2, 255, MASK).astype(np.uint8))
     with pytest.raises(DataError, match=r"has not: 255 \(0 background, 1 healthy, 2 infected\)"):
         opened(tmp_path).load("a")
 
 
 def test_palette_and_one_bit_masks_are_index_masks(tmp_path: Path) -> None:
-    write_picture(tmp_path / "images" / "a.jpg")
+    write_image(tmp_path / "images" / "a.jpg")
     (tmp_path / "masks").mkdir()
-    picture = PIL.Image.fromarray(MASK).convert("P")
-    picture.putpalette([0, 0, 0, 0, 255, 0, 255, 0, 0])
-    picture.save(tmp_path / "masks" / "a.png")
+    image = PIL.Image.fromarray(MASK).convert("P")
+    image.putpalette([0, 0, 0, 0, 255, 0, 255, 0, 0])
+    image.save(tmp_path / "masks" / "a.png")
     assert (opened(tmp_path).load("a").semantic == MASK).all()
     PIL.Image.fromarray(MASK > 0).save(tmp_path / "masks" / "a.png")
     assert (opened(tmp_path).load("a").semantic == (MASK > 0)).all()
@@ -82,7 +82,7 @@ def test_palette_and_one_bit_masks_are_index_masks(tmp_path: Path) -> None:
 
 def test_masks_that_do_not_fit_are_told_file_by_file(tmp_path: Path) -> None:
     for name in "abcdefg":
-        write_picture(tmp_path / "images" / f"{name}.jpg", orientation=6 if name == "e" else 1)
+        write_image(tmp_path / "images" / f"{name}.jpg", orientation=6 if name == "e" else 1)
         write_index(tmp_path / "masks" / f"{name}.png", MASK)
         write_index(tmp_path / "instances" / f"{name}.png", (MASK > 0).astype(np.uint8))
     write_index(tmp_path / "masks" / "b.png", MASK[:-1])
@@ -92,18 +92,18 @@ def test_masks_that_do_not_fit_are_told_file_by_file(tmp_path: Path) -> None:
     (tmp_path / "instances" / "g.png").unlink()
     (tmp_path / "images" / "h.jpg").write_bytes((tmp_path / "images" / "a.jpg").read_bytes())
     write_index(tmp_path / "masks" / "i.png", MASK)
-    write_picture(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "images" / "a.png")
     dataset = opened(tmp_path)
     problems = {each.file.name: each.what for each in dataset.check(progress=False)}
     for file, part in {
-        "b.jpg": "masks/b.png has 80 x 39 pixels, but the upright picture has 80 x 40",
+        "b.jpg": "masks/b.png has 80 x 39 pixels, but the upright image has 80 x 40",
         "c.jpg": "has colours (mode RGB)",
         "d.jpg": "masks/d.png cannot be read: The 4 bytes",
-        "e.jpg": "has 80 x 40 pixels, but the upright picture has 40 x 80",
+        "e.jpg": "has 80 x 40 pixels, but the upright image has 40 x 80",
         "f.jpg": "are background in the mask",
         "g.jpg": "has no instances",
         "h.jpg": "has no mask",
-        "i.png": "without a picture",
+        "i.png": "without an image",
         "a.png": "shares its mask with a.jpg",
     }.items():
         assert part in problems.pop(file)
@@ -113,17 +113,17 @@ def test_masks_that_do_not_fit_are_told_file_by_file(tmp_path: Path) -> None:
 
 def test_folders_within_are_searched_and_name_what_is_not_unique(tmp_path: Path) -> None:
     for name in ("mon/a", "tue/a", "tue/b"):
-        write_picture(tmp_path / "images" / f"{name}.jpg")
+        write_image(tmp_path / "images" / f"{name}.jpg")
         write_index(tmp_path / "masks" / f"{name}.png", MASK)
     assert opened(tmp_path).names == ("b", "mon/a", "tue/a")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     with pytest.raises(DataError, match="no folder"):
         opened(tmp_path)
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         opened(tmp_path)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from models.data.dataset import ClassMap, Dataset
 from models.data.opening import open_dataset
-from models.data.samples import PixelClass, Sample
+from models.data.samples import Sample
 from models.errors import DataError
-from tests.annotated import polygon, result, square, task, write_json, write_picture
+from models.types import PixelClass
+from tests.annotated import polygon, result, square, task, write_image, write_json
 
 # A brush mask of 6 x 9 pixels, packed by label-studio-sdk 2.1.2; 20 pixels have an alpha of at least 128 inside the
 # square from (2, 1) to (7, 5), less two, and one at (8, 5).
@@ -23,15 +24,15 @@ def opened(folder: Path, tasks: Sequence[Mapping[str, object]], **classes: str) 
 
 
 def loaded(folder: Path, *results: Mapping[str, object], **classes: str) -> Sample:
-    """The sample of a picture of 80 x 40 with these regions."""
-    write_picture(folder / "a.jpg")
+    """The sample of an image of 80 x 40 with these regions."""
+    write_image(folder / "a.jpg")
     return opened(folder, [task("/data/upload/1/0a1b2c3d-a.jpg", results)], **classes).load("a")
 
 
 def refusal(folder: Path, *results: Mapping[str, object]) -> str:
     with pytest.raises(DataError) as caught:
         loaded(folder, *results)
-    assert str(folder / "a.jpg") in caught.value.detail  # says which picture
+    assert str(folder / "a.jpg") in caught.value.detail  # says which image
     return caught.value.detail
 
 
@@ -59,7 +60,7 @@ def test_an_infected_polygon_inside_a_healthy_one_is_a_lesion(tmp_path: Path) ->
 
 
 def test_brush_masks_count_where_at_least_half_covered(tmp_path: Path) -> None:
-    write_picture(tmp_path / "b.png", 9, 6)
+    write_image(tmp_path / "b.png", 9, 6)
     brush = result("brushlabels", "Healthy", {"format": "rle", "rle": BRUSH}, size=(9, 6))
     sample = opened(tmp_path, [task("b.png", [brush])]).load("b")
     assert where(sample, PixelClass.HEALTHY) == (2, 1, 9, 6, 19)
@@ -68,7 +69,7 @@ def test_brush_masks_count_where_at_least_half_covered(tmp_path: Path) -> None:
 
 
 def test_a_brush_mask_follows_a_copy_of_another_size(tmp_path: Path) -> None:
-    write_picture(tmp_path / "b.png", 90, 60)
+    write_image(tmp_path / "b.png", 90, 60)
     brush = result("brushlabels", "Healthy", {"format": "rle", "rle": BRUSH}, size=(9, 6))
     sample = opened(tmp_path, [task("b.png", [brush])]).load("b")
     assert where(sample, PixelClass.HEALTHY)[:4] == (20, 10, 90, 60)
@@ -92,7 +93,7 @@ def test_a_turned_rectangle_has_the_corners_that_label_studio_exports(tmp_path: 
         (0.44839575054716546, 0.5073469301968226),
         (0.23872810856080945, 0.32580058519181365),
     ]
-    write_picture(tmp_path / "a.jpg", 400, 300)
+    write_image(tmp_path / "a.jpg", 400, 300)
     rectangle = result("rectanglelabels", "Healthy", value, size=(400, 300))
     outline = polygon("Healthy", [(100 * x, 100 * y) for x, y in corners], size=(400, 300))
     turned = opened(tmp_path, [task("a.jpg", [rectangle])]).load("a")
@@ -129,18 +130,18 @@ def test_a_smaller_copy_with_the_same_proportions_will_do(tmp_path: Path) -> Non
     assert where(sample, PixelClass.HEALTHY) == (8, 4, 40, 24, 640)
 
 
-def test_percent_are_of_the_upright_picture(tmp_path: Path) -> None:
+def test_percent_are_of_the_upright_image(tmp_path: Path) -> None:
     # 80 x 40 in the file, to be turned: the browser shows 40 x 80, which Label Studio then calls the original size.
-    write_picture(tmp_path / "a.jpg", 80, 40, orientation=6)
+    write_image(tmp_path / "a.jpg", 80, 40, orientation=6)
     sample = opened(tmp_path, [task("a.jpg", [square("Healthy", 0, 0, 50, 25, size=(40, 80))])]).load("a")
     assert where(sample, PixelClass.HEALTHY) == (0, 0, 20, 20, 400)
     dataset = opened(tmp_path, [task("a.jpg", [square("Healthy", 0, 0, 50, 25, size=(80, 40))])])
-    with pytest.raises(DataError, match=r"80 x 40 pixels, but the upright picture has 40 x 80; .* EXIF"):
+    with pytest.raises(DataError, match=r"80 x 40 pixels, but the upright image has 40 x 80; .* EXIF"):
         dataset.load("a")
 
 
-def test_a_nearly_square_picture_that_was_not_turned_is_told_too(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg", 41, 40)
+def test_a_nearly_square_image_that_was_not_turned_is_told_too(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", 41, 40)
     dataset = opened(tmp_path, [task("a.jpg", [square("Healthy", 0, 0, 50, 25, size=(40, 41))])])
     with pytest.raises(DataError, match="EXIF"):
         dataset.load("a")
@@ -149,7 +150,7 @@ def test_a_nearly_square_picture_that_was_not_turned_is_told_too(tmp_path: Path)
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (square("Healthy", 10, 10, 50, 60, size=(80, 60)), "80 x 60 pixels, but the upright picture has 80 x 40"),
+        (square("Healthy", 10, 10, 50, 60, size=(80, 60)), "80 x 60 pixels, but the upright image has 80 x 40"),
         (square("Healthy", 10, 10, 50, 60, image_rotation=90), "turned by 90 degrees"),
         (square("Healthy", 10, 10, 10, 60), "covers no pixel"),
         (square("Healthy", 110, 10, 150, 60), "covers no pixel"),
@@ -209,7 +210,7 @@ def test_a_shape_and_its_label_in_two_results_are_one_region(tmp_path: Path) -> 
 
 
 def test_json_min_is_read(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     region = {"points": [[10, 10], [50, 10], [50, 60], [10, 60]], "closed": True, "polygonlabels": ["Healthy"]}
     brush = {"format": "rle", "rle": BRUSH, "brushlabels": ["Infected"], "original_width": 9, "original_height": 6}
     record = {
@@ -220,7 +221,7 @@ def test_json_min_is_read(tmp_path: Path) -> None:
         "annotator": 1,
         "annotation_id": 7,
     }
-    write_picture(tmp_path / "b.png", 9, 6)
+    write_image(tmp_path / "b.png", 9, 6)
     painted = {"image": "b.png", "id": 4, "brush": [brush], "annotator": 1, "annotation_id": 8}
     dataset = opened(tmp_path, [record, painted, {"image": "a.jpg", "id": 5, "annotation_id": None}])
     assert dataset.names == ("a", "b")
@@ -229,9 +230,9 @@ def test_json_min_is_read(tmp_path: Path) -> None:
     assert [each.what for each in dataset.problems] == ["task 5: is not annotated"]
 
 
-def test_skipped_unannotated_and_lost_pictures_are_told(tmp_path: Path) -> None:
+def test_skipped_unannotated_and_lost_images_are_told(tmp_path: Path) -> None:
     for name in "abcde":
-        write_picture(tmp_path / "photos" / f"{name}.jpg")
+        write_image(tmp_path / "photos" / f"{name}.jpg")
     region = square("Healthy", 10, 10, 50, 60)
     dataset = opened(
         tmp_path,
@@ -242,7 +243,7 @@ def test_skipped_unannotated_and_lost_pictures_are_told(tmp_path: Path) -> None:
             task("/data/upload/1/0a1b2c3d-z.jpg", [region], id=4),
             task("d.jpg", [], id=5),
             task("a.jpg", [region], id=6),
-            {"id": 7, "data": {"text": "no picture"}, "annotations": [{"result": []}]},
+            {"id": 7, "data": {"text": "no image"}, "annotations": [{"result": []}]},
             {"id": 8, "data": {"image": "e.jpg"}, "annotations": [{"result": None}]},
         ],
     )
@@ -252,12 +253,12 @@ def test_skipped_unannotated_and_lost_pictures_are_told(tmp_path: Path) -> None:
     assert [each.split(":")[0] for each in said] == [
         "task 2", "task 3", "task 4", "is annotated by several tasks; the first counts", "task 7", "task 8",
     ]  # fmt: skip
-    for text, part in zip(said, ["skipped", "not annotated", "z.jpg'", "", "names no picture", "result"], strict=True):
+    for text, part in zip(said, ["skipped", "not annotated", "z.jpg'", "", "names no image", "result"], strict=True):
         assert part in text
 
 
 def test_of_several_annotations_ground_truth_or_the_last_counts(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     small, large = square("Healthy", 0, 0, 10, 10), square("Healthy", 0, 0, 50, 50)
     first = {"result": [small], "updated_at": "2026-03-01T10:00:00Z"}
     second = {"result": [large], "updated_at": "2026-03-02T10:00:00Z"}
@@ -285,36 +286,36 @@ def test_of_several_annotations_ground_truth_or_the_last_counts(tmp_path: Path) 
         ("sub/deadbeef-a.jpg", "deadbeef-a.jpg"),
     ],
 )
-def test_pictures_are_found_by_their_names(tmp_path: Path, reference: str, file: str) -> None:
+def test_images_are_found_by_their_names(tmp_path: Path, reference: str, file: str) -> None:
     for seed, name in enumerate(("a b.jpg", "a.jpg", "c#.jpg", "deadbeef-a.jpg")):
-        write_picture(tmp_path / "photos" / name, seed=seed)
+        write_image(tmp_path / "photos" / name, seed=seed)
     dataset = opened(tmp_path, [task(reference, [])])
-    assert [item.picture.name for item in dataset.items.values()] == [file]
+    assert [item.image.name for item in dataset.items.values()] == [file]
 
 
-def test_folders_decide_between_pictures_of_the_same_name(tmp_path: Path) -> None:
+def test_folders_decide_between_images_of_the_same_name(tmp_path: Path) -> None:
     for folder in ("mon", "tue"):
-        write_picture(tmp_path / folder / "a.jpg")
+        write_image(tmp_path / folder / "a.jpg")
     dataset = opened(
         tmp_path,
         [task("http://host/day/mon/a.jpg", [], id=1), task("tue/a.jpg", [], id=2), task("a.jpg", [], id=3)],
     )
     assert dataset.names == ("mon/a", "tue/a")
-    assert "several pictures are called 'a.jpg'" in dataset.problems[0].what
+    assert "several images are called 'a.jpg'" in dataset.problems[0].what
 
 
 def test_a_path_from_the_folder_is_exact(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg")
-    write_picture(tmp_path / "sub" / "a.jpg")
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "sub" / "a.jpg")
     dataset = opened(tmp_path, [task("a.jpg", [])])
-    assert [item.picture for item in dataset.items.values()] == [tmp_path / "a.jpg"]
+    assert [item.image for item in dataset.items.values()] == [tmp_path / "a.jpg"]
 
 
 def test_check_tells_every_problem_file_by_file(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg")
-    write_picture(tmp_path / "b.jpg")
-    (tmp_path / "c.jpg").write_bytes(write_picture(tmp_path / "c.jpg").read_bytes()[:200])
-    write_picture(tmp_path / "d.jpg")
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").write_bytes(write_image(tmp_path / "c.jpg").read_bytes()[:200])
+    write_image(tmp_path / "d.jpg")
     dataset = opened(
         tmp_path,
         [
@@ -334,7 +335,7 @@ def test_check_tells_every_problem_file_by_file(tmp_path: Path) -> None:
 
 
 def test_a_set_can_be_sent_to_other_processes(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     dataset = opened(tmp_path, [task("a.jpg", [square("Healthy", 10, 10, 50, 60)])])
     sent = pickle.loads(pickle.dumps(dataset))  # noqa: S301 our own
     assert (sent.load("a").semantic == dataset.load("a").semantic).all()
@@ -352,10 +353,10 @@ def test_files_that_are_nothing_known_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "y.json", [])
     with pytest.raises(DataError, match=r"not exactly one JSON file \(x.json, y.json\)"):
         open_dataset(tmp_path)
-    with pytest.raises(DataError, match="no pictures in it"):
+    with pytest.raises(DataError, match="no images in it"):
         open_dataset(tmp_path / "y.json")
-    with pytest.raises(DataError, match="no folder of pictures"):
-        open_dataset(tmp_path / "y.json", pictures=tmp_path / "gone")
+    with pytest.raises(DataError, match="no folder of images"):
+        open_dataset(tmp_path / "y.json", images=tmp_path / "gone")
 
 
 def test_tasks_that_are_no_tasks_are_told(tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.regions import Region, paint, region_of_mask, region_of_rings
-from models.data.samples import PixelClass
 from models.errors import DataError, MaskError
-from models.types import Size
+from models.types import PixelClass, Size
 
 SIZE = Size(20, 30)
 HEALTHY, INFECTED, FRUIT, IGNORE, BACKGROUND = (
@@ -96,7 +95,7 @@ def test_background_regions_change_nothing() -> None:
     assert (with_leaf.semantic == paint([box(HEALTHY, 0, 0, 12, 12)], SIZE).semantic).all()
 
 
-def test_no_region_is_a_picture_without_fruit() -> None:
+def test_no_region_is_a_image_without_fruit() -> None:
     drawn = paint([], SIZE)
     assert not drawn.semantic.any()
     assert drawn.instances == ()
@@ -109,7 +108,7 @@ def test_no_region_is_a_picture_without_fruit() -> None:
     )
 )
 @settings(deadline=None)
-def test_outlines_are_filled_as_over_the_whole_picture(points: list[tuple[float, float]]) -> None:
+def test_outlines_are_filled_as_over_the_whole_image(points: list[tuple[float, float]]) -> None:
     def crossings(x: float, y: float) -> int:
         ends = zip(points, points[1:] + points[:1], strict=True)
         crossed = [(a, b) for a, b in ends if (a[1] <= y) != (b[1] <= y)]
@@ -130,7 +129,7 @@ def test_outlines_are_filled_as_over_the_whole_picture(points: list[tuple[float,
     assert np.count_nonzero(drawn != expected) <= 1  # a centre on an edge, where rounding decides
 
 
-def test_an_outline_beside_the_picture_is_refused() -> None:
+def test_an_outline_beside_the_image_is_refused() -> None:
     for shift in (-100, 100):
         ring = np.array([[0.0, 0.0], [10.0, 0.0], [10.0, 10.0]]) + shift
         with pytest.raises(DataError, match="covers no pixel"):

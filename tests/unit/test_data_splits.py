@@ -11,15 +11,15 @@ from models.data.dataset import ClassMap, Dataset
 from models.data.opening import open_dataset
 from models.data.splits import Split, data_hash, read_split, split_by_content, write_split
 from models.errors import DataError
-from tests.annotated import square, task, write_index, write_json, write_picture
+from tests.annotated import square, task, write_image, write_index, write_json
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Sixty small pictures; `copy_7` is the same picture as `p07` under another name."""
+    """Sixty small images; `copy_7` is the same image as `p07` under another name."""
     root = tmp_path_factory.mktemp("set")
     for number in range(60):
-        write_picture(root / "images" / f"p{number:02}.png", 4, 4, seed=number)
+        write_image(root / "images" / f"p{number:02}.png", 4, 4, seed=number)
         write_index(root / "masks" / f"p{number:02}.png", np.zeros((4, 4), np.uint8))
     for folder in ("images", "masks"):
         (root / folder / "copy_7.png").write_bytes((root / folder / "p07.png").read_bytes())
@@ -39,15 +39,15 @@ def test_parts_share_nothing_and_copies_stay_together(dataset: Dataset, validati
     assert part_of(split, "copy_7") == part_of(split, "p07")
 
 
-def test_a_picture_falls_where_its_bytes_say(dataset: Dataset) -> None:
+def test_a_image_falls_where_its_bytes_say(dataset: Dataset) -> None:
     split = split_by_content(dataset, validation=0.25, test=0.25)
     for name in dataset.names:
-        share = int.from_bytes(hashlib.sha256(dataset.items[name].picture.read_bytes()).digest()[:8], "big") / 2**64
+        share = int.from_bytes(hashlib.sha256(dataset.items[name].image.read_bytes()).digest()[:8], "big") / 2**64
         assert part_of(split, name) == ("test" if share < 0.25 else "val" if share < 0.5 else "train")
     assert all(split.of(part) for part in ("train", "val", "test"))
 
 
-def test_pictures_stay_in_their_part_when_others_are_added(dataset: Dataset) -> None:
+def test_images_stay_in_their_part_when_others_are_added(dataset: Dataset) -> None:
     fewer = Dataset(dataset.kind, dataset.root, {name: dataset.items[name] for name in dataset.names[::2]}, ())
     whole = split_by_content(dataset)
     for name in fewer.names:
@@ -66,14 +66,14 @@ def test_a_split_is_written_and_read_again(dataset: Dataset, tmp_path: Path) -> 
     assert read_split(tmp_path / "split.json", dataset) == split
 
 
-def test_a_file_may_have_other_parts_and_leave_pictures_out(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_file_may_have_other_parts_and_leave_images_out(dataset: Dataset, tmp_path: Path) -> None:
     file = write_json(tmp_path / "split.json", {"train": ["p02", "p01"], "extra": ["p03"], "val": []})
     split = read_split(file, dataset)
     assert split.of("train") == ("p01", "p02")
     assert split.of("extra") == ("p03",)
     assert len(split.unused) == 61 - 3
     for part in ("val", "test"):
-        with pytest.raises(DataError, match=f"no pictures for '{part}'"):
+        with pytest.raises(DataError, match=f"no images for '{part}'"):
             split.of(part)
 
 
@@ -81,13 +81,13 @@ def test_a_file_may_have_other_parts_and_leave_pictures_out(dataset: Dataset, tm
     ("content", "says"),
     [
         ({"train": ["p01"], "test": ["p01"]}, "'p01' is in 'train' and in 'test'"),
-        ({"train": ["p07"], "val": ["copy_7"]}, "'copy_7', the same picture as 'p07', is in 'train' and in 'val'"),
+        ({"train": ["p07"], "val": ["copy_7"]}, "'copy_7', the same image as 'p07', is in 'train' and in 'val'"),
         ({"train": ["p01", "gone"]}, "1 names are not in the set: gone"),
         ({"train": "p01"}, "object of lists of names"),
         ([1], "object of lists of names"),
     ],
 )
-def test_a_split_that_mixes_or_invents_pictures_is_refused(
+def test_a_split_that_mixes_or_invents_images_is_refused(
     dataset: Dataset, tmp_path: Path, content: object, says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
@@ -113,17 +113,17 @@ def test_the_data_hash_is_of_the_contents_in_any_order(dataset: Dataset, tmp_pat
     assert data_hash(copied, copied.names) == whole
     write_index(renamed / "masks" / "0.png", np.ones((4, 4), np.uint8))
     assert data_hash(copied, copied.names) != whole
-    write_picture(renamed / "images" / "1.png", 4, 4, seed=99)
+    write_image(renamed / "images" / "1.png", 4, 4, seed=99)
     changed = data_hash(copied, copied.names)
     assert changed != whole
     # A copy under another name counts twice, as it does in training.
     assert data_hash(dataset, ("p07", "copy_7")) != data_hash(dataset, ("p07",))
-    with pytest.raises(DataError, match="no picture 'gone'"):
+    with pytest.raises(DataError, match="no image 'gone'"):
         data_hash(dataset, ["gone"])
 
 
 def test_the_data_hash_tells_annotations_apart_but_not_class_maps(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
 
     def hashed(label: str, classes: Mapping[str, str]) -> str:
         export = write_json(tmp_path / "x.json", [task("a.jpg", [square(label, 0, 0, 50, 50)])])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from models.errors import BackendError
-from models.transforms import frame_for
+from models.letterbox import letterbox_for
 from models.types import Size
 from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from tests.fakes import FakeClock
@@ -22,7 +22,7 @@ class Blob:
 
 
 def embedded(nbytes: int = 10) -> EmbeddedImage:
-    return EmbeddedImage(Blob(nbytes), frame_for(Size(4, 4)))
+    return EmbeddedImage(Blob(nbytes), letterbox_for(Size(4, 4)))
 
 
 def key(
@@ -85,7 +85,7 @@ async def test_what_was_encoded_is_found_again_and_not_encoded_twice(cache: Embe
     assert encoder.runs == 1
 
 
-async def test_an_unknown_picture_is_not_found(cache: EmbeddingCache) -> None:
+async def test_an_unknown_image_is_not_found(cache: EmbeddingCache) -> None:
     assert cache.get(key("a")) is None
     assert (len(cache), cache.nbytes) == (0, 0)
 
@@ -100,7 +100,7 @@ async def test_an_unknown_picture_is_not_found(cache: EmbeddingCache) -> None:
         key("a", padded=Size(768, 1024)),
     ],
 )
-async def test_another_picture_model_revision_size_or_padding_is_another_embedding(
+async def test_another_image_model_revision_size_or_padding_is_another_embedding(
     cache: EmbeddingCache, other: ImageKey
 ) -> None:
     await keep(cache, "a")
@@ -108,9 +108,7 @@ async def test_another_picture_model_revision_size_or_padding_is_another_embeddi
     assert not cache.has_or_expects(other)
 
 
-async def test_all_embeddings_of_a_picture_are_found_whatever_their_size(
-    cache: EmbeddingCache, clock: FakeClock
-) -> None:
+async def test_all_embeddings_of_a_image_are_found_whatever_their_size(cache: EmbeddingCache, clock: FakeClock) -> None:
     small, large = embedded(1), embedded(4)
     await cache.get_or_encode(key("a", side=512), at_once(small))
     clock.now += 30
@@ -123,7 +121,7 @@ async def test_all_embeddings_of_a_picture_are_found_whatever_their_size(
     assert cache.find("a", "orange-sam", "0a") == [large]
 
 
-async def test_what_was_found_by_its_picture_is_the_most_recently_used(cache: EmbeddingCache) -> None:
+async def test_what_was_found_by_its_image_is_the_most_recently_used(cache: EmbeddingCache) -> None:
     await keep(cache, "a", "b", "c")
     assert len(cache.find("a", "orange-sam", "0a")) == 1
     await keep(cache, "d", "e")
@@ -220,7 +218,7 @@ async def test_the_age_counts_from_the_end_of_the_encoding(cache: EmbeddingCache
     assert kept(cache, "a") == ["a"]
 
 
-async def test_two_callers_for_the_same_new_picture_encode_once(cache: EmbeddingCache) -> None:
+async def test_two_callers_for_the_same_new_image_encode_once(cache: EmbeddingCache) -> None:
     first, second = Encoder(), Encoder()
     one = asyncio.create_task(cache.get_or_encode(key("a"), first))
     two = asyncio.create_task(cache.get_or_encode(key("a"), second))
@@ -231,7 +229,7 @@ async def test_two_callers_for_the_same_new_picture_encode_once(cache: Embedding
     assert cache.nbytes == 10
 
 
-async def test_callers_for_different_pictures_encode_side_by_side(cache: EmbeddingCache) -> None:
+async def test_callers_for_different_images_encode_side_by_side(cache: EmbeddingCache) -> None:
     first, second = Encoder(), Encoder()
     one = asyncio.create_task(cache.get_or_encode(key("a"), first))
     two = asyncio.create_task(cache.get_or_encode(key("b"), second))

@@ -3,17 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from models.data.render.folder import write_sample
-from models.entries import Architecture
+from models.catalog import Architecture
 from models.evaluation.__main__ import main
 from models.evaluation.results import read_results
+from models.synthetic.folder import write_sample
 from tests.knowing_unet import discs
 from tests.untrained import write_untrained_unet
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A set of two pictures to test on."""
+    """A set of two images to test on."""
     path = tmp_path / "orchard"
     for name in "abc":
         write_sample(path, discs((100, 100, 40), (220, 100, 50), name=name))
@@ -37,7 +37,7 @@ def test_the_whole_way_from_a_folder_to_a_report(
     words = ["--data", str(folder), "--unet", str(unet), "--sam", "none", "--rendered", "1", "--backend", "torch"]
     assert main([*words, "--out", str(tmp_path / "report"), "--seed", "3", "--quiet"]) == 0
     results = read_results(tmp_path / "report" / "results.json")
-    assert [(group.name, group.pictures) for group in results.groups] == [("orchard-test", 2), ("rendered", 1)]
+    assert [(group.name, group.images) for group in results.groups] == [("orchard-test", 2), ("rendered", 1)]
     for group in results.groups:
         (measured,) = group.measured
         assert measured.subject.name == "mine"
@@ -72,11 +72,11 @@ def test_what_does_not_do_is_told_and_the_exit_status_is_1(
     assert said in capsys.readouterr().err
 
 
-def test_an_unreadable_picture_fails_the_command_before_a_model_is_loaded(
+def test_an_unreadable_image_fails_the_command_before_a_model_is_loaded(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff and no more")
-    # There is no such U-Net: the picture is told first.
+    # There is no such U-Net: the image is told first.
     words = ["--data", str(folder), "--unet", "nobody", "--out", str(tmp_path / "report"), "--quiet"]
     assert main(words) == 1
     told = capsys.readouterr().err

@@ -39,18 +39,18 @@ def test_the_three_best_and_the_three_worst_are_kept() -> None:
     ]  # fmt: skip
 
 
-def test_no_picture_is_shown_twice() -> None:
+def test_no_image_is_shown_twice() -> None:
     assert gallery(0.5) == [("best", "0", 0.5)]
     assert gallery(0.5, 0.7, 0.6) == [("best", "1", 0.7), ("best", "2", 0.6), ("worst", "0", 0.5)]
     assert [name for _, name, _ in gallery(0.1, 0.2, 0.3, 0.4)] == ["3", "2", "0", "1"]
 
 
-def test_of_equal_pictures_the_first_stay_and_none_is_kept_without_a_measure() -> None:
+def test_of_equal_images_the_first_stay_and_none_is_kept_without_a_measure() -> None:
     assert [name for kind, name, _ in gallery(0.5, 0.5, 0.5, 0.5, 0.1, 0.2, 0.3) if kind == "best"] == ["0", "1", "2"]
     assert gallery(math.nan) == []
 
 
-def test_pictures_are_made_small_but_never_large() -> None:
+def test_images_are_made_small_but_never_large() -> None:
     for size, expected in (
         (Size(100, 200), (100, 200)),
         (Size(1000, 1000), (HEIGHT, HEIGHT)),

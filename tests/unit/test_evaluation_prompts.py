@@ -3,9 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.data.samples import PixelClass
 from models.evaluation.prompts import FURTHEST, JITTER, jittered_box, wanted_fruits
-from models.types import Box, Size
+from models.types import Box, PixelClass, Size
 from tests.knowing_unet import discs
 
 SIZE = Size(200, 300)
@@ -22,7 +21,7 @@ def test_the_same_seed_gives_the_same_boxes_whatever_was_asked_for_before() -> N
     wanted_fruits(two, 3)
     assert [each.by_box for each in wanted_fruits(one, 3)] == first
     assert [each.by_box for each in wanted_fruits(one, 4)] != first
-    # Another picture with the same fruit has other noise.
+    # Another image with the same fruit has other noise.
     assert [each.by_box for each in wanted_fruits(replace(one, name="three"), 3)] != first
 
 
@@ -37,7 +36,7 @@ def test_each_side_moves_by_five_per_cent_of_the_boxs_length() -> None:
     assert moves.mean(axis=0) == pytest.approx(np.zeros(4), abs=0.3)
 
 
-def test_boxes_stay_in_the_picture_and_are_never_empty() -> None:
+def test_boxes_stay_in_the_image_and_are_never_empty() -> None:
     rng = np.random.default_rng(1)
     for box in ((0, 0, 300, 200), (299, 199, 300, 200), (0, 0, 1, 1), (0, 150, 300, 200)):
         for _ in range(200):

@@ -9,8 +9,8 @@ import pytest
 
 from models.errors import DataError
 from models.evaluation.report import summary_markdown, write_report
-from models.evaluation.results import PictureFile, Results, Subject
-from tests.invented_results import KINDS, NAN, Kind, full_results, invented_group, invented_pictures, invented_results
+from models.evaluation.results import ImageFile, Results, Subject
+from tests.invented_results import KINDS, NAN, Kind, full_results, invented_group, invented_images, invented_results
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "A&B <script>alert(\"1\")</script> | 'x'"
@@ -54,7 +54,7 @@ def results() -> Results:
 
 @pytest.fixture(scope="module")
 def file(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(results, invented_pictures(results), tmp_path_factory.mktemp("report") / "new")
+    return write_report(results, invented_images(results), tmp_path_factory.mktemp("report") / "new")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def page(file: Path) -> Page:
     return Page(file.read_text("utf-8"))
 
 
-def of(results: Results, folder: Path, pictures: list[PictureFile] | None = None) -> Page:
-    return Page(write_report(results, pictures or [], folder).read_text("utf-8"))
+def of(results: Results, folder: Path, images: list[ImageFile] | None = None) -> Page:
+    return Page(write_report(results, images or [], folder).read_text("utf-8"))
 
 
 def test_the_page_needs_nothing_but_itself_and_stays_below_4_mb(file: Path, page: Page) -> None:
@@ -91,27 +91,27 @@ def test_it_tells_every_subject_of_every_group_with_its_interval(results: Result
             assert f"{found.value:.3f} {found.low:.3f} to {found.high:.3f}" in text
 
 
-def test_it_shows_all_pictures_with_their_names_and_ious(results: Results, page: Page) -> None:
-    pictures = invented_pictures(results)
-    assert len(page.all("img")) == len(pictures) == 7 * 3 * 6
+def test_it_shows_all_images_with_their_names_and_ious(results: Results, page: Page) -> None:
+    images = invented_images(results)
+    assert len(page.all("img")) == len(images) == 7 * 3 * 6
     text = page.text()
-    for each in pictures:
+    for each in images:
         assert f"{each.name} fruit IoU {each.fruit_iou:.3f}" in text
 
 
-def test_a_picture_stands_under_its_own_group_only(results: Results, tmp_path: Path) -> None:
-    # Both groups hold pictures of the same names.
-    only = [each for each in invented_pictures(results, height=60) if each.group == "rendered"][:1]
+def test_a_image_stands_under_its_own_group_only(results: Results, tmp_path: Path) -> None:
+    # Both groups hold images of the same names.
+    only = [each for each in invented_images(results, height=60) if each.group == "rendered"][:1]
     text = of(results, tmp_path, only).text()
-    assert text.count("Best and worst pictures") == 1
-    assert text.index("Best and worst pictures") > text.index("Rendered scenes: time per stage")
+    assert text.count("Best and worst images") == 1
+    assert text.index("Best and worst images") > text.index("Rendered scenes: time per stage")
 
 
 def test_the_best_come_best_first_and_the_worst_worst_first(results: Results, tmp_path: Path) -> None:
-    pictures = [each for each in invented_pictures(results, height=60) if each.group == "rendered"][:6]
-    shown = [float(each) for each in re.findall(r"fruit IoU (\d\.\d{3})", of(results, tmp_path, pictures).text())]
+    images = [each for each in invented_images(results, height=60) if each.group == "rendered"][:6]
+    shown = [float(each) for each in re.findall(r"fruit IoU (\d\.\d{3})", of(results, tmp_path, images).text())]
     kinds = {
-        kind: sorted(round(each.fruit_iou, 3) for each in pictures if each.kind == kind) for kind in ("best", "worst")
+        kind: sorted(round(each.fruit_iou, 3) for each in images if each.kind == kind) for kind in ("best", "worst")
     }
     assert shown[-6:] == kinds["best"][::-1] + kinds["worst"]
 
@@ -120,7 +120,7 @@ def test_it_says_what_must_be_known_to_read_it(page: Page, results: Results) -> 
     text = page.text()
     assert "Groups are never averaged." in text
     assert "An oracle is no result one can have." in text
-    assert "Intervals come from the bootstrap over pictures." in text
+    assert "Intervals come from the bootstrap over images." in text
     for told in (*results.machine.values(), *results.options.values(), results.commit, results.made_at, *results.notes):
         assert told in text
 
@@ -146,12 +146,12 @@ def test_every_figure_and_table_head_can_be_read_aloud(page: Page) -> None:
 
 def test_foreign_text_cannot_become_part_of_the_page(tmp_path: Path) -> None:
     subject = Subject("name", HOSTILE, "unet", HOSTILE, HOSTILE, {HOSTILE: HOSTILE})
-    group = invented_group("g", HOSTILE, pictures=3, classes=True, seed=1, kinds=[Kind(subject, 0.9, {HOSTILE: 3.0})])
+    group = invented_group("g", HOSTILE, images=3, classes=True, seed=1, kinds=[Kind(subject, 0.9, {HOSTILE: 3.0})])
     results = dataclasses.replace(
         invented_results([group], notes=(HOSTILE,)), machine={HOSTILE: HOSTILE}, commit=HOSTILE, options={"a": HOSTILE}
     )
-    pictures = [dataclasses.replace(each, name=HOSTILE) for each in invented_pictures(results, height=60)]
-    page = of(results, tmp_path, pictures)
+    images = [dataclasses.replace(each, name=HOSTILE) for each in invented_images(results, height=60)]
+    page = of(results, tmp_path, images)
     assert not page.all("script")
     assert page.text().count(HOSTILE) >= 15
     assert any(HOSTILE in attributes["alt"] for attributes in page.all("img"))
@@ -166,12 +166,12 @@ def test_names_that_no_encoding_knows_are_written_all_the_same(tmp_path: Path) -
 
 
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
-    group = invented_group("g", "Title", pictures=4, classes=False, seed=1, kinds=KINDS[:2])
+    group = invented_group("g", "Title", images=4, classes=False, seed=1, kinds=KINDS[:2])
     blank = dataclasses.replace(
         group.measured[0],
         measures={},
         milliseconds={"total": NAN},
-        per_picture=tuple(dataclasses.replace(each, fruit_iou=NAN) for each in group.measured[0].per_picture),
+        per_image=tuple(dataclasses.replace(each, fruit_iou=NAN) for each in group.measured[0].per_image),
     )
     results = invented_results([dataclasses.replace(group, measured=(blank, group.measured[1]))])
     page = of(results, tmp_path)
@@ -183,15 +183,15 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
 
 
 def test_nothing_measured_is_still_a_page(tmp_path: Path) -> None:
-    assert "No pictures were measured." in of(invented_results([]), tmp_path).text()
-    empty = invented_group("g", "Nobody came", pictures=1, classes=False, seed=1, kinds=[])
+    assert "No images were measured." in of(invented_results([]), tmp_path).text()
+    empty = invented_group("g", "Nobody came", images=1, classes=False, seed=1, kinds=[])
     assert "Nothing was measured on it." in of(invented_results([empty]), tmp_path).text()
     assert summary_markdown(invented_results([])) == "\n"
 
 
 def test_an_oracle_is_never_called_the_best(tmp_path: Path) -> None:
     oracle = dataclasses.replace(KINDS[5], skill=0.999)
-    group = invented_group("g", "Title", pictures=40, classes=False, seed=1, kinds=[*KINDS[:3], oracle])
+    group = invented_group("g", "Title", images=40, classes=False, seed=1, kinds=[*KINDS[:3], oracle])
     value = [each.measures["fruit_iou_per_image"].value for each in group.measured]
     assert max(value) == value[3]
     page = of(invented_results([group]), tmp_path)
@@ -205,7 +205,7 @@ def test_an_oracle_is_never_called_the_best(tmp_path: Path) -> None:
 
 
 def test_equal_figures_lead_together(tmp_path: Path) -> None:
-    group = invented_group("g", "Title", pictures=9, classes=False, seed=1, kinds=KINDS[:2])
+    group = invented_group("g", "Title", images=9, classes=False, seed=1, kinds=KINDS[:2])
     twins = tuple(dataclasses.replace(each, measures=group.measured[0].measures) for each in group.measured)
     page = of(invented_results([dataclasses.replace(group, measured=twins)]), tmp_path)
     value = f"{twins[0].measures['fruit_iou_per_image'].value:.3f}"
@@ -218,27 +218,27 @@ def test_the_best_without_a_prompt_from_the_annotation_is_told_apart(results: Re
     assert f"Highest fruit IoU without any prompt from the annotation: {leader.subject.title}" in page.text()
 
 
-def test_many_pictures_shrink_and_few_stay_as_they_are(results: Results, page: Page, tmp_path: Path) -> None:
+def test_many_images_shrink_and_few_stay_as_they_are(results: Results, page: Page, tmp_path: Path) -> None:
     heights = {int(each["height"]) for each in page.all("img")}
     assert 200 <= min(heights) < 300
-    few = invented_pictures(results)[:6]
+    few = invented_images(results)[:6]
     shown = of(results, tmp_path, few).all("img")
     assert {each["height"] for each in shown} == {"360"}
     sources = {f"data:image/jpeg;base64,{base64.b64encode(each.jpeg).decode()}" for each in few}
     assert {each["src"] for each in shown} == sources
 
 
-def test_a_picture_that_is_none_is_refused(results: Results, tmp_path: Path) -> None:
-    broken = PictureFile("rendered", "mobile-sam-box", "pear", 0.5, "best", b"no picture")
+def test_a_image_that_is_none_is_refused(results: Results, tmp_path: Path) -> None:
+    broken = ImageFile("rendered", "mobile-sam-box", "pear", 0.5, "best", b"no image")
     with pytest.raises(DataError, match="pear"):
         write_report(results, [broken], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_equal_results_make_equal_pages(results: Results, tmp_path: Path) -> None:
-    pictures = invented_pictures(results, height=60)
-    one = write_report(results, pictures, tmp_path / "one").read_bytes()
-    assert write_report(full_results(), pictures, tmp_path / "two").read_bytes() == one
+    images = invented_images(results, height=60)
+    one = write_report(results, images, tmp_path / "one").read_bytes()
+    assert write_report(full_results(), images, tmp_path / "two").read_bytes() == one
 
 
 def test_the_summary_is_a_markdown_table_for_each_group(results: Results) -> None:

@@ -40,7 +40,7 @@ def test_good_values_get_a_fine_axis() -> None:
     assert axis_of([0.9, 1.03]) == Axis(0.9, 1.05, 0.05)
 
 
-def test_a_histogram_counts_every_picture_once() -> None:
+def test_a_histogram_counts_every_image_once() -> None:
     counts = histogram_counts([0, 0.04, 0.051, 0.999, 1, NAN], WHOLE)
     assert len(counts) == BINS
     assert (counts[0], counts[1], counts[-1], sum(counts)) == (2, 1, 2, 5)

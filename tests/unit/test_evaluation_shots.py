@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data.render.folder import write_sample
 from models.errors import DataError
 from models.evaluation.data_sets import data_sets
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.shots import END_OF_SEEDS, rendered_set
+from models.synthetic.folder import write_sample
 from models.training.data_sources import DataSource
-from models.training.unet_pictures import FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
+from models.training.unet_images import FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
 from tests.knowing_unet import discs
 
 PARTS = {"train": ["a"], "val": ["b"], "test": ["c", "d"], "extra_test": ["e"]}
@@ -18,7 +18,7 @@ PARTS = {"train": ["a"], "val": ["b"], "test": ["c", "d"], "extra_test": ["e"]}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A set of five pictures with a split file."""
+    """A set of five images with a split file."""
     path = tmp_path / "orchard"
     for name in "abcde":
         write_sample(path, discs((100, 100, 40), (220, 100, 50), name=name))
@@ -40,7 +40,7 @@ def test_a_set_without_an_extra_part_has_one_group(folder: Path) -> None:
     assert [each.name for each in data_sets([DataSource(folder)], (), progress=False)] == ["orchard-test"]
 
 
-def test_parts_can_be_named_and_all_is_every_picture(folder: Path) -> None:
+def test_parts_can_be_named_and_all_is_every_image(folder: Path) -> None:
     val, everything = data_sets([DataSource(folder)], ("val", "all"), progress=False)
     assert val.names == ("b",)
     assert everything.names == tuple("abcde")
@@ -48,12 +48,12 @@ def test_parts_can_be_named_and_all_is_every_picture(folder: Path) -> None:
         data_sets([DataSource(folder)], ("exam",), progress=False)
 
 
-def test_all_broken_pictures_of_a_part_are_named_before_anything_is_measured(folder: Path) -> None:
+def test_all_broken_images_of_a_part_are_named_before_anything_is_measured(folder: Path) -> None:
     for name in "ce":
-        (folder / "images" / f"{name}.jpg").write_bytes(b"\xff\xd8\xff no picture " + name.encode())
-    with pytest.raises(DataError, match=r"1 pictures of .*\n.*c\.jpg"):
+        (folder / "images" / f"{name}.jpg").write_bytes(b"\xff\xd8\xff no image " + name.encode())
+    with pytest.raises(DataError, match=r"1 images of .*\n.*c\.jpg"):
         data_sets([DataSource(folder)], ("test",), progress=False)
-    with pytest.raises(DataError, match=r"2 pictures of .*\n.*c\.jpg.*\n.*e\.jpg"):
+    with pytest.raises(DataError, match=r"2 images of .*\n.*c\.jpg.*\n.*e\.jpg"):
         data_sets([DataSource(folder)], ("all",), progress=False)
 
 

@@ -4,11 +4,12 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from models.data.samples import PixelClass, Sample
+from models.data.samples import Sample
 from models.errors import DataError
 from models.evaluation.answers import Answer, Prompted
 from models.evaluation.results import Measured, Subject
 from models.evaluation.tally import Tally, fruits_touch
+from models.types import PixelClass
 from tests.knowing_unet import discs
 
 PLAIN = Subject("s", "S", "sam", "", "", {})
@@ -41,7 +42,7 @@ APART = discs((60, 100, 40), (180, 100, 40), (300, 100, 40), name="apart")
 TOUCHING = discs((60, 100, 40), (120, 100, 40), name="touching")
 
 
-def test_counts_of_touching_fruits_are_of_pictures_where_they_touch() -> None:
+def test_counts_of_touching_fruits_are_of_images_where_they_touch() -> None:
     found = measured(
         (APART, answer(APART, (1, 2, 3))), (APART, answer(APART, (1,))), (TOUCHING, answer(TOUCHING, (1,)))
     )
@@ -62,12 +63,12 @@ def test_fruits_touch_across_sides_not_across_corners() -> None:
     assert not fruits_touch(alone)
 
 
-def test_prompted_fruits_weigh_the_same_whatever_their_picture() -> None:
+def test_prompted_fruits_weigh_the_same_whatever_their_image() -> None:
     one = answer(APART, (1, 2, 3), prompted=[(0.9, 0.9), (0.9, 0.9), (0.9, 0.6)])
     other = answer(TOUCHING, (1,), prompted=[(0.5, 0.2)])
     found = measured((APART, one), (TOUCHING, other))
     assert found.measures["prompted_iou_per_fruit"].value == pytest.approx((0.9 + 0.9 + 0.6 + 0.2) / 4)
-    assert [each.measures["prompted_iou"] for each in found.per_picture] == pytest.approx([0.8, 0.2])
+    assert [each.measures["prompted_iou"] for each in found.per_image] == pytest.approx([0.8, 0.2])
     assert "fruit_count_right_per_image" not in found.measures
 
 
@@ -90,12 +91,12 @@ def test_an_oracle_has_no_calibration_for_it_does_not_choose_by_scores() -> None
 def test_times_are_medians_and_the_total_is_the_median_of_totals() -> None:
     stages = ({"encode": 10.0, "prompt": 1.0}, {"encode": 30.0, "prompt": 2.0}, {"encode": 20.0})
     found = measured(*((APART, answer(APART, (1,), stages=each)) for each in stages))
-    # A picture without prompts took no time for them.
+    # An image without prompts took no time for them.
     assert found.milliseconds == {"encode": 20.0, "prompt": 1.0, "total": 20.0}
 
 
-def test_each_picture_says_what_counts_for_it_and_nothing_else() -> None:
-    (score,) = measured((APART, answer(APART, (1, 2)))).per_picture
+def test_each_image_says_what_counts_for_it_and_nothing_else() -> None:
+    (score,) = measured((APART, answer(APART, (1, 2)))).per_image
     assert score.fruit_iou == pytest.approx(2 / 3, abs=1e-3)
     assert score.measures["object_recall"] == pytest.approx(2 / 3)
     assert (score.measures["fruits"], score.measures["fruits_found"]) == (3, 2)
@@ -105,7 +106,7 @@ def test_each_picture_says_what_counts_for_it_and_nothing_else() -> None:
     )
 
 
-def test_nothing_cannot_be_summed_up_and_an_answer_must_fit_its_picture() -> None:
+def test_nothing_cannot_be_summed_up_and_an_answer_must_fit_its_image() -> None:
     with pytest.raises(DataError):
         Tally(PLAIN).measured(0)
     with pytest.raises(DataError):

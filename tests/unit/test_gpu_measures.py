@@ -14,16 +14,16 @@ from loadtest import gpu
 from loadtest import gpu_measures as measures
 from loadtest.machine import REPORTS, machine
 from models.backends.torch_backend import TorchSam
+from models.letterbox import letterbox_for
 from models.sam.attention import RelativeAttention
 from models.sam.build import ARCHITECTURES
-from models.transforms import frame_for
 from models.types import Size
 from service.device_queue import DeviceQueue
 from service.runners.sam import SamRunner
 from tests.fakes import LOADED, FakeSam
 
 CPU = torch.device("cpu")
-FRAME = frame_for(Size(64, 64), 64)
+FRAME = letterbox_for(Size(64, 64), 64)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,11 +79,11 @@ def test_what_a_vit_is_compared_with_is_segment_anythings_own_encoder() -> None:
 
 
 async def test_callers_at_the_queue_share_batches() -> None:
-    sam = FakeSam(picture_batches=(1, 4))
+    sam = FakeSam(image_batches=(1, 4))
     runner = SamRunner(LOADED, sam, DeviceQueue(sam.device))
     served = await measures.served_rate(runner, FRAME, 4, 0.2)
     await runner.close(1)
-    assert served.pictures_per_s > 0
+    assert served.images_per_s > 0
     assert 1 <= served.batch <= 4
     assert sum(sam.encodes) >= 4
 

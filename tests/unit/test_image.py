@@ -14,10 +14,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from models.backends import load
-from models.backends.load import Shelf, ensure_files
+from models.backends.load import ModelStore, ensure_files
 from models.backends.openvino_files import NNCF, converted_folder
+from models.catalog import CATALOGUE
 from models.errors import BackendError
-from models.zoo import CATALOGUE
 from service.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -94,17 +94,17 @@ def no_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_pytorch")
 def test_without_pytorch_converted_models_are_used_and_the_lack_of_them_is_told(tmp_path: Path) -> None:
-    entry, shelf = CATALOGUE["mobile-sam"], Shelf(tmp_path)
+    entry, model_store = CATALOGUE["mobile-sam"], ModelStore(tmp_path)
     with pytest.raises(BackendError, match=r"mobile-sam .* service\.prepare"):
-        ensure_files(entry, "openvino", shelf)
+        ensure_files(entry, "openvino", model_store)
     folder = converted_folder(entry, tmp_path, "fp32")
     folder.mkdir(parents=True)
-    assert ensure_files(entry, "openvino", shelf) == folder
+    assert ensure_files(entry, "openvino", model_store) == folder
 
 
 @pytest.mark.usefixtures("no_pytorch")
 def test_without_pytorch_a_unet_that_could_not_be_tried_in_int8_is_used_in_float32(tmp_path: Path) -> None:
-    entry, shelf = CATALOGUE["unet-mobilenetv2-citrus"], Shelf(tmp_path, unet_precision="int8")
+    entry, model_store = CATALOGUE["unet-mobilenetv2-citrus"], ModelStore(tmp_path, unet_precision="int8")
     folder = converted_folder(entry, tmp_path, "fp32")
     folder.mkdir(parents=True)
-    assert ensure_files(entry, "openvino", shelf) == folder
+    assert ensure_files(entry, "openvino", model_store) == folder

@@ -31,9 +31,9 @@ def scene(height: int = 37, width: int = 53) -> PIL.Image.Image:
     return PIL.Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-def encoded(picture: PIL.Image.Image, kind: str, **options: object) -> bytes:
+def encoded(pil_image: PIL.Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    pil_image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -91,7 +91,7 @@ def test_the_id_is_the_start_of_the_sha256_of_the_encoded_bytes() -> None:
     assert image.id == images.content_id(data) == hashlib.sha256(data).hexdigest()[:32]
 
 
-def test_of_several_pictures_in_an_mpo_the_first_is_read() -> None:
+def test_of_several_images_in_an_mpo_the_first_is_read() -> None:
     pixels = images.decode(ENCODINGS["mpo"], max_pixels=LIMIT).pixels
     difference = pixels.astype(int) - np.asarray(scene()).astype(int)
     assert np.abs(difference).mean() < 20
@@ -131,8 +131,8 @@ def test_other_modes_become_rgb_as_pillow_converts_them(mode: str, kind: str) ->
 )
 def test_every_8_bit_mode_of_pillow_becomes_rgb(mode: str) -> None:
     way = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
-    picture = (scene().convert(way) if way else scene()).convert(mode)
-    pixels = images.to_pixels(picture)
+    pil_image = (scene().convert(way) if way else scene()).convert(mode)
+    pixels = images.to_pixels(pil_image)
     assert pixels.shape == (37, 53, 3)
     assert pixels.dtype == np.uint8
 
@@ -153,9 +153,9 @@ def test_transparent_palette_entries_keep_their_colours(transparency: int | byte
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_transparent_colour_stays_that_colour(mode: str) -> None:
-    picture = scene().convert(mode)
-    data = encoded(picture, "PNG", transparency=7 if mode == "L" else (1, 2, 3))
-    expected = np.asarray(picture.convert("RGB"))
+    pil_image = scene().convert(mode)
+    data = encoded(pil_image, "PNG", transparency=7 if mode == "L" else (1, 2, 3))
+    expected = np.asarray(pil_image.convert("RGB"))
     assert np.array_equal(images.decode(data, max_pixels=LIMIT).pixels, expected)
 
 
@@ -169,8 +169,8 @@ def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
 
 def test_big_endian_16_bit_grey_is_read_alike() -> None:
     grey = np.array([[0, 257, 65535]], ">u2")
-    picture = PIL.Image.frombytes("I;16B", (3, 1), grey.tobytes())
-    pixels = images.decode(encoded(picture, "TIFF"), max_pixels=LIMIT).pixels
+    pil_image = PIL.Image.frombytes("I;16B", (3, 1), grey.tobytes())
+    pixels = images.decode(encoded(pil_image, "TIFF"), max_pixels=LIMIT).pixels
     assert pixels[0, :, 0].tolist() == [0, 1, 255]
 
 
@@ -198,9 +198,9 @@ def test_integers_beyond_16_bits_are_unsupported(values: list[int]) -> None:
 
 
 def test_floating_point_pixels_are_unsupported() -> None:
-    picture = PIL.Image.fromarray(np.zeros((2, 2), np.float32))
+    pil_image = PIL.Image.fromarray(np.zeros((2, 2), np.float32))
     with pytest.raises(UnsupportedImageFormat, match="Scale it to 8 or 16 bits"):
-        images.decode(encoded(picture, "TIFF"), max_pixels=LIMIT)
+        images.decode(encoded(pil_image, "TIFF"), max_pixels=LIMIT)
 
 
 # Orientation
@@ -220,8 +220,8 @@ def test_every_orientation_is_applied_as_imageops_does(kind: str, orientation: i
 def test_the_orientation_is_applied_in_other_modes_too(mode: str) -> None:
     exif = PIL.Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    picture = scene().convert("L").convert(mode) if mode == "I;16" else scene().convert(mode)
-    image = images.decode(encoded(picture, "PNG", exif=exif), max_pixels=LIMIT)
+    pil_image = scene().convert("L").convert(mode) if mode == "I;16" else scene().convert(mode)
+    image = images.decode(encoded(pil_image, "PNG", exif=exif), max_pixels=LIMIT)
     assert (image.size.height, image.size.width) == (53, 37)
 
 
@@ -238,7 +238,7 @@ def test_the_orientation_is_applied_in_other_modes_too(mode: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_does_not_fail_the_picture(kind: str, exif: bytes) -> None:
+def test_broken_exif_does_not_fail_the_image(kind: str, exif: bytes) -> None:
     image = images.decode(encoded(scene(), kind, exif=exif), max_pixels=LIMIT)
     assert {image.size.height, image.size.width} == {37, 53}
 
@@ -262,7 +262,7 @@ def test_broken_exif_does_not_fail_the_picture(kind: str, exif: bytes) -> None:
         b"PK\x03\x04" + bytes(60),
     ],
 )
-def test_bytes_of_no_picture_format_are_not_an_image(data: bytes) -> None:
+def test_bytes_of_no_image_format_are_not_an_image(data: bytes) -> None:
     with pytest.raises(NotAnImage, match="Send"):
         images.decode(data, max_pixels=LIMIT)
 
@@ -285,7 +285,7 @@ def test_bytes_of_no_picture_format_are_not_an_image(data: bytes) -> None:
         (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- drawn -->\n<svg/>", "SVG"),
     ],
 )
-def test_other_picture_formats_are_named_with_what_is_accepted(data: bytes, name: str) -> None:
+def test_other_image_formats_are_named_with_what_is_accepted(data: bytes, name: str) -> None:
     with pytest.raises(UnsupportedImageFormat, match=f"is {name}. Send JPEG, PNG, WebP, BMP or TIFF"):
         images.decode(data, max_pixels=LIMIT)
 
@@ -306,7 +306,7 @@ def test_the_pixel_limit_is_checked_before_anything_is_decoded() -> None:
         images.decode(data, max_pixels=LIMIT)
 
 
-def test_a_large_picture_within_the_limit_raises_no_bomb_warning() -> None:
+def test_a_large_image_within_the_limit_raises_no_bomb_warning() -> None:
     # Pillow's own limit is 89 million pixels.
     data = encoded(PIL.Image.new("1", (10_000, 9_000)), "PNG")
     with pytest.raises(TooManyPixels):
@@ -410,7 +410,7 @@ def test_pillows_warnings_stay_quiet_even_where_warnings_are_errors() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_read_from_the_header_is_the_size_of_the_decoded_picture(kind: str, orientation: int) -> None:
+def test_the_size_read_from_the_header_is_the_size_of_the_decoded_image(kind: str, orientation: int) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     options = {} if kind == "BMP" else {"exif": exif}
@@ -418,7 +418,7 @@ def test_the_size_read_from_the_header_is_the_size_of_the_decoded_picture(kind: 
     assert images.read_size(data, max_pixels=LIMIT) == images.decode(data, max_pixels=LIMIT).size
 
 
-def test_the_size_of_a_picture_cut_after_its_header_is_still_read() -> None:
+def test_the_size_of_a_image_cut_after_its_header_is_still_read() -> None:
     data = encoded(PIL.Image.new("RGB", (640, 480)), "JPEG")
     assert images.read_size(data[: len(data) * 3 // 4], max_pixels=LIMIT) == Size(480, 640)
 

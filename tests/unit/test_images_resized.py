@@ -9,7 +9,7 @@ from PIL import ExifTags
 
 from models import images
 from models.errors import TooManyPixels, TruncatedImage
-from models.transforms import frame_for, resize
+from models.letterbox import letterbox_for, resize
 from models.types import Size
 
 LIMIT = 10_000_000
@@ -23,28 +23,28 @@ def scene(height: int, width: int) -> PIL.Image.Image:
     return PIL.Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
-def encoded(picture: PIL.Image.Image, kind: str, orientation: int = 1) -> bytes:
+def encoded(image: PIL.Image.Image, kind: str, orientation: int = 1) -> bytes:
     exif = PIL.Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     buffer = io.BytesIO()
-    picture.save(buffer, kind, exif=exif)
+    image.save(buffer, kind, exif=exif)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_it_gives_what_resizing_the_decoded_picture_gives(mode: str, orientation: int) -> None:
-    picture = scene(120, 170).convert("L").convert(mode) if mode == "I;16" else scene(120, 170).convert(mode)
-    data = encoded(picture, "PNG", orientation)
+def test_it_gives_what_resizing_the_decoded_image_gives(mode: str, orientation: int) -> None:
+    image = scene(120, 170).convert("L").convert(mode) if mode == "I;16" else scene(120, 170).convert(mode)
+    data = encoded(image, "PNG", orientation)
     decoded = images.decode(data, max_pixels=LIMIT)
-    frame = frame_for(decoded.size, 64)
+    frame = letterbox_for(decoded.size, 64)
     straight = images.decode_resized(data, frame.resized, max_pixels=LIMIT)
     assert np.array_equal(straight, resize(decoded.pixels, frame))
 
 
 def test_a_scaled_jpeg_is_nearly_what_the_whole_one_gives() -> None:
     data = encoded(scene(900, 2080), "JPEG")
-    wanted = frame_for(Size(900, 2080), 512).resized
+    wanted = letterbox_for(Size(900, 2080), 512).resized
     exact = images.decode_resized(data, wanted, max_pixels=LIMIT).astype(int)
     scaled = images.decode_resized(data, wanted, max_pixels=LIMIT, scaled=True).astype(int)
     assert not np.array_equal(exact, scaled)  # else nothing was scaled

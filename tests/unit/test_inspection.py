@@ -6,22 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.data.samples import PixelClass
 from models.inspection import GRADES, REJECT, Inspection, grade_of, inspect
-from models.types import BinaryMask, Size
-from models.unet.frames import UNetFrame, unet_frame
+from models.types import BinaryMask, PixelClass, Size
 from models.unet.instances import MIN_REGION
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import INFECTED_SHARE, class_map
 from tests.fakes import with_votes
 
-EXACT = unet_frame(Size(224, 448))
+EXACT = unet_letterbox(Size(224, 448))
 """A cell is a pixel."""
 
 Box = tuple[int, int, int, int]
 
 
 def output(
-    numbers: NDArray[np.int32], sick: BinaryMask | None = None, *, frame: UNetFrame = EXACT, by: float = 20
+    numbers: NDArray[np.int32], sick: BinaryMask | None = None, *, frame: UNetLetterbox = EXACT, by: float = 20
 ) -> NDArray[np.float32]:
     """What a network would say of fruits by their numbers, some of their cells infected."""
     logits = np.zeros((3, frame.padded.height, frame.padded.width), np.float32)
@@ -32,7 +31,7 @@ def output(
     return with_votes(logits, numbers)
 
 
-def boxed(*boxes: Box, frame: UNetFrame = EXACT) -> NDArray[np.int32]:
+def boxed(*boxes: Box, frame: UNetLetterbox = EXACT) -> NDArray[np.int32]:
     """Cells numbered by the box that they lie in."""
     numbers = np.zeros((frame.padded.height, frame.padded.width), np.int32)
     for number, (x0, y0, x1, y1) in enumerate(boxes, start=1):
@@ -40,7 +39,7 @@ def boxed(*boxes: Box, frame: UNetFrame = EXACT) -> NDArray[np.int32]:
     return numbers
 
 
-def discs(frame: UNetFrame, *rounds: tuple[float, float, float]) -> NDArray[np.int32]:
+def discs(frame: UNetLetterbox, *rounds: tuple[float, float, float]) -> NDArray[np.int32]:
     """Cells numbered by the disc of x, y and radius that they lie in; later ones hide earlier ones."""
     ys, xs = np.mgrid[: frame.padded.height, : frame.padded.width]
     numbers = np.zeros((frame.padded.height, frame.padded.width), np.int32)
@@ -89,7 +88,7 @@ def test_fruits_that_touch_are_two_and_an_infected_spot_is_of_its_own_fruit() ->
 @settings(deadline=None, max_examples=40)
 @given(size=st.builds(Size, st.integers(60, 1200), st.integers(60, 1200)), seed=st.integers(0, 999))
 def test_every_pixel_of_fruit_is_in_one_mask(size: Size, seed: int) -> None:
-    frame = unet_frame(size)
+    frame = unet_letterbox(size)
     rng = np.random.default_rng(seed)
     height, width = frame.resized.height, frame.resized.width
     radius = float(rng.uniform(10, min(height, width) / 3))
@@ -101,8 +100,8 @@ def test_every_pixel_of_fruit_is_in_one_mask(size: Size, seed: int) -> None:
     np.testing.assert_array_equal(found.classes, class_map(output(discs(frame, *places), frame=frame), frame))
 
 
-def test_the_border_between_fruits_that_touch_is_smooth_in_a_large_picture() -> None:
-    frame = unet_frame(Size(2240, 4480))
+def test_the_border_between_fruits_that_touch_is_smooth_in_a_large_image() -> None:
+    frame = unet_letterbox(Size(2240, 4480))
     ys, xs = np.mgrid[:224, :448]
     slope = 0.377
     inside = np.hypot(xs - 224, ys - 112) < 80
@@ -165,15 +164,15 @@ def test_a_fruit_is_infected_from_the_named_share_on(infected: int, verdict: Pix
         ((407, 183, 447, 223), False),
     ],
 )
-def test_a_fruit_at_the_pictures_edge_is_truncated(box: Box, truncated: bool) -> None:
+def test_a_fruit_at_the_images_edge_is_truncated(box: Box, truncated: bool) -> None:
     (fruit,) = inspect(output(boxed(box)), EXACT).fruits
     assert fruit.box == box
     assert fruit.truncated is truncated
 
 
 @pytest.mark.parametrize("size", [Size(1, 1), Size(3, 5), Size(2, 900), Size(4160, 1800)])
-def test_pictures_of_any_size_are_inspected(size: Size) -> None:
-    frame = unet_frame(size)
+def test_images_of_any_size_are_inspected(size: Size) -> None:
+    frame = unet_letterbox(size)
     numbers = np.ones((frame.padded.height, frame.padded.width), np.int32)
     (fruit,) = inspect(output(numbers, frame=frame), frame).fruits
     assert fruit.area == size.pixels
@@ -181,7 +180,7 @@ def test_pictures_of_any_size_are_inspected(size: Size) -> None:
 
 
 def test_a_fruit_that_is_smaller_than_a_pixel_is_left_out() -> None:
-    frame = unet_frame(Size(5, 10))
+    frame = unet_letterbox(Size(5, 10))
     assert frame.resized == Size(224, 448)
     assert MIN_REGION == 16
     corner = boxed((44, 44, 48, 48), frame=frame)  # 45 cells to a pixel: between the centres of four
@@ -196,7 +195,7 @@ def test_where_there_is_no_fruit_there_is_none() -> None:
 
 def test_an_output_of_another_frame_is_refused() -> None:
     with pytest.raises(ValueError, match=r"of shape \(5, 224, 448\)"):
-        inspect(output(boxed()), unet_frame(Size(448, 224)))
+        inspect(output(boxed()), unet_letterbox(Size(448, 224)))
 
 
 @pytest.mark.parametrize(

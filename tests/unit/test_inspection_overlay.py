@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.cutouts import Cutout
-from models.data.samples import PixelClass
+from models.cropped_masks import CroppedMask
 from models.inspection import GRADES, Fruit, Grade, measured
 from models.inspection_overlay import GRADE_COLOURS, REJECT_COLOUR, draw_fruits
 from models.overlay import CLASS_COLOURS
-from models.types import Pixels, Size
+from models.types import PixelClass, Pixels, Size
 
 SIZE = Size(224, 448)
 GREY: Pixels = np.full((224, 448, 3), 128, np.uint8)
@@ -21,7 +20,7 @@ def fruit(box: tuple[int, int, int, int], infected: float = 0, size: Size = SIZE
     x0, y0, x1, y1 = box
     classes = np.zeros((size.height, size.width), np.uint8)
     classes[y1 - round(infected * (y1 - y0)) : y1, x0:x1] = PixelClass.INFECTED
-    return measured(Cutout(np.ones((y1 - y0, x1 - x0), np.bool_), x0, y0, size), classes, 1.0)
+    return measured(CroppedMask(np.ones((y1 - y0, x1 - x0), np.bool_), x0, y0, size), classes, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_labels_of_small_fruits_side_by_side_do_not_cover_each_other() -> None:
 
 
 @pytest.mark.parametrize("size", [Size(224, 448), Size(1800, 4160)])
-def test_letters_grow_with_the_picture(size: Size) -> None:
+def test_letters_grow_with_the_image(size: Size) -> None:
     grey = np.full((size.height, size.width, 3), 128, np.uint8)
     side = size.height // 2
     drawn = draw_fruits(grey, [fruit((side // 2, side // 2, side + side // 2, side + side // 2), size=size)], GRADES)
@@ -83,7 +82,7 @@ def test_letters_grow_with_the_picture(size: Size) -> None:
     width=st.integers(1, 60),
     boxes=st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=4),
 )
-def test_fruits_anywhere_in_pictures_of_any_size_are_drawn(
+def test_fruits_anywhere_in_images_of_any_size_are_drawn(
     height: int, width: int, boxes: list[tuple[float, float, float, float]]
 ) -> None:
     size = Size(height, width)
@@ -97,7 +96,7 @@ def test_fruits_anywhere_in_pictures_of_any_size_are_drawn(
     assert drawn.dtype == np.uint8
 
 
-def test_the_given_picture_is_left_alone() -> None:
+def test_the_given_image_is_left_alone() -> None:
     pixels = GREY.copy()
     pixels.flags.writeable = False
     draw_fruits(pixels, [fruit((100, 50, 200, 150), 0.5)], GRADES)

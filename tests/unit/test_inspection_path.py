@@ -23,15 +23,15 @@ from tests.fakes import (
     LOADED,
     LOADED_UNET,
     PATIENCE_S,
+    FakeImage,
     FakePeel,
-    FakePicture,
     FakeSam,
     FakeUNet,
     WatchedRunner,
     WatchedUNetRunner,
-    encode_picture,
+    encode_image,
+    image_bytes,
     make_pipeline,
-    picture,
 )
 
 BOXES = ((40, 40, 140, 140), (240, 60, 340, 160))
@@ -43,14 +43,14 @@ def fruits(mark: int = 0) -> bytes:
     for x0, y0, x1, y1 in BOXES:
         pixels[y0:y1, x0:x1, 1] = 255
     pixels[..., 2] = mark
-    return encode_picture(pixels)
+    return encode_image(pixels)
 
 
 @dataclass
 class LoggedSam(FakeSam):
     ran: list[str] = field(default_factory=list)
 
-    def encode(self, prepared: Sequence[FakePicture]) -> list[Embedding]:
+    def encode(self, prepared: Sequence[FakeImage]) -> list[Embedding]:
         self.ran.append("encode")
         return super().encode(prepared)
 
@@ -98,14 +98,14 @@ async def test_the_u_net_goes_before_the_sam_also_where_both_had_to_wait(
     pipeline: Pipeline, sam: LoggedSam, within: float | None
 ) -> None:
     sam.blocks = threading.Event()
-    busy = asyncio.create_task(pipeline.embed(picture(200)))
+    busy = asyncio.create_task(pipeline.embed(image_bytes(200)))
     assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
     inspecting = asyncio.create_task(pipeline.inspect(asked(when=When(within))))
     watched, finder = pipeline.runners[LOADED.name], pipeline.runners[LOADED_UNET.name]
     assert isinstance(watched, WatchedRunner)
     assert isinstance(finder, WatchedUNetRunner)
-    await finder.pictures.reach(1)
-    await watched.pictures.reach(2)
+    await finder.images.reach(1)
+    await watched.images.reach(2)
     sam.blocks.set()
     await busy
     answer = await inspecting
@@ -141,7 +141,7 @@ async def test_a_deadline_must_leave_time_for_both_models(pipeline: Pipeline, sa
 
 
 async def test_nothing_is_left_in_the_queue_whatever_became_of_a_request(pipeline: Pipeline, sam: LoggedSam) -> None:
-    for request in (asked(), asked(mode="auto", data=encode_picture(np.zeros((224, 448, 3), np.uint8)))):
+    for request in (asked(), asked(mode="auto", data=encode_image(np.zeros((224, 448, 3), np.uint8)))):
         await pipeline.inspect(request)
     with pytest.raises(DeadlineUnreachable):
         await pipeline.inspect(asked(when=When(-1.0)))

@@ -1,4 +1,4 @@
-"""The load tests' own parts: when frames fall due, what counts as what, the figures, the pictures, the options."""
+"""The load tests' own parts: when frames fall due, what counts as what, the figures, the photographs, the options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartParser
 
-from loadtest import pictures
+from loadtest import photos
 from loadtest.drawn import render_line
 from loadtest.figures import Percentiles, summarise
 from loadtest.options import add_options, read_options
@@ -215,45 +215,45 @@ def test_the_plot_is_drawn_also_where_nothing_was_answered(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "save", [{}, {"progressive": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\1\x12\0\x03\0\0\0\1\0\6\0\0\0\0\0\0"}]
 )
-def test_a_picture_made_unique_has_another_id_and_the_same_pixels(save: dict[str, object]) -> None:
+def test_a_image_made_unique_has_another_id_and_the_same_pixels(save: dict[str, object]) -> None:
     jpeg = jpeg_of(Size(40, 60), **save)
-    first, second = pictures.unique(jpeg), pictures.unique(jpeg)
+    first, second = photos.unique(jpeg), photos.unique(jpeg)
     assert len({content_id(data) for data in (jpeg, first, second)}) == 3
     expected = decode(jpeg, max_pixels=MAX_PIXELS).pixels
     assert np.array_equal(decode(first, max_pixels=MAX_PIXELS).pixels, expected)
     assert np.array_equal(decode(second, max_pixels=MAX_PIXELS).pixels, expected)
 
 
-def test_each_fruit_of_a_drawn_picture_has_a_point_on_it_and_its_box() -> None:
+def test_each_fruit_of_a_drawn_image_has_a_point_on_it_and_its_box() -> None:
     size = Size(160, 240)
-    for seed, picture in enumerate(pictures.drawn(size)):
+    for seed, image in enumerate(photos.drawn(size)):
         sample = render_line(seed, size)
-        assert decode(picture.jpeg, max_pixels=MAX_PIXELS).size == size
-        points = [prompt["points"][0] for prompt in picture.prompts if "points" in prompt]
+        assert decode(image.jpeg, max_pixels=MAX_PIXELS).size == size
+        points = [prompt["points"][0] for prompt in image.prompts if "points" in prompt]
         assert [np.asarray(sample.instance_map)[int(y), int(x)] for x, y in points] == [1, 2, 3, 4, 5]
-        boxes = [tuple(prompt["box"]) for prompt in picture.prompts if "box" in prompt]
+        boxes = [tuple(prompt["box"]) for prompt in image.prompts if "box" in prompt]
         assert boxes == [fruit.box for fruit in sample.instances]
 
 
-def test_the_pictures_of_a_folder_are_its_jpeg_files_as_they_are(tmp_path: Path) -> None:
+def test_the_images_of_a_folder_are_its_jpeg_files_as_they_are(tmp_path: Path) -> None:
     wide, tall = jpeg_of(Size(40, 60)), jpeg_of(Size(80, 20))
     (tmp_path / "b.JPG").write_bytes(tall)
     (tmp_path / "a.jpeg").write_bytes(wide)
-    (tmp_path / "notes.txt").write_text("no picture")
-    first, second = pictures.of_folder(tmp_path)
+    (tmp_path / "notes.txt").write_text("no image")
+    first, second = photos.of_folder(tmp_path)
     assert (first.jpeg, second.jpeg) == (wide, tall)
     assert first.prompts == ({"points": [[30.0, 20.0]]}, {"box": [15.0, 10.0, 45.0, 30.0], "multimask": False})
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG picture ends early"), (b"RIFF", "is no JPEG")]
+    ("content", "what"), [(b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG image ends early"), (b"RIFF", "is no JPEG")]
 )
 def test_a_folder_with_a_file_that_is_no_sound_jpeg_is_refused_by_its_name(
     tmp_path: Path, content: bytes, what: str
 ) -> None:
     (tmp_path / "odd.jpg").write_bytes(content)
     with pytest.raises(ValueError, match=rf"odd\.jpg.*{what}"):
-        pictures.of_folder(tmp_path)
+        photos.of_folder(tmp_path)
 
 
 async def test_the_form_is_read_as_it_was_written() -> None:
@@ -290,10 +290,10 @@ def test_a_refused_job_waits_as_long_as_it_is_told(header: str | None, seconds: 
     assert retry_after_s(header) == seconds
 
 
-def test_the_defaults_are_one_camera_and_drawn_pictures() -> None:
+def test_the_defaults_are_one_camera_and_drawn_images() -> None:
     options = read_options(parsed())
-    assert (options.cameras, options.annotators, options.batch_jobs, options.pictures) == (1, 0, 0, None)
-    assert (options.plan.rates, options.picture_size) == ((0.25, 0.5, 1.0, 2.0), Size(800, 1200))
+    assert (options.cameras, options.annotators, options.batch_jobs, options.images) == (1, 0, 0, None)
+    assert (options.plan.rates, options.image_size) == ((0.25, 0.5, 1.0, 2.0), Size(800, 1200))
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_the_defaults_are_one_camera_and_drawn_pictures() -> None:
         (["--rates", "1,,2"], "1,,2 is not of the form R,R,…"),
         (["--fps", "nan"], "nan is not of the form F"),
         (["--cameras", "0"], "0 is below 1"),
-        (["--picture-size", "1200"], "1200 is not of the form WxH"),
-        (["--pictures", "/nowhere/at/all"], "is no folder"),
+        (["--image-size", "1200"], "1200 is not of the form WxH"),
+        (["--images", "/nowhere/at/all"], "is no folder"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_before_anything_starts(arguments: list[str], what: str) -> None:
@@ -314,7 +314,7 @@ def test_an_option_that_makes_no_sense_is_refused_before_anything_starts(argumen
 
 def test_locust_is_given_the_options_that_were_given_here(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
-    for given in ([], ["--rates", "0.1,3", "--picture-size", "300x200", "--pictures", str(tmp_path), "--fps", "29.97"]):
+    for given in ([], ["--rates", "0.1,3", "--image-size", "300x200", "--images", str(tmp_path), "--fps", "29.97"]):
         options = read_options(parsed(*given))
         assert read_options(parsed(*as_arguments(options))) == options
 
@@ -329,9 +329,9 @@ def test_where_no_service_answers_one_line_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(argparse.ArgumentError, match=r"holds no .jpg or .jpeg file"):
-        parsed("--pictures", str(tmp_path))
+        parsed("--images", str(tmp_path))
 
 
 def test_none_of_this_patched_the_standard_library_for_gevent() -> None:

@@ -13,7 +13,7 @@ from models.types import Point
 from service.http.schema import SegmentIn
 
 TOLD = {"cpu": "abacus", "cores": 1, "python": "3.11", "versions": {"beads": "1"}, "commit": "0a"}
-TARGET = Target(3000, 3001, "orange-sam", b"a picture", Point(3.5, 4), multimask=False)
+TARGET = Target(3000, 3001, "orange-sam", b"an image", Point(3.5, 4), multimask=False)
 
 
 def test_the_same_is_asked_in_json_and_as_a_message() -> None:
@@ -24,7 +24,7 @@ def test_the_same_is_asked_in_json_and_as_a_message() -> None:
         assert prompt.points == [(3.5, 4)]
         assert [(point.x, point.y) for point in asked.points] == prompt.points
         assert (prompt.multimask, request.model) == (asked.multimask, message.model) == (False, "orange-sam")
-        assert (json.loads(TARGET.request(masks))["format"], message.image) == (masks.lower(), TARGET.picture)
+        assert (json.loads(TARGET.request(masks))["format"], message.image) == (masks.lower(), TARGET.photo)
 
 
 def test_an_answer_with_other_masks_than_asked_for_is_none() -> None:

@@ -30,7 +30,7 @@ from loadtest.peers.servers import (
     padded_jpeg,
 )
 from models.images import decode, read_size
-from models.transforms import frame_for
+from models.letterbox import letterbox_for
 from service.keys import share
 
 TOLD = {"cpu": "abacus", "cores": 1, "python": "3.11", "versions": {"beads": "1"}, "commit": "0a"}
@@ -108,27 +108,27 @@ def test_a_server_is_told_its_work_in_its_environment(work: Work) -> None:
     assert Work.told(work.environment()) == work
 
 
-def test_the_padded_picture_is_as_long_as_asked_and_still_a_picture() -> None:
+def test_the_padded_image_is_as_long_as_asked_and_still_a_image() -> None:
     data = padded_jpeg(STRIP, 300_000)
     assert len(data) == 300_000
     assert read_size(data, max_pixels=MAX_PIXELS) == STRIP
     assert decode(data, max_pixels=MAX_PIXELS).size == STRIP
 
 
-def test_a_picture_longer_than_asked_is_an_error() -> None:
+def test_a_image_longer_than_asked_is_an_error() -> None:
     with pytest.raises(ValueError, match="more than 100"):
         padded_jpeg(STRIP, 100)
 
 
-def test_as_many_of_the_pictures_as_the_others_take_fit_into_one_batch_of_the_full_square() -> None:
-    assert share(frame_for(STRIP, 1024, "none")) * BATCH == 1
+def test_as_many_of_the_images_as_the_others_take_fit_into_one_batch_of_the_full_square() -> None:
+    assert share(letterbox_for(STRIP, 1024, "none")) * BATCH == 1
 
 
-def test_every_server_is_sent_the_same_picture_and_only_pomona_is_told_deadlines() -> None:
-    picture = padded_jpeg(STRIP, 2_000)
-    asked = calls(picture)
+def test_every_server_is_sent_the_same_image_and_only_pomona_is_told_deadlines() -> None:
+    image = padded_jpeg(STRIP, 2_000)
+    asked = calls(image)
     assert set(asked) == {POMONA, POMONA_RAW, LITSERVE, MOSEC, BENTOML}
-    assert all(picture in call.body for call in asked.values())
+    assert all(image in call.body for call in asked.values())
     assert {name for name, call in asked.items() if b"X-Deadline-Ms: 12.5" in call.chunks(12.5)[0]} == {
         POMONA,
         POMONA_RAW,

@@ -193,10 +193,10 @@ def test_any_text_as_an_rle_decodes_or_is_a_mask_error(size: tuple[int, int], co
 def test_a_mask_png_has_one_bit_per_pixel_and_white_is_the_mask() -> None:
     mask = nested_rings()
     data = masks.encode_png(mask)
-    picture = PIL.Image.open(io.BytesIO(data))
-    assert picture.mode == "1"
+    image = PIL.Image.open(io.BytesIO(data))
+    assert image.mode == "1"
     assert data[24:26] == b"\x01\x00"  # depth, colour type
-    assert np.array_equal(np.asarray(picture.convert("L")), mask * np.uint8(255))
+    assert np.array_equal(np.asarray(image.convert("L")), mask * np.uint8(255))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -50,7 +50,7 @@ def test_the_fit_agrees_with_a_slow_loop(pair: tuple[BinaryMask, BinaryMask], to
     assert fit.recall == pytest.approx(share(true, guessed), nan_ok=True)
 
 
-def test_the_outline_is_one_pixel_wide_and_not_along_the_pictures_edge() -> None:
+def test_the_outline_is_one_pixel_wide_and_not_along_the_images_edge() -> None:
     assert np.argwhere(outline(block(0, 0, 3, 3, (5, 5)))).tolist() == [[0, 2], [1, 2], [2, 0], [2, 1], [2, 2]]
     assert not outline(np.ones((5, 5), np.bool_)).any()
 
@@ -96,6 +96,6 @@ def test_outlines_in_and_along_ignored_pixels_do_not_count() -> None:
     assert (fit.precision, fit.recall) == pytest.approx((18 / 26, 18 / 26))
 
 
-def test_masks_of_two_pictures_are_refused() -> None:
+def test_masks_of_two_images_are_refused() -> None:
     with pytest.raises(DataError, match="shape"):
         boundary_fit(block(1, 1, 2, 2), block(1, 1, 2, 2, (9, 9)))

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from models.data.samples import PixelClass, SemanticMap
 from models.errors import DataError
 from models.evaluation import metrics
-from models.types import BinaryMask
+from models.types import BinaryMask, PixelClass, SemanticMap
 
 # pycocotools decodes through an interface that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.data.samples import Instance, PixelClass, Sample, SemanticMap
+from models.data.samples import Instance, Sample
 from models.errors import DataError
 from models.evaluation.bootstrap import Estimate, Statistic, estimate
-from models.evaluation.summary import PictureMeasure, measure, summarise
+from models.evaluation.summary import ImageMeasure, measure, summarise
+from models.types import PixelClass, SemanticMap
 
 
 def sample(semantic: SemanticMap, name: str = "a") -> Sample:
-    """A picture with this annotation, its fruit one instance."""
+    """An image with this annotation, its fruit one instance."""
     fruit = np.isin(semantic, (PixelClass.HEALTHY, PixelClass.INFECTED, PixelClass.FRUIT))
     return Sample(
         name,
@@ -23,7 +24,7 @@ def sample(semantic: SemanticMap, name: str = "a") -> Sample:
 
 
 def scene(width: int, healthy: int, infected: int, *, fill: int = 0) -> SemanticMap:
-    """A picture 20 high: `healthy` columns, then `infected`, then `fill`."""
+    """An image 20 high: `healthy` columns, then `infected`, then `fill`."""
     semantic = np.full((20, width), fill, np.uint8)
     semantic[:, :healthy] = PixelClass.HEALTHY
     semantic[:, healthy : healthy + infected] = PixelClass.INFECTED
@@ -34,8 +35,8 @@ def mean_of(values: NDArray[np.float64]) -> Statistic:
     return lambda weights: (weights @ values) / weights.sum(axis=1)
 
 
-def test_names_tell_pictures_from_pixels() -> None:
-    # A small picture that is half right, and a large one that is all right.
+def test_names_tell_images_from_pixels() -> None:
+    # A small image that is half right, and a large one that is all right.
     small = measure(scene(40, 5, 0), sample(scene(40, 10, 0)))
     large = measure(scene(400, 100, 0), sample(scene(400, 100, 0)))
     found = summarise([small, large], resamples=50)
@@ -47,12 +48,12 @@ def test_names_tell_pictures_from_pixels() -> None:
     assert found["mean_iou_over_pixels"].value == pytest.approx((105 / 110 + 330 / 335) / 2)
     assert found["healthy_dice_per_image"].value == pytest.approx((2 / 3 + 1) / 2)
     assert found["mean_dice_over_pixels"].value == pytest.approx((210 / 215 + 660 / 665) / 2)
-    # No picture has infected pixels, in truth or prediction.
+    # No image has infected pixels, in truth or prediction.
     assert not [name for name in found if name.startswith(("infected_iou", "infected_dice", "infected_boundary"))]
     assert found["infected_fraction_error_per_image"].value == 0
 
 
-def test_pictures_of_fruit_alone_count_against_background_only() -> None:
+def test_images_of_fruit_alone_count_against_background_only() -> None:
     truth = np.where(scene(40, 10, 0) == PixelClass.HEALTHY, PixelClass.FRUIT, PixelClass.BACKGROUND).astype(np.uint8)
     for predicted in (scene(40, 4, 4), np.where(scene(40, 8, 0) > 0, PixelClass.FRUIT, 0).astype(np.uint8)):
         measured = measure(predicted, sample(truth))
@@ -88,9 +89,9 @@ def test_objects_are_counted_over_all_fruits() -> None:
     ]
     found = summarise(measures, resamples=20)
     assert found["object_precision"].value == pytest.approx(2 / 3)
-    assert found["object_precision"].pictures == 2
+    assert found["object_precision"].images == 2
     assert found["object_recall"].value == pytest.approx(2 / 3)
-    assert found["object_recall"].pictures == 3
+    assert found["object_recall"].images == 3
     assert found["object_iou"].value == pytest.approx((1 + 0.8) / 2)
 
 
@@ -110,13 +111,13 @@ def test_predictions_that_cannot_be_are_refused() -> None:
         measure(np.full((20, 40), PixelClass.IGNORE, np.uint8), truth)
     with pytest.raises(DataError, match="shape"):
         measure(scene(30, 1, 1), truth)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         summarise([])
 
 
 def test_every_estimate_lies_in_its_interval_and_repeats() -> None:
     rng = np.random.default_rng(4)
-    measures: list[PictureMeasure] = []
+    measures: list[ImageMeasure] = []
     for number in range(30):
         healthy, infected = rng.integers(4, 15, 2)
         truth = scene(60, int(healthy), int(infected))
@@ -128,7 +129,7 @@ def test_every_estimate_lies_in_its_interval_and_repeats() -> None:
     assert len(found) == 2 * 5 * 2 + 3 + 3 + 2  # IoU and Dice, outlines, objects, infected fraction
     for name, each in found.items():
         assert each.low <= each.value <= each.high, name
-        assert each.pictures == 30
+        assert each.images == 30
     narrow = summarise(measures, resamples=400, confidence=0.5)["mean_iou_per_image"]
     wide = found["mean_iou_per_image"]
     assert narrow.high - narrow.low < wide.high - wide.low
@@ -136,7 +137,7 @@ def test_every_estimate_lies_in_its_interval_and_repeats() -> None:
 
 def test_the_bootstrap_of_a_mean_has_its_known_spread() -> None:
     values = np.random.default_rng(0).normal(0.8, 0.1, 400)
-    result = estimate(mean_of(values), pictures=400, resamples=4000)
+    result = estimate(mean_of(values), images=400, resamples=4000)
     assert result.value == pytest.approx(values.mean())
     # The standard error of a mean; quantiles of 4000 resamples scatter by about 3 % of it.
     spread = 1.96 * values.std() / 20
@@ -148,7 +149,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for seed in range(200):
         values = np.random.default_rng(seed).uniform(0, 1, 50)
-        result = estimate(mean_of(values), pictures=50, resamples=300, seed=seed)
+        result = estimate(mean_of(values), images=50, resamples=300, seed=seed)
         covered += result.low <= 0.5 <= result.high
     # Binomial with p about 0.94 (percentile intervals of 50 are a little narrow): 176 to 197 is four sigma wide.
     assert 174 <= covered <= 200
@@ -158,18 +159,18 @@ def test_resamples_that_measure_nothing_are_left_out() -> None:
     def known(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(weights[:, 0] > 0, 0.7, np.nan)
 
-    assert estimate(known, pictures=3, counted=1) == Estimate(0.7, 0.7, 0.7, 1)
-    nothing = estimate(lambda weights: np.full(len(weights), np.nan), pictures=3)
+    assert estimate(known, images=3, counted=1) == Estimate(0.7, 0.7, 0.7, 1)
+    nothing = estimate(lambda weights: np.full(len(weights), np.nan), images=3)
     assert math.isnan(nothing.low)
 
 
-@pytest.mark.parametrize("wrong", [{"pictures": 0}, {"resamples": 0}, {"confidence": 0.0}, {"confidence": 1.0}])
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"resamples": 0}, {"confidence": 0.0}, {"confidence": 1.0}])
 def test_what_cannot_be_estimated_is_refused(wrong: dict[str, float]) -> None:
-    settings = {"pictures": 3, "resamples": 10, "confidence": 0.9} | wrong
+    settings = {"images": 3, "resamples": 10, "confidence": 0.9} | wrong
     with pytest.raises(DataError, match="nothing to estimate"):
         estimate(
             mean_of(np.ones(3)),
-            pictures=int(settings["pictures"]),
+            images=int(settings["images"]),
             resamples=int(settings["resamples"]),
             confidence=settings["confidence"],
         )

@@ -12,7 +12,7 @@ from models.types import Box, Point
 from service.errors import MalformedRequest, UnknownField
 from service.messages import When
 from service.oip.asking import Asked, by_name, known, refuse_elsewhere, wanted
-from service.oip.inputs import check, picture_of, prompts_of
+from service.oip.inputs import check, image_of, prompts_of
 from service.oip.models import TENSORS
 from service.oip.tensors import Tensor, bytes_tensor
 
@@ -89,15 +89,15 @@ def test_labels_must_be_one_per_point() -> None:
 
 def test_pixels_become_a_file_that_loses_nothing() -> None:
     pixels = np.random.default_rng(7).integers(0, 256, (13, 7, 3), np.uint8)
-    data = picture_of(tensors(image=pixels))
+    data = image_of(tensors(image=pixels))
     assert np.array_equal(decode(data, max_pixels=1000).pixels, pixels)
-    # The same pixels are the same picture to the cache of embeddings.
-    assert picture_of(tensors(image=np.asfortranarray(pixels))) == data
+    # The same pixels are the same image to the cache of embeddings.
+    assert image_of(tensors(image=np.asfortranarray(pixels))) == data
 
 
 def test_a_file_is_taken_as_it_is_and_its_text_is_base64() -> None:
-    assert picture_of({"image": bytes_tensor("image", [b"YWI="], (1,))}) == b"YWI="
-    assert picture_of({"image": Tensor("image", "BYTES", np.array([b"YWI="], object), text=True)}) == b"ab"
+    assert image_of({"image": bytes_tensor("image", [b"YWI="], (1,))}) == b"YWI="
+    assert image_of({"image": Tensor("image", "BYTES", np.array([b"YWI="], object), text=True)}) == b"ab"
 
 
 def test_each_of_an_inputs_forms_is_taken() -> None:

@@ -124,7 +124,7 @@ def test_a_list_that_is_not_of_its_type_and_shape_is_refused(
 
 
 @pytest.mark.parametrize("datatype", ["BOOL", "UINT8"])
-def test_pictures_of_many_elements_are_written_whole(datatype: str) -> None:
+def test_images_of_many_elements_are_written_whole(datatype: str) -> None:
     array = (
         np.random.default_rng(3).integers(0, 2 if datatype == "BOOL" else 256, (300, 500)).astype(DATATYPES[datatype])
     )

@@ -33,7 +33,7 @@ def test_the_outline_is_solid_two_pixels_wide_and_inside_the_mask() -> None:
     assert solid[50, 60:140].all()
 
 
-def test_the_outline_grows_with_the_picture() -> None:
+def test_the_outline_grows_with_the_image() -> None:
     large = np.zeros((1000, 3000, 3), np.uint8)
     drawn = overlay.draw_overlay(large, [np.ones((1000, 3000), np.bool_)])
     assert (drawn[500] == overlay.PALETTE[0]).all(axis=1).sum() == 2 * 9
@@ -63,10 +63,10 @@ def test_masks_take_the_colours_that_they_are_given() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (30, 40)])
 def test_a_class_map_comes_back_with_its_indices_and_its_colours(shape: tuple[int, int]) -> None:
     classes = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape) % 3
-    picture = PIL.Image.open(io.BytesIO(overlay.encode_class_map(classes)))
-    assert (picture.format, picture.mode) == ("PNG", "P")
-    np.testing.assert_array_equal(np.asarray(picture), classes)
-    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.asarray(overlay.CLASS_COLOURS)[classes])
+    image = PIL.Image.open(io.BytesIO(overlay.encode_class_map(classes)))
+    assert (image.format, image.mode) == ("PNG", "P")
+    np.testing.assert_array_equal(np.asarray(image), classes)
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(overlay.CLASS_COLOURS)[classes])
 
 
 def test_colours_repeat_when_there_are_more_masks_than_colours() -> None:
@@ -101,7 +101,7 @@ def test_a_box_is_drawn_on_the_pixels_inside_its_half_open_edges() -> None:
     assert (drawn[60, 70] == 128).all()
 
 
-def test_the_given_picture_is_left_alone() -> None:
+def test_the_given_image_is_left_alone() -> None:
     pixels = GREY.copy()
     pixels.flags.writeable = False
     overlay.draw_overlay(pixels, [block(0, 0, 9, 9)], points=[Point(5, 5)], boxes=[Box(1, 1, 9, 9)])
@@ -120,7 +120,7 @@ def test_a_mask_that_is_a_view_is_drawn_alike() -> None:
     st.integers(1, 40),
     st.lists(st.tuples(st.floats(-9, 50), st.floats(-9, 50)), max_size=3),
 )
-def test_pictures_of_any_size_are_drawn(height: int, width: int, places: list[tuple[float, float]]) -> None:
+def test_images_of_any_size_are_drawn(height: int, width: int, places: list[tuple[float, float]]) -> None:
     pixels = np.zeros((height, width, 3), np.uint8)
     drawn = overlay.draw_overlay(
         pixels,
@@ -135,9 +135,9 @@ def test_pictures_of_any_size_are_drawn(height: int, width: int, places: list[tu
 def test_the_encoded_overlay_is_a_png_of_the_same_pixels() -> None:
     drawn = overlay.draw_overlay(GREY, [block(50, 60, 120, 140)])
     data = overlay.encode_overlay(drawn)
-    picture = PIL.Image.open(io.BytesIO(data))
-    assert picture.format == "PNG"
-    assert np.array_equal(np.asarray(picture), drawn)
+    image = PIL.Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    assert np.array_equal(np.asarray(image), drawn)
 
 
 def test_the_palette_holds_distinct_colours() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from models.catalog import Architecture, CatalogueEntry, SourcePackage
 from models.errors import DiskFull, NoSource, WrongHash
-from models.weights import cached_path, fetch
-from models.zoo import Architecture, CatalogueEntry, SourcePackage
+from models.weights.fetch import cached_path, fetch
 from tests.file_server import FileServer, serving
 
 CONTENT = os.urandom(200_000)  # does not compress

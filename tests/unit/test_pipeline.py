@@ -23,9 +23,9 @@ from models.errors import (
     TooManyPrompts,
     UnknownModel,
 )
+from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
 from models.polygons import decode_polygons
-from models.transforms import Frame, Padding, frame_for
 from models.types import BACKGROUND, Box, Point, Prompt, Size
 from service.errors import (
     DeadlineExceeded,
@@ -53,9 +53,9 @@ from tests.fakes import (
     FakeSam,
     WatchedCache,
     WatchedRunner,
+    image_bytes,
     make_pipeline,
     make_settings,
-    picture,
     rectangle,
 )
 
@@ -102,7 +102,7 @@ async def pipeline(sam: FakeSam, lemon_sam: FakeSam, cache: WatchedCache) -> Asy
 
 
 def request(*prompts: Prompt, red: int = 0, **changes: object) -> SegmentRequest:
-    return dataclasses.replace(SegmentRequest(prompts, data=picture(red)), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(SegmentRequest(prompts, data=image_bytes(red)), **changes)  # type: ignore[arg-type]
 
 
 def boxes(answer: Segmented) -> list[list[tuple[int, int, int, int]]]:
@@ -115,9 +115,9 @@ def only(answer: Segmented) -> MaskResult:
 
 
 async def held(pipeline: Pipeline, sam: FakeSam) -> asyncio.Task[Embedded]:
-    """A picture that stays on the device until `sam.blocks` is set."""
+    """An image that stays on the device until `sam.blocks` is set."""
     sam.blocks = threading.Event()
-    running = asyncio.create_task(pipeline.embed(picture(200)))
+    running = asyncio.create_task(pipeline.embed(image_bytes(200)))
     assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
     return running
 
@@ -153,15 +153,15 @@ async def test_without_multimask_it_is_the_one_mask_of_the_first_token(pipeline:
     assert mask.stability_score == 1
 
 
-async def test_the_answer_says_what_picture_and_model_it_is_about(pipeline: Pipeline) -> None:
+async def test_the_answer_says_what_image_and_model_it_is_about(pipeline: Pipeline) -> None:
     answer = await pipeline.segment(request(CENTRE))
-    assert answer.image_id == images.content_id(picture())
+    assert answer.image_id == images.content_id(image_bytes())
     assert answer.frame == UNPADDED
     assert answer.model is LOADED
     assert answer.overlay is None
 
 
-async def test_the_second_request_for_a_picture_skips_the_encoder_and_the_decoding(
+async def test_the_second_request_for_a_image_skips_the_encoder_and_the_decoding(
     pipeline: Pipeline, sam: FakeSam
 ) -> None:
     first = await pipeline.segment(request(CENTRE))
@@ -173,27 +173,27 @@ async def test_the_second_request_for_a_picture_skips_the_encoder_and_the_decodi
     assert (sam.encodes, sam.prepares) == ([1], 1)
 
 
-async def test_an_embedded_picture_is_prompted_by_its_id(pipeline: Pipeline, sam: FakeSam) -> None:
-    embedded = await pipeline.embed(picture(7))
+async def test_an_embedded_image_is_prompted_by_its_id(pipeline: Pipeline, sam: FakeSam) -> None:
+    embedded = await pipeline.embed(image_bytes(7))
     assert (embedded.frame, embedded.model) == (UNPADDED, LOADED)
     assert embedded.timings.encode > 0
     answer = await pipeline.segment(SegmentRequest([BOX], image_id=embedded.image_id))
     assert (answer.image_id, answer.frame) == (embedded.image_id, embedded.frame)
     assert only(answer).mask.box == (32, 16, 64, 48)
     assert answer.timings.encode == 0
-    again = await pipeline.embed(picture(7))
+    again = await pipeline.embed(image_bytes(7))
     assert (again.image_id, again.timings.encode) == (embedded.image_id, 0)
     assert sam.encodes == [1]
 
 
-async def test_masks_are_decoded_from_the_pictures_own_embedding(pipeline: Pipeline) -> None:
-    await pipeline.embed(picture(0))
+async def test_masks_are_decoded_from_the_images_own_embedding(pipeline: Pipeline) -> None:
+    await pipeline.embed(image_bytes(0))
     on_red = only(await pipeline.segment(request(BOX, red=255))).mask
     on_black = only(await pipeline.segment(request(BOX))).mask
     np.testing.assert_allclose(on_red.logits, 2 * on_black.logits)
 
 
-async def test_two_requests_at_once_for_a_new_picture_encode_it_once_and_the_second_waits(
+async def test_two_requests_at_once_for_a_new_image_encode_it_once_and_the_second_waits(
     pipeline: Pipeline, cache: WatchedCache, sam: FakeSam
 ) -> None:
     sam.blocks = threading.Event()
@@ -207,13 +207,13 @@ async def test_two_requests_at_once_for_a_new_picture_encode_it_once_and_the_sec
     assert boxes(first) == boxes(second)
 
 
-async def test_a_picture_whose_only_caller_left_while_it_waited_is_never_encoded(
+async def test_a_image_whose_only_caller_left_while_it_waited_is_never_encoded(
     pipeline: Pipeline, sam: FakeSam
 ) -> None:
     busy = await held(pipeline, sam)
     leaving = asyncio.create_task(pipeline.segment(request(CENTRE, red=1)))
     staying = asyncio.create_task(pipeline.segment(request(CENTRE, red=2)))
-    await watched(pipeline).pictures.reach(3)
+    await watched(pipeline).images.reach(3)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
@@ -239,7 +239,7 @@ async def test_who_waits_for_an_encoding_is_answered_when_the_one_who_began_it_l
 ) -> None:
     busy = await held(pipeline, sam)
     first = asyncio.create_task(pipeline.segment(request(CENTRE)))
-    await watched(pipeline).pictures.reach(2)
+    await watched(pipeline).images.reach(2)
     second = asyncio.create_task(pipeline.segment(request(CENTRE)))
     await cache.asked.reach(3)
     first.cancel()
@@ -257,7 +257,7 @@ async def test_who_waits_for_an_encoding_is_answered_when_the_deadline_of_the_on
 ) -> None:
     busy = await held(pipeline, sam)
     first = asyncio.create_task(pipeline.segment(request(CENTRE, when=When(within=0.2))))
-    await watched(pipeline).pictures.reach(2)
+    await watched(pipeline).images.reach(2)
     second = asyncio.create_task(pipeline.segment(request(CENTRE)))
     await cache.asked.reach(3)
     with pytest.raises(DeadlineExceeded):
@@ -274,7 +274,7 @@ async def test_who_waits_for_an_encoding_is_answered_when_it_is_dropped_as_late_
 ) -> None:
     busy = await held(pipeline, sam)
     first = asyncio.create_task(pipeline.segment(request(CENTRE, when=When(within=1000))))
-    await watched(pipeline).pictures.reach(2)
+    await watched(pipeline).images.reach(2)
     second, third = (asyncio.create_task(pipeline.segment(request(prompt))) for prompt in (CENTRE, BOX))
     await cache.asked.reach(4)
     sam.clock.leap(2000)
@@ -291,13 +291,13 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_done(
     pipeline: Pipeline, sam: FakeSam
 ) -> None:
     sam.encode_s_per_megapixel = 100
-    await pipeline.embed(picture(1))
+    await pipeline.embed(image_bytes(1))
     sam.forget()
     for asked in (request(CENTRE, when=When(within=50)), request(CENTRE, red=2, when=When(within=50))):
         with pytest.raises(DeadlineUnreachable):
             await pipeline.segment(asked)
     with pytest.raises(DeadlineUnreachable):
-        await pipeline.embed(picture(), when=When(within=50))
+        await pipeline.embed(image_bytes(), when=When(within=50))
     assert (sam.prepares, sam.encodes, sam.decodes) == (0, [], [])
     assert (await pipeline.segment(request(CENTRE, red=1, when=When(within=50)))).timings.encode == 0
     assert (await pipeline.segment(request(CENTRE, when=When(within=200)))).timings.encode > 0
@@ -312,27 +312,27 @@ async def test_the_largest_input_that_is_in_time_is_taken_where_the_size_is_left
     # The encoder takes about 80, 45 and 20 seconds; a quarter of the time is to be left where a smaller size could do.
     for red, within, side in ((1, None, 1024), (2, 120, 1024), (3, 100, 768), (4, 70, 768), (5, 55, 512), (6, 35, 512)):
         answer = await pipeline.segment(request(BOX, red=red, input=auto, when=When(within=within)))
-        assert answer.frame == frame_for(SIZE, side, "none")
+        assert answer.frame == letterbox_for(SIZE, side, "none")
         assert only(answer).mask.box == (32, 16, 64, 48)
     with pytest.raises(DeadlineUnreachable):
         await pipeline.segment(request(BOX, red=7, input=auto, when=When(within=15)))
 
 
 async def test_an_embedding_of_any_size_serves_where_the_size_is_left_open(pipeline: Pipeline, sam: FakeSam) -> None:
-    small = await pipeline.embed(picture(), choice=InputChoice(512))
+    small = await pipeline.embed(image_bytes(), choice=InputChoice(512))
     assert (await pipeline.segment(request(CENTRE, input=InputChoice("auto")))).frame == small.frame
-    assert (await pipeline.embed(picture(), choice=InputChoice("auto"))).frame == small.frame
+    assert (await pipeline.embed(image_bytes(), choice=InputChoice("auto"))).frame == small.frame
     assert len(sam.frames) == 1
 
 
-async def test_of_several_embeddings_of_a_picture_its_id_finds_the_largest_that_fits(pipeline: Pipeline) -> None:
+async def test_of_several_embeddings_of_a_image_its_id_finds_the_largest_that_fits(pipeline: Pipeline) -> None:
     for choice in (InputChoice(512, "square"), InputChoice(1024)):
-        image_id = (await pipeline.embed(picture(), choice=choice)).image_id
+        image_id = (await pipeline.embed(image_bytes(), choice=choice)).image_id
 
-    async def found(choice: InputChoice) -> Frame:
+    async def found(choice: InputChoice) -> Letterbox:
         return (await pipeline.segment(SegmentRequest([BOX], image_id=image_id, input=choice))).frame
 
-    large, small = UNPADDED, frame_for(SIZE, 512, "square")
+    large, small = UNPADDED, letterbox_for(SIZE, 512, "square")
     for choice in (InputChoice(), InputChoice("auto"), InputChoice(1024), InputChoice(padding="none")):
         assert await found(choice) == large
     for choice in (InputChoice(512), InputChoice(padding="square"), InputChoice("auto", "square")):
@@ -343,10 +343,10 @@ async def test_of_several_embeddings_of_a_picture_its_id_finds_the_largest_that_
 
 
 @pytest.mark.parametrize("padding", ["none", "square"])
-async def test_a_square_picture_is_found_by_its_id_whatever_padding_it_was_sent_with(
+async def test_a_square_image_is_found_by_its_id_whatever_padding_it_was_sent_with(
     pipeline: Pipeline, sam: FakeSam, padding: Padding
 ) -> None:
-    data = picture(1, SQUARE)
+    data = image_bytes(1, SQUARE)
     image_id = (await pipeline.embed(data, choice=InputChoice(padding=padding))).image_id
     for asked in ("none", "square"):
         choice = InputChoice(padding=asked)
@@ -359,10 +359,10 @@ async def test_a_square_picture_is_found_by_its_id_whatever_padding_it_was_sent_
 async def test_the_setting_is_the_input_size_of_requests_that_name_none(sam: FakeSam, lemon_sam: FakeSam) -> None:
     lemon_sam.flexible = False
     pipeline = make_pipeline(sam, lemon_sam, settings=make_settings(input_size=512))
-    assert (await pipeline.embed(picture())).frame == frame_for(SIZE, 512, "none")
-    assert (await pipeline.embed(picture(), choice=InputChoice(768))).frame == frame_for(SIZE, 768, "none")
+    assert (await pipeline.embed(image_bytes())).frame == letterbox_for(SIZE, 512, "none")
+    assert (await pipeline.embed(image_bytes(), choice=InputChoice(768))).frame == letterbox_for(SIZE, 768, "none")
     # A model that takes one size only is not asked for another by a setting.
-    assert (await pipeline.embed(picture(), SECOND.name)).frame == frame_for(SIZE)
+    assert (await pipeline.embed(image_bytes(), SECOND.name)).frame == letterbox_for(SIZE)
     await pipeline.close(PATIENCE_S)
 
 
@@ -378,7 +378,7 @@ async def test_a_model_of_one_input_size_refuses_others(
     assert lemon_sam.prepares == 0
     for fitting in (InputChoice(), InputChoice("auto"), InputChoice(1024), InputChoice(padding="square")):
         answer = await pipeline.segment(request(CENTRE, model=SECOND.name, input=fitting))
-        assert answer.frame == frame_for(SIZE)
+        assert answer.frame == letterbox_for(SIZE)
     assert lemon_sam.encodes == [1]
 
 
@@ -386,7 +386,7 @@ async def test_masks_lie_where_they_should_at_every_input_size_and_padding(pipel
     for side in (1024, 768, 512):
         for padding in ("none", "square"):
             answer = await pipeline.segment(request(BOX, red=9, input=InputChoice(side, padding)))
-            frame = frame_for(SIZE, side, padding)
+            frame = letterbox_for(SIZE, side, padding)
             assert answer.frame == frame
             np.testing.assert_array_equal(only(answer).mask.pixels, rectangle(32, 16, 64, 48))
             assert only(answer).mask.logits.shape == (frame.logits.height, frame.logits.width)
@@ -417,10 +417,10 @@ async def test_prompts_with_and_without_masks_may_be_mixed(pipeline: Pipeline, s
     assert sam.decodes == [DecodeCall(2, with_masks=False), DecodeCall(2, with_masks=True)]
 
 
-async def test_a_picture_that_is_not_square_or_small_keeps_its_coordinates(pipeline: Pipeline) -> None:
+async def test_a_image_that_is_not_square_or_small_keeps_its_coordinates(pipeline: Pipeline) -> None:
     tall = Size(256, 64)
     prompt = Prompt(box=Box(16, 64, 48, 192), multimask=False)
-    mask = only(await pipeline.segment(SegmentRequest([prompt], data=picture(1, tall)))).mask
+    mask = only(await pipeline.segment(SegmentRequest([prompt], data=image_bytes(1, tall)))).mask
     assert mask.pixels.shape == (256, 64)
     np.testing.assert_array_equal(mask.pixels, rectangle(16, 64, 48, 192, tall))
 
@@ -441,10 +441,10 @@ async def test_masks_come_in_the_format_that_was_asked_for(pipeline: Pipeline) -
     np.testing.assert_array_equal(decode_logits(logits.encoded), logits.mask.logits)
 
 
-async def test_an_overlay_is_drawn_into_the_picture_even_when_its_embedding_is_at_hand(
+async def test_an_overlay_is_drawn_into_the_image_even_when_its_embedding_is_at_hand(
     pipeline: Pipeline, sam: FakeSam
 ) -> None:
-    await pipeline.embed(picture())
+    await pipeline.embed(image_bytes())
     answer = await pipeline.segment(request(BOX, overlay=True))
     assert answer.overlay is not None
     drawn = np.asarray(PIL.Image.open(io.BytesIO(answer.overlay)))
@@ -475,24 +475,22 @@ async def test_a_bad_prompt_is_refused_before_the_encoder_runs_and_named(
     assert type(caught.value) is error
     assert caught.value.detail.startswith("prompts[1]: ")
     assert sam.encodes == []
-    embedded = await pipeline.embed(picture())
+    embedded = await pipeline.embed(image_bytes())
     for known in (request(CENTRE, prompt), SegmentRequest([CENTRE, prompt], image_id=embedded.image_id)):
         with pytest.raises(error, match=says):
             await pipeline.segment(known)
     assert sam.decodes == []
 
 
-async def test_a_picture_that_cannot_be_used_is_refused_before_the_encoder_runs(
-    pipeline: Pipeline, sam: FakeSam
-) -> None:
+async def test_a_image_that_cannot_be_used_is_refused_before_the_encoder_runs(pipeline: Pipeline, sam: FakeSam) -> None:
     with pytest.raises(NotAnImage):
         await pipeline.embed(b"https://example.org/orange.jpg")
     with pytest.raises(TooManyPixels, match="100000"):
-        await pipeline.segment(SegmentRequest([CENTRE], data=picture(0, Size(250, 401))))
+        await pipeline.segment(SegmentRequest([CENTRE], data=image_bytes(0, Size(250, 401))))
     assert sam.encodes == []
 
 
-async def test_more_prompts_or_points_than_the_limit_are_refused_before_the_picture_is_looked_at(
+async def test_more_prompts_or_points_than_the_limit_are_refused_before_the_image_is_looked_at(
     pipeline: Pipeline,
 ) -> None:
     with pytest.raises(TooManyPrompts, match="21 prompts; at most 20"):
@@ -503,7 +501,7 @@ async def test_more_prompts_or_points_than_the_limit_are_refused_before_the_pict
     assert len(answer.results) == 20
 
 
-async def test_an_unknown_an_evicted_and_an_expired_picture_are_to_be_sent_again(
+async def test_an_unknown_an_evicted_and_an_expired_image_are_to_be_sent_again(
     pipeline: Pipeline, clock: FakeClock
 ) -> None:
     async def by_id(image_id: str) -> Segmented:
@@ -511,7 +509,7 @@ async def test_an_unknown_an_evicted_and_an_expired_picture_are_to_be_sent_again
 
     with pytest.raises(UnknownImageId, match="send it again"):
         await by_id("0" * 32)
-    first, second, third = [(await pipeline.embed(picture(red))).image_id for red in (1, 2, 3)]
+    first, second, third = [(await pipeline.embed(image_bytes(red))).image_id for red in (1, 2, 3)]
     with pytest.raises(UnknownImageId, match=first):
         await by_id(first)
     assert (await by_id(second)).image_id == second
@@ -523,7 +521,7 @@ async def test_an_unknown_an_evicted_and_an_expired_picture_are_to_be_sent_again
 async def test_a_model_answers_by_its_name_with_its_own_embeddings(
     pipeline: Pipeline, sam: FakeSam, lemon_sam: FakeSam
 ) -> None:
-    embedded = await pipeline.embed(picture(), SECOND.name)
+    embedded = await pipeline.embed(image_bytes(), SECOND.name)
     assert embedded.model is SECOND
     assert (sam.encodes, lemon_sam.encodes) == ([], [1])
     by_id = SegmentRequest([CENTRE], image_id=embedded.image_id)
@@ -539,10 +537,10 @@ async def test_a_model_that_is_not_there_is_told_apart_from_one_that_is_not_load
         await pipeline.segment(request(CENTRE, model="plum-sam"))
     assert type(caught.value) is UnknownModel
     with pytest.raises(ModelNotLoaded, match="POMONA_MODELS=orange-sam,lemon-sam,melon-sam would load it"):
-        await pipeline.embed(picture(), "melon-sam")
+        await pipeline.embed(image_bytes(), "melon-sam")
 
 
-async def test_neither_a_picture_nor_an_id_is_refused(pipeline: Pipeline) -> None:
+async def test_neither_a_image_nor_an_id_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(NoImage):
         await pipeline.segment(SegmentRequest([CENTRE]))
 
@@ -569,7 +567,7 @@ async def test_the_parts_of_the_time_lie_within_the_whole(pipeline: Pipeline) ->
 
 
 async def test_an_embedding_alone_takes_no_time_for_prompts(pipeline: Pipeline) -> None:
-    timings = (await pipeline.embed(picture())).timings
+    timings = (await pipeline.embed(image_bytes())).timings
     assert timings.prompt == timings.postprocess == 0
     assert timings.decode + timings.queue + timings.encode <= timings.total
 
@@ -578,7 +576,7 @@ async def test_a_device_that_broke_is_told_by_the_pipeline(pipeline: Pipeline, l
     told = [pipeline.broken]
     lemon_sam.fails = DeviceBroken("the card fell off the bus")
     with pytest.raises(DeviceBroken, match="fell off the bus"):
-        await pipeline.embed(picture(), SECOND.name)
+        await pipeline.embed(image_bytes(), SECOND.name)
     told.append(pipeline.broken)
     assert told == [False, True]
     assert len((await pipeline.segment(request(CENTRE))).results) == 1
@@ -588,14 +586,14 @@ async def test_closing_finishes_what_was_admitted_and_takes_nothing_more(sam: Fa
     pipeline = make_pipeline(sam)
     busy = await held(pipeline, sam)
     call = asyncio.create_task(pipeline.segment(request(CENTRE)))
-    await watched(pipeline).pictures.reach(2)
+    await watched(pipeline).images.reach(2)
     closing = asyncio.create_task(pipeline.close(PATIENCE_S))
     await asyncio.sleep(0)
     with pytest.raises(NotReady):
-        await pipeline.embed(picture(1))
+        await pipeline.embed(image_bytes(1))
     let_go(sam)
     assert len((await call).results) == 1
-    assert (await busy).image_id == images.content_id(picture(200))
+    assert (await busy).image_id == images.content_id(image_bytes(200))
     await closing
     assert sam.encoded == [200, 0]
 
@@ -604,7 +602,7 @@ async def test_closing_drops_what_does_not_end_in_time(sam: FakeSam) -> None:
     pipeline = make_pipeline(sam)
     busy = await held(pipeline, sam)
     call = asyncio.create_task(pipeline.segment(request(CENTRE)))
-    await watched(pipeline).pictures.reach(2)
+    await watched(pipeline).images.reach(2)
     closing = asyncio.create_task(pipeline.close(0.01))
     with pytest.raises(NotReady):
         await call

@@ -5,24 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import bounding_box
 from models.sam.postprocess import masks_of
-from models.transforms import Frame, Padding, frame_for
 from models.types import Logits, Mask, Size
 from tests.reference import stability_score, upsample
 
 LENGTHS = st.integers(1, 400) | st.sampled_from([1023, 1024, 1025, 1800])
 PADDINGS: st.SearchStrategy[Padding] = st.sampled_from(["none", "square"])
-FRAMES = st.builds(frame_for, st.builds(Size, LENGTHS, LENGTHS), st.sampled_from([64, 512, 768, 1024]), PADDINGS)
+FRAMES = st.builds(letterbox_for, st.builds(Size, LENGTHS, LENGTHS), st.sampled_from([64, 512, 768, 1024]), PADDINGS)
 TOLERANCE = 1e-4  # of float32 rounding, with logits up to 30
 
 
-def mask_of(logits: Logits, frame: Frame) -> Mask:
+def mask_of(logits: Logits, frame: Letterbox) -> Mask:
     (mask,) = masks_of(np.stack([logits] * 4), np.full(4, 0.5, np.float32), frame, multimask=False)
     return mask
 
 
-def assert_agrees(mask: Mask, logits: Logits, frame: Frame) -> None:
+def assert_agrees(mask: Mask, logits: Logits, frame: Letterbox) -> None:
     """Everything as from logits of the image's size, but for pixels whose logits lie on a threshold."""
     full = upsample(logits, frame)
     off = (mask.pixels != (full > 0)) & (np.abs(full) > TOLERANCE)
@@ -35,7 +35,7 @@ def assert_agrees(mask: Mask, logits: Logits, frame: Frame) -> None:
     assert mask.stability_score == pytest.approx(stability_score(full), abs=2 * allowed + 1e-12)
 
 
-def hill(frame: Frame, centre: tuple[float, float], radii: tuple[float, float], noise: int | None) -> Logits:
+def hill(frame: Letterbox, centre: tuple[float, float], radii: tuple[float, float], noise: int | None) -> Logits:
     """Logits with a maximum of 20 at a place given as fractions of the logits, falling by 20 per radius."""
     height, width = frame.logits.height, frame.logits.width
     ys, xs = np.mgrid[:height, :width]
@@ -54,7 +54,7 @@ def hill(frame: Frame, centre: tuple[float, float], radii: tuple[float, float], 
     noise=st.none() | st.integers(0, 99),
 )
 def test_a_mask_anywhere_is_that_of_logits_upsampled_to_the_images_size(
-    frame: Frame, centre: tuple[float, float], radii: tuple[float, float], noise: int | None
+    frame: Letterbox, centre: tuple[float, float], radii: tuple[float, float], noise: int | None
 ) -> None:
     logits = hill(frame, centre, radii, noise)
     assert_agrees(mask_of(logits, frame), logits, frame)
@@ -62,7 +62,7 @@ def test_a_mask_anywhere_is_that_of_logits_upsampled_to_the_images_size(
 
 @settings(deadline=None, max_examples=100)
 @given(frame=FRAMES, at=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_a_single_cell_reaches_every_pixel_that_it_should(frame: Frame, at: tuple[float, float]) -> None:
+def test_a_single_cell_reaches_every_pixel_that_it_should(frame: Letterbox, at: tuple[float, float]) -> None:
     logits = np.full((frame.logits.height, frame.logits.width), -2, np.float32)
     logits[int(at[0] * (frame.logits.height - 1)), int(at[1] * (frame.logits.width - 1))] = 30
     assert_agrees(mask_of(logits, frame), logits, frame)
@@ -71,7 +71,7 @@ def test_a_single_cell_reaches_every_pixel_that_it_should(frame: Frame, at: tupl
 @pytest.mark.parametrize("size", [Size(4160, 1800), Size(1200, 1800), Size(96, 128), Size(1, 1), Size(1, 9000)])
 @pytest.mark.parametrize("value", [-20, -1.0005, -0.5, 0.5, 20])
 def test_masks_that_are_empty_or_full_are_so_to_the_last_pixel(size: Size, value: float) -> None:
-    frame = frame_for(size)
+    frame = letterbox_for(size)
     logits = np.full((256, 256), value, np.float32)
     mask = mask_of(logits, frame)
     assert mask.pixels.all() if value > 0 else not mask.pixels.any()
@@ -81,7 +81,7 @@ def test_masks_that_are_empty_or_full_are_so_to_the_last_pixel(size: Size, value
 
 
 def test_a_mask_in_the_padding_alone_is_empty() -> None:
-    frame = frame_for(Size(100, 400))
+    frame = letterbox_for(Size(100, 400))
     logits = np.full((256, 256), -20, np.float32)
     logits[100:] = 20
     mask = mask_of(logits, frame)
@@ -90,14 +90,14 @@ def test_a_mask_in_the_padding_alone_is_empty() -> None:
 
 
 @pytest.mark.parametrize("size", [Size(3, 200_000), Size(200_000, 3)])
-def test_a_picture_that_is_one_long_line_is_computed_block_by_block(size: Size) -> None:
-    frame = frame_for(size, padding="none")
+def test_a_image_that_is_one_long_line_is_computed_block_by_block(size: Size) -> None:
+    frame = letterbox_for(size, padding="none")
     logits = hill(frame, (0.5, 0.5), (0.3, 0.3), noise=1)
     assert_agrees(mask_of(logits, frame), logits, frame)
 
 
 def test_three_masks_come_best_score_first_and_one_is_that_of_clear_prompts() -> None:
-    frame = frame_for(Size(96, 128))
+    frame = letterbox_for(Size(96, 128))
     logits = np.stack([np.full((256, 256), value, np.float32) for value in (1, 2, 3, 4)])
     scores = np.array([0.99, 0.5, 0.9, 0.7], np.float32)
     several = masks_of(logits, scores, frame, multimask=True)

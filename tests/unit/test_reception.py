@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from models.catalog import CatalogueEntry
 from models.errors import PomonaError, UnknownModel
-from models.zoo import CatalogueEntry
 from service.device_queue import DeviceQueue
 from service.errors import ModelNotLoaded, WrongFamily
 from service.messages import When

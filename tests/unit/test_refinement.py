@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.cutouts import Cutout
+from models.cropped_masks import CroppedMask
 from models.inspection import Inspection, inspect, measured
 from models.refinement import cut_out, prompt_for, refined
 from models.types import BinaryMask, Box, Mask, Size
@@ -17,10 +17,10 @@ SIZE = Size(224, 448)
 LEFT, RIGHT = (40, 20, 80, 60), (80, 20, 120, 60)
 
 
-def mask(*box: int) -> Cutout:
-    """A SAM's mask: a box of the picture."""
+def mask(*box: int) -> CroppedMask:
+    """A SAM's mask: a box of the image."""
     x0, y0, x1, y1 = box
-    return Cutout(np.ones((y1 - y0, x1 - x0), np.bool_), x0, y0, SIZE)
+    return CroppedMask(np.ones((y1 - y0, x1 - x0), np.bool_), x0, y0, SIZE)
 
 
 def seen(*boxes: tuple[int, int, int, int], sick: BinaryMask | None = None) -> Inspection:
@@ -38,7 +38,7 @@ def test_a_sam_is_asked_for_the_one_mask_of_a_box_a_little_larger_than_the_fruit
     assert 0 <= grown[0] <= 10
 
 
-def test_the_box_stays_in_the_picture() -> None:
+def test_the_box_stays_in_the_image() -> None:
     (fruit,) = seen((0, 0, 448, 224)).fruits
     assert prompt_for(fruit).box == Box(0, 0, 448, 224)
 
@@ -105,7 +105,7 @@ def test_whatever_the_sam_says_no_pixel_is_in_two_masks(masks: list[tuple[int, i
     assert count.max() <= 1
 
 
-def test_a_mask_is_cut_out_of_its_picture_and_the_picture_let_go() -> None:
+def test_a_mask_is_cut_out_of_its_image_and_the_image_let_go() -> None:
     pixels = rectangle(10, 20, 30, 50, SIZE)
     logits = np.zeros((4, 4), np.float32)
     part = cut_out(Mask(pixels, logits, 0.9, 0.9, (10, 20, 30, 50), 600))
@@ -116,13 +116,13 @@ def test_a_mask_is_cut_out_of_its_picture_and_the_picture_let_go() -> None:
 
 def test_an_empty_mask_is_not_taken() -> None:
     before = seen(LEFT)
-    nothing = Cutout(np.zeros((1, 1), np.bool_), 0, 0, SIZE)
+    nothing = CroppedMask(np.zeros((1, 1), np.bool_), 0, 0, SIZE)
     assert refined(before, {0: nothing}).fruits == before.fruits
 
 
 def test_a_measured_fruit_has_a_tight_box() -> None:
     classes = np.zeros((224, 448), np.uint8)
-    loose = Cutout(np.pad(np.ones((5, 7), np.bool_), 3), 10, 20, SIZE)
+    loose = CroppedMask(np.pad(np.ones((5, 7), np.bool_), 3), 10, 20, SIZE)
     fruit = measured(loose, classes, 0.5)
     assert fruit.box == (13, 23, 20, 28)
     assert fruit.infected.box == fruit.box

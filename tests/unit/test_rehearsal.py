@@ -7,14 +7,14 @@ from models.types import Point, Prompt, Size
 from service.errors import DeadlineUnreachable
 from service.messages import InputChoice, SegmentRequest, When
 from service.rehearsal import rehearse
-from tests.fakes import PATIENCE_S, FakeSam, FakeUNet, WatchedCache, make_pipeline, make_settings, picture
+from tests.fakes import PATIENCE_S, FakeSam, FakeUNet, WatchedCache, image_bytes, make_pipeline, make_settings
 
 CAMERA = Size(96, 128)
 PROMPT = Prompt((Point(64, 48),))
 
 
 @pytest.mark.parametrize(("flexible", "sides"), [(True, [1024, 768, 512]), (False, [1024])])
-async def test_each_way_to_see_a_cameras_picture_is_gone_three_times(flexible: bool, sides: list[int]) -> None:
+async def test_each_way_to_see_a_cameras_image_is_gone_three_times(flexible: bool, sides: list[int]) -> None:
     sam = FakeSam(flexible=flexible)
     cache = WatchedCache(max_bytes=1 << 20, max_age=60, clock=sam.clock)
     pipeline = make_pipeline(sam, settings=make_settings(), cache=cache)
@@ -30,7 +30,7 @@ async def test_the_first_frame_after_it_is_judged_by_what_was_learned() -> None:
     sam = FakeSam(encode_s_per_batch=0.2)
     pipeline = make_pipeline(sam, settings=make_settings())
     await rehearse(pipeline, [CAMERA])
-    asked = SegmentRequest([PROMPT], picture(7), input=InputChoice(512), when=When(within=0.15))
+    asked = SegmentRequest([PROMPT], image_bytes(7), input=InputChoice(512), when=When(within=0.15))
     with pytest.raises(DeadlineUnreachable):
         await pipeline.segment(asked)
     await pipeline.close(PATIENCE_S)
@@ -44,7 +44,7 @@ async def test_without_cameras_nothing_is_rehearsed() -> None:
     await pipeline.close(PATIENCE_S)
 
 
-async def test_a_picture_that_could_not_be_answered_later_is_told_at_the_start() -> None:
+async def test_a_image_that_could_not_be_answered_later_is_told_at_the_start() -> None:
     pipeline = make_pipeline(FakeSam(), settings=make_settings(max_megapixels=0.001))
     with pytest.raises(TooManyPixels):
         await rehearse(pipeline, [CAMERA])

@@ -1,4 +1,4 @@
-"""The renderer: its pictures are the same again, and its masks say what was drawn."""
+"""The renderer: its images are the same again, and its masks say what was drawn."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
-from models.data.render import Background, CannotRender, Layout, RenderOptions, encode_jpeg, render
-from models.data.render.__main__ import main
-from models.data.render.contact_sheet import contact_sheet
-from models.data.render.lesions import paint_lesion
-from models.data.render.peel import healthy_peel
-from models.data.render.scene import Fruit, Lesion, LesionKind, Species, Vector
-from models.data.render.surface import patch_of
-from models.data.samples import PixelClass, Sample
-from models.types import BinaryMask, Size
+from models.data.samples import Sample
+from models.synthetic import Background, CannotRender, Layout, RenderOptions, encode_jpeg, render
+from models.synthetic.__main__ import main
+from models.synthetic.contact_sheet import contact_sheet
+from models.synthetic.lesions import paint_lesion
+from models.synthetic.peel import healthy_peel
+from models.synthetic.scene import Fruit, Lesion, LesionKind, Species, Vector
+from models.synthetic.surface import patch_of
+from models.types import BinaryMask, PixelClass, Size
 
 SMALL = Size(112, 224)
 
@@ -33,7 +33,7 @@ def fruit_of(sample: Sample, number: int) -> BinaryMask:
 
 
 def fruit_with(*, species: Species, axes: Vector, rotation: NDArray[np.float64], key: int) -> Fruit:
-    """A bare fruit in the middle of the picture."""
+    """A bare fruit in the middle of the image."""
     return Fruit(species, np.zeros(3), 0.4, axes, rotation, 0.8, 0.5, 0.0, (), (), key)
 
 
@@ -59,15 +59,15 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("background", Background)
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_threads(background: Background) -> None:
     options = RenderOptions(background=background, fruits=3)
-    pictures = []
+    images = []
     for count in (1, 4):
         cv2.setNumThreads(count)
         sample = render(7, options=options)
-        pictures.append((sample.pixels.tobytes(), sample.semantic.tobytes(), np.asarray(sample.instance_map).tobytes()))
-    assert pictures[0] == pictures[1]
+        images.append((sample.pixels.tobytes(), sample.semantic.tobytes(), np.asarray(sample.instance_map).tobytes()))
+    assert images[0] == images[1]
 
 
-def test_other_seeds_give_other_pictures(some: list[Sample]) -> None:
+def test_other_seeds_give_other_images(some: list[Sample]) -> None:
     assert len({sample.pixels.tobytes() for sample in some}) == len(some)
     assert [sample.name for sample in some[:2]] == ["rendered-0", "rendered-1"]
 
@@ -172,7 +172,7 @@ def test_without_infected_fruit_no_distractor_is_labelled_infected(background: B
         assert all(instance.pixel_class is PixelClass.HEALTHY for instance in sample.instances)
 
 
-def test_distractors_change_the_picture_but_no_fruits_outline() -> None:
+def test_distractors_change_the_image_but_no_fruits_outline() -> None:
     changed = 0
     for seed in range(6):
         bare, marked = (
@@ -217,7 +217,7 @@ def test_touching_fruits_each_have_a_neighbour() -> None:
             assert any(parts_touch(one, other) for other in masks if other is not one)
 
 
-def test_fruit_sizes_range_from_small_to_filling_the_picture(some: list[Sample]) -> None:
+def test_fruit_sizes_range_from_small_to_filling_the_image(some: list[Sample]) -> None:
     widths = [(fruit.box[2] - fruit.box[0]) / SMALL.width for sample in some for fruit in sample.instances]
     assert min(widths) < 0.08
     assert max(widths) > 0.4
@@ -267,7 +267,7 @@ def test_seeds_and_sizes_out_of_range_are_refused(seed: int, size: Size) -> None
         render(seed, size)
 
 
-def test_pictures_are_rendered_fast_enough_to_train_with() -> None:
+def test_images_are_rendered_fast_enough_to_train_with() -> None:
     render(0)  # fills the caches
     started = time.process_time()
     for seed in range(12):
@@ -276,14 +276,14 @@ def test_pictures_are_rendered_fast_enough_to_train_with() -> None:
     assert 12 / (time.process_time() - started) >= 5
 
 
-def test_the_jpeg_is_the_picture() -> None:
+def test_the_jpeg_is_the_image() -> None:
     sample = render(2, SMALL)
-    with PIL.Image.open(io.BytesIO(encode_jpeg(sample, 95))) as picture:
-        assert picture.format == "JPEG"
-        assert np.abs(np.asarray(picture).astype(int) - sample.pixels).mean() < 3  # channels are not swapped
+    with PIL.Image.open(io.BytesIO(encode_jpeg(sample, 95))) as image:
+        assert image.format == "JPEG"
+        assert np.abs(np.asarray(image).astype(int) - sample.pixels).mean() < 3  # channels are not swapped
 
 
-def test_a_folder_holds_each_picture_with_its_masks(tmp_path: Path) -> None:
+def test_a_folder_holds_each_image_with_its_masks(tmp_path: Path) -> None:
     main(["--count", "2", "--size", "224x112", "--seed", "5", "--out", str(tmp_path)])
     for seed in (5, 6):
         sample = render(seed, SMALL)
@@ -295,7 +295,7 @@ def test_a_folder_holds_each_picture_with_its_masks(tmp_path: Path) -> None:
         assert (tmp_path / "images" / f"rendered-{seed}.jpg").read_bytes() == encode_jpeg(sample, 92)
 
 
-def test_a_contact_sheet_shows_every_picture_and_the_outlines_of_its_masks(tmp_path: Path) -> None:
+def test_a_contact_sheet_shows_every_image_and_the_outlines_of_its_masks(tmp_path: Path) -> None:
     samples = [render(seed, SMALL, options=RenderOptions(Background.BLACK, fruits=2)) for seed in range(6)]
     sheet = contact_sheet(samples)
     assert sheet.shape == (4 * 140, 1400, 3)

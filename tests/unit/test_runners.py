@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from models.errors import BackendError, DeviceBroken, DeviceOutOfMemory
+from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import LOGITS_SIDE
-from models.transforms import Frame, frame_for
 from models.types import Box, Logits, Point, Prompt, Size
 from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
 from service.runners.base import best_size
 from service.runners.sam import Decoded
 from service.work import QueueOptions, Terms
-from tests.fakes import LOADED, PATIENCE_S, SCORES, SIZE, DecodeCall, FakePicture, FakeSam, WatchedRunner
+from tests.fakes import LOADED, PATIENCE_S, SCORES, SIZE, DecodeCall, FakeImage, FakeSam, WatchedRunner
 
-FRAME = frame_for(SIZE)
-HALF = frame_for(SIZE, 512)
-BLACK = FakePicture(np.zeros(3, np.float32), FRAME.padded)
-RED = FakePicture(np.array([255, 0, 0], np.float32), FRAME.padded)
+FRAME = letterbox_for(SIZE)
+HALF = letterbox_for(SIZE, 512)
+BLACK = FakeImage(np.zeros(3, np.float32), FRAME.padded)
+RED = FakeImage(np.array([255, 0, 0], np.float32), FRAME.padded)
 CLICK = Prompt((Point(1, 1),))
 NEVER = 1e9
 """Seconds after which an idle device is tried anew: no test waits for that."""
@@ -51,22 +51,22 @@ def terms(runner: WatchedRunner, within: float | None = None) -> Terms:
     return Terms(now, None if within is None else now + within)
 
 
-async def encode(runner: WatchedRunner, picture: FakePicture, *, frame: Frame = FRAME) -> Ran[FakePicture]:
+async def encode(runner: WatchedRunner, image: FakeImage, *, frame: Letterbox = FRAME) -> Ran[FakeImage]:
     place = runner.reserve_encode(terms(runner), frame, ready_by=runner.backend.clock())
-    ran = await runner.encode(place, picture)
-    assert isinstance(ran.value, FakePicture)
+    ran = await runner.encode(place, image)
+    assert isinstance(ran.value, FakeImage)
     return Ran(ran.value, ran.queued, ran.ran, ran.batch, ran.started)
 
 
 async def decode(
-    runner: WatchedRunner, picture: FakePicture, prompts: Sequence[Prompt], frame: Frame = FRAME
+    runner: WatchedRunner, image: FakeImage, prompts: Sequence[Prompt], frame: Letterbox = FRAME
 ) -> Ran[Decoded]:
     reservation = runner.reserve(terms(runner), prompts, frame, encode=False, ready_by=runner.backend.clock())
-    return await runner.decode(reservation, picture, prompts, frame)
+    return await runner.decode(reservation, image, prompts, frame)
 
 
-async def held(runner: WatchedRunner, sam: FakeSam) -> asyncio.Task[Ran[FakePicture]]:
-    """A picture that stays on the device until `sam.blocks` is set."""
+async def held(runner: WatchedRunner, sam: FakeSam) -> asyncio.Task[Ran[FakeImage]]:
+    """An image that stays on the device until `sam.blocks` is set."""
     sam.blocks = threading.Event()
     running = asyncio.create_task(encode(runner, BLACK))
     assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
@@ -82,7 +82,7 @@ def guess(value: float) -> Logits:
     return np.full((LOGITS_SIDE, LOGITS_SIDE), value, np.float32)
 
 
-async def test_a_prepared_picture_becomes_an_embedding(runner: WatchedRunner, sam: FakeSam) -> None:
+async def test_a_prepared_image_becomes_an_embedding(runner: WatchedRunner, sam: FakeSam) -> None:
     pixels = np.full((768, 1024, 3), (10, 20, 30), np.uint8)
     done = await encode(runner, runner.prepare(pixels, FRAME))
     assert done.value.colour.tolist() == [10, 20, 30]
@@ -102,9 +102,9 @@ async def test_prompts_are_decoded_on_the_embedding_that_was_given(runner: Watch
 
 
 async def test_logits_have_a_quarter_of_the_shape_that_the_encoder_saw(runner: WatchedRunner) -> None:
-    for frame in (FRAME, HALF, frame_for(SIZE, 768, "none")):
-        picture = FakePicture(BLACK.colour, frame.padded)
-        logits = (await decode(runner, picture, [CLICK, CLICK], frame)).value.logits
+    for frame in (FRAME, HALF, letterbox_for(SIZE, 768, "none")):
+        image = FakeImage(BLACK.colour, frame.padded)
+        logits = (await decode(runner, image, [CLICK, CLICK], frame)).value.logits
         assert logits.shape == (2, 4, frame.padded.height // 4, frame.padded.width // 4)
 
 
@@ -129,14 +129,14 @@ async def test_prompts_of_many_requests_share_batches_that_stay_bounded(runner: 
     assert len(sam.decodes) <= 4
 
 
-async def test_pictures_that_gathered_share_a_batch_where_their_frames_are_alike() -> None:
-    sam = FakeSam(picture_batches=(1, 2, 3))
+async def test_images_that_gathered_share_a_batch_where_their_frames_are_alike() -> None:
+    sam = FakeSam(image_batches=(1, 2, 3))
     runner = opened(sam)
     busy = await held(runner, sam)
-    small = FakePicture(RED.colour, HALF.padded)
-    calls = [asyncio.create_task(encode(runner, picture)) for picture in (BLACK, RED, BLACK, RED)]
+    small = FakeImage(RED.colour, HALF.padded)
+    calls = [asyncio.create_task(encode(runner, image)) for image in (BLACK, RED, BLACK, RED)]
     calls += [asyncio.create_task(encode(runner, small, frame=HALF)) for _ in range(2)]
-    await runner.pictures.reach(7)
+    await runner.images.reach(7)
     let_go(sam)
     done = await asyncio.gather(*calls)
     await busy
@@ -199,7 +199,7 @@ async def test_calls_run_one_at_a_time_and_what_gathered_runs_together_in_the_or
             ("d", decode(runner, BLACK, [CLICK])),
         )
     ]
-    await runner.pictures.reach(2)
+    await runner.images.reach(2)
     await runner.requests.reach(2)
     assert sam.decodes == []
     let_go(sam)
@@ -211,7 +211,7 @@ async def test_calls_run_one_at_a_time_and_what_gathered_runs_together_in_the_or
 async def test_the_wait_for_the_device_is_told_apart_from_the_run(runner: WatchedRunner, sam: FakeSam) -> None:
     first = await held(runner, sam)
     second = asyncio.create_task(encode(runner, RED))
-    await runner.pictures.reach(2)
+    await runner.images.reach(2)
     sam.clock.leap(100)
     sam.encode_s_per_megapixel = 10
     let_go(sam)
@@ -244,8 +244,8 @@ async def test_chunks_of_one_request_that_share_a_batch_count_its_time_once(
     busy = await held(runner, sam)
     begin = sam.clock()
     # On a quarter of the square's cells three chunks of three prompts are no more work than one batch may be.
-    picture = FakePicture(BLACK.colour, HALF.padded)
-    call = asyncio.create_task(decode(runner, picture, [CLICK] * 9, HALF))
+    image = FakeImage(BLACK.colour, HALF.padded)
+    call = asyncio.create_task(decode(runner, image, [CLICK] * 9, HALF))
     await runner.requests.reach(1)
     sam.decode_s_per_batch = 100
     let_go(sam)
@@ -313,17 +313,17 @@ async def test_warming_up_keeps_the_smallest_prompt_batch_that_is_about_as_good_
 
 
 @pytest.mark.parametrize(("per_megapixel", "kept"), [(100.0, 1), (0.0, 4)])
-async def test_warming_up_keeps_the_smallest_picture_batch_that_is_about_as_good_as_the_best(
+async def test_warming_up_keeps_the_smallest_image_batch_that_is_about_as_good_as_the_best(
     per_megapixel: float, kept: int
 ) -> None:
-    sam = FakeSam(picture_batches=(1, 2, 4), encode_s_per_megapixel=per_megapixel, encode_s_per_batch=1.0)
+    sam = FakeSam(image_batches=(1, 2, 4), encode_s_per_megapixel=per_megapixel, encode_s_per_batch=1.0)
     runner = opened(sam)
     await runner.warm_up()
     sam.forget()
     sam.entered.clear()
     busy = await held(runner, sam)
     calls = [asyncio.create_task(encode(runner, RED)) for _ in range(4)]
-    await runner.pictures.reach(5)
+    await runner.images.reach(5)
     let_go(sam)
     await asyncio.gather(busy, *calls)
     await runner.close(PATIENCE_S)
@@ -347,7 +347,7 @@ async def test_warming_up_teaches_what_can_be_in_time_at_which_size() -> None:
     await runner.warm_up()
     now = sam.clock()
 
-    def reserve(within: float, frame: Frame, prompts: int) -> None:
+    def reserve(within: float, frame: Letterbox, prompts: int) -> None:
         asked = runner.reserve(Terms(now, now + within), [CLICK] * prompts, frame, encode=True, ready_by=now)
         asked.leave()
 
@@ -367,7 +367,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     waiting = runner.reserve(terms(runner), [CLICK], FRAME, encode=True, ready_by=0)
     with pytest.raises(Overloaded) as caught:
         runner.reserve_encode(terms(runner), FRAME, ready_by=0)
-    # The picture on the device, and the picture and the prompt that wait.
+    # The image on the device, and the image and the prompt that wait.
     assert caught.value.retry_after == pytest.approx(104.9 + 104.9 + 10, abs=PATIENCE_S)
     waiting.leave()
     runner.reserve_encode(terms(runner), FRAME, ready_by=0).leave()
@@ -379,7 +379,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 async def test_closing_finishes_what_was_submitted_and_takes_nothing_more(sam: FakeSam) -> None:
     runner = opened(sam)
     calls = [await held(runner, sam), asyncio.create_task(encode(runner, RED))]
-    await runner.pictures.reach(2)
+    await runner.images.reach(2)
     closing = asyncio.create_task(runner.close(PATIENCE_S))
     await asyncio.sleep(0)
     with pytest.raises(NotReady):
@@ -394,4 +394,4 @@ async def test_closing_finishes_what_was_submitted_and_takes_nothing_more(sam: F
 
 def test_frames_of_these_tests_scale_by_eight() -> None:
     assert FRAME.scale.tolist() == [8, 8]
-    assert frame_for(Size(96, 128)) == FRAME
+    assert letterbox_for(Size(96, 128)) == FRAME

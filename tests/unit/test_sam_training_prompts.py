@@ -9,7 +9,7 @@ import torch
 
 from models.training.sam_batches import PromptBatch, Tasks, next_prompts
 from models.training.sam_clicks import centre_of, click_on_error, jittered_box, point_within
-from models.training.sam_pictures import Picture, load_pictures
+from models.training.sam_images import Image, load_images
 from models.types import Size
 from tests.tiny_sam import ColourEncoder, tiny_store, write_scenes
 
@@ -37,7 +37,7 @@ def test_no_edge_of_a_box_moves_further_than_twenty_pixels_of_1024(side: int) ->
     assert furthest == pytest.approx(20 * side / 1024)
 
 
-def test_a_box_stays_in_the_picture_and_is_never_empty() -> None:
+def test_a_box_stays_in_the_image_and_is_never_empty() -> None:
     rng = generator()
     for box in ((0, 0, 1, 1), (1022, 766, 1024, 768), (0, 0, 1024, 768), (500, 0, 502, 768)):
         for _ in range(300):
@@ -74,20 +74,20 @@ def test_a_click_lands_where_prediction_and_truth_differ_and_says_how() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Picture, ...]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, ...]:
     """Lying and standing ones: their frames cannot share a batch."""
-    found: list[Picture] = []
+    found: list[Image] = []
     for name, size in (("lying", Size(128, 192)), ("standing", Size(256, 120))):
         folder: Path = tmp_path_factory.mktemp(name)
         source = write_scenes(folder, 4, size)
-        found += load_pictures(source.dataset, source.train, tiny_store(folder, ColourEncoder()))
+        found += load_images(source.dataset, source.train, tiny_store(folder, ColourEncoder()))
     return tuple(found)
 
 
-def test_every_prompt_asks_for_its_own_fruit(pictures: tuple[Picture, ...]) -> None:
+def test_every_prompt_asks_for_its_own_fruit(images: tuple[Image, ...]) -> None:
     kinds = Counter[str]()
     for epoch in range(6):
-        for batch in Tasks.of([(pictures, 1.0)], batch=5, seed=0).batches(epoch):
+        for batch in Tasks.of([(images, 1.0)], batch=5, seed=0).batches(epoch):
             assert len({(frame.side, frame.padded) for frame in batch.frames}) == 1
             for row, (prompt, frame) in enumerate(zip(batch.prompts, batch.frames, strict=True)):
                 truth = batch.truth[row].numpy()
@@ -109,18 +109,18 @@ def content(batch: PromptBatch) -> tuple[object, ...]:
     return batch.prompts, batch.image_index.tolist(), batch.embeddings.sum().item()
 
 
-def test_an_epoch_is_the_same_whenever_it_is_asked_for_and_no_two_are_alike(pictures: tuple[Picture, ...]) -> None:
-    tasks = Tasks.of([(pictures, 1.0)], batch=4, seed=7)
+def test_an_epoch_is_the_same_whenever_it_is_asked_for_and_no_two_are_alike(images: tuple[Image, ...]) -> None:
+    tasks = Tasks.of([(images, 1.0)], batch=4, seed=7)
     first, again, later = (list(map(content, tasks.batches(epoch))) for epoch in (0, 0, 1))
-    other = list(map(content, Tasks.of([(pictures, 1.0)], batch=4, seed=8).batches(0)))
+    other = list(map(content, Tasks.of([(images, 1.0)], batch=4, seed=8).batches(0)))
     assert first == again
     assert first != later
     assert first != other
     assert len(first) == len(later) == tasks.steps
 
 
-def test_an_epoch_has_every_fruit_as_often_as_its_weight_says(pictures: tuple[Picture, ...]) -> None:
-    once, thrice, never = pictures[:1], pictures[1:2], pictures[2:3]
+def test_an_epoch_has_every_fruit_as_often_as_its_weight_says(images: tuple[Image, ...]) -> None:
+    once, thrice, never = images[:1], images[1:2], images[2:3]
     tasks = Tasks.of([(once, 1.0), (thrice, 3.0), (never, 0.0)], batch=4, seed=0)
     seen = Counter[float]()
     for batch in tasks.batches(0):
@@ -129,8 +129,8 @@ def test_an_epoch_has_every_fruit_as_often_as_its_weight_says(pictures: tuple[Pi
     assert sorted(seen.values()) == [len(once[0].fruits), 3 * len(thrice[0].fruits)]
 
 
-def test_the_next_round_brings_the_guess_and_a_click_where_it_was_wrong(pictures: tuple[Picture, ...]) -> None:
-    batch = next(iter(Tasks.of([(pictures[:3], 1.0)], batch=8, seed=0).batches(0)))
+def test_the_next_round_brings_the_guess_and_a_click_where_it_was_wrong(images: tuple[Image, ...]) -> None:
+    batch = next(iter(Tasks.of([(images[:3], 1.0)], batch=8, seed=0).batches(0)))
     guesses = torch.randn(len(batch.prompts), *(length // 4 for length in batch.truth.shape[1:]))
     nothing = torch.zeros_like(batch.truth)
     for before, after, logits in zip(

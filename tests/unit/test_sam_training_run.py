@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.backends.load import Shelf
-from models.checkpoints import load_state_dict
-from models.data.samples import Instance, PixelClass, Sample
-from models.entries import Architecture
+from models.backends.load import ModelStore
+from models.catalog import Architecture
+from models.data.samples import Instance, Sample
 from models.errors import UnknownModel
 from models.sam.decoder import PromptDecoder
 from models.training.checkpoint_files import write_weights
@@ -22,21 +21,23 @@ from models.training.machine import Machine
 from models.training.model_card import Product
 from models.training.run_folder import RunFolder, open_run
 from models.training.sam_batches import Tasks
+from models.training.sam_images import load_images
 from models.training.sam_learner import SamLearner
 from models.training.sam_losses import LossWeights
 from models.training.sam_options import SamOptions
-from models.training.sam_pictures import load_pictures
 from models.training.sam_step import batch_loss
 from models.training.sam_training import Origin, export, train_sam
-from models.training.sam_validation import MEASURES, PANELS, Judge
-from tests.tiny_sam import BoxDecoder, ColourEncoder, tiny_decoder, tiny_store, write_picture, write_scenes
+from models.training.sam_validation import MEASURES, PANELS, Validator
+from models.types import PixelClass
+from models.weights.checkpoints import load_state_dict
+from tests.tiny_sam import BoxDecoder, ColourEncoder, tiny_decoder, tiny_store, write_image, write_scenes
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> OpenedSource:
-    """One fruit in each picture: a decoder of this size did not learn to tell several apart in a test's time."""
+    """One fruit in each image: a decoder of this size did not learn to tell several apart in a test's time."""
     return write_scenes(tmp_path_factory.mktemp("scenes"), 8, fruits=1)
 
 
@@ -44,8 +45,8 @@ def learner(source: OpenedSource, folder: Path, *, rounds: int = 1) -> SamLearne
     store = tiny_store(folder / "embeddings", ColourEncoder())
     return SamLearner(
         tiny_decoder(),
-        tasks=Tasks.of([(load_pictures(source.dataset, source.train, store), 1.0)], batch=4, seed=0),
-        judge=Judge([(source.dataset, source.validation)], store, device=CPU),
+        tasks=Tasks.of([(load_images(source.dataset, source.train, store), 1.0)], batch=4, seed=0),
+        judge=Validator([(source.dataset, source.validation)], store, device=CPU),
         weights=LossWeights(),
         rounds=rounds,
         device=CPU,
@@ -90,8 +91,8 @@ def test_a_run_changes_the_mask_decoder_and_nothing_else(trained: tuple[Fitted, 
 def test_the_callers_decoder_is_left_as_it_was(source: OpenedSource, tmp_path: Path) -> None:
     decoder = tiny_decoder()
     store = tiny_store(tmp_path, ColourEncoder())
-    tasks = Tasks.of([(load_pictures(source.dataset, source.train[:1], store), 1.0)], batch=4, seed=0)
-    judge = Judge([(source.dataset, source.validation[:1])], store, device=CPU)
+    tasks = Tasks.of([(load_images(source.dataset, source.train[:1], store), 1.0)], batch=4, seed=0)
+    judge = Validator([(source.dataset, source.validation[:1])], store, device=CPU)
     student = SamLearner(decoder, tasks=tasks, judge=judge, weights=LossWeights(), rounds=0, device=CPU)
     with torch.no_grad():
         next(student.network.parameters()).fill_(1)
@@ -167,8 +168,8 @@ def rectangle() -> Sample:
 
 
 def test_measures_tell_the_masks_by_score_from_the_single_and_the_best(tmp_path: Path) -> None:
-    source = write_picture(tmp_path, rectangle())
-    judge = Judge([(source.dataset, source.validation)], tiny_store(tmp_path / "e", ColourEncoder()), device=CPU)
+    source = write_image(tmp_path, rectangle())
+    judge = Validator([(source.dataset, source.validation)], tiny_store(tmp_path / "e", ColourEncoder()), device=CPU)
     tiny = tiny_decoder()
     found = judge.validate(BoxDecoder(tiny.prompt_encoder, tiny.mask_decoder))
     # The best score of the three is of an empty mask, and points are answered with nothing.
@@ -187,8 +188,8 @@ def test_measures_tell_the_masks_by_score_from_the_single_and_the_best(tmp_path:
 def test_ignored_pixels_do_not_count_in_a_validation(tmp_path: Path) -> None:
     sample = rectangle()
     half = np.where(np.arange(192) < 100, sample.semantic, PixelClass.IGNORE).astype(np.uint8)
-    source = write_picture(tmp_path, replace(sample, semantic=half), {"255": "ignore"})
-    judge = Judge([(source.dataset, source.validation)], tiny_store(tmp_path / "e", ColourEncoder()), device=CPU)
+    source = write_image(tmp_path, replace(sample, semantic=half), {"255": "ignore"})
+    judge = Validator([(source.dataset, source.validation)], tiny_store(tmp_path / "e", ColourEncoder()), device=CPU)
     tiny = tiny_decoder()
     found = judge.validate(BoxDecoder(tiny.prompt_encoder, tiny.mask_decoder))
     # The box reaches over the ignored half, which would leave an IoU of about one half.
@@ -218,9 +219,9 @@ def test_a_model_that_is_not_in_the_catalogue_is_refused(tmp_path: Path) -> None
     machine = Machine(device="cpu", workers=0, cache_dir=tmp_path)
     product = Product(tmp_path / "run", "mine", "MIT")
     with pytest.raises(UnknownModel, match="'sam-vit-x' to begin from; there are mobile-sam, "):
-        train_sam(SamOptions(model="sam-vit-x"), [], product, machine, Origin(Shelf(tmp_path)))
+        train_sam(SamOptions(model="sam-vit-x"), [], product, machine, Origin(ModelStore(tmp_path)))
     with pytest.raises(CannotTrain, match="with --data"):
-        train_sam(SamOptions(), [], product, machine, Origin(Shelf(tmp_path)))
+        train_sam(SamOptions(), [], product, machine, Origin(ModelStore(tmp_path)))
     assert not product.out.exists()
 
 

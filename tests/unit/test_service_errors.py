@@ -8,9 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from models import downloads
 from models import errors as domain
 from models.errors import PomonaError
+from models.weights import download
 from service import errors, settings
 from service.errors import PROBLEMS, Problem, problem_of
 from service.grpc import server
@@ -71,7 +71,7 @@ SERVERS_FAULT = {
     domain.WrongHash,
     domain.DiskFull,
     domain.BadCheckpoint,
-    downloads.SourceError,
+    download.SourceError,
     domain.CatalogueError,
     domain.DataError,
     domain.BackendError,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from models.backends.load import Shelf
+from models.backends.load import ModelStore
 from models.types import Size
 from service.grades import GradeIn
 from service.settings import Settings, SettingsError, load_settings
@@ -117,7 +117,7 @@ def test_the_defaults_are_those_that_the_documentation_promises() -> None:
     assert settings.input_size == 1024
     assert ",".join(str(grade) for grade in settings.grades) == "A:0.01,B:0.05,C:0.25"
     assert settings.drain_timeout_s == 30
-    assert settings.shelf == Shelf(settings.cache_dir, None, "auto")
+    assert settings.model_store == ModelStore(settings.cache_dir, None, "auto")
     assert settings.cache_dir.is_absolute()
 
 
@@ -129,7 +129,7 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
     assert settings.max_pixels == 250_000
     assert settings.embedding_cache_bytes == 0
     assert settings.queue_options == QueueOptions(max_queued=9, linger=0.0025)
-    assert settings.shelf == Shelf(Path("own/cache"), Path("own/weights"), "int8")
+    assert settings.model_store == ModelStore(Path("own/cache"), Path("own/weights"), "int8")
 
 
 @pytest.mark.parametrize(

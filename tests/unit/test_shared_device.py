@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.errors import DeviceBroken
-from models.transforms import frame_for
+from models.letterbox import letterbox_for
 from models.types import Point, Prompt
 from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded
@@ -27,8 +27,8 @@ from tests.fakes import (
     SECOND,
     SIZE,
     FakeClock,
+    FakeImage,
     FakePeel,
-    FakePicture,
     FakeSam,
     FakeUNet,
     WatchedRunner,
@@ -38,8 +38,8 @@ from tests.fakes import (
 ENCODING, QUICK_ENCODING, DECODING, INFERENCE = 4.0, 2.0, 0.5, 1.0
 """Seconds of a batch of any size, the second SAM's the quick one."""
 
-FRAME = frame_for(SIZE)
-PICTURE = FakePicture(np.zeros(3, np.float32), FRAME.padded)
+FRAME = letterbox_for(SIZE)
+IMAGE = FakeImage(np.zeros(3, np.float32), FRAME.padded)
 PEEL = FakePeel(np.zeros((PEEL_FRAME.padded.height, PEEL_FRAME.padded.width, 3), np.float32), 0)
 CLICK = Prompt((Point(1, 1),))
 NEVER = 1e9
@@ -65,7 +65,7 @@ class Heard(Observer):
 
 
 class Bench:
-    """The device, warmed up; `hold` keeps it busy with a picture of the first SAM until it is let go."""
+    """The device, warmed up; `hold` keeps it busy with an image of the first SAM until it is let go."""
 
     def __init__(self, *, max_queued: int = 256) -> None:
         self.clock = FakeClock()
@@ -110,7 +110,7 @@ class Bench:
     async def encode(self, runner: WatchedRunner | None = None, within: float | None = None) -> Ran[Any]:
         runner = runner or self.sams
         place = runner.reserve_encode(self.terms(within), FRAME, ready_by=self.clock.now)
-        return await runner.encode(place, PICTURE)
+        return await runner.encode(place, IMAGE)
 
     async def infer(self, within: float | None = None) -> Ran[NDArray[np.float32]]:
         place = self.unets.reserve(self.terms(within), PEEL_FRAME, ready_by=self.clock.now)
@@ -214,7 +214,7 @@ async def test_every_models_times_are_its_own(bench: Bench) -> None:
 
 async def test_every_models_batches_are_bounded_by_its_own_limits() -> None:
     bench = Bench()
-    bench.sam.picture_batches = (1,)
+    bench.sam.image_batches = (1,)
     await bench.warm_up()
     busy = await bench.hold()
     calls = [await bench.waiting(call) for _ in range(3) for call in (bench.encode(), bench.infer())]
@@ -292,7 +292,7 @@ async def test_batches_and_waits_are_told_under_the_name_of_whose_work_it_is(ben
     bench.let_go()
     await asyncio.gather(busy, frame)
     asked = bench.quicks.reserve(bench.terms(), [CLICK], FRAME, encode=False, ready_by=0)
-    await bench.quicks.decode(asked, PICTURE, [CLICK], FRAME)
+    await bench.quicks.decode(asked, IMAGE, [CLICK], FRAME)
     assert bench.heard.batches == [
         ("orange-sam", "encode", 1, ENCODING),
         ("peel-unet", "infer", 1, INFERENCE),

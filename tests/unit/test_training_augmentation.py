@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.data.samples import PixelClass
 from models.training.augmentation import UNCHANGED, Augmentation, move_classes, move_pixels, place, recolour
 from models.training.errors import CannotTrain
-from models.types import Size
+from models.types import PixelClass, Size
 from models.unet.constants import PADDING
 
 MARKER = (250, 10, 20)
@@ -16,7 +15,7 @@ GROUND = (20, 90, 60)
 
 
 def marked(size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with one red block off the middle, and the classes that say so."""
+    """An image with one red block off the middle, and the classes that say so."""
     semantic = np.zeros((size.height, size.width), np.uint8)
     top, left = size.height // 3, size.width // 4
     semantic[top : top + size.height // 5, left : left + size.width // 3] = PixelClass.INFECTED
@@ -71,7 +70,7 @@ def test_nothing_is_drawn_where_nothing_may_change() -> None:
 
 
 @pytest.mark.parametrize(("changes", "axis"), [({"flip": 1.0}, 1), ({"flip_vertical": 1.0}, 0)])
-def test_a_certain_flip_mirrors_picture_and_classes(changes: dict[str, float], axis: int) -> None:
+def test_a_certain_flip_mirrors_image_and_classes(changes: dict[str, float], axis: int) -> None:
     pixels, semantic = marked(Size(64, 96))
     placement = place(
         Size(64, 96), Size(64, 96), 1.0, dataclasses.replace(UNCHANGED, **changes), np.random.default_rng(0)
@@ -80,7 +79,7 @@ def test_a_certain_flip_mirrors_picture_and_classes(changes: dict[str, float], a
     assert np.array_equal(move_classes(semantic, placement), np.flip(semantic, axis))
 
 
-def test_a_smaller_picture_lies_whole_within_its_crop_and_beside_it_nothing_counts() -> None:
+def test_a_smaller_image_lies_whole_within_its_crop_and_beside_it_nothing_counts() -> None:
     pixels = np.full((40, 40, 3), 200, np.uint8)
     corners = set()
     for seed in range(20):
@@ -130,7 +129,7 @@ def test_blur_and_noise_come_by_lot() -> None:
         assert 0.5 < np.mean(same) < 0.9  # 0.7 expected
 
 
-def test_the_same_lots_give_the_same_picture() -> None:
+def test_the_same_lots_give_the_same_image() -> None:
     pixels, _ = marked(Size(80, 100))
 
     def once() -> np.ndarray:

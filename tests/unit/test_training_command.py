@@ -22,10 +22,10 @@ def parsed(*words: str) -> tuple[DataSource, ...]:
 def test_options_belong_to_the_data_before_them() -> None:
     first, second = parsed(
         "--data", "a", "--classes", "1=fruit, Rotten Orange=infected", "--data-weight", "2.5",
-        "--data", "b.json", "--pictures", "p", "--split", "s.json", "--data-licence", "MIT",
+        "--data", "b.json", "--images", "p", "--split", "s.json", "--data-licence", "MIT",
     )  # fmt: skip
     assert first == DataSource(Path("a"), {"1": "fruit", "Rotten Orange": "infected"}, weight=2.5)
-    assert second == DataSource(Path("b.json"), pictures=Path("p"), split=Path("s.json"), licence="MIT")
+    assert second == DataSource(Path("b.json"), images=Path("p"), split=Path("s.json"), licence="MIT")
     assert parsed() == ()
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import load_state_dict
 from models.training.averaging import AveragedNetwork
 from models.training.curves import plot_curves, read_curves, write_curves
 from models.training.early_stopping import EarlyStopping
@@ -18,6 +17,7 @@ from models.training.errors import CannotTrain
 from models.training.fitting import FitOptions, Fitted, Validation, fit
 from models.training.run_folder import RunFolder, open_run
 from models.training.schedules import rate_share
+from models.weights.checkpoints import load_state_dict
 
 OPTIONS = FitOptions(epochs=6, learning_rate=0.05, averaging=0.9, seed=3)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.data.samples import PixelClass
 from models.training.errors import CannotTrain
 from models.training.losses import LOSSES, cross_entropy, dice, focal, read_loss
+from models.types import PixelClass
 
 B, H, I = PixelClass.BACKGROUND, PixelClass.HEALTHY, PixelClass.INFECTED  # noqa: E741
 EVERY_LOSS = pytest.mark.parametrize("name", sorted(LOSSES))

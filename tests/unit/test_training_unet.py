@@ -10,14 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.backends.load import Shelf, load_unet
-from models.checkpoints import load_state_dict
-from models.data.render import Layout, RenderOptions, render
-from models.data.render.folder import write_sample
-from models.data.samples import CLASSES, PixelClass
-from models.digests import sha256_of
+from models.backends.load import ModelStore, load_unet
+from models.catalog import read_models_file
 from models.errors import DataError
-from models.models_file import read_models_file
+from models.synthetic import Layout, RenderOptions, render
+from models.synthetic.folder import write_sample
 from models.training.checkpoint_files import write_weights
 from models.training.data_sources import DataSource, open_sources
 from models.training.errors import CannotTrain
@@ -25,8 +22,7 @@ from models.training.fitting import FitOptions, Validation, fit
 from models.training.machine import Machine
 from models.training.model_card import Product
 from models.training.run_folder import RunFolder, open_run
-from models.training.unet_options import CLOSE, LOOKS, PRESETS, UNetOptions
-from models.training.unet_pictures import (
+from models.training.unet_images import (
     FIRST_TRAINING_SEED,
     FIRST_VALIDATION_SEED,
     count_steps,
@@ -34,13 +30,16 @@ from models.training.unet_pictures import (
     plan_epoch,
     rendered_validation,
 )
+from models.training.unet_options import CLOSE, LOOKS, PRESETS, UNetOptions
 from models.training.unet_training import UNetLearner, export, train_unet
 from models.training.unet_validation import UNetValidation
 from models.training.unet_votes import votes_of
-from models.types import Size
+from models.types import CLASSES, PixelClass, Size
 from models.unet.build import PixelsToLogits, new_unet
 from models.unet.constants import OFFSET_UNIT
-from models.unet.frames import unet_frame
+from models.unet.letterbox import unet_letterbox
+from models.weights.checkpoints import load_state_dict
+from models.weights.digests import sha256_of
 
 SMALL = Size(64, 96)
 TINY = UNetOptions(
@@ -67,7 +66,7 @@ def machine(cache: Path, workers: int = 0) -> Machine:
 
 @pytest.fixture
 def fruit_folder(tmp_path: Path) -> Path:
-    """Five rendered pictures with a split; the one to test on is no picture at all."""
+    """Five rendered images with a split; the one to test on is no image at all."""
     folder = tmp_path / "fruit"
     for seed in range(5):
         write_sample(folder, render(seed, SMALL, options=RenderOptions(fruits=3)))
@@ -89,10 +88,10 @@ def test_a_run_gives_a_model_that_the_models_file_serves(fruit_folder: Path, tmp
 
     (entry,) = read_models_file(out / "models.yaml").values()
     assert (entry.name, entry.architecture, entry.licence) == ("tiny-unet", "unet-resnet18", "Apache-2.0")
-    backend = load_unet(entry, "torch", Shelf(tmp_path / "cache"))
-    picture = render(9, SMALL)
-    frame = unet_frame(picture.size, area=SMALL.pixels)
-    (logits,) = backend.infer([backend.prepare(picture.pixels, frame)])
+    backend = load_unet(entry, "torch", ModelStore(tmp_path / "cache"))
+    image = render(9, SMALL)
+    frame = unet_letterbox(image.size, area=SMALL.pixels)
+    (logits,) = backend.infer([backend.prepare(image.pixels, frame)])
     assert logits.shape == (5, 64, 96)
     assert np.isfinite(logits).all()
     best, served = (load_state_dict(out / name) for name in ("best.safetensors", "model.safetensors"))
@@ -164,7 +163,7 @@ def test_a_run_that_is_resumed_is_bit_for_bit_the_uninterrupted_one(fruit_folder
     whole = run(UNetLearner, "whole")
     with pytest.raises(KeyboardInterrupt):
         run(Interrupted, "broken")
-    resumed = run(UNetLearner, "broken", workers=1)  # processes that prepare pictures change nothing
+    resumed = run(UNetLearner, "broken", workers=1)  # processes that prepare images change nothing
     assert resumed.last.read_bytes() == whole.last.read_bytes()
     assert resumed.best.read_bytes() == whole.best.read_bytes()
 
@@ -193,13 +192,13 @@ def test_a_network_learns_a_handful_of_scenes_by_heart(tmp_path: Path) -> None:
     assert float(missed[votes[:, 2] > 0].mean()) < 0.3
 
 
-def test_an_epoch_shows_each_picture_as_often_as_its_weight_says_and_new_scenes(fruit_folder: Path) -> None:
+def test_an_epoch_shows_each_image_as_often_as_its_weight_says_and_new_scenes(fruit_folder: Path) -> None:
     (opened,) = open_sources([DataSource(fruit_folder, weight=2.5)])
     options = replace(TINY, rendered=7, batch=4)
     first, again, other = (plan_epoch([opened], options, epoch) for epoch in (0, 0, 1))
     assert first == again
     assert first != other
-    assert len(first) == count_steps([opened], options) == 3  # 5 and 7 pictures
+    assert len(first) == count_steps([opened], options) == 3  # 5 and 7 images
     picks = [pick for batch in first for pick in batch]
     shown = [pick.name for pick in picks if pick.source == 0 and not pick.look]  # the first look at each
     assert sorted(shown.count(name) for name in opened.train) == [2, 3]
@@ -280,7 +279,7 @@ def test_options_that_cannot_be_are_refused(changes: dict[str, object], words: s
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(fruit_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(CannotTrain, match="not enough pictures"):
+    with pytest.raises(CannotTrain, match="not enough images"):
         train_unet(replace(TINY, rendered=0), [], Product(out, "tiny", "MIT"), machine(tmp_path))
     with pytest.raises(CannotTrain, match="nothing to validate on"):
         train_unet(replace(TINY, rendered_validation=0), [], Product(out, "tiny", "MIT"), machine(tmp_path))
@@ -318,9 +317,9 @@ def test_a_checkpoint_that_cannot_be_begun_from_is_refused_before_anything_is_wr
     assert not out.exists()
 
 
-def test_all_broken_pictures_are_named_before_the_first_epoch(fruit_folder: Path, tmp_path: Path) -> None:
+def test_all_broken_images_are_named_before_the_first_epoch(fruit_folder: Path, tmp_path: Path) -> None:
     for name in ("rendered-0", "rendered-3"):
-        (fruit_folder / "images" / f"{name}.jpg").write_bytes(f"no picture, {name}".encode())
-    with pytest.raises(DataError, match=r"2 pictures of .*(\n.*rendered-[03]\.jpg: .*){2}"):
+        (fruit_folder / "images" / f"{name}.jpg").write_bytes(f"no image, {name}".encode())
+    with pytest.raises(DataError, match=r"2 images of .*(\n.*rendered-[03]\.jpg: .*){2}"):
         train_unet(TINY, [DataSource(fruit_folder)], Product(tmp_path / "run", "tiny", "MIT"), machine(tmp_path))
     assert not (tmp_path / "run").exists()

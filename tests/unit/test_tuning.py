@@ -125,7 +125,7 @@ def test_a_form_that_answers_otherwise_is_not_taken(factor: float, caplog: pytes
         (40, {1: 1.0, 16: 2.0}, (16, 16, 16)),
     ],
 )
-def test_pictures_are_done_in_the_batches_that_take_least_time(
+def test_images_are_done_in_the_batches_that_take_least_time(
     count: int, seconds: Mapping[int, float], sizes: tuple[int, ...]
 ) -> None:
     assert cover(count, seconds) == sizes
@@ -162,16 +162,16 @@ def square(count: int) -> Tensor:
 
 def test_odd_batches_of_the_square_are_filled_up_and_answered_in_order() -> None:
     encoder = Scaling()
-    # Of each size: plain, compiled. Four pictures take hardly longer than one.
+    # Of each size: plain, compiled. Four images take hardly longer than one.
     given = Tools({"plain": encoder}, compiled, None, TableStopwatch(1.0, 0.5, 1.0, 0.6))
     tuned = TunedEncoder(given, (1, 4))
     for count in (1, 4):
         tuned(square(count))
     encoder.batches.clear()
-    pictures = square(3)
-    embeddings = tuned(pictures)
+    images = square(3)
+    embeddings = tuned(images)
     assert encoder.batches == [(4, 3, 1024, 1024)]
-    torch.testing.assert_close(torch.stack(embeddings), encoder(pictures))
+    torch.testing.assert_close(torch.stack(embeddings), encoder(images))
 
 
 def test_until_all_sizes_are_tuned_batches_run_as_they_come() -> None:

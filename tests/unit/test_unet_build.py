@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoints import load_state_dict
-from models.entries import Architecture
+from models.catalog import Architecture
 from models.errors import BadCheckpoint
 from models.unet.build import ENCODERS, PixelsToLogits, build_unet, new_unet
+from models.weights.checkpoints import load_state_dict
 from tests.untrained import write_untrained_unet
 
 ARCHITECTURES = sorted(ENCODERS)

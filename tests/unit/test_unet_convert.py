@@ -9,8 +9,7 @@ import pytest
 from models.backends import openvino_files
 from models.backends.cpu_features import multiplies_bf16, multiplies_int8
 from models.backends.openvino_files import converted_folder
-from models.entries import Architecture, CatalogueEntry
-from models.zoo import CATALOGUE
+from models.catalog import CATALOGUE, Architecture, CatalogueEntry
 
 CACHE = Path("cache")
 UNET = CatalogueEntry("peel", Architecture.UNET_MOBILENETV2, "CC0-1.0", "peel.safetensors", 1, "ab" * 32, ())

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from models.types import Size
 from models.unet.constants import OFFSET_UNIT
-from models.unet.frames import unet_frame
 from models.unet.instances import MIN_REGION, fruit_labels
+from models.unet.letterbox import unet_letterbox
 from tests.fakes import with_votes
 
-FRAME = unet_frame(Size(896, 448))
+FRAME = unet_letterbox(Size(896, 448))
 """One cell covers 2 x 2 pixels; 448 x 224 cells."""
 
 Discs = list[tuple[float, float, float]]

@@ -8,10 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.data.samples import PixelClass
-from models.types import Size
-from models.unet.frames import UNetFrame, unet_frame
+from models.types import PixelClass, Size
 from models.unet.instances import MIN_REGION
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import INFECTED_SHARE, class_map, objects, probabilities
 from tests.fakes import with_votes
 
@@ -20,14 +19,14 @@ SIZES = st.builds(Size, LENGTHS, LENGTHS)
 AREAS = st.sampled_from([32 * 32, 64 * 96, 224 * 448])
 
 
-def enlarged(logits: NDArray[np.float32], frame: UNetFrame) -> NDArray[np.float64]:
+def enlarged(logits: NDArray[np.float32], frame: UNetLetterbox) -> NDArray[np.float64]:
     """The plain computation: all logits at the image's size, in float64."""
     inside = torch.from_numpy(logits).double()[None, :3, : frame.resized.height, : frame.resized.width]
     size = (frame.original.height, frame.original.width)
     return np.asarray(torch.nn.functional.interpolate(inside, size, mode="bilinear")[0].numpy())
 
 
-def assert_is_the_plain_argmax(logits: NDArray[np.float32], frame: UNetFrame) -> None:
+def assert_is_the_plain_argmax(logits: NDArray[np.float32], frame: UNetLetterbox) -> None:
     """Everywhere but where float32 cannot tell the two largest logits apart.
 
     OpenCV rounds a position among n cells to n / 2**24 of a cell, and from one cell to the next all logits may change.
@@ -42,7 +41,7 @@ def assert_is_the_plain_argmax(logits: NDArray[np.float32], frame: UNetFrame) ->
     assert not off.any(), np.argwhere(off)[:3]
 
 
-def blobs(frame: UNetFrame, seed: int, *, noise: float) -> NDArray[np.float32]:
+def blobs(frame: UNetLetterbox, seed: int, *, noise: float) -> NDArray[np.float32]:
     """Logits of some fruits that are infected on one side, over the padding too."""
     rng = np.random.default_rng(seed)
     height, width = frame.padded.height, frame.padded.width
@@ -64,14 +63,14 @@ def blobs(frame: UNetFrame, seed: int, *, noise: float) -> NDArray[np.float32]:
 def test_the_class_map_is_the_argmax_of_logits_enlarged_to_the_image(
     size: Size, area: int, seed: int, noise: float
 ) -> None:
-    frame = unet_frame(size, area)
+    frame = unet_letterbox(size, area)
     assert_is_the_plain_argmax(blobs(frame, seed, noise=noise), frame)
 
 
 @settings(deadline=None, max_examples=60)
 @given(size=SIZES, at=st.tuples(st.floats(0, 1), st.floats(0, 1)), favoured=st.sampled_from([1, 2]))
 def test_a_single_cell_reaches_every_pixel_that_it_should(size: Size, at: tuple[float, float], favoured: int) -> None:
-    frame = unet_frame(size)
+    frame = unet_letterbox(size)
     logits = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)
     logits[0] = 2
     logits[favoured, int(at[0] * (frame.resized.height - 1)), int(at[1] * (frame.resized.width - 1))] = 30
@@ -81,14 +80,14 @@ def test_a_single_cell_reaches_every_pixel_that_it_should(size: Size, at: tuple[
 @pytest.mark.parametrize("size", [Size(4160, 1800), Size(96, 128), Size(1, 1)])
 @pytest.mark.parametrize("pixel_class", [PixelClass.BACKGROUND, PixelClass.HEALTHY, PixelClass.INFECTED])
 def test_where_all_cells_agree_the_whole_map_does(size: Size, pixel_class: PixelClass) -> None:
-    frame = unet_frame(size)
+    frame = unet_letterbox(size)
     logits = np.random.default_rng(0).normal(0, 1, (5, frame.padded.height, frame.padded.width)).astype(np.float32)
     logits[pixel_class] += 20
     assert (class_map(logits, frame) == pixel_class).all()
 
 
 def test_equal_logits_are_background_and_healthy_before_infected() -> None:
-    frame = unet_frame(Size(448, 224))
+    frame = unet_letterbox(Size(448, 224))
     logits = np.zeros((5, 448, 224), np.float32)
     logits[1:, 100:] = 1
     logits[2, 200:] = 2
@@ -99,7 +98,7 @@ def test_equal_logits_are_background_and_healthy_before_infected() -> None:
 
 
 def test_what_lies_in_the_padding_does_not_show() -> None:
-    frame = unet_frame(Size(4160, 1800))
+    frame = unet_letterbox(Size(4160, 1800))
     assert frame.padded.width > frame.resized.width
     logits = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)
     logits[0] = 1
@@ -112,7 +111,7 @@ def test_what_lies_in_the_padding_does_not_show() -> None:
 def test_logits_of_another_frame_are_refused(read: object) -> None:
     assert callable(read)
     with pytest.raises(ValueError, match=r"an output of shape \(5, 224, 448\) for a frame of .*448"):
-        read(np.zeros((5, 224, 448), np.float32), unet_frame(Size(448, 224)))
+        read(np.zeros((5, 224, 448), np.float32), unet_letterbox(Size(448, 224)))
 
 
 def test_the_probabilities_are_the_softmax_also_of_large_logits() -> None:
@@ -125,7 +124,7 @@ def test_the_probabilities_are_the_softmax_also_of_large_logits() -> None:
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
 
 
-FRAME = unet_frame(Size(896, 448))
+FRAME = unet_letterbox(Size(896, 448))
 """One cell covers 2 x 2 pixels."""
 
 
@@ -198,7 +197,7 @@ def test_an_infected_spot_belongs_to_its_fruit_alone() -> None:
 @settings(deadline=None, max_examples=40)
 @given(size=st.builds(Size, st.integers(200, 2000), st.integers(200, 2000)), radius=st.floats(12, 40))
 def test_a_regions_box_and_area_are_those_of_the_class_map_to_a_cell(size: Size, radius: float) -> None:
-    frame = unet_frame(size)
+    frame = unet_letterbox(size)
     ys, xs = np.mgrid[: frame.padded.height, : frame.padded.width]
     distance = np.hypot(ys - frame.resized.height / 2, xs - frame.resized.width / 2)
     logits = np.zeros((5, frame.padded.height, frame.padded.width), np.float32)

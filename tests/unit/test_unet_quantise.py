@@ -86,7 +86,7 @@ def test_a_network_with_clear_answers_is_served_in_int8(served_in_int8: Path) ->
     assert told["objection"] is None
     assert told["effort"] == {"calibration": 5, "measuring": 5, "least_iou": 0.9, "least_speedup": 0}
     (trial,) = told["trials"]
-    assert trial["agreement"]["pictures"] == 5
+    assert trial["agreement"]["images"] == 5
     for name in ("fruit", "infected"):
         assert 0.9 <= trial["agreement"]["iou"][name] <= 1
         assert 0 <= trial["agreement"]["iou_per_image"][name] <= 1
@@ -95,9 +95,7 @@ def test_a_network_with_clear_answers_is_served_in_int8(served_in_int8: Path) ->
     assert trial["int8_ms"] > 0
 
 
-def test_int8_takes_pictures_of_any_size_and_answers_about_as_float32_does(
-    served_in_int8: Path, tmp_path: Path
-) -> None:
+def test_int8_takes_images_of_any_size_and_answers_about_as_float32_does(served_in_int8: Path, tmp_path: Path) -> None:
     write_network(tmp_path)
     for size in (Size(32, 64), Size(96, 32)):
         pixels = np.random.default_rng(0).integers(0, 256, (2, size.height, size.width, 3), np.uint8)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from models.errors import BackendError, DeviceBroken
 from models.types import Size
-from models.unet.frames import UNetFrame, unet_frame
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
 from service.work import QueueOptions, Terms
 from tests.fakes import LOADED_UNET, PATIENCE_S, PEEL_FRAME, FakePeel, FakeUNet, WatchedUNetRunner
 
-UPRIGHT = unet_frame(Size(224, 112))
+UPRIGHT = unet_letterbox(Size(224, 112))
 NEVER = 1e9
 """Seconds after which an idle device is tried anew: no test waits for that."""
 
@@ -40,19 +40,19 @@ def opened(unet: FakeUNet, *, max_queued: int = 256) -> WatchedUNetRunner:
     return WatchedUNetRunner(LOADED_UNET, unet, DeviceQueue(unet.device, options=options, clock=unet.clock))
 
 
-def peel(mark: int = 0, frame: UNetFrame = PEEL_FRAME) -> FakePeel:
+def peel(mark: int = 0, frame: UNetLetterbox = PEEL_FRAME) -> FakePeel:
     return FakePeel(np.zeros((frame.padded.height, frame.padded.width, 3), np.float32), mark)
 
 
 async def infer(
-    runner: WatchedUNetRunner, picture: FakePeel, frame: UNetFrame = PEEL_FRAME
+    runner: WatchedUNetRunner, image: FakePeel, frame: UNetLetterbox = PEEL_FRAME
 ) -> Ran[NDArray[np.float32]]:
     now = runner.backend.clock()
-    return await runner.infer(runner.reserve(Terms(now), frame, ready_by=now), picture)
+    return await runner.infer(runner.reserve(Terms(now), frame, ready_by=now), image)
 
 
 async def held(runner: WatchedUNetRunner, unet: FakeUNet) -> asyncio.Task[Ran[NDArray[np.float32]]]:
-    """A picture that stays on the device until `unet.blocks` is set."""
+    """An image that stays on the device until `unet.blocks` is set."""
     unet.entered.clear()
     unet.blocks = threading.Event()
     running = asyncio.create_task(infer(runner, peel()))
@@ -65,8 +65,8 @@ def let_go(unet: FakeUNet) -> None:
     unet.blocks.set()
 
 
-async def test_a_prepared_picture_becomes_logits_of_its_padded_size(runner: WatchedUNetRunner) -> None:
-    frame = unet_frame(Size(100, 130))
+async def test_a_prepared_image_becomes_logits_of_its_padded_size(runner: WatchedUNetRunner) -> None:
+    frame = unet_letterbox(Size(100, 130))
     pixels = np.full((frame.resized.height, frame.resized.width, 3), (0, 255, 0), np.uint8)
     done = await infer(runner, runner.prepare(pixels, frame), frame)
     assert done.value.shape == (5, frame.padded.height, frame.padded.width)
@@ -79,29 +79,29 @@ async def test_a_prepared_picture_becomes_logits_of_its_padded_size(runner: Watc
 async def test_warming_up_keeps_the_smallest_batch_that_is_about_as_good_as_the_best(
     per_megapixel: float, kept: int
 ) -> None:
-    unet = FakeUNet(picture_batches=(1, 2, 4), infer_s_per_megapixel=per_megapixel, infer_s_per_batch=1.0)
+    unet = FakeUNet(image_batches=(1, 2, 4), infer_s_per_megapixel=per_megapixel, infer_s_per_batch=1.0)
     runner = opened(unet)
     await runner.warm_up()
     assert unet.encodes == [1, 1, 2, 2, 4, 4]  # each twice: the first run of a shape compiles
     unet.forget()
     busy = await held(runner, unet)
     calls = [asyncio.create_task(infer(runner, peel())) for _ in range(4)]
-    await runner.pictures.reach(5)
+    await runner.images.reach(5)
     let_go(unet)
     await asyncio.gather(busy, *calls)
     await runner.close(PATIENCE_S)
     assert unet.encodes == [1] + [kept] * (4 // kept)
 
 
-async def test_pictures_of_other_padded_sizes_never_share_a_batch() -> None:
-    unet = FakeUNet(picture_batches=(1, 4))
+async def test_images_of_other_padded_sizes_never_share_a_batch() -> None:
+    unet = FakeUNet(image_batches=(1, 4))
     runner = opened(unet)
     busy = await held(runner, unet)
     calls = [
         asyncio.create_task(infer(runner, peel(frame=frame), frame))
         for frame in (PEEL_FRAME, UPRIGHT, PEEL_FRAME, UPRIGHT)
     ]
-    await runner.pictures.reach(5)
+    await runner.images.reach(5)
     let_go(unet)
     done = await asyncio.gather(*calls)
     await busy
@@ -136,9 +136,9 @@ async def test_a_full_queue_refuses(unet: FakeUNet) -> None:
     await runner.close(PATIENCE_S)
 
 
-async def test_one_bad_picture_fails_alone_and_the_next_is_answered(runner: WatchedUNetRunner, unet: FakeUNet) -> None:
+async def test_one_bad_image_fails_alone_and_the_next_is_answered(runner: WatchedUNetRunner, unet: FakeUNet) -> None:
     unet.spoilt = {2}
-    with pytest.raises(BackendError, match="cannot do this picture"):
+    with pytest.raises(BackendError, match="cannot do this image"):
         await infer(runner, peel(2))
     assert not runner.broken
     assert (await infer(runner, peel(1))).batch == 1
@@ -158,7 +158,7 @@ async def test_a_device_that_broke_refuses_all_that_comes_after(runner: WatchedU
 async def test_closing_finishes_what_was_admitted_and_takes_nothing_more(unet: FakeUNet) -> None:
     runner = opened(unet)
     calls = [await held(runner, unet), asyncio.create_task(infer(runner, peel(1)))]
-    await runner.pictures.reach(2)
+    await runner.images.reach(2)
     closing = asyncio.create_task(runner.close(PATIENCE_S))
     await asyncio.sleep(0)
     with pytest.raises(NotReady):

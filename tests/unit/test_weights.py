@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from models.catalog import Architecture, CatalogueEntry, LocalFile, OfficialAddress
 from models.errors import DiskFull, NoSource, WeightsError, WrongHash
-from models.weights import cached_path, fetch, sha256_of
-from models.zoo import Architecture, CatalogueEntry, LocalFile, OfficialAddress
+from models.weights.fetch import cached_path, fetch, sha256_of
 from tests.file_server import FileServer, serving
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks
@@ -260,6 +260,6 @@ def test_two_workers_that_ask_at_once_download_once(server: FileServer, cache: P
 
 
 def test_fetching_needs_no_torch() -> None:
-    code = "import sys, models.weights, models.zoo, models.checkpoints; print('torch' in sys.modules)"
+    code = "import sys, models.weights, models.catalog, models.weights.checkpoints; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

