@@ -26,10 +26,12 @@ if _version_not_supported:
 
 
 class SegmentationStub:
-    """What Pomona answers. A call's deadline is the time until which its answer is wanted; the metadata `priority: u=0` to
-    `u=7` (RFC 9218, 0 the most urgent) says how urgent it is, `x-deadline-ms` a deadline before the call's own, and
-    `x-request-id` names it in logs and comes back. Errors carry a `google.rpc.ErrorInfo` whose metadata has the stable
-    `code` of the problem.
+    """Segmentation of images.
+
+    The deadline of a call is the time by which its answer is needed. Metadata: `priority: u=0` to `u=7` (RFC 9218, 0 is
+    the most urgent), `x-deadline-ms` (a deadline earlier than the call's own, in milliseconds from its arrival) and
+    `x-request-id` (identifies the call in logs and is returned). Errors carry a `google.rpc.ErrorInfo` whose metadata
+    holds the stable `code` of the problem.
     """
 
     def __init__(self, channel):
@@ -76,56 +78,58 @@ class SegmentationStub:
 
 
 class SegmentationServicer:
-    """What Pomona answers. A call's deadline is the time until which its answer is wanted; the metadata `priority: u=0` to
-    `u=7` (RFC 9218, 0 the most urgent) says how urgent it is, `x-deadline-ms` a deadline before the call's own, and
-    `x-request-id` names it in logs and comes back. Errors carry a `google.rpc.ErrorInfo` whose metadata has the stable
-    `code` of the problem.
+    """Segmentation of images.
+
+    The deadline of a call is the time by which its answer is needed. Metadata: `priority: u=0` to `u=7` (RFC 9218, 0 is
+    the most urgent), `x-deadline-ms` (a deadline earlier than the call's own, in milliseconds from its arrival) and
+    `x-request-id` (identifies the call in logs and is returned). Errors carry a `google.rpc.ErrorInfo` whose metadata
+    holds the stable `code` of the problem.
     """
 
     def Segment(self, request, context):
-        """Masks what prompts point at, with a SAM.
+        """Returns masks for prompts on an image, by a SAM.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Semantic(self, request, context):
-        """Tells of every pixel whether it is background, healthy or infected fruit, with a U-Net.
+        """Returns the class of every pixel: background, healthy or infected fruit, by a U-Net.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Inspect(self, request, context):
-        """Judges every fruit of a picture: where it is, how much of it is infected, which grade that makes.
+        """Returns every fruit of an image with its mask, infected fraction and grade.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Encodes a picture, so that prompts on it are answered sooner.
+        """Encodes an image, so that later prompts on it are answered sooner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Tells which models there are, and which are loaded.
+        """Lists the models of the catalogue and which of them are loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SegmentStream(self, request_iterator, context):
-        """As Segment, for a camera: answers come as they are ready, each with what the camera said of its frame.
+        """Segments the frames of a camera. Responses come as they are ready, each with the identifiers of its frame.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InspectStream(self, request_iterator, context):
-        """As Inspect, for a camera: answers come as they are ready, each with what the camera said of its frame.
+        """Inspects the frames of a camera. Responses come as they are ready, each with the identifiers of its frame.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,10 +182,12 @@ def add_SegmentationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Segmentation:
-    """What Pomona answers. A call's deadline is the time until which its answer is wanted; the metadata `priority: u=0` to
-    `u=7` (RFC 9218, 0 the most urgent) says how urgent it is, `x-deadline-ms` a deadline before the call's own, and
-    `x-request-id` names it in logs and comes back. Errors carry a `google.rpc.ErrorInfo` whose metadata has the stable
-    `code` of the problem.
+    """Segmentation of images.
+
+    The deadline of a call is the time by which its answer is needed. Metadata: `priority: u=0` to `u=7` (RFC 9218, 0 is
+    the most urgent), `x-deadline-ms` (a deadline earlier than the call's own, in milliseconds from its arrival) and
+    `x-request-id` (identifies the call in logs and is returned). Errors carry a `google.rpc.ErrorInfo` whose metadata
+    holds the stable `code` of the problem.
     """
 
     @staticmethod
