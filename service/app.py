@@ -12,15 +12,17 @@ from typing import Any
 
 import bentoml
 
-from models.backends.devices import cuda_device_count
+from models.backends.load import cuda_device_count
 from models.errors import PomonaError
-from service import lifecycle, logs
-from service.grpc.server import GrpcDoor
-from service.http.app import create_app
+from service import lifecycle
+from service.grpc.server import GrpcServer
+from service.http.app import HttpApp
+from service.observability import logs
 from service.observability.metrics import PrometheusObserver
-from service.observability.otlp import Traces, TracingMisconfigured, exported
-from service.observability.tracing import Tracing
-from service.pipeline import Pipeline
+from service.observability.tracing import TraceExporter, Tracing, TracingMisconfigured, export_traces
+from service.oip import grpc as oip_grpc
+from service.oip import http as oip_http
+from service.pipelines import Pipelines
 from service.settings import Settings, SettingsError, Tls, load_settings
 
 _LOG = logging.getLogger("pomona.app")
@@ -34,15 +36,15 @@ def _settings() -> Settings:
         raise SystemExit(f"pomona: {error.detail}") from error
 
 
-def _encrypted(tls: Tls | None) -> dict[str, Any]:
+def _tls_options(tls: Tls | None) -> dict[str, Any]:
     if tls is None:
         return {}
     return {"ssl": {"enabled": True, "certfile": str(tls.certificate), "keyfile": str(tls.key)}}
 
 
-def _traces() -> Traces | None:
+def _traces() -> TraceExporter | None:
     try:
-        return exported(os.environ)
+        return export_traces(os.environ)
     except TracingMisconfigured as error:
         raise SystemExit(f"pomona: {error.detail}") from error
 
@@ -51,7 +53,8 @@ SETTINGS = _settings()
 TRACES = _traces()
 TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
-HTTP = create_app(SETTINGS, OBSERVER, TRACING)
+HTTP = HttpApp(SETTINGS, OBSERVER, TRACING)
+oip_http.mount(HTTP)
 WORKERS = max(1, cuda_device_count())
 logs.configure(SETTINGS.log_level)
 
@@ -60,10 +63,10 @@ logs.configure(SETTINGS.log_level)
     name="pomona",
     workers=WORKERS,
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
-    **_encrypted(SETTINGS.tls),
-    # Ours come first and answer with a problem; BentoML's is the net below.
+    **_tls_options(SETTINGS.tls),
+    # Ours come first and answer with a problem; BentoML's is the safety net.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
-    # The door logs, measures and answers /metrics itself; BentoML's own ways took 0.5 ms of CPU from every request.
+    # The application logs, measures and answers /metrics itself; BentoML's own took 0.5 ms of CPU per request.
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
     tracing={"excluded_urls": [".*"]},
@@ -73,15 +76,15 @@ class Pomona:
     """Segmentation for fruit sorting lines."""
 
     def __init__(self) -> None:
-        self._pipeline: Pipeline | None = None
-        self._grpc: GrpcDoor | None = None
+        self._pipelines: Pipelines | None = None
+        self._grpc: GrpcServer | None = None
         self._loading: asyncio.Task[None] | None = None
         self._failed = False
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Once, before the workers start: fetch and convert, so that they find all files."""
+        """Fetch and convert once, before the workers start, so that they find all files."""
         try:
             lifecycle.prepare_files(SETTINGS)
         except PomonaError as error:
@@ -89,12 +92,12 @@ class Pomona:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load in the background, so that /livez answers while /readyz is still red."""
+        """Load in the background, so that /livez answers while /readyz does not yet."""
         try:
             await self._listen()
         except PomonaError as error:
             self._failed = True
-            _LOG.critical("a door cannot be opened", extra={"detail": error.detail})
+            _LOG.critical("the gRPC server cannot be started", extra={"detail": error.detail})
             return
         self._loading = asyncio.create_task(self._load())
 
@@ -103,32 +106,34 @@ class Pomona:
         """Finish what runs, then stop."""
         if self._loading is not None:
             self._loading.cancel()
-        HTTP.state.pipeline = None
-        OBSERVER.ready(now=False)
+        HTTP.pipelines = None
+        OBSERVER.readiness_changed(ready=False)
         until = time.monotonic() + SETTINGS.drain_timeout_s
         if self._grpc is not None:
             await self._grpc.drain(SETTINGS.drain_timeout_s)
-        if self._pipeline is not None:
-            await self._pipeline.close(max(0.0, until - time.monotonic()))
+        if self._pipelines is not None:
+            await self._pipelines.engine.close(max(0.0, until - time.monotonic()))
         if TRACES is not None:
             await asyncio.to_thread(TRACES.close)
 
     async def __is_ready__(self) -> bool:
-        return self._pipeline is not None
+        return self._pipelines is not None
 
     async def __is_alive__(self) -> bool:
-        return not (self._failed or (self._pipeline is not None and self._pipeline.broken))
+        return not (self._failed or (self._pipelines is not None and self._pipelines.engine.broken))
 
     async def _listen(self) -> None:
-        """Open the gRPC door, which says that the models are loading until they are there."""
+        """Start the gRPC server, which refuses calls until the models are loaded."""
         if SETTINGS.grpc_port:
-            self._grpc = GrpcDoor(SETTINGS, OBSERVER, TRACING, shared_port=WORKERS > 1)
+            self._grpc = GrpcServer(
+                SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), shared_port=WORKERS > 1
+            )
             await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
 
     async def _load(self) -> None:
         worker = bentoml.server_context.worker_index or 1
         try:
-            self._pipeline = await lifecycle.load_pipeline(SETTINGS, device_index=worker - 1, observer=OBSERVER)
+            self._pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=worker - 1, observer=OBSERVER)
         except PomonaError as error:
             self._failed = True
             _LOG.critical("the models cannot be loaded", extra={"detail": error.detail})
@@ -137,13 +142,13 @@ class Pomona:
             self._failed = True
             _LOG.exception("the models cannot be loaded")
             raise
-        # What is loaded stays: searching it for garbage halted all requests for 80 ms each time.
+        # What is loaded stays: searching it for garbage stopped all requests for 80 ms each time.
         gc.collect()
         gc.freeze()
-        HTTP.state.pipeline = self._pipeline
+        HTTP.pipelines = self._pipelines
         if self._grpc is not None:
-            self._grpc.open(self._pipeline)
-        OBSERVER.ready(now=True)
+            self._grpc.open(self._pipelines)
+        OBSERVER.readiness_changed(ready=True)
         _LOG.info("ready", extra={"worker": worker})
         if worker == 1 and _EXAMPLE.exists():
             print(f"\nReady. Try:\n\n{_example_call()}\n", flush=True)  # noqa: T201 (for the person at the terminal)

@@ -1,22 +1,22 @@
-"""The service's own errors, and one table from every error to its answer.
+"""The service's own errors, and one table from every error to how a caller sees it.
 
 PomonaError                        (models.errors holds the rest of the tree)
 └── RequestError                   the request itself is at fault
-    ├── MalformedRequest           not the parts or values that the endpoint takes
+    ├── MalformedRequest           the parts or values are not those of the operation
     │   ├── MalformedJson
     │   ├── UnknownField
-    │   ├── UnsupportedFormat      a mask format that is not offered
-    │   └── UnsupportedInput       an input size or padding that the model does not take
-    ├── WrongFamily                a model that cannot do what was asked
+    │   ├── UnsupportedFormat      a mask format that is not supported
+    │   └── UnsupportedInput       an input size or padding that the model does not support
+    ├── WrongFamily                a model of another family than the operation needs
     ├── NoImage                    neither an image nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
     ├── UploadTooLarge
     ├── NotFound
     └── MethodNotAllowed
-├── ModelNotLoaded                 in the catalogue, but not served here
+├── ModelNotLoaded                 in the catalogue, but not loaded
 ├── NotReady                       models are still loading
-├── Overloaded                     refused at the door: the queue is full
-├── DeadlineUnreachable            refused at the door: by the learned times it would be late
+├── Overloaded                     refused on arrival: the queue is full
+├── DeadlineUnreachable            refused on arrival: by the learned times it would be late
 ├── DeadlineExceeded               admitted, but its deadline passed
 └── TimedOut                       no answer within the request timeout
 """
@@ -36,7 +36,7 @@ class RequestError(PomonaError):
 
 
 class MalformedRequest(RequestError):
-    """Not the parts or values that the endpoint takes."""
+    """The parts or values are not those of the operation."""
 
 
 class MalformedJson(MalformedRequest):
@@ -44,27 +44,27 @@ class MalformedJson(MalformedRequest):
 
 
 class UnknownField(MalformedRequest):
-    """A field or part that the endpoint does not know."""
+    """A field or part is unknown."""
 
 
 class UnsupportedFormat(MalformedRequest):
-    """A mask format that is not offered."""
+    """The mask format is not supported."""
 
 
 class UnsupportedInput(MalformedRequest):
-    """An input size or a padding that the model does not take."""
+    """The model does not support the input size or the padding."""
 
 
 class WrongFamily(RequestError):
-    """A model that cannot do what was asked: a U-Net for prompts, or a SAM for classes."""
+    """The model is of another family than the operation needs: a U-Net for prompts, or a SAM for classes."""
 
 
 class NoImage(RequestError):
-    """Neither an image nor an image id."""
+    """There is neither an image nor an image id."""
 
 
 class UnknownImageId(RequestError):
-    """The embedding is not here: never seen, expired or evicted."""
+    """The embedding is not cached: never seen, expired or evicted."""
 
 
 class UploadTooLarge(RequestError):
@@ -72,15 +72,15 @@ class UploadTooLarge(RequestError):
 
 
 class NotFound(RequestError):
-    """No such path."""
+    """There is no such path."""
 
 
 class MethodNotAllowed(RequestError):
-    """The path does not take this method."""
+    """The path does not allow this method."""
 
 
 class ModelNotLoaded(UnknownModel):
-    """In the catalogue, but not served here."""
+    """The model is in the catalogue, but not loaded."""
 
 
 class NotReady(PomonaError):
@@ -88,7 +88,7 @@ class NotReady(PomonaError):
 
 
 class Overloaded(PomonaError):
-    """The queue is full, or there is no place that makes nobody late.
+    """The queue is full, or one more request would make another one late.
 
     Attributes:
         retry_after: seconds until there should be room.
@@ -100,15 +100,15 @@ class Overloaded(PomonaError):
 
 
 class DeadlineUnreachable(PomonaError):
-    """By what was learned, the answer would be late; nothing was started."""
+    """By the learned times the answer would be late; nothing was started."""
 
 
 class DeadlineExceeded(PomonaError):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before the answer was ready."""
 
 
 class TimedOut(PomonaError):
-    """No answer within the request timeout."""
+    """There was no answer within the request timeout."""
 
 
 GrpcStatus = Literal[
@@ -123,11 +123,11 @@ GrpcStatus = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """How an error is told to a caller.
+class ProblemType:
+    """How an error looks to a caller.
 
     Attributes:
-        code: stable and machine-readable.
+        code: stable, for programs.
         title: the same for every occurrence.
         status: HTTP status.
         grpc: name of the gRPC status.
@@ -141,46 +141,46 @@ class Problem:
     retry_after: int | None = None
 
 
-PROBLEMS: Final[Mapping[type[PomonaError], Problem]] = {
-    domain.NotAnImage: Problem("not_an_image", "The bytes are not an image", 415, "INVALID_ARGUMENT"),
-    domain.UnsupportedImageFormat: Problem(
-        "unsupported_image_format", "Images of this format are not read here", 415, "INVALID_ARGUMENT"
+PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
+    domain.NotAnImage: ProblemType("not_an_image", "The bytes are not an image", 415, "INVALID_ARGUMENT"),
+    domain.UnsupportedImageFormat: ProblemType(
+        "unsupported_image_format", "Images of this format are not supported", 415, "INVALID_ARGUMENT"
     ),
-    domain.TruncatedImage: Problem("truncated_image", "The image ends early or is damaged", 422, "INVALID_ARGUMENT"),
-    domain.TooManyPixels: Problem("too_many_pixels", "The image has too many pixels", 413, "INVALID_ARGUMENT"),
-    domain.NoPrompt: Problem("no_prompt", "Nothing to segment was asked for", 422, "INVALID_ARGUMENT"),
-    domain.MalformedPrompt: Problem("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
-    domain.MaskError: Problem("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
-    domain.PromptOutsideImage: Problem(
+    domain.TruncatedImage: ProblemType("truncated_image", "The image is truncated or damaged", 422, "INVALID_ARGUMENT"),
+    domain.TooManyPixels: ProblemType("too_many_pixels", "The image has too many pixels", 413, "INVALID_ARGUMENT"),
+    domain.NoPrompt: ProblemType("no_prompt", "The request has no prompts", 422, "INVALID_ARGUMENT"),
+    domain.MalformedPrompt: ProblemType("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
+    domain.MaskError: ProblemType("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
+    domain.PromptOutsideImage: ProblemType(
         "prompt_outside_image", "A prompt lies outside the image", 422, "INVALID_ARGUMENT"
     ),
-    domain.TooManyPrompts: Problem("too_many_prompts", "Too many prompts or points", 422, "INVALID_ARGUMENT"),
-    domain.UnknownModel: Problem("unknown_model", "No model of that name", 404, "NOT_FOUND"),
-    ModelNotLoaded: Problem("model_not_loaded", "The model is not loaded here", 404, "NOT_FOUND"),
-    MalformedRequest: Problem("malformed_request", "The request is malformed", 400, "INVALID_ARGUMENT"),
-    MalformedJson: Problem("malformed_json", "The request field is not valid JSON", 400, "INVALID_ARGUMENT"),
-    UnknownField: Problem("unknown_field", "A field is not known here", 422, "INVALID_ARGUMENT"),
-    UnsupportedFormat: Problem("unsupported_format", "Masks of this format are not offered", 422, "INVALID_ARGUMENT"),
-    UnsupportedInput: Problem(
-        "unsupported_input", "The model does not take this input size or padding", 422, "INVALID_ARGUMENT"
+    domain.TooManyPrompts: ProblemType("too_many_prompts", "Too many prompts or points", 422, "INVALID_ARGUMENT"),
+    domain.UnknownModel: ProblemType("unknown_model", "There is no such model", 404, "NOT_FOUND"),
+    ModelNotLoaded: ProblemType("model_not_loaded", "The model is not loaded", 404, "NOT_FOUND"),
+    MalformedRequest: ProblemType("malformed_request", "The request is malformed", 400, "INVALID_ARGUMENT"),
+    MalformedJson: ProblemType("malformed_json", "The request field is not valid JSON", 400, "INVALID_ARGUMENT"),
+    UnknownField: ProblemType("unknown_field", "A field is unknown", 422, "INVALID_ARGUMENT"),
+    UnsupportedFormat: ProblemType("unsupported_format", "The mask format is not supported", 422, "INVALID_ARGUMENT"),
+    UnsupportedInput: ProblemType(
+        "unsupported_input", "The model does not support this input size or padding", 422, "INVALID_ARGUMENT"
     ),
-    WrongFamily: Problem("wrong_model_family", "The model cannot do what was asked", 422, "INVALID_ARGUMENT"),
-    NoImage: Problem("no_image", "Neither an image nor an image id", 422, "INVALID_ARGUMENT"),
-    UnknownImageId: Problem("unknown_image_id", "The image is not known here", 404, "NOT_FOUND"),
-    UploadTooLarge: Problem("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
-    NotFound: Problem("not_found", "No such path", 404, "UNIMPLEMENTED"),
-    MethodNotAllowed: Problem("method_not_allowed", "The path does not take this method", 405, "UNIMPLEMENTED"),
-    NotReady: Problem("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),
-    Overloaded: Problem(
-        "overloaded", "More requests than can be answered in time", 429, "RESOURCE_EXHAUSTED", retry_after=1
+    WrongFamily: ProblemType("wrong_model_family", "The model cannot do this operation", 422, "INVALID_ARGUMENT"),
+    NoImage: ProblemType("no_image", "The request has no image", 422, "INVALID_ARGUMENT"),
+    UnknownImageId: ProblemType("unknown_image_id", "The image id is unknown", 404, "NOT_FOUND"),
+    UploadTooLarge: ProblemType("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
+    NotFound: ProblemType("not_found", "There is no such path", 404, "UNIMPLEMENTED"),
+    MethodNotAllowed: ProblemType("method_not_allowed", "The path does not allow this method", 405, "UNIMPLEMENTED"),
+    NotReady: ProblemType("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),
+    Overloaded: ProblemType(
+        "overloaded", "There are more requests than can be answered in time", 429, "RESOURCE_EXHAUSTED", retry_after=1
     ),
-    DeadlineUnreachable: Problem("deadline_unreachable", "The deadline cannot be met", 504, "DEADLINE_EXCEEDED"),
-    DeadlineExceeded: Problem("deadline_exceeded", "The deadline has passed", 504, "DEADLINE_EXCEEDED"),
-    TimedOut: Problem("timed_out", "No answer within the request timeout", 504, "DEADLINE_EXCEEDED"),
-    PomonaError: Problem("internal_error", "Something failed on the server", 500, "INTERNAL"),
+    DeadlineUnreachable: ProblemType("deadline_unreachable", "The deadline cannot be met", 504, "DEADLINE_EXCEEDED"),
+    DeadlineExceeded: ProblemType("deadline_exceeded", "The deadline has passed", 504, "DEADLINE_EXCEEDED"),
+    TimedOut: ProblemType("timed_out", "There was no answer within the request timeout", 504, "DEADLINE_EXCEEDED"),
+    PomonaError: ProblemType("internal_error", "Something failed on the server", 500, "INTERNAL"),
 }
 
 
-def problem_of(error: PomonaError) -> Problem:
-    """The table's row of the error's class or of its nearest ancestor."""
+def problem_of(error: PomonaError) -> ProblemType:
+    """Return the row of the error's class or of its nearest ancestor."""
     return next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)

@@ -1,4 +1,4 @@
-"""What happens between the process's start and its end: files, models, readiness, the end."""
+"""What happens before a worker is ready: files prepared, models loaded and warmed up."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
 from models.errors import UnknownModel
-from service.device_queue import DeviceQueue
-from service.embedding_cache import EmbeddingCache
 from service.observability.observer import Observer
-from service.pipeline import Pipeline
-from service.reception import Reception
-from service.rehearsal import rehearse
+from service.pipelines import Pipelines
+from service.pipelines.engine import Engine
+from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
+from service.runners.embedding_cache import EmbeddingCache
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
+from service.scheduler.queue import DeviceQueue
 from service.settings import Settings
 
 _LOG = logging.getLogger("pomona.lifecycle")
 
 
 def wanted_entries(settings: Settings, catalogue: Mapping[str, CatalogueEntry]) -> list[CatalogueEntry]:
-    """The catalogue's entries of `settings.models`, the default first.
+    """Return the catalogue's entries of `settings.models`, in their order.
 
     Raises:
         UnknownModel: a name is not in the catalogue.
@@ -35,8 +35,8 @@ def wanted_entries(settings: Settings, catalogue: Mapping[str, CatalogueEntry]) 
     unknown = [name for name in settings.models if name not in catalogue]
     if unknown:
         raise UnknownModel(
-            f"POMONA_MODELS names {', '.join(unknown)}, which the catalogue does not have; "
-            f"it has {', '.join(catalogue)}. POMONA_MODELS_FILE adds your own."
+            f"POMONA_MODELS must name models of the catalogue ({', '.join(catalogue)}), got {', '.join(unknown)}. "
+            "POMONA_MODELS_FILE adds your own."
         )
     return [catalogue[name] for name in settings.models]
 
@@ -52,13 +52,13 @@ def prepare_files(settings: Settings) -> None:
         ensure_files(entry, backend, settings.model_store)
 
 
-async def load_pipeline(settings: Settings, *, device_index: int, observer: Observer | None = None) -> Pipeline:
+async def load_pipelines(settings: Settings, *, device_index: int, observer: Observer | None = None) -> Pipelines:
     """Load and warm up the models of one worker.
 
     Args:
         settings: what to load.
         device_index: which CUDA device, where there is more than one.
-        observer: hears of everything.
+        observer: receives what is measured.
 
     Raises:
         PomonaError: a model cannot be loaded.
@@ -74,7 +74,7 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner
-        observer.loaded(entry, backend=runner.backend_name, device=runner.device)
+        observer.model_loaded(entry, backend=runner.backend_name, device=runner.device)
         _LOG.info(
             "model ready",
             extra={
@@ -89,9 +89,9 @@ async def load_pipeline(settings: Settings, *, device_index: int, observer: Obse
     cache = EmbeddingCache(
         max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
     )
-    pipeline = Pipeline.of(Reception(runners, catalogue, settings, observer=observer), cache)
-    await rehearse(pipeline, settings.camera_sizes)
-    return pipeline
+    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache)
+    await warm_up(pipelines, settings.camera_sizes)
+    return pipelines
 
 
 async def _load(
@@ -102,7 +102,7 @@ async def _load(
     device_index: int,
     queue_of: Callable[[str], DeviceQueue],
 ) -> Runner:
-    """Load one model, by its family, in a thread: the event loop keeps answering /livez."""
+    """Load one model in a thread, so that the event loop keeps answering /livez."""
     where = {"device_index": device_index, "threads": settings.threads}
     if entry.architecture.family == "unet":
         unet = await asyncio.to_thread(load_unet, entry, backend, settings.model_store, **where)

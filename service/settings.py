@@ -18,9 +18,8 @@ from models.backends.openvino_files import UNetPrecision
 from models.errors import PomonaError
 from models.inspection import GRADES
 from models.types import Size
-from service.grades import GradeIn, Grades, grades_of
-from service.messages import InputSize
-from service.work import QueueOptions
+from service.api.schema import Grade, Grades, InputSize
+from service.scheduler.policy import QueueOptions
 
 _MIB = 1024 * 1024
 
@@ -45,12 +44,12 @@ class Settings(BaseSettings):
     )
 
     http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
-    http_port: int = Field(3000, ge=1, le=65535, description="Port of the HTTP door.")
-    grpc_port: int = Field(3001, ge=0, le=65535, description="Port of the gRPC door; 0 for none.")
+    http_port: int = Field(3000, ge=1, le=65535, description="Port for HTTP.")
+    grpc_port: int = Field(3001, ge=0, le=65535, description="Port for gRPC; 0 for none.")
     tls_cert_file: Path | None = Field(
         None,
-        description="PEM file with the certificate and its chain. With it and its key both doors speak TLS, and "
-        "nothing else. They are read at the start: renewed files want a restart.",
+        description="PEM file with the certificate and its chain. With it and its key, HTTP and gRPC are served "
+        "over TLS only. Read at the start: renewed files need a restart.",
     )
     tls_key_file: Path | None = Field(
         None, validate_default=True, description="PEM file with the certificate's private key, without a password."
@@ -58,12 +57,12 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mobile-sam", "unet-mobilenetv2-citrus"),
         min_length=1,
-        description="Models to load, separated by commas. The first of a family answers requests that name none.",
+        description="Models to load, separated by commas. The first of each family answers requests that name none.",
     )
     models_file: Path | None = Field(None, description="YAML file that adds your own checkpoints to the catalogue.")
     weights_dir: Path | None = Field(
         None,
-        description="Folder with checkpoints under their official names; tried before any download.",
+        description="Folder with checkpoints under their official names; searched before any download.",
     )
     cache_dir: Path = Field(
         user_cache_path("pomona"),
@@ -71,7 +70,7 @@ class Settings(BaseSettings):
     )
     backend: BackendChoice = Field(
         "auto",
-        description="What runs the models: torch, openvino, or auto (torch with a CUDA device, else openvino).",
+        description="What executes the models: torch, openvino, or auto (torch with a CUDA device, else openvino).",
     )
     threads: int = Field(
         0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores, or a container's CPU limit."
@@ -97,26 +96,23 @@ class Settings(BaseSettings):
         60, gt=0, description="Seconds from a request's first byte to its answer, reading included."
     )
     max_queued: int = Field(
-        256, ge=1, description="Most pieces of work waiting for a device; a request beyond them is refused."
+        256, ge=1, description="Most items waiting for a device; a request beyond them is refused."
     )
     input_size: InputSize = Field(
         1024,
-        description="Longest side in pixels at which images are encoded: 1024, 768, 512 or auto, where a request "
-        "names none and the model takes others than 1024.",
+        description="Longest side in pixels at which images are encoded, where a request has no input_size and the "
+        "model supports others than 1024: 1024, 768, 512 or auto.",
     )
     camera_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
         (),
-        description="Sizes of images to come, such as 1600x1200,4160x1800: some of each are answered before the "
-        "server is ready (2 to 3 seconds a size for MobileSAM on two cores), so that a camera's first frame is as fast "
-        "as its later ones.",
+        description="Sizes of the images to come, such as 1600x1200,4160x1800: a few of each are answered before the "
+        "server is ready (2 to 3 seconds per size for MobileSAM on two cores), so that a camera's first frame is as "
+        "fast as later ones.",
     )
     grades: Annotated[Grades, NoDecode] = Field(
-        tuple(GradeIn(grade=grade.name, max_infected_fraction=grade.most) for grade in GRADES),
-        description="Grades of fruit, the best first, each with the most of a fruit that may be infected; what none "
-        "takes is `reject`.",
-    )
-    linger_ms: float = Field(
-        0, ge=0, description="Milliseconds that a request may wait for company on an idle device; 0 starts it at once."
+        tuple(Grade(grade=grade.name, max_infected_fraction=grade.most) for grade in GRADES),
+        description="Grades from best to worst, each with the largest infected fraction of a fruit of that grade; "
+        "fruit beyond the last is graded `reject`.",
     )
     drain_timeout_s: float = Field(
         30, gt=0, description="Seconds that admitted work has to finish when the server stops."
@@ -143,18 +139,18 @@ class Settings(BaseSettings):
         most = others.data.get("max_megapixels", math.inf) * 1_000_000
         for size in value:
             if size.pixels > most:
-                raise ValueError(f"{size.width}x{size.height} is more than max_megapixels allows")
+                raise ValueError(f"{size.width}x{size.height} has more pixels than max_megapixels allows")
         return value
 
     @field_validator("grades", mode="before")
     @classmethod
     def _read_grades(cls, value: object) -> object:
-        return grades_of(value) if isinstance(value, str) else value
+        return _grades(value) if isinstance(value, str) else value
 
     @field_validator("input_size", mode="before")
     @classmethod
     def _number(cls, value: object) -> object:
-        """A variable's text is no member of the literal's numbers by itself."""
+        """Convert the text of a variable: it is not one of the literal's numbers by itself."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("models_file", "weights_dir", "cache_dir", "tls_cert_file", "tls_key_file")
@@ -165,7 +161,7 @@ class Settings(BaseSettings):
     @field_validator("tls_key_file")
     @classmethod
     def _fits_the_certificate(cls, value: Path | None, others: ValidationInfo) -> Path | None:
-        if "tls_cert_file" in others.data:  # else that is told already
+        if "tls_cert_file" in others.data:  # else that is reported already
             _check_key(others.data["tls_cert_file"], value)
         return value
 
@@ -186,18 +182,18 @@ class Settings(BaseSettings):
 
     @property
     def tls(self) -> Tls | None:
-        """What the doors identify themselves with; None where they speak without TLS."""
+        """Certificate and key; None without TLS."""
         certificate, key = self.tls_cert_file, self.tls_key_file
         return None if certificate is None or key is None else Tls(certificate, key)
 
     @property
     def queue_options(self) -> QueueOptions:
-        """How a device's queue behaves."""
-        return QueueOptions(max_queued=self.max_queued, linger=self.linger_ms / 1000)
+        """Options of a device's queue."""
+        return QueueOptions(max_queued=self.max_queued)
 
     @property
     def model_store(self) -> ModelStore:
-        """Where checkpoints and converted models lie."""
+        """Where checkpoints and converted models are stored."""
         return ModelStore(self.cache_dir, self.weights_dir, self.unet_precision)
 
 
@@ -206,24 +202,35 @@ def _sizes(text: str) -> tuple[Size, ...]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", part)
         if match is None:
-            raise ValueError(f"{part!r} is no size like 1600x1200, width and height")
+            raise ValueError(f"sizes must be like 1600x1200, width and height, got {part!r}")
         sizes.append(Size(width=int(match[1]), height=int(match[2])))
     return tuple(sizes)
 
 
+def _grades(text: str) -> list[dict[str, str | float]]:
+    """Read `A:0.01,B:0.05`: names and limits."""
+    grades: list[dict[str, str | float]] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, limit = part.rpartition(":")
+        if not colon:
+            raise ValueError(f"grades must be like A:0.01, a name, a colon and a number, got {part!r}")
+        grades.append({"grade": name.strip(), "max_infected_fraction": float(limit)})
+    return grades
+
+
 def _check_key(certificate: Path | None, key: Path | None) -> None:
     if (certificate is None) != (key is None):
-        raise ValueError("the certificate and its key go together: set tls_cert_file and tls_key_file, or neither")
+        raise ValueError("tls_cert_file and tls_key_file must be set together, or neither")
     if certificate is None or key is None:
         return
     for file in (certificate, key):
         if not file.is_file():
             raise ValueError(f"there is no file {file}")
     try:
-        # Without any password it would ask for one at the terminal.
+        # Without a password it would prompt for one at the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ValueError(f"{certificate} and {key} are no certificate and its unlocked key in PEM: {error}") from error
+        raise ValueError(f"{certificate} and {key} must be a certificate and its unlocked key in PEM: {error}") from error
 
 
 def load_settings() -> Settings:

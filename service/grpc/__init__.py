@@ -1,1 +1,1 @@
-"""The gRPC door: a thin adapter over the pipeline."""
+"""gRPC: messages to the schema, the schema to messages."""

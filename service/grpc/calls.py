@@ -1,116 +1,313 @@
-"""A call, or a frame of a stream, on its way: its id, until when it is wanted, what its line in the log will say."""
+"""Calls: their metadata, their messages, and how they are refused; generic handlers for whole services."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, TypeAlias
 
-from models.catalog import Family
-from service.callers import request_id_of, seconds_left, when_of
-from service.errors import MalformedRequest
-from service.messages import When
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from service.api.context import LEAST_URGENT, RequestContext, deadline_of, deadline_seconds, request_id_of, urgency_of
+from service.api.handler import Ending, Refusal, RequestHandler
+from service.errors import MalformedRequest, NotFound, NotReady
 from service.observability.tracing import context_of
-from service.pipeline import Pipeline
+from service.pipelines import Pipelines
+from service.settings import Settings
 
-_CURRENT: ContextVar[Call] = ContextVar("call")
+DOMAIN: Final = "pomona"
+
+_LOG = logging.getLogger("pomona.grpc")
+_DETAILS: Final = "grpc-status-details-bin"
+_MAX_LOGGED_PATH: Final = 200
+
+ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a frame says of time and importance; None where the stream's metadata say it.
+@dataclass(slots=True)
+class Door:
+    """What all services share.
 
     Attributes:
-        deadline_ms: from the frame's arrival until it is too late.
-        urgency: RFC 9218, 0 the most urgent to 7 the least.
+        settings: limits.
+        handler: handles calls and frames.
+        pipelines: None until the models are loaded.
     """
 
-    deadline_ms: float | None = None
-    urgency: int | None = None
+    settings: Settings
+    handler: RequestHandler = field(default_factory=RequestHandler)
+    pipelines: Pipelines | None = None
+
+    def ready(self) -> Pipelines:
+        """Return the pipelines.
+
+        Raises:
+            NotReady: the models are still loading.
+        """
+        if self.pipelines is None:
+            raise NotReady("The models are still loading; the health service says when they are ready.")
+        return self.pipelines
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds, monotonic."""
+        return time.monotonic if self.pipelines is None else self.pipelines.engine.clock
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """See the module.
+    """A call, unary or a stream.
 
     Attributes:
+        door: what all services share.
         path: service and method.
-        request_id: the caller's, or made here.
-        arrived: seconds of `time.monotonic`.
-        deadline: of the call itself, on the same clock, or None.
-        metadata: of the call, without what is binary.
-        wish: of a frame.
-        facts: what the log's line will also say.
-        trace: the trace context (W3C) that goes back: the caller's, where there is one, until a span is begun.
+        metadata: without what is binary.
+        context: of the call itself; frames of a stream have their own.
+        expires: the call's own deadline, seconds on the clock, or None.
+        servicer: grpcio's context.
     """
 
+    door: Door
     path: str
-    request_id: str
-    arrived: float
-    deadline: float | None
     metadata: Mapping[str, str]
-    wish: Wish = field(default_factory=Wish)
-    facts: dict[str, Any] = field(default_factory=dict)
-    trace: dict[str, str] = field(default_factory=dict)
+    context: RequestContext
+    expires: float | None
+    servicer: ServicerContext
 
-    @classmethod
-    def of(cls, path: str, metadata: Mapping[str, str], arrived: float, remaining: float | None) -> Call:
-        """A call that came at `arrived` and has `remaining` seconds left, where it has a deadline."""
-        deadline = None if remaining is None else time.monotonic() + remaining
-        request_id = request_id_of(metadata.get("x-request-id", ""))
-        return cls(path, request_id, arrived, deadline, metadata, trace=context_of(metadata))
+    def frame(self, number: int) -> RequestContext:
+        """Return the context of a frame of this stream that arrived just now."""
+        now = self.door.clock()
+        return RequestContext(
+            endpoint=self.path,
+            request_id=f"{self.context.request_id}.{number}",
+            received=now,
+            arrived=now,
+            clock=self.door.clock,
+            observer=self.door.handler.observer,
+        )
 
-    def frame(self, number: int, wish: Wish) -> Call:
-        """A frame of this stream that came just now."""
-        request_id = f"{self.request_id}.{number}"
-        return replace(self, request_id=request_id, arrived=time.monotonic(), wish=wish, facts={}, trace={})
+    def set_deadline(
+        self, context: RequestContext, *, deadline_ms: float | None = None, urgency: int | None = None
+    ) -> None:
+        """Set deadline and urgency of a context, of which the earliest deadline counts.
 
-    @property
-    def echo(self) -> tuple[tuple[str, str], ...]:
-        """Metadata that go back."""
-        return (("x-request-id", self.request_id), *self.trace.items())
-
-    @property
-    def expired(self) -> bool:
-        """The call's own deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def when(self) -> When:
-        """Until when an answer is wanted: the earlier of the call's own deadline and the one that it was sent with.
+        Args:
+            context: of this call, or of a frame.
+            deadline_ms: of a frame, from its arrival; as in the metadata where None.
+            urgency: of a frame; as in the metadata where None.
 
         Raises:
-            MalformedRequest: a deadline or an urgency that is none.
+            MalformedRequest: a deadline or an urgency is out of range.
         """
-        wish, asked = self.wish, self.metadata.get("x-deadline-ms")
-        told = when_of(asked if wish.deadline_ms is None else None, self.metadata.get("priority", ""), self.arrived)
-        if wish.deadline_ms is not None:
-            said = f"deadline_ms is {wish.deadline_ms:g}"
-            told = replace(told, within=seconds_left(wish.deadline_ms, self.arrived, said=said))
-        if wish.urgency is not None:
-            if wish.urgency > 7:
-                raise MalformedRequest(f"urgency is {wish.urgency}; 0, the most urgent, to 7 would be right.")
-            told = replace(told, urgency=wish.urgency)
-        own = None if self.deadline is None else self.deadline - time.monotonic()
-        return replace(told, within=min((limit for limit in (told.within, own) if limit is not None), default=None))
+        if deadline_ms is None:
+            wanted = deadline_of(self.metadata, context.received)
+        else:
+            wanted = context.received + deadline_seconds(deadline_ms, "deadline_ms", deadline_ms)
+        if urgency is None:
+            urgency = urgency_of(self.metadata)
+        elif urgency > LEAST_URGENT:
+            raise MalformedRequest(f"urgency must be 0, the most urgent, to {LEAST_URGENT}, got {urgency}.")
+        context.urgency = urgency
+        context.deadline = min((limit for limit in (wanted, self.expires) if limit is not None), default=None)
 
-    def note_model(self, pipeline: Pipeline, asked: str | None, family: Family) -> None:
-        """For the log and the metrics, also where no answer comes; a name that is not loaded is left out."""
-        name = pipeline.default(family) if asked is None else asked
-        if name in pipeline.runners:
-            self.facts["model"] = name
+    async def handle(self, context: RequestContext, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Handle the call, or a frame; see `RequestHandler.handle`."""
+        return await self.door.handler.handle(
+            context, work, span=self.path.removeprefix("/"), headers=self.metadata, logger=_LOG, fields=self.fields
+        )
 
-    def note_frame(self, frame_id: str | None, trigger_id: str | None) -> None:
-        """For the log: what the camera says of a frame."""
-        told = {"frame_id": frame_id, "trigger_id": trigger_id}
-        self.facts.update({name: value for name, value in told.items() if value})
+    def fields(self, ending: Ending) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return the fields of the log line and the attributes of the span."""
+        attributes = {
+            "rpc.system.name": "grpc",
+            "rpc.method": self.path[1:],
+            "rpc.response.status_code": ending.grpc,
+        }
+        return {"path": self.context.endpoint, "grpc_status": ending.grpc}, attributes
 
-    def make_current(self) -> None:
-        """For `current_call`, in this task and those that it starts."""
-        _CURRENT.set(self)
+    def echo(self) -> tuple[tuple[str, str], ...]:
+        """Return the metadata that go back: the request's id and its trace context."""
+        trace = self.context.trace
+        headers = context_of(self.metadata) if trace is None else trace.headers
+        return (("x-request-id", self.context.request_id), *headers.items())
+
+    async def refuse(self, refusal: Refusal) -> NoReturn:
+        """End the call with the status of a refusal, with details as of `google.rpc.Status`.
+
+        These are an `ErrorInfo`, whose reason is the code in capitals, as that message wants it, and whose metadata
+        hold code, title and request id as HTTP's problem has them, and a `RetryInfo` where that is known.
+
+        Raises:
+            grpc.aio.AbortError: always.
+        """
+        problem = refusal.problem
+        code = grpc.StatusCode[problem.grpc]
+        number: int = code.value[0]
+        details: list[Message] = [
+            error_details_pb2.ErrorInfo(
+                reason=problem.code.upper(),
+                domain=DOMAIN,
+                metadata={"code": problem.code, "title": problem.title, "request_id": self.context.request_id},
+            )
+        ]
+        if refusal.retry_after is not None:
+            details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=refusal.retry_after)))
+        status = status_pb2.Status(code=number, message=refusal.detail)
+        for detail in details:
+            packed = AnyMessage()
+            packed.Pack(detail)
+            status.details.append(packed)
+        await self.servicer.abort(code, refusal.detail, ((_DETAILS, status.SerializeToString()), *self.echo()))
 
 
-def current_call() -> Call:
-    """The call that this task answers."""
-    return _CURRENT.get()
+UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
+"""Answers a message."""
+
+StreamMethod = Callable[[AsyncIterator[Any], Call], AsyncIterator[Message]]
+"""Answers messages as they come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of a service.
+
+    Attributes:
+        request: its message.
+        answer: answers a message, or
+        stream: answers a stream of them.
+    """
+
+    request: type[Message]
+    answer: UnaryMethod | None = None
+    stream: StreamMethod | None = None
+
+
+class Services(grpc.GenericRpcHandler):
+    """Answers the methods of our services, and refuses all others but the standard ones of health and reflection.
+
+    Those are served by grpcio's own servicers, which must be added before: they are called often and are not logged.
+
+    Args:
+        door: what all services share.
+        methods: by path.
+    """
+
+    def __init__(self, door: Door, methods: Mapping[str, Method]) -> None:
+        self._door = door
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """Return the handler of one call."""
+        path: str = handler_call_details.method
+        received = self._door.clock()
+        pairs = handler_call_details.invocation_metadata or ()
+        metadata = {name: value for name, value in pairs if isinstance(value, str)}
+        method = self._methods.get(path)
+
+        def call_of(servicer: ServicerContext, endpoint: str = path) -> Call:
+            clock = self._door.clock
+            now = clock()
+            context = RequestContext(
+                endpoint=endpoint,
+                request_id=request_id_of(metadata.get("x-request-id", "")),
+                received=received,
+                arrived=now,
+                clock=clock,
+                observer=self._door.handler.observer,
+            )
+            remaining = servicer.time_remaining()
+            expires = None if remaining is None else now + remaining
+            context.deadline = expires
+            return Call(self._door, path, metadata, context, expires, servicer)
+
+        if method is None:
+            return self._unknown(call_of, path)
+        if method.answer is not None:
+            return self._unary(method.request, method.answer, call_of)
+        if method.stream is not None:
+            return self._stream(method.request, method.stream, call_of)
+        return None
+
+    def _unary(
+        self, request: type[Message], answer: UnaryMethod, call_of: Callable[[ServicerContext], Call]
+    ) -> Handler:
+        async def handle(raw: bytes, servicer: ServicerContext) -> bytes:
+            call = call_of(servicer)
+
+            async def work() -> bytes:
+                servicer.set_trailing_metadata(call.echo())
+                return (await answer(_parsed(request, raw), call)).SerializeToString()
+
+            try:
+                data: bytes = await call.handle(call.context, work)
+            except Refusal as refusal:
+                await call.refuse(refusal)
+            return data
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _stream(
+        self, request: type[Message], answer: StreamMethod, call_of: Callable[[ServicerContext], Call]
+    ) -> Handler:
+        async def handle(_: AsyncIterator[bytes], servicer: ServicerContext) -> None:
+            call = call_of(servicer)
+            servicer.set_trailing_metadata(call.echo())
+
+            async def work() -> None:
+                # Closed where the caller leaves, and not when the garbage is collected.
+                async with aclosing(answer(_Messages(request, servicer), call)) as replies:  # type: ignore[type-var]
+                    async for reply in replies:
+                        await servicer.write(reply.SerializeToString())
+
+            try:
+                await self._door.handler.handle_stream(
+                    call.context, work, headers=call.metadata, logger=_LOG, fields=call.fields
+                )
+            except Refusal as refusal:
+                await call.refuse(refusal)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def _unknown(self, call_of: Callable[[ServicerContext, str], Call], path: str) -> Handler:
+        async def handle(_: AsyncIterator[bytes], servicer: ServicerContext) -> None:
+            call = call_of(servicer, "other")  # metrics count no names that callers make up
+            call.context.log["method"] = path[:_MAX_LOGGED_PATH]
+
+            async def work() -> None:
+                raise NotFound(f"There is no method {path[:_MAX_LOGGED_PATH]}.")
+
+            try:
+                await call.handle(call.context, work)
+            except Refusal as refusal:
+                await call.refuse(refusal)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+
+class _Messages(AsyncIterator[Message]):
+    """The messages of a stream, read one by one: grpcio's own iterator must not be left half-way."""
+
+    def __init__(self, request: type[Message], servicer: ServicerContext) -> None:
+        self._request = request
+        self._servicer = servicer
+
+    async def __anext__(self) -> Message:
+        raw: Any = await self._servicer.read()
+        if raw is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return _parsed(self._request, raw)
+
+
+def _parsed(request: type[Message], raw: bytes) -> Message:
+    try:
+        return request.FromString(raw)
+    except DecodeError as error:
+        raise MalformedRequest("The message must be of the method's type.") from error

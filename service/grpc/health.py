@@ -16,10 +16,10 @@ SERVICE_NAME: Final = "grpc.health.v1.Health"
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """`Check` and `Watch`. A watcher is told when the server ends, and then let go: the one of the library holds it up.
+    """`Check` and `Watch`. Watchers are released when the server stops: grpcio's own servicer would hold it up.
 
     Args:
-        services: full names of those that all get ready together; the empty one is the server's.
+        services: full names of the services, which all become ready together; the empty name is the server's.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -29,16 +29,16 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def serve(self) -> None:
-        """The models are ready."""
+        """Report that the models are ready."""
         self._change(serving=True)
 
     def end(self) -> None:
-        """The server ends: it serves nothing more."""
+        """Report that the server stops."""
         self._ended = True
         self._change(serving=False)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> _Response:  # noqa: N802
-        """Whether a service is ready; NOT_FOUND for one that is not known."""
+        """Return whether a service is ready; NOT_FOUND for an unknown one."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service {request.service!r}.")
         return _Response(status=self._status(request.service))
@@ -48,7 +48,7 @@ class Health(health_pb2_grpc.HealthServicer):
         request: health_pb2.HealthCheckRequest,
         context: _Context,  # noqa: ARG002
     ) -> AsyncGenerator[_Response, None]:
-        """The same, and again whenever it changes; an unknown service may become known, says the protocol."""
+        """Return the same, and again whenever it changes; by the protocol an unknown service may become known."""
         while True:
             changed = self._changed
             yield _Response(status=self._status(request.service))

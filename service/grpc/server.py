@@ -1,71 +1,57 @@
-"""The gRPC door's life: listening, ready, draining."""
+"""The gRPC server: its services, and its life from listening to draining."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from models.errors import PomonaError
-from service.grpc import health, inference, segmentation
-from service.grpc.attempts import Attempts
-from service.grpc.desk import Desk
-from service.grpc.guard import Guard
+from service.api.handler import RequestHandler
+from service.api.operations import OPERATIONS, Operation
+from service.grpc import health
+from service.grpc.calls import Call, Door, Method, Services
+from service.grpc.codec import write_response
 from service.grpc.health import Health
-from service.grpc.inference import Inference
-from service.grpc.segmentation import Segmentation
+from service.grpc.streams import OpenStreams, OperationStream, run_operation
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
-from service.pipeline import Pipeline
-from service.proto.generated.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from service.proto.generated.pomona.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
+from service.pipelines import Pipelines
+from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.settings import Settings, Tls
 
+SEGMENTATION: Final = pb.DESCRIPTOR.services_by_name["Segmentation"]
 
-@dataclass(frozen=True, slots=True)
-class _Service:
-    """A service of ours.
-
-    Attributes:
-        name: in full, for health and reflection.
-        make: from what all services share.
-        add: what protoc made for that.
-    """
-
-    name: str
-    make: Callable[[Desk], Any]
-    add: Callable[[Any, grpc.aio.Server], None]
-
-
-_SERVICES: Final = (
-    _Service(segmentation.SERVICE_NAME, Segmentation, add_SegmentationServicer_to_server),
-    _Service(inference.SERVICE_NAME, Inference, add_GRPCInferenceServiceServicer_to_server),
-)
 _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A caller may ask whether we are alive every ten seconds, calls or not.
+    # A caller may ping every ten seconds, with calls or without.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
 )
 _CALLS_PER_CONNECTION: Final = 128
 
+OtherService = Callable[[Door], tuple[str, Mapping[str, Method]]]
+"""Makes another service: its full name, and its methods by path."""
+
 
 class PortTaken(PomonaError):
-    """Somebody else listens where the door should."""
+    """The port of the server cannot be had."""
 
 
-class GrpcDoor:
+class GrpcServer:
     """The server of one worker; made and used in one event loop.
 
     Args:
         settings: limits.
-        observer: hears of every call and every frame.
-        tracing: begins a trace for each.
+        observer: receives what is measured.
+        tracing: begins a trace per call and per frame.
+        others: further services.
         shared_port: several workers listen on the same port.
     """
 
@@ -75,14 +61,16 @@ class GrpcDoor:
         observer: Observer | None = None,
         tracing: Tracing | None = None,
         *,
+        others: tuple[OtherService, ...] = (),
         shared_port: bool = False,
     ) -> None:
-        attempts = Attempts(observer or Observer(), settings.request_timeout_s, tracing or Tracing())
-        self._desk = Desk(settings, attempts)
-        names = [service.name for service in _SERVICES]
-        self._health = Health(names)
+        handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s)
+        self._door = Door(settings, handler)
+        self._streams = OpenStreams()
+        services = dict(make(self._door) for make in others)
+        services[SEGMENTATION.full_name] = segmentation_methods(self._streams)
+        self._health = Health(services)
         self._server = grpc.aio.server(
-            interceptors=[Guard(attempts)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_upload_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -92,18 +80,19 @@ class GrpcDoor:
                 *_KEEPALIVE,
             ],
         )
-        for service in _SERVICES:
-            service.add(service.make(self._desk), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        methods = {path: method for service in services.values() for path, method in service.items()}
+        self._server.add_generic_rpc_handlers((Services(self._door, methods),))
 
     async def start(self, host: str, port: int, tls: Tls | None = None) -> int:
-        """Listen; calls are told that the models are still loading.
+        """Listen; calls are refused until `open`, as the models are still loading.
 
         Args:
             host: IP address.
-            port: 0 for any that is free.
-            tls: with what it identifies itself, or None to speak without TLS.
+            port: 0 for any free one.
+            tls: certificate and key, or None to serve without TLS.
 
         Returns:
             The port.
@@ -120,18 +109,49 @@ class GrpcDoor:
                 bound = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except RuntimeError as error:
             raise PortTaken(
-                f"The gRPC door cannot listen on {address}. POMONA_GRPC_PORT chooses another port, or none with 0."
+                f"gRPC cannot listen on {address}. Choose another port with POMONA_GRPC_PORT, or none with 0."
             ) from error
         await self._server.start()
         return bound
 
-    def open(self, pipeline: Pipeline) -> None:
-        """The models are ready."""
-        self._desk.pipeline = pipeline
+    def open(self, pipelines: Pipelines) -> None:
+        """Answer calls: the models are ready."""
+        self._door.pipelines = pipelines
         self._health.serve()
 
     async def drain(self, within: float) -> None:
-        """Take no more calls and no more frames, finish what runs for at most `within` seconds, and stop."""
+        """Accept no more calls and no more frames, finish what runs for at most `within` seconds, and stop."""
         self._health.end()
-        self._desk.end()
+        self._streams.halt()
         await self._server.stop(within)
+
+
+def segmentation_methods(streams: OpenStreams) -> dict[str, Method]:
+    """Return the methods of `pomona.v1.Segmentation` by path, bound to the table of operations."""
+    methods: dict[str, Method] = {}
+    for operation in OPERATIONS:
+        descriptor = SEGMENTATION.methods_by_name[operation.rpc]
+        request, response = GetMessageClass(descriptor.input_type), GetMessageClass(descriptor.output_type)
+        methods[_path(operation.rpc)] = Method(request, answer=_unary(operation, response))
+        if operation.streams:
+            name = f"{operation.rpc}Stream"
+            stream = SEGMENTATION.methods_by_name[name]
+            reply = GetMessageClass(stream.output_type)
+            run = OperationStream(operation, streams, reply).run
+            methods[_path(name)] = Method(GetMessageClass(stream.input_type), stream=run)
+    return methods
+
+
+def _path(method: str) -> str:
+    return f"/{SEGMENTATION.full_name}/{method}"
+
+
+def _unary(operation: Operation, response: type[Message]) -> Callable[[Any, Call], Awaitable[Message]]:
+    async def answer(message: Any, call: Call) -> Message:
+        call.door.ready()
+        call.set_deadline(call.context)
+        reply = response()
+        write_response(await run_operation(operation, call, call.context, message), reply)
+        return reply
+
+    return answer

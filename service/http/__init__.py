@@ -1,1 +1,1 @@
-"""The HTTP door: a thin adapter over the pipeline."""
+"""HTTP: bytes to the schema, the schema to bytes."""

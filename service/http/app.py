@@ -1,162 +1,268 @@
-"""The HTTP door: its routes."""
+"""The ASGI application: routes, operations, errors as problems (RFC 9457)."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Mount, Route, Router
-
-from service.errors import MethodNotAllowed, NotFound
-from service.http import answers, inference
-from service.http.guard import guarded, note_model, ready, settings_of
-from service.http.headers import when_of
-from service.http.inspect_schema import InspectIn, InspectTimings
-from service.http.openapi import PAGE, openapi
-from service.http.presence import while_connected
-from service.http.reading import (
-    image_of,
-    inspect_request,
-    parse_json,
-    read_body,
-    segment_request,
-    semantic_request,
-)
-from service.http.schema import EmbedIn, EmbedTimings, SegmentIn, SegmentTimings
-from service.http.semantic_schema import SemanticIn, SemanticTimings
-from service.messages import InputChoice
+from service.api import openapi
+from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
+from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler
+from service.api.operations import OPERATIONS, Operation
+from service.api.parsing import parse_json
+from service.api.schema import Problem
+from service.errors import MethodNotAllowed, NotFound, NotReady
+from service.http.body import Parts, read_body
+from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
 from service.observability.metrics import EXPOSITION_TYPE, exposition
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
+from service.pipelines import Pipelines
+from service.pipelines.source import encoded
 from service.settings import Settings
 
+Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
+ProblemResponse = Callable[[Refusal, str], HttpResponse]
+"""How an error is answered: the refusal and the request's id."""
 
-def create_app(settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> Starlette:
-    """The routes of the door, observed and traced; `app.state.pipeline` is None until the models are ready."""
-    api = [
-        Route("/segment", guarded(_segment, "/v1/segment"), methods=["POST"]),
-        Route("/embed", guarded(_embed, "/v1/embed"), methods=["POST"]),
-        Route("/semantic", guarded(_semantic, "/v1/semantic"), methods=["POST"]),
-        Route("/inspect", guarded(_inspect, "/v1/inspect"), methods=["POST"]),
-        Route("/models", guarded(_models, "/v1/models"), methods=["GET"]),
-    ]
-    app = Starlette(
-        routes=[
-            Mount("/v1", Router(api, redirect_slashes=False)),
-            *inference.routes(),
-            Route("/docs.json", _openapi, methods=["GET"]),
-            Route("/metrics", _metrics, methods=["GET"]),
-            Route("/", _page, methods=["GET"]),
-        ],
-        exception_handlers={HTTPException: _http_exception},
+_LOG = logging.getLogger("pomona.http")
+_MAX_LOGGED_PATH: Final = 200
+_PARTS: Final[Mapping[str, frozenset[str]]] = {
+    "required": frozenset({"image", "request"}),
+    "or_id": frozenset({"image", "image_id", "request"}),
+}
+
+# Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
+_PAGE: Final = b"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Pomona</title>
+<link rel="stylesheet" href="./static_content/swagger-ui.css">
+<link rel="stylesheet" href="./static_content/index.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js"></script>
+<script src="./static_content/swagger-ui-standalone-preset.js"></script>
+<script src="./static_content/swagger-initializer.js"></script>
+</body>
+</html>
+"""
+
+
+def problem_response(refusal: Refusal, request_id: str) -> HttpResponse:
+    """Return an error as problem+json, with the request's id."""
+    kind = refusal.problem
+    problem = Problem.model_construct(
+        type=f"urn:pomona:problem:{kind.code}",
+        title=kind.title,
+        status=kind.status,
+        detail=refusal.detail,
+        code=kind.code,
+        request_id=request_id,
     )
-    app.state.settings = settings
-    app.state.observer = observer or Observer()
-    app.state.tracing = tracing or Tracing()
-    app.state.pipeline = None
-    return app
+    body = problem.model_dump_json().encode()
+    return HttpResponse(body, kind.status, "application/problem+json", refusal_headers(refusal))
 
 
-async def _segment(request: Request) -> Response:
-    pipeline, settings = ready(request), settings_of(request)
-    parts = await read_body(
-        request,
-        allowed=frozenset({"image", "image_id", "request"}),
-        max_bytes=settings.max_upload_bytes,
-    )
-    body = parse_json(parts.request, SegmentIn)
-    if any(prompt.mask is not None for prompt in body.prompts):
-        asked = await asyncio.to_thread(segment_request, parts, body, max_pixels=settings.max_pixels)
-    else:
-        asked = segment_request(parts, body, max_pixels=settings.max_pixels)
-    note_model(request, pipeline, body.model, "sam")
-    when = when_of(request.headers, request.state.arrived)
-    answer = await while_connected(request, pipeline.segment(replace(asked, when=when)))
-    request.state.log |= {
-        "prompts": len(asked.prompts),
-        "degraded": answer.degraded,
-        "timing_ms": answers.timings_ms(answer.timings, SegmentTimings),
-    }
-    return answers.segmented(answer, request.state.request_id)
+def refusal_headers(refusal: Refusal) -> dict[str, str]:
+    """Return the headers of an error, whatever its body."""
+    headers: dict[str, str] = {}
+    if refusal.retry_after is not None:
+        headers["retry-after"] = str(refusal.retry_after)
+    if refusal.problem.status == 413:
+        headers["connection"] = "close"  # the rest of the body is not read
+    return headers
 
 
-async def _embed(request: Request) -> Response:
-    pipeline, settings = ready(request), settings_of(request)
-    parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
-    body = parse_json(parts.request, EmbedIn)
-    data = image_of(parts)
-    note_model(request, pipeline, body.model, "sam")
-    choice = InputChoice(body.input_size, body.padding)
-    when = when_of(request.headers, request.state.arrived)
-    answer = await while_connected(request, pipeline.embed(data, body.model, choice, when))
-    request.state.log["timing_ms"] = answers.timings_ms(answer.timings, EmbedTimings)
-    return answers.embedded(answer, request.state.request_id)
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers a path.
+
+    Attributes:
+        name: label of metrics, and name of spans: the path without parameters.
+        endpoint: answers.
+        methods: it allows.
+        problem: how its errors are answered.
+    """
+
+    name: str
+    endpoint: Endpoint
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    problem: ProblemResponse = problem_response
 
 
-async def _semantic(request: Request) -> Response:
-    pipeline, settings = ready(request), settings_of(request)
-    parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
-    body = parse_json(parts.request, SemanticIn)
-    asked = semantic_request(parts, body)
-    note_model(request, pipeline, body.model, "unet")
-    when = when_of(request.headers, request.state.arrived)
-    answer = await while_connected(request, pipeline.semantic(replace(asked, when=when)))
-    request.state.log |= {
-        "objects": len(answer.objects),
-        "timing_ms": answers.timings_ms(answer.timings, SemanticTimings),
-    }
-    return answers.classified(answer, request.state.request_id)
+Router = Callable[[str], "Route | None"]
+"""Finds the route of a path."""
 
 
-async def _inspect(request: Request) -> Response:
-    pipeline, settings = ready(request), settings_of(request)
-    parts = await read_body(request, allowed=frozenset({"image", "request"}), max_bytes=settings.max_upload_bytes)
-    body = parse_json(parts.request, InspectIn)
-    asked = inspect_request(parts, body)
-    note_model(request, pipeline, body.model, "unet")
-    request.state.log |= body.model_dump(include={"frame_id", "trigger_id"}, exclude_none=True)
-    when = when_of(request.headers, request.state.arrived)
-    answer = await while_connected(request, pipeline.inspect(replace(asked, when=when)))
-    request.state.log |= {
-        "fruits": len(answer.fruits),
-        "mode": answer.mode,
-        "degraded": answer.degraded,
-        "timing_ms": answers.timings_ms(answer.timings, InspectTimings),
-    }
-    return answers.inspected(answer, request.state.request_id)
+class HttpApp:
+    """The application; answers that the models are loading until `pipelines` is set.
+
+    Args:
+        settings: limits.
+        observer: receives what is measured.
+        tracing: begins a trace per request.
+    """
+
+    def __init__(self, settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> None:
+        self.settings = settings
+        self.pipelines: Pipelines | None = None
+        self._observer = observer or Observer()
+        self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s)
+        self._routes = {operation.path: self._operation(operation) for operation in OPERATIONS}
+        self._unhandled: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
+            "/": self._page,
+            "/docs.json": self._openapi,
+            "/metrics": self._metrics,
+        }
+        self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
+        self._described: list[openapi.DescribePaths] = []
+
+    def mount(
+        self, prefix: str, router: Router, problem: ProblemResponse, described: openapi.DescribePaths
+    ) -> None:
+        """Add another protocol under a prefix, such as `/v2`.
+
+        Args:
+            prefix: of its paths.
+            router: finds their routes.
+            problem: how its errors are answered.
+            described: describes them for OpenAPI.
+        """
+        self._routers[prefix] = (router, problem)
+        self._described.append(described)
+
+    def ready(self) -> Pipelines:
+        """Return the pipelines.
+
+        Raises:
+            NotReady: the models are still loading.
+        """
+        if self.pipelines is None:
+            raise NotReady("The models are still loading; /readyz says when they are ready.")
+        return self.pipelines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI)."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"ASGI scopes must be http, got {scope['type']}")
+        path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        method: str = scope["method"]
+        if method in ("GET", "HEAD") and path in self._unhandled:
+            await (await self._unhandled[path]()).send(send)
+            return
+        clock = time.monotonic if self.pipelines is None else self.pipelines.engine.clock
+        now = clock()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        route = self._route(path, method)
+        context = RequestContext(
+            endpoint=route.name,
+            request_id=request_id_of(headers.get("x-request-id", "")),
+            received=now,
+            arrived=now,
+            clock=clock,
+            observer=self._observer,
+        )
+        request = HttpRequest(method, path, headers, scope.get("query_string", b""), receive, context)
+        response = await self._answer(route, request)
+        if response is None:  # the caller left
+            return
+        response.headers["x-request-id"] = context.request_id
+        if context.trace is not None:
+            response.headers.update(context.trace.headers)
+        await response.send(send)
+
+    async def _answer(self, route: Route, request: HttpRequest) -> HttpResponse | None:
+        context = request.context
+
+        def fields(ending: Ending) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+            line = {"method": request.method, "path": request.path[:_MAX_LOGGED_PATH], "status": ending.status}
+            attributes = {
+                "http.request.method": request.method,
+                "http.route": route.name,
+                "http.response.status_code": ending.status,
+            }
+            return line, attributes
+
+        try:
+            return await self._handler.handle(
+                context,
+                lambda: route.endpoint(request),
+                span=f"{request.method} {route.name}",
+                headers=request.headers,
+                logger=_LOG,
+                fields=fields,
+            )
+        except Refusal as refusal:
+            return route.problem(refusal, context.request_id)
+        except CallerLeft:
+            return None
+
+    def _route(self, path: str, method: str) -> Route:
+        route, problem = self._routes.get(path), problem_response
+        if route is None:
+            for prefix, (router, other) in self._routers.items():
+                if path == prefix or path.startswith(f"{prefix}/"):
+                    route, problem = router(path), other
+        if path in self._unhandled:
+            route = Route(path, _never, ("GET", "HEAD"))
+        if route is None:
+            return Route("other", _refusing(NotFound(f"There is no path {path}; / describes the API.")), (), problem)
+        if method not in route.methods:
+            allowed = ", ".join(route.methods)
+            error = MethodNotAllowed(f"{path} allows {allowed}, got {method}.")
+
+            def refuse(refusal: Refusal, request_id: str) -> HttpResponse:
+                response = problem(refusal, request_id)
+                response.headers["allow"] = allowed
+                return response
+
+            return Route("other", _refusing(error), (), refuse)
+        return route
+
+    def _operation(self, operation: Operation) -> Route:
+        async def answer(request: HttpRequest) -> HttpResponse:
+            pipelines, context = self.ready(), request.context
+            parts = Parts()
+            if operation.image != "none":
+                parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
+            asked = parse_json(parts.request, operation.request)
+            context.arrived = context.clock()
+            context.deadline = deadline_of(request.headers, context.received)
+            context.urgency = urgency_of(request.headers)
+            image = encoded(parts.image, parts.image_id)
+            work = operation.answer(pipelines, asked, image, context)
+            found = await (work if operation.image == "none" else request.while_connected(work))
+            return HttpResponse(found.model_dump_json(by_alias=True).encode())
+
+        methods = ("GET", "HEAD") if operation.image == "none" else ("POST",)
+        return Route(operation.path, answer, methods)
+
+    async def _page(self) -> HttpResponse:
+        return HttpResponse(_PAGE, media_type="text/html; charset=utf-8")
+
+    async def _openapi(self) -> HttpResponse:
+        return HttpResponse(json.dumps(openapi.describe(self.settings, self._described)).encode())
+
+    async def _metrics(self) -> HttpResponse:
+        return HttpResponse(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
 
 
-async def _models(request: Request) -> Response:
-    pipeline = ready(request)
-    return answers.models(pipeline.runners, pipeline.catalogue)
+def _refusing(error: Exception) -> Endpoint:
+    async def refuse(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+        raise error
+
+    return refuse
 
 
-async def _openapi(request: Request) -> Response:
-    return JSONResponse(openapi(settings_of(request)))
+async def _never(request: HttpRequest) -> HttpResponse:
+    raise RuntimeError(f"{request.path} is answered before routing")
 
 
-async def _metrics(request: Request) -> Response:  # noqa: ARG001 (an endpoint's signature)
-    return Response(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
-
-
-async def _page(request: Request) -> Response:  # noqa: ARG001 (an endpoint's signature)
-    return HTMLResponse(PAGE)
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    """What Starlette refuses by itself: a path that is not there, a method that a path does not take."""
-    headers = (isinstance(error, HTTPException) and error.headers) or {}
-
-    async def refuse(request: Request) -> Response:
-        if "Allow" in headers:
-            raise MethodNotAllowed(f"{request.method} is not taken here; {headers['Allow']} would be right.")
-        raise NotFound(f"There is nothing at {request.url.path}; the API is described at /.")
-
-    told = inference.error if request.url.path.startswith(inference.PREFIX) else answers.problem
-    response = await guarded(refuse, "other", told)(request)
-    response.headers.update(headers)
-    return response

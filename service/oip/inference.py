@@ -1,76 +1,377 @@
-"""One inference: checked tensors to the pipeline, and its answer to tensors."""
+"""One inference: tensors checked against the model's, run through its pipeline, and its answer as tensors."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from models.catalog import CatalogueEntry
-from service.messages import Timings, When
-from service.oip.asking import Asked, Parameter
-from service.oip.classifying import classified, semantic_request
-from service.oip.inputs import check
-from service.oip.models import TENSORS
-from service.oip.segmenting import segment_request, segmented
-from service.oip.tensors import Tensor
-from service.pipeline import Pipeline
+from models.errors import MalformedPrompt, NoPrompt
+from models.masks import encode_rle
+from models.types import FOREGROUND, Box, Point, Prompt
+from models.unet.postprocess import Region
+from service.api.context import LEAST_URGENT, RequestContext, deadline_seconds
+from service.api.schema import RawMask, ScoredMask, SegmentRequest
+from service.errors import MalformedRequest, NoImage, UnknownField, UnsupportedFormat, UnsupportedInput
+from service.oip.models import TENSORS, Tensors
+from service.oip.tensors import Tensor, bytes_tensor
+from service.pipelines import Pipelines
+from service.pipelines.encoding import RAW
+from service.pipelines.letterboxes import INPUT_SIZES
+from service.pipelines.semantic import Classified
+from service.pipelines.source import EncodedImage, ImageInput, RawImage
+
+T = TypeVar("T")
+
+Parameter: TypeAlias = bool | int | float | str
+
+MAX_RAW: Final = 1 << 29
+MAX_LISTED: Final = 1 << 25
+"""Elements of all masks of an answer: as bytes, 512 MiB; in lists, where one takes six bytes and more."""
+
+PADDING_LABEL: Final = -1
+"""Label of a point that does not count: rows of `points` have one length."""
+
+_PRIORITY: Final = "priority"
+_TIMEOUT: Final = "timeout"
+_MASK_FORMAT: Final = "mask_format"
+_UNSUPPORTED: Final = ("shared_memory_region", "classification")
+"""Parameters of tensors by which other servers are asked for what Pomona does not do."""
+
+_CHOICES: Final[Mapping[str, tuple[int | str, ...]]] = {
+    "input_size": (*INPUT_SIZES, "auto"),
+    "padding": ("none", "square"),
+}
+_FORMATS: Final[Mapping[str, str]] = {"pixels": RAW, "rle": "rle"}
+_MULTIMASKS: Final = 3
+
+_Results = Sequence[Sequence[tuple[ScoredMask, RawMask]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
-    """What a model gave.
+class InferRequest:
+    """A request of the protocol, whichever way it came.
 
     Attributes:
-        model: that answered.
-        outputs: those that were wanted, in the order in which they were.
-        timings: where the time went.
-        facts: for the log.
-        parameters: of the answer.
+        inputs: by name.
+        outputs: those that are wanted, in their order; all where empty.
+        parameters: of the request.
+        max_elements: of all masks in the answer, by how it travels.
     """
+
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...] = ()
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    max_elements: int = MAX_RAW
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """An answer of the protocol: the model, the outputs that were wanted, and parameters."""
 
     model: CatalogueEntry
     outputs: Sequence[Tensor]
-    timings: Timings
-    facts: Mapping[str, Parameter]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
-async def infer(pipeline: Pipeline, model: CatalogueEntry, asked: Asked, when: Callable[[], When]) -> Inferred:
-    """Let a model answer.
+async def infer(
+    pipelines: Pipelines, model: CatalogueEntry, request: InferRequest, context: RequestContext
+) -> InferResponse:
+    """Run a model.
 
     Args:
-        pipeline: that has the model.
+        pipelines: with the model.
         model: that is loaded.
-        asked: of it.
-        when: tells until when; asked once the request is built, as that takes time.
+        request: of it.
+        context: of the request; the protocol's own deadline and priority count too.
 
     Raises:
         PomonaError: of `models.errors` and `service.errors`, whatever is wrong with the request or the device.
     """
     family = model.architecture.family
+    context.model = model.name
     tensors = TENSORS[family]
-    check(asked, tensors)
-    outputs = asked.outputs or tuple(spec.name for spec in tensors.outputs)
+    _check_tensors(request, tensors)
+    _set_deadline(request.parameters, context)
+    outputs = request.outputs or tuple(spec.name for spec in tensors.outputs)
     if family == "unet":
-        return await _classify(pipeline, model, asked, outputs, when)
-    return await _segment(pipeline, model, asked, outputs, when)
+        response = await _classify(pipelines, model, request, outputs, context)
+    else:
+        response = await _segment(pipelines, model, request, outputs, context)
+    context.log["timing_ms"] = {part: value for part, value in context.timing_ms() if value}
+    return response
 
 
 async def _segment(
-    pipeline: Pipeline, model: CatalogueEntry, asked: Asked, outputs: Sequence[str], when: Callable[[], When]
-) -> Inferred:
-    in_worker, limit = pipeline.reception.in_worker, pipeline.reception.settings.max_pixels
-    request = await in_worker(functools.partial(segment_request, max_pixels=limit), model.name, asked, outputs)
-    answer = await pipeline.segment(replace(request, when=when()))
-    made = await in_worker(segmented, answer, outputs)
-    facts = {"prompts": len(request.prompts), "degraded": answer.degraded}
-    return Inferred(answer.model, made, answer.timings, facts, {"degraded": answer.degraded})
+    pipelines: Pipelines,
+    model: CatalogueEntry,
+    request: InferRequest,
+    outputs: Sequence[str],
+    context: RequestContext,
+) -> InferResponse:
+    parameters, in_worker = request.parameters, pipelines.engine.in_worker
+    _check_parameters(parameters, (_MASK_FORMAT, *_CHOICES))
+    given = parameters.get(_MASK_FORMAT, "pixels")
+    if not isinstance(given, str) or given not in _FORMATS:
+        raise UnsupportedFormat(f"The parameter {_MASK_FORMAT} must be {' or '.join(_FORMATS)}, got {given!r}.")
+    choices = {name: _choice(parameters, name) for name in _CHOICES}
+    image, prompts = await in_worker(_image, request.inputs), await in_worker(_prompts, request.inputs)
+    masks_wanted = "masks" in outputs
+    if masks_wanted and given == "pixels":
+        count = len(prompts) * (_MULTIMASKS if prompts[0].multimask else 1)
+        _check_room(request.max_elements, count, image.required().size(pipelines.engine.settings.max_pixels).pixels)
+    options = SegmentRequest.model_construct(model=model.name, prompts=[], overlay=False, format="rle", **choices)
+    answer = await pipelines.segment.segment(options, prompts, image, context, mask_format=RAW)
+    context.log |= {"prompts": len(prompts), "degraded": answer.degraded}
+    results = [[(mask, _raw(mask)) for mask in result.masks] for result in answer.results]
+    made = await in_worker(_segment_outputs, results, outputs, _FORMATS[given])
+    return InferResponse(model, made, {"degraded": answer.degraded})
 
 
 async def _classify(
-    pipeline: Pipeline, model: CatalogueEntry, asked: Asked, outputs: Sequence[str], when: Callable[[], When]
-) -> Inferred:
-    request = await pipeline.reception.in_worker(semantic_request, model.name, asked)
-    answer = await pipeline.semantic(replace(request, when=when()))
-    return Inferred(answer.model, classified(answer, outputs), answer.timings, {"objects": len(answer.objects)})
+    pipelines: Pipelines,
+    model: CatalogueEntry,
+    request: InferRequest,
+    outputs: Sequence[str],
+    context: RequestContext,
+) -> InferResponse:
+    _check_parameters(request.parameters, ())
+    image = await pipelines.engine.in_worker(_image, request.inputs)
+    found = await pipelines.semantic.classify(model.name, image, context)
+    context.log["objects"] = len(found.regions)
+    return InferResponse(model, [_CLASS_OUTPUTS[name](found) for name in outputs])
+
+
+# Requests.
+
+
+def by_name(what: str, named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return things by their names.
+
+    Raises:
+        MalformedRequest: a name is repeated.
+    """
+    found: dict[str, T] = {}
+    for name, one in named:
+        if name in found:
+            raise MalformedRequest(f"The {what} {name} must not be repeated.")
+        found[name] = one
+    return found
+
+
+def refuse_unsupported(name: str, parameters: Iterable[str]) -> None:
+    """Refuse parameters of a tensor that ask for what Pomona does not do; others are ignored.
+
+    Raises:
+        UnknownField: there is one.
+    """
+    given = set(parameters)
+    for parameter in _UNSUPPORTED:
+        if parameter in given:
+            raise UnknownField(f"The parameter {parameter} of {name} is not supported.")
+
+
+def _check_parameters(parameters: Mapping[str, Parameter], names: Iterable[str]) -> None:
+    known = (_PRIORITY, _TIMEOUT, *names)
+    for name in parameters:
+        if name not in known:
+            raise UnknownField(f"There is no parameter {name!r}; known: {', '.join(known)}.")
+
+
+def _set_deadline(parameters: Mapping[str, Parameter], context: RequestContext) -> None:
+    """Apply the protocol's parameters.
+
+    `priority` 1 is the most urgent (RFC 9218's urgency 0), 2 the next, 8 and above the least; 0 leaves it as it is.
+    `timeout` is in microseconds from the request's arrival; 0 is none. The earliest deadline counts.
+    """
+    priority, timeout = _whole(parameters, _PRIORITY), _whole(parameters, _TIMEOUT)
+    if priority:
+        context.urgency = min(priority - 1, LEAST_URGENT)
+    if timeout:
+        deadline = context.received + deadline_seconds(timeout / 1000, "timeout", f"{timeout} microseconds")
+        context.deadline = deadline if context.deadline is None else min(deadline, context.deadline)
+
+
+def _whole(parameters: Mapping[str, Parameter], name: str) -> int:
+    value = parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise MalformedRequest(f"The parameter {name} must be a whole number, 0 or more, got {value!r}.")
+    return value
+
+
+def _choice(parameters: Mapping[str, Parameter], name: str) -> int | str | None:
+    if name not in parameters:
+        return None
+    given = parameters[name]
+    for choice in _CHOICES[name]:
+        if type(given) is type(choice) and given == choice:
+            return choice
+    raise UnsupportedInput(f"The parameter {name} must be one of {', '.join(map(str, _CHOICES[name]))}, got {given!r}.")
+
+
+def _check_tensors(request: InferRequest, tensors: Tensors) -> None:
+    """Refuse tensors that the model does not have.
+
+    Raises:
+        UnknownField: an input or an output of another name.
+        MalformedRequest: an input of another type or shape.
+    """
+    forms = {spec.name: spec.forms for spec in tensors.inputs}
+    for name, tensor in request.inputs.items():
+        if name not in forms:
+            raise UnknownField(f"There is no input {name!r}; known: {', '.join(forms)}.")
+        if not any(form.fits(tensor.datatype, tensor.shape) for form in forms[name]):
+            wanted = " or ".join(f"{form.datatype} {list(form.shape)}" for form in forms[name])
+            raise MalformedRequest(
+                f"The input {name} must be {wanted} (-1: any length), got {tensor.datatype} {list(tensor.shape)}."
+            )
+    outputs = [spec.name for spec in tensors.outputs]
+    for name in request.outputs:
+        if name not in outputs:
+            raise UnknownField(f"There is no output {name!r}; known: {', '.join(outputs)}.")
+
+
+def _check_room(max_elements: int, masks: int, pixels: int) -> None:
+    if masks * pixels > max_elements:
+        raise MalformedRequest(
+            f"An answer like this must have at most {max_elements} elements of masks, got {masks} masks of {pixels} "
+            f"pixels; use the parameter {_MASK_FORMAT}=rle, binary data, fewer prompts or other outputs."
+        )
+
+
+def _image(inputs: Mapping[str, Tensor]) -> ImageInput:
+    """Return the image: BYTES [1], base64 where it came as text, or UINT8 [height, width, 3], RGB."""
+    image = inputs.get("image")
+    if image is None:
+        raise NoImage("The request must have the input image.")
+    if image.datatype == "UINT8":
+        if 0 in image.shape:
+            raise MalformedRequest(f"The input image must have pixels, got the shape {list(image.shape)}.")
+        return ImageInput(RawImage(np.ascontiguousarray(image.array)))
+    data: bytes = image.array[0]
+    if image.text:
+        try:
+            data = base64.b64decode(data, validate=True)
+        except binascii.Error as error:
+            raise MalformedRequest(f"The input image must be base64 where it is text: {error}.") from error
+    return ImageInput(EncodedImage(data))
+
+
+def _prompts(inputs: Mapping[str, Tensor]) -> list[Prompt]:
+    """Return the prompts: row by row, what `points` with `labels`, `boxes` and `mask_input` have.
+
+    Raises:
+        NoPrompt: there are no rows.
+        MalformedPrompt: they do not have as many rows, or points and labels do not pair.
+    """
+    points, boxes, masks = (_array(inputs, name) for name in ("points", "boxes", "mask_input"))
+    labels = _array(inputs, "labels")
+    if labels is not None and (points is None or labels.shape != points.shape[:2]):
+        given = None if points is None else list(points.shape)
+        raise MalformedPrompt(
+            f"labels must have one label per point, got labels of shape {list(labels.shape)} and points of {given}."
+        )
+    named = {"points": points, "boxes": boxes, "mask_input": masks}
+    rows = {name: len(array) for name, array in named.items() if array is not None}
+    if not any(rows.values()):
+        raise NoPrompt("The request must have prompts: points, boxes or mask_input.")
+    if len(set(rows.values())) > 1:
+        given_rows = " and ".join(f"{count} of {name}" for name, count in rows.items())
+        raise MalformedPrompt(f"points, boxes and mask_input must have one row per prompt each, got {given_rows}.")
+    multimask = bool(inputs["multimask"].array[0]) if "multimask" in inputs else True
+    return [
+        Prompt(
+            points=_points(points, labels, row),
+            box=None if boxes is None else Box(*map(float, boxes[row])),
+            mask=None if masks is None else masks[row],
+            multimask=multimask,
+        )
+        for row in range(next(iter(rows.values())))
+    ]
+
+
+def _array(inputs: Mapping[str, Tensor], name: str) -> NDArray[Any] | None:
+    return inputs[name].array if name in inputs else None
+
+
+def _points(points: NDArray[Any] | None, labels: NDArray[Any] | None, row: int) -> tuple[Point, ...]:
+    if points is None:
+        return ()
+    given = [FOREGROUND] * points.shape[1] if labels is None else labels[row].tolist()
+    return tuple(
+        Point(float(x), float(y), label)
+        for (x, y), label in zip(points[row], given, strict=True)
+        if label != PADDING_LABEL
+    )
+
+
+# Answers.
+
+
+def _raw(mask: ScoredMask) -> RawMask:
+    if not isinstance(mask.mask, RawMask):
+        raise TypeError(f"masks must be raw, got {type(mask.mask).__name__}")
+    return mask.mask
+
+
+def _segment_outputs(results: _Results, outputs: Sequence[str], mask_format: str) -> list[Tensor]:
+    """Return the tensors that are wanted, each of shape [prompts, masks, …]; for a worker thread."""
+    return [
+        _masks(results, mask_format) if name == "masks" else _MASK_OUTPUTS[name](results) for name in outputs
+    ]
+
+
+def _masks(results: _Results, mask_format: str) -> Tensor:
+    if mask_format == RAW:
+        return Tensor("masks", "BOOL", np.array([[raw.pixels for _, raw in masks] for masks in results]))
+    encoded = [_json(raw) for masks in results for _, raw in masks]
+    return bytes_tensor("masks", encoded, (len(results), len(results[0])))
+
+
+def _json(raw: RawMask) -> bytes:
+    rle = encode_rle(raw.pixels)
+    return json.dumps({"size": rle.size, "counts": rle.counts}).encode()
+
+
+def _measure(
+    name: str, datatype: str, dtype: type, of: Callable[[ScoredMask, RawMask], Any]
+) -> Callable[[_Results], Tensor]:
+    def tensor(results: _Results) -> Tensor:
+        return Tensor(name, datatype, np.array([[of(mask, raw) for mask, raw in masks] for masks in results], dtype))
+
+    return tensor
+
+
+_MASK_OUTPUTS: Final[Mapping[str, Callable[[_Results], Tensor]]] = {
+    "scores": _measure("scores", "FP32", np.float32, lambda mask, _: mask.score),
+    "stability_scores": _measure("stability_scores", "FP32", np.float32, lambda mask, _: mask.stability_score),
+    "boxes": _measure("boxes", "INT64", np.int64, lambda mask, _: mask.box),
+    "areas": _measure("areas", "INT64", np.int64, lambda mask, _: mask.area),
+    "logits": _measure("logits", "FP32", np.float32, lambda _, raw: raw.logits),
+}
+
+
+def _of_regions(
+    name: str, datatype: str, dtype: type, of: Callable[[Region], Any], each: tuple[int, ...] = ()
+) -> Callable[[Classified], Tensor]:
+    def tensor(found: Classified) -> Tensor:
+        values: NDArray[Any] = np.array([of(region) for region in found.regions], dtype)
+        return Tensor(name, datatype, values.reshape(len(found.regions), *each))
+
+    return tensor
+
+
+_CLASS_OUTPUTS: Final[Mapping[str, Callable[[Classified], Tensor]]] = {
+    "class_map": lambda found: Tensor("class_map", "UINT8", found.classes),
+    "object_boxes": _of_regions("object_boxes", "INT64", np.int64, lambda region: region.box, (4,)),
+    "object_classes": _of_regions("object_classes", "UINT8", np.uint8, lambda region: region.pixel_class),
+    "object_scores": _of_regions("object_scores", "FP32", np.float32, lambda region: region.score),
+    "object_areas": _of_regions("object_areas", "INT64", np.int64, lambda region: region.area),
+}

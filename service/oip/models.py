@@ -1,4 +1,4 @@
-"""Which models there are for callers of the protocol, and which tensors they take and give."""
+"""Which models callers of the protocol see, and which tensors they take and return."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Final
 
 from models.catalog import CatalogueEntry, Family
 from models.errors import UnknownModel
-from service.pipeline import Pipeline
+from service.api.openapi import VERSION as SERVER_VERSION
+from service.pipelines import Pipelines
 
 SERVER_NAME: Final = "pomona"
-SERVER_VERSION: Final = "0.1.0"
 EXTENSIONS: Final = ("binary_tensor_data", "schedule_policy")
 
 
@@ -28,7 +28,7 @@ class Form:
     shape: tuple[int, ...]
 
     def fits(self, datatype: str, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor is of this form."""
+        """Return whether a tensor has this form."""
         return (
             datatype == self.datatype
             and len(shape) == len(self.shape)
@@ -38,12 +38,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a tensor is like.
-
-    Attributes:
-        name: of the tensor.
-        forms: that it may have, of which metadata tell the first: the protocol has no place for others.
-    """
+    """Name and forms of a tensor; metadata contain the first form, as the protocol has no place for others."""
 
     name: str
     forms: tuple[Form, ...]
@@ -51,7 +46,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """What the models of a family take and give."""
+    """Tensors that the models of a family take and return."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -89,18 +84,18 @@ TENSORS: Final[Mapping[Family, Tensors]] = {
         ),
     ),
 }
-"""By family; one request is one image, so that no dimension is a batch's."""
+"""By family; a request is one image, so that no dimension is a batch's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What is told of a model.
+    """Metadata of a model.
 
     Attributes:
         name: in the catalogue.
-        versions: the revision that is loaded.
-        platform: what runs it.
-        tensors: what it takes and gives.
+        versions: the loaded revision.
+        platform: the backend that executes it.
+        tensors: what it takes and returns.
     """
 
     name: str
@@ -109,61 +104,61 @@ class ModelMetadata:
     tensors: Tensors
 
 
-def metadata(pipeline: Pipeline, name: str, version: str) -> ModelMetadata:
-    """What is told of a model.
+def metadata(pipelines: Pipelines, name: str, version: str) -> ModelMetadata:
+    """Return the metadata of a model.
 
     Raises:
         UnknownModel, ModelNotLoaded: see `find`.
     """
-    entry = find(pipeline, name, version)
-    runner = pipeline.runners[name]
+    entry = find(pipelines, name, version)
+    runner = pipelines.engine.runners[name]
     return ModelMetadata(name, (entry.revision,), runner.backend_name, TENSORS[runner.family])
 
 
-def find(pipeline: Pipeline, name: str, version: str) -> CatalogueEntry:
-    """A model that is loaded.
+def find(pipelines: Pipelines, name: str, version: str) -> CatalogueEntry:
+    """Return the catalogue entry of a loaded model.
 
     Args:
-        pipeline: that has it.
+        pipelines: of the loaded models.
         name: in the catalogue.
-        version: its revision, or nothing for whichever is loaded.
+        version: its revision, or empty for whichever is loaded.
 
     Raises:
         UnknownModel: the catalogue has no such model, or another revision of it.
         ModelNotLoaded: it is in the catalogue but not loaded.
     """
-    entry = _entry(pipeline, name, version)
-    if name not in pipeline.runners:
-        raise pipeline.reception.not_loaded(name)
+    entry = _entry(pipelines, name, version)
+    if name not in pipelines.engine.runners:
+        raise pipelines.engine.not_loaded(name)
     return entry
 
 
-def is_live(pipeline: Pipeline | None) -> bool:
-    """Whether the server can be relied on: also while it loads its models, but not once a device failed for good."""
-    return pipeline is None or not pipeline.broken
+def is_live(pipelines: Pipelines | None) -> bool:
+    """Return whether the server is live: also while it loads its models, but not once a device failed for good."""
+    return pipelines is None or not pipelines.engine.broken
 
 
-def all_ready(pipeline: Pipeline | None) -> bool:
-    """Whether all models are loaded."""
-    return pipeline is not None and not pipeline.broken
+def all_ready(pipelines: Pipelines | None) -> bool:
+    """Return whether all models are loaded."""
+    return pipelines is not None and not pipelines.engine.broken
 
 
-def is_ready(pipeline: Pipeline | None, name: str, version: str) -> bool:
-    """Whether a model is loaded; none is before all are.
+def is_ready(pipelines: Pipelines | None, name: str, version: str) -> bool:
+    """Return whether a model is loaded; none is before all are.
 
     Raises:
         UnknownModel: the catalogue has no such model, or another revision of it.
     """
-    if pipeline is None:
+    if pipelines is None:
         return False
-    _entry(pipeline, name, version)
-    return name in pipeline.runners and not pipeline.runners[name].broken
+    _entry(pipelines, name, version)
+    return name in pipelines.engine.runners and not pipelines.engine.runners[name].broken
 
 
-def _entry(pipeline: Pipeline, name: str, version: str) -> CatalogueEntry:
-    if name not in pipeline.catalogue:
-        raise UnknownModel(f"There is no model {name!r}; loaded: {', '.join(pipeline.runners)}.")
-    entry = pipeline.catalogue[name]
+def _entry(pipelines: Pipelines, name: str, version: str) -> CatalogueEntry:
+    if name not in pipelines.engine.catalogue:
+        raise UnknownModel(f"There is no model {name!r}; loaded: {', '.join(pipelines.engine.runners)}.")
+    entry = pipelines.engine.catalogue[name]
     if version not in ("", entry.revision):
-        raise UnknownModel(f"There is no version {version!r} of {name}; {entry.revision!r} would be right.")
+        raise UnknownModel(f"The version of {name} must be {entry.revision!r} or empty, got {version!r}.")
     return entry

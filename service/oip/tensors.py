@@ -42,13 +42,13 @@ _ELEMENTS: Final[Mapping[str, tuple[type, ...]]] = {
     "f": (int, float),
     "O": (str, bytes),
 }
-"""What may stand for an element in a list, by the kind of its type."""
+"""Python types of elements in a list, by the kind of the dtype."""
 
 _WORDS: Final[Mapping[str, NDArray[np.bytes_]]] = {
     "BOOL": np.array([b"false,", b"true, "]),
     "UINT8": np.array([b"%-4b" % f"{number},".encode() for number in range(256)]),
 }
-"""Elements in JSON, all of a type of one length: images have millions, for which a list of objects is too slow."""
+"""Elements in JSON, padded to one length: images have millions, for which a list of objects is too slow."""
 
 _CHUNK: Final = 1 << 16
 _MOST_DIMENSIONS: Final = 8
@@ -59,7 +59,7 @@ _LENGTH: Final = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is told of a tensor besides its elements.
+    """A tensor without its elements.
 
     Attributes:
         name: of the tensor.
@@ -79,7 +79,7 @@ class Header:
             MalformedRequest: there is no such type.
         """
         if self.datatype not in DATATYPES:
-            raise MalformedRequest(f"{self.name} is of type {self.datatype!r}; known: {', '.join(DATATYPES)}.")
+            raise MalformedRequest(f"The datatype of {self.name} must be one of {', '.join(DATATYPES)}, got {self.datatype!r}.")
         return DATATYPES[self.datatype]
 
     @property
@@ -90,9 +90,9 @@ class Header:
             MalformedRequest: a dimension below 0, or more than any tensor has.
         """
         if any(length < 0 for length in self.shape):
-            raise MalformedRequest(f"{self.name} has the shape {list(self.shape)}; dimensions are 0 or more.")
+            raise MalformedRequest(f"The dimensions of {self.name} must be 0 or more, got {list(self.shape)}.")
         if len(self.shape) > _MOST_DIMENSIONS or math.prod(length or 1 for length in self.shape) > _MOST_ELEMENTS:
-            raise MalformedRequest(f"The shape of {self.name} is beyond all tensors.")
+            raise MalformedRequest(f"{self.name} must have at most {_MOST_DIMENSIONS} dimensions and {_MOST_ELEMENTS} elements.")
         return math.prod(self.shape)
 
 
@@ -129,8 +129,8 @@ def from_bytes(header: Header, data: bytes | memoryview) -> Tensor:
         return Tensor(header.name, header.datatype, _objects(_elements(header, bytes(data)), header.shape))
     if len(data) != count * dtype.itemsize:
         raise MalformedRequest(
-            f"{header.name} has {len(data)} bytes; {count * dtype.itemsize} would be right for "
-            f"{header.datatype} {list(header.shape)}."
+            f"{header.name}, {header.datatype} {list(header.shape)}, must have {count * dtype.itemsize} bytes, got "
+            f"{len(data)}."
         )
     if dtype.kind == "b":
         array: NDArray[Any] = np.frombuffer(data, np.uint8) != 0
@@ -149,12 +149,12 @@ def from_list(header: Header, values: Sequence[Any]) -> Tensor:
     flat = _flat(header, values, header.shape) if values and isinstance(values[0], list) else values
     if len(flat) != header.count:
         raise MalformedRequest(
-            f"{header.name} has {len(flat)} elements; {header.count} would be right for the shape {list(header.shape)}."
+            f"{header.name}, of shape {list(header.shape)}, must have {header.count} elements, got {len(flat)}."
         )
     kinds = set(map(type, flat))
     if not kinds.issubset(_ELEMENTS[dtype.kind]):
         odd = next(kind.__name__ for kind in kinds if kind not in _ELEMENTS[dtype.kind])
-        raise MalformedRequest(f"{header.name} has an element of type {odd}, which is no {header.datatype}.")
+        raise MalformedRequest(f"The elements of {header.name} must be {header.datatype}, got {odd}.")
     if dtype.kind == "O":
         elements = [one.encode() if isinstance(one, str) else one for one in flat]
         return Tensor(header.name, header.datatype, _objects(elements, header.shape), text=str in kinds)
@@ -162,12 +162,12 @@ def from_list(header: Header, values: Sequence[Any]) -> Tensor:
         with np.errstate(over="ignore"):  # what is too large for a float becomes infinite
             array = np.array(flat, dtype)
     except OverflowError as error:
-        raise MalformedRequest(f"{header.name} has an element beyond the range of {header.datatype}.") from error
+        raise MalformedRequest(f"The elements of {header.name} must be within the range of {header.datatype}.") from error
     return Tensor(header.name, header.datatype, array.reshape(header.shape))
 
 
 def to_bytes(tensor: Tensor) -> bytes:
-    """A tensor's elements."""
+    """Return a tensor's elements as bytes."""
     if tensor.array.dtype.kind != "O":
         return tensor.array.astype(DATATYPES[tensor.datatype], copy=False).tobytes()
     elements: list[bytes] = tensor.array.ravel().tolist()
@@ -175,7 +175,7 @@ def to_bytes(tensor: Tensor) -> bytes:
 
 
 def to_json(tensor: Tensor) -> bytes:
-    """A tensor's elements row by row as a list in JSON: those of BYTES are text."""
+    """Return a tensor's elements row by row as a JSON list: those of BYTES are text."""
     flat = tensor.array.ravel()
     if tensor.datatype in _WORDS:
         words = _WORDS[tensor.datatype]
@@ -186,13 +186,13 @@ def to_json(tensor: Tensor) -> bytes:
 
 
 def chunks(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """A long array in pieces: what is done to each at once keeps other threads, and so all other callers, waiting."""
+    """Yield a long array in chunks: working on all of it at once would hold up other threads and callers."""
     for start in range(0, len(flat), _CHUNK):
         yield flat[start : start + _CHUNK]
 
 
 def bytes_tensor(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Tensor:
-    """A tensor of BYTES."""
+    """Return a tensor of BYTES."""
     return Tensor(name, "BYTES", _objects(elements, shape))
 
 
@@ -214,8 +214,8 @@ def _elements(header: Header, data: bytes) -> list[bytes]:
         elements.append(data[start:at])
     if at != len(data) or len(elements) != header.count:
         raise MalformedRequest(
-            f"The {len(data)} bytes of {header.name} are not {header.count} elements of BYTES, each after its length "
-            "in four bytes."
+            f"{header.name} must be {header.count} elements of BYTES, each after its length in four bytes; got "
+            f"{len(data)} bytes that are not."
         )
     return elements
 
@@ -224,7 +224,7 @@ def _flat(header: Header, values: Any, shape: tuple[int, ...]) -> list[Any]:
     if not shape:
         return [values]
     if not isinstance(values, list) or len(values) != shape[0]:
-        raise MalformedRequest(f"The lists of {header.name} are not of the shape {list(header.shape)}.")
+        raise MalformedRequest(f"The lists of {header.name} must have the shape {list(header.shape)}.")
     if len(shape) == 1:
         return values
     return [element for value in values for element in _flat(header, value, shape[1:])]

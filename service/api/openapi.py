@@ -1,0 +1,156 @@
+"""The OpenAPI description, generated from the operations and their schemas."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from service.api.operations import OPERATIONS, Operation
+from service.api.schema import Problem, json_schemas
+from service.errors import PROBLEMS
+from service.settings import Settings
+
+VERSION: Final = "0.1.0"
+
+Described = tuple[dict[str, Any], tuple[type[BaseModel], ...]]
+"""Paths, and the schemas they refer to."""
+
+_PARAMETERS: Final = (
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "schema": {"type": "string", "maxLength": 128},
+        "description": "Yours; returned in the answer and written to the log.",
+    },
+    {
+        "name": "request",
+        "in": "query",
+        "schema": {"type": "string", "contentMediaType": "application/json"},
+        "description": "The JSON, where the body is the image itself (image/jpeg); else leave it out.",
+    },
+    {
+        "name": "X-Deadline-Ms",
+        "in": "header",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "description": "Milliseconds from arrival until the answer is too late; it is then refused or dropped.",
+    },
+    {
+        "name": "Priority",
+        "in": "header",
+        "schema": {"type": "string", "example": "u=3"},
+        "description": "RFC 9218: u=0, the most urgent, to u=7.",
+    },
+)
+
+DescribePaths = Callable[[Mapping[int, list[str]]], Described]
+"""Describes the paths of another protocol, from the statuses and codes of errors."""
+
+
+def describe(settings: Settings, others: Sequence[DescribePaths] = ()) -> dict[str, Any]:
+    """Return the description, OpenAPI 3.1, with the limits in force; `others` are further protocols."""
+    codes = _codes()
+    extra = [paths(codes) for paths in others]
+    models = [model for operation in OPERATIONS for model in (operation.request, operation.response)]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Pomona",
+            "version": VERSION,
+            "description": (
+                "Segmentation for fruit sorting lines. Coordinates are pixels of the image after EXIF orientation, "
+                "x right, y down; boxes are half-open `[x0, y0, x1, y1)`. Errors are `application/problem+json` "
+                "with a stable `code`. `X-Request-Id` is accepted and returned."
+            ),
+        },
+        "servers": [{"url": "."}],
+        "paths": {
+            **{operation.path: _operation(operation, settings, codes) for operation in OPERATIONS},
+            **{path: item for paths, _ in extra for path, item in paths.items()},
+            "/livez": _probe("200 while the process is healthy"),
+            "/readyz": _probe("200 once the models are loaded and warmed up"),
+            "/metrics": _probe("Prometheus metrics"),
+        },
+        "components": {"schemas": json_schemas(*models, Problem, *(model for _, more in extra for model in more))},
+    }
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    """Return a reference to a schema."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _operation(operation: Operation, settings: Settings, codes: Mapping[int, list[str]]) -> dict[str, Any]:
+    described: dict[str, Any] = {"summary": operation.summary, "tags": ["Segmentation"]}
+    if operation.image == "none":
+        return {"get": {**described, "responses": {"200": _answer(operation), **_problems(codes)}}}
+    parts: dict[str, Any] = {
+        "image": {
+            "type": "string",
+            "format": "binary",
+            "description": (
+                f"JPEG, PNG, WebP, BMP or TIFF; at most {settings.max_upload_mib:g} MiB and "
+                f"{settings.max_megapixels:g} megapixels."
+            ),
+        },
+        "request": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": reference(operation.request),
+            "description": f"JSON, see the schema {operation.request.__name__}.",
+            "example": json.dumps(operation.example),
+        },
+    }
+    required = [name for name, field in operation.request.model_fields.items() if field.is_required()]
+    names = ["request"] if required else []
+    if operation.image == "or_id":
+        parts["image_id"] = {"type": "string", "description": "Of an earlier answer, instead of image.", "example": ""}
+    else:
+        names.insert(0, "image")
+    body = {"type": "object", "properties": parts, "required": names}
+    return {
+        "post": {
+            **described,
+            "parameters": list(_PARAMETERS),
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "multipart/form-data": {"schema": body},
+                    "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+                },
+            },
+            "responses": {"200": _answer(operation), **_problems(codes)},
+        }
+    }
+
+
+def _answer(operation: Operation) -> dict[str, Any]:
+    shown = {} if operation.answer_example is None else {"example": operation.answer_example}
+    content = {"application/json": {"schema": reference(operation.response), **shown}}
+    return {"description": "The answer", "content": content}
+
+
+def _codes() -> dict[int, list[str]]:
+    """Return every status of errors, in order, with its codes."""
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for problem in PROBLEMS.values():
+        if problem.code not in by_status[problem.status]:
+            by_status[problem.status].append(problem.code)
+    return dict(sorted(by_status.items()))
+
+
+def _problems(codes: Mapping[int, list[str]]) -> dict[str, Any]:
+    return {
+        str(status): {
+            "description": "code: " + ", ".join(names),
+            "content": {"application/problem+json": {"schema": reference(Problem)}},
+        }
+        for status, names in codes.items()
+    }
+
+
+def _probe(summary: str) -> dict[str, Any]:
+    return {"get": {"summary": summary, "tags": ["Health"], "responses": {"200": {"description": "OK"}}}}

@@ -1,0 +1,206 @@
+"""The operations: what callers can ask for.
+
+HTTP, gRPC, the OpenAPI description and metrics are bound to this table: `POST /v1/{name}` or, without an image,
+`GET /v1/{name}`; `pomona.v1.Segmentation/{rpc}`. None of them has logic of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from models.catalog import Family
+from service.api import schema
+from service.api.context import RequestContext
+from service.api.schema import Schema
+from service.pipelines import Pipelines
+from service.pipelines.source import ImageInput
+
+Run = Callable[[Pipelines, Any, ImageInput, RequestContext], Awaitable[Schema]]
+"""Answer a request: pipelines, the request, its image, its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation.
+
+    Attributes:
+        name: last part of its path.
+        rpc: name of its method.
+        summary: one line.
+        family: of the model that a request names in `model`, or None.
+        request: its schema.
+        response: its schema.
+        run: does it.
+        image: whether it takes an image: `required`, `or_id` (the image or an image id) or `none`.
+        streams: whether frames of a camera may be sent in a stream of `{rpc}Stream`.
+        log: fields of the log line: from request and response.
+        example: a request.
+        answer_example: an answer.
+    """
+
+    name: str
+    rpc: str
+    summary: str
+    family: Family | None
+    request: type[Schema]
+    response: type[Schema]
+    run: Run
+    image: Literal["required", "or_id", "none"] = "required"
+    streams: bool = False
+    log: Callable[[Any, Any], Mapping[str, Any]] = lambda request, answer: {}  # noqa: ARG005
+    example: Mapping[str, Any] = field(default_factory=dict)
+    answer_example: Mapping[str, Any] | None = None
+
+    @property
+    def path(self) -> str:
+        """Its path over HTTP."""
+        return f"/v1/{self.name}"
+
+    async def answer(
+        self, pipelines: Pipelines, request: Schema, image: ImageInput, context: RequestContext
+    ) -> Schema:
+        """Run the operation and note what its log line says, also where there is no answer.
+
+        Raises:
+            PomonaError: of `models.errors` and `service.errors`.
+        """
+        engine = pipelines.engine
+        if self.family is not None:
+            model = getattr(request, "model", None) or engine.default(self.family)
+            context.model = model if model in engine.runners else ""
+        for name in ("frame_id", "trigger_id"):
+            if (value := getattr(request, name, None)) is not None:
+                context.log[name] = value
+        answer = await self.run(pipelines, request, image, context)
+        context.log.update(self.log(request, answer))
+        if self.family is not None:
+            context.log["timing_ms"] = {part: value for part, value in context.timing_ms() if value}
+        return answer
+
+
+async def _list_models(
+    pipelines: Pipelines, request: schema.ListModelsRequest, image: ImageInput, context: RequestContext
+) -> Schema:
+    del request, image, context
+    return pipelines.list_models()
+
+
+OPERATIONS: Final = (
+    Operation(
+        name="segment",
+        rpc="Segment",
+        summary="Masks for points, boxes and masks on an image",
+        family="sam",
+        request=schema.SegmentRequest,
+        response=schema.SegmentResponse,
+        run=lambda pipelines, *request: pipelines.segment.run(*request),
+        image="or_id",
+        streams=True,
+        log=lambda request, answer: {"prompts": len(request.prompts), "degraded": answer.degraded},
+        example={
+            "model": "mobile-sam",
+            "prompts": [{"points": [[548, 190]], "labels": [1], "multimask": True}],
+            "format": "rle",
+            "overlay": False,
+        },
+    ),
+    Operation(
+        name="embed",
+        rpc="Embed",
+        summary="Encode an image once, to prompt it many times by its image_id",
+        family="sam",
+        request=schema.EmbedRequest,
+        response=schema.EmbedResponse,
+        run=lambda pipelines, *request: pipelines.segment.embed(*request),
+        example={"model": "mobile-sam"},
+    ),
+    Operation(
+        name="semantic",
+        rpc="Semantic",
+        summary="Which pixels are healthy fruit, and which are infected",
+        family="unet",
+        request=schema.SemanticRequest,
+        response=schema.SemanticResponse,
+        run=lambda pipelines, *request: pipelines.semantic.run(*request),
+        log=lambda request, answer: {"objects": len(answer.objects)},  # noqa: ARG005
+        example={"format": "rle", "overlay": False},
+    ),
+    Operation(
+        name="inspect",
+        rpc="Inspect",
+        summary="Every fruit: where it is, how much of it is infected, its grade",
+        family="unet",
+        request=schema.InspectRequest,
+        response=schema.InspectResponse,
+        run=lambda pipelines, *request: pipelines.inspect.run(*request),
+        streams=True,
+        log=lambda request, answer: {  # noqa: ARG005
+            "fruits": len(answer.fruits),
+            "mode": answer.mode,
+            "degraded": answer.degraded,
+        },
+        example={
+            "mode": "auto",
+            "format": "rle",
+            "grades": [{"grade": "A", "max_infected_fraction": 0.01}, {"grade": "B", "max_infected_fraction": 0.1}],
+            "overlay": False,
+            "frame_id": "cam2-004711",
+            "trigger_id": "lane3-000815",
+            "captured_at_ns": 1767225600000000000,
+        },
+        answer_example={
+            "request_id": "5b6c1d0f5d5c4f0e9d0c6f1f2a3b4c5d",
+            "image": {"id": "6ae3139a394ffc39eca2210a4d76677f", "width": 16, "height": 8},
+            "models": {
+                "unet": {"name": "my-unet", "revision": "0f5c1a2b3c4d", "input_width": 448, "input_height": 224},
+                "sam": {"name": "mobile-sam", "revision": "6dbb90523a35", "input_size": 1024, "padding": "none"},
+            },
+            "fruits": [
+                {
+                    "id": 1,
+                    "box": [2, 1, 6, 6],
+                    "area": 20,
+                    "mask": {"size": [8, 16], "counts": "a05300000_2"},
+                    "infected_mask": {"size": [8, 16], "counts": "k0170e2"},
+                    "infected_fraction": 0.1,
+                    "class": "infected",
+                    "confidence": 0.98,
+                    "grade": "B",
+                    "truncated": False,
+                    "refined": True,
+                }
+            ],
+            "mode": "accurate",
+            "degraded": False,
+            "reason": None,
+            "frame": {
+                "frame_id": "cam2-004711",
+                "trigger_id": "lane3-000815",
+                "captured_at_ns": 1767225600000000000,
+            },
+            "overlay": None,
+            "batch": {"encode": 1, "prompt": 1, "infer": 1},
+            "timing_ms": {
+                "decode": 14.2,
+                "queue": 1.1,
+                "encode": 431.0,
+                "prompt": 29.7,
+                "infer": 18.4,
+                "postprocess": 2.9,
+                "total": 499.8,
+            },
+        },
+    ),
+    Operation(
+        name="models",
+        rpc="ListModels",
+        summary="Which models are loaded, and which could be",
+        family=None,
+        request=schema.ListModelsRequest,
+        response=schema.ListModelsResponse,
+        run=_list_models,
+        image="none",
+    ),
+)

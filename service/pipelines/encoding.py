@@ -1,0 +1,130 @@
+"""From masks to the schema: RLE, PNG, polygons, logits. For worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from models.cropped_masks import CroppedMask, polygons_of, rle_of
+from models.inspection import Fruit, Grade, grade_of
+from models.letterbox import Letterbox
+from models.masks import Rle, encode_logits, encode_png, encode_rle
+from models.polygons import Polygon, encode_polygons
+from models.types import BinaryMask, Mask, PixelClass, SemanticMap, Size
+from models.unet.letterbox import UNetLetterbox
+from service.api import schema
+from service.runners.base import Runner
+
+FRUIT_CLASSES: Final = (PixelClass.HEALTHY, PixelClass.INFECTED)
+
+RAW: Final = "raw"
+"""Format of masks for callers in this process; see `schema.RawMask`."""
+
+_Encoded = schema.EncodedMask | schema.RawMask
+
+
+def _rle(rle: Rle) -> schema.RleMask:
+    return schema.RleMask.model_construct(size=rle.size, counts=rle.counts)
+
+
+def _png(pixels: BinaryMask) -> schema.PngMask:
+    return schema.PngMask.model_construct(png=encode_png(pixels))
+
+
+def _polygons(polygons: list[Polygon]) -> schema.PolygonsMask:
+    return schema.PolygonsMask.model_construct(polygons=polygons)
+
+
+def _logits(mask: Mask) -> schema.LogitsMask:
+    encoded = encode_logits(mask.logits)
+    return schema.LogitsMask.model_construct(shape=encoded.shape, dtype="float16", data=encoded.data)
+
+
+_ENCODERS: Final[Mapping[str, Callable[[Mask], _Encoded]]] = {
+    "rle": lambda mask: _rle(encode_rle(mask.pixels)),
+    "png": lambda mask: _png(mask.pixels),
+    "polygons": lambda mask: _polygons(encode_polygons(mask.pixels)),
+    "logits": _logits,
+    RAW: lambda mask: schema.RawMask(mask.pixels, mask.logits),
+}
+
+
+def encode_mask(mask: Mask, mask_format: str) -> schema.ScoredMask:
+    """Encode a mask with its measures; `mask_format` is one of `schema.MaskFormat`, or `RAW`."""
+    return schema.ScoredMask.model_construct(
+        mask=_ENCODERS[mask_format](mask),
+        score=mask.score,
+        stability_score=mask.stability_score,
+        box=mask.box,
+        area=mask.area,
+    )
+
+
+def encode_class(classes: SemanticMap, pixel_class: PixelClass, mask_format: str) -> schema.ClassMask:
+    """Encode the pixels of one class; without a mask in the formats that hold all classes at once (png, `RAW`)."""
+    pixels = classes == pixel_class
+    mask: schema.RleMask | schema.PolygonsMask | None = None
+    if mask_format == "rle":
+        mask = _rle(encode_rle(pixels))
+    elif mask_format == "polygons":
+        mask = _polygons(encode_polygons(pixels))
+    return schema.ClassMask.model_construct(
+        pixel_class=schema.CLASS_NAMES[pixel_class], mask=mask, area=int(np.count_nonzero(pixels))
+    )
+
+
+def encode_outline(mask: CroppedMask, mask_format: schema.SemanticFormat) -> schema.Outline:
+    """Encode a mask of the whole image that is stored only where it lies."""
+    if mask_format == "rle":
+        return _rle(rle_of(mask))
+    return _png(mask.full()) if mask_format == "png" else _polygons(polygons_of(mask))
+
+
+def encode_fruits(
+    fruits: Sequence[Fruit], grades: Sequence[Grade], mask_format: schema.SemanticFormat
+) -> list[schema.Fruit]:
+    """Number, grade and encode fruits."""
+    return [
+        schema.Fruit.model_construct(
+            id=number,
+            box=fruit.box,
+            area=fruit.area,
+            mask=encode_outline(fruit.mask, mask_format),
+            infected_mask=encode_outline(fruit.infected, mask_format),
+            infected_fraction=fruit.infected_fraction,
+            pixel_class=schema.CLASS_NAMES[fruit.pixel_class],
+            confidence=fruit.confidence,
+            grade=grade_of(fruit.infected_fraction, grades),
+            truncated=fruit.truncated,
+            refined=fruit.refined,
+        )
+        for number, fruit in enumerate(fruits, start=1)
+    ]
+
+
+def describe_image(image_id: str, size: Size) -> schema.Image:
+    """Describe an image in an answer."""
+    return schema.Image.model_construct(id=image_id, width=size.width, height=size.height)
+
+
+def describe_sam(runner: Runner, letterbox: Letterbox) -> schema.SamModel:
+    """Describe the SAM that answered."""
+    square = letterbox.padded == Size(letterbox.side, letterbox.side)
+    return schema.SamModel.model_construct(
+        name=runner.entry.name,
+        revision=runner.entry.revision,
+        input_size=letterbox.side,
+        padding="square" if square else "none",
+    )
+
+
+def describe_unet(runner: Runner, letterbox: UNetLetterbox) -> schema.UnetModel:
+    """Describe the U-Net that answered."""
+    return schema.UnetModel.model_construct(
+        name=runner.entry.name,
+        revision=runner.entry.revision,
+        input_width=letterbox.resized.width,
+        input_height=letterbox.resized.height,
+    )

@@ -1,0 +1,150 @@
+"""The loaded models and the threads that work for requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from models.catalog import CatalogueEntry, Family
+from models.errors import UnknownModel
+from models.types import Size
+from service.api.context import RequestContext
+from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
+from service.runners.base import Runner, megapixels
+from service.scheduler.latency import LatencyModel
+from service.settings import Settings
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Runner)
+
+_KINDS: Final[Mapping[Family, str]] = {
+    "sam": "a SAM, which masks what prompts point at",
+    "unet": "a U-Net, which separates healthy from infected fruit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """See the module.
+
+    Attributes:
+        runners: loaded models by name; the first of a family is its default.
+        catalogue: all models by name.
+        settings: limits.
+        workers: threads for decoding and encoding, so that the event loop stays free.
+        clock: seconds, monotonic; the event loop's.
+        latency: learned times of what the workers do, by megapixels.
+    """
+
+    runners: Mapping[str, Runner]
+    catalogue: Mapping[str, CatalogueEntry]
+    settings: Settings
+    workers: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
+    clock: Callable[[], float] = time.monotonic
+    latency: LatencyModel = field(default_factory=LatencyModel)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a device failed for good."""
+        return any(runner.broken for runner in self.runners.values())
+
+    def default(self, family: Family) -> str | None:
+        """Return the model that answers requests that name none, where one is loaded."""
+        return next((name for name, runner in self.runners.items() if runner.family == family), None)
+
+    def runner(self, kind: type[R], name: str | None) -> R:
+        """Choose the runner that answers.
+
+        Args:
+            kind: of runners that can do it.
+            name: in the catalogue, or None for the default.
+
+        Raises:
+            UnknownModel: there is no such model, or none is loaded.
+            WrongFamily: the model cannot do this.
+        """
+        if name is None:
+            for runner in self.runners.values():
+                if isinstance(runner, kind):
+                    return runner
+        elif isinstance(runner := self.runners.get(name), kind):
+            return runner
+        raise self._refusal(kind.family, name)
+
+    def not_loaded(self, name: str) -> ModelNotLoaded:
+        """Return the error of a model of the catalogue that is not loaded."""
+        return ModelNotLoaded(
+            f"The model {name} is in the catalogue but not loaded; loaded: {', '.join(self.runners)}. "
+            f"{self._loading(name)} loads it."
+        )
+
+    @asynccontextmanager
+    async def in_time(self, context: RequestContext, runner: Runner) -> AsyncIterator[None]:
+        """Cancel the work of a request the moment its deadline passes, and measure the whole.
+
+        Raises:
+            DeadlineExceeded: the deadline passed.
+        """
+        met = False
+        try:
+            async with asyncio.timeout_at(context.deadline):
+                yield
+            met = True
+        except TimeoutError as error:
+            raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
+        finally:
+            context.timings.total = self.clock() - context.arrived
+            if context.deadline is not None:
+                context.observer.deadline_checked(runner.entry.name, met=met)
+
+    async def in_worker(self, call: Callable[..., T], *arguments: object) -> T:
+        """Call a function in a worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.workers, call, *arguments)
+
+    async def decode(self, context: RequestContext, work: Hashable, size: Size, decode: Callable[[], T]) -> T:
+        """Decode an image in a worker thread; its time is learned as that of `work` for images of `size`."""
+        tick = self.clock()
+        decoded = await self.in_worker(decode)
+        seconds = self.clock() - tick
+        context.took("decode", seconds)
+        self.learn(work, size, seconds)
+        return decoded
+
+    def predict(self, work: Hashable, size: Size, count: int = 1) -> float:
+        """Predict seconds of `work` of the workers on `count` images or masks of `size`; 0 where nothing was learned."""
+        return self.latency.predict(work, count * megapixels(size))
+
+    def learn(self, work: Hashable, size: Size, seconds: float, count: int = 1) -> None:
+        """Learn from `work` that took `seconds`."""
+        self.latency.learn(work, count * megapixels(size), seconds)
+
+    async def close(self, within: float) -> None:
+        """Finish admitted work, for at most `within` seconds, and stop all threads."""
+        for runner in self.runners.values():
+            await runner.close(within)
+        await asyncio.to_thread(self.workers.shutdown, wait=True)
+
+    def _refusal(self, family: Family, name: str | None) -> UnknownModel | WrongFamily:
+        fitting = [loaded for loaded, runner in self.runners.items() if runner.family == family]
+        loaded = f"loaded: {', '.join(fitting)}" if fitting else f"none is loaded. {self._how_to_load(family)}"
+        if name is None:
+            return ModelNotLoaded(f"This operation needs {_KINDS[family]}; {loaded}")
+        if name not in self.catalogue:
+            return UnknownModel(f"There is no model {name!r}; {loaded}")
+        if (other := self.catalogue[name].architecture.family) != family:
+            return WrongFamily(f"{name} is {_KINDS[other]}. This operation needs {_KINDS[family]}; {loaded}")
+        return self.not_loaded(name)
+
+    def _how_to_load(self, family: Family) -> str:
+        known = [name for name, entry in self.catalogue.items() if entry.architecture.family == family]
+        if known:
+            return f"{self._loading(known[0])} loads one."
+        return "Describe your own in POMONA_MODELS_FILE and name it in POMONA_MODELS."
+
+    def _loading(self, name: str) -> str:
+        return f"POMONA_MODELS={','.join([*self.runners, name])}"

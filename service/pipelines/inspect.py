@@ -1,0 +1,302 @@
+"""Every fruit of an image, with its infected fraction and grade, by a U-Net and a SAM.
+
+Reserve, decode, find the fruit with the U-Net, outline it with the SAM, grade, encode. In mode `auto` the U-Net's
+fruit is also the answer wherever the SAM's outlines would be late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from models.backends.base import Embedding
+from models.inspection import Fruit, Grade, Inspection, inspect
+from models.letterbox import resize
+from models.overlay import draw_fruits, encode_overlay
+from models.types import Pixels
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from service.api import schema
+from service.api.context import RequestContext
+from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
+from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
+from service.pipelines.engine import Engine
+from service.pipelines.refinement import Refinement, Refiner
+from service.pipelines.source import ImageInput, ImageSource
+from service.runners.sam import SamRunner
+from service.runners.unet import UNetRunner
+from service.scheduler.queue import BatchResult, Ticket
+
+_FIND: Final = "inspect.find"
+_MARGIN_S: Final = 0.025
+"""More than encoding takes, where the SAM may be given up at the last moment: the U-Net's fruit must not be late."""
+
+_NO_SAM: Final = "No SAM is loaded, so the U-Net's outlines are the best there are."
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How a request is answered: its places on the device, and why it gets less than the best, where it does."""
+
+    letterbox: UNetLetterbox
+    reason: str | None
+    ticket: Ticket | None = None
+    refinement: Refinement | None = None
+    degraded: bool = False
+
+    def degrade(self, reason: str) -> None:
+        self.degraded, self.reason = True, reason
+
+    def drop_sam(self, error: Exception) -> None:
+        """Answer with the U-Net alone."""
+        if self.refinement is not None:
+            self.refinement.ticket.release()
+            self.refinement = None
+        self.degrade(f"The SAM's outlines would have been late. {error}".strip())
+
+    def release(self) -> None:
+        """Release every place that is not running."""
+        if self.ticket is not None:
+            self.ticket.release()
+        if self.refinement is not None:
+            self.refinement.ticket.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An image's id, the inputs of the U-Net and of the SAM, and the image's pixels where they are needed."""
+
+    image_id: str
+    small: Any
+    large: Any
+    pixels: Pixels | None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectPipeline:
+    """See the module. Nothing is kept of an image.
+
+    Attributes:
+        engine: models and threads.
+        refiner: the SAM's part.
+    """
+
+    engine: Engine
+    refiner: Refiner
+
+    async def run(
+        self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
+    ) -> schema.InspectResponse:
+        """Find, outline and grade the fruit of an image.
+
+        Raises:
+            ImageError, NoImage: the image cannot be used.
+            UnknownModel, WrongFamily: no such U-Net is loaded, or no such SAM where one is named or needed.
+            Overloaded, DeadlineUnreachable, DeadlineExceeded: there is no answer in time.
+            BackendError: the device failed.
+        """
+        source = image.required()
+        runner = self.engine.runner(UNetRunner, request.model)
+        context.model = runner.entry.name
+        sam, reason = self._sam(request)
+        async with self.engine.in_time(context, runner):
+            plan = _Plan(unet_letterbox(source.size(self.engine.settings.max_pixels)), reason)
+            try:
+                ticket = self._reserve(plan, request, runner, sam, context)
+                decoded = await self._decode(plan, request, runner, source, context)
+                inspection = await self._look(plan, request, runner, ticket, decoded, context)
+            finally:
+                plan.release()
+            fruits, overlay = await self._encode(plan, request, decoded, inspection, context)
+        refinement = plan.refinement
+        return schema.InspectResponse.model_construct(
+            request_id=context.request_id,
+            image=describe_image(decoded.image_id, plan.letterbox.original),
+            models=schema.InspectModels.model_construct(
+                unet=describe_unet(runner, plan.letterbox),
+                sam=None if refinement is None else describe_sam(refinement.runner, refinement.letterbox),
+            ),
+            fruits=fruits,
+            mode="fast" if refinement is None else "accurate",
+            degraded=plan.degraded,
+            reason=plan.reason,
+            frame=schema.Frame.model_construct(
+                frame_id=request.frame_id, trigger_id=request.trigger_id, captured_at_ns=request.captured_at_ns
+            ),
+            overlay=overlay,
+            batch=context.batch_sizes(),
+            timing_ms=context.timing_ms(),
+        )
+
+    def _sam(self, request: schema.InspectRequest) -> tuple[SamRunner | None, str | None]:
+        """Choose the SAM that outlines fruit, or say why there is none."""
+        if request.mode == "fast":
+            return None, None
+        try:
+            return self.engine.runner(SamRunner, request.sam_model), None
+        except ModelNotLoaded:
+            if request.mode == "accurate" or request.sam_model is not None:
+                raise
+            return None, _NO_SAM
+
+    def _reserve(
+        self,
+        plan: _Plan,
+        request: schema.InspectRequest,
+        runner: UNetRunner,
+        sam: SamRunner | None,
+        context: RequestContext,
+    ) -> Ticket:
+        """Reserve the places of a request on arrival: also the SAM's, where there is time for it."""
+        size = plan.letterbox.original
+        find, encode = self._predict(_FIND, plan), self._predict(_encode_work(request), plan)
+        ready_by = self.engine.clock() + self._predict(_decode_work(whole=request.overlay or sam is not None), plan)
+        if sam is not None:
+            deadline = self._outlines_due(plan, request, context)
+            # The U-Net's deadline is the earlier one: what it finds becomes the SAM's prompts.
+            before = None if deadline is None else deadline - find - self.refiner.predict(sam, size)
+            try:
+                plan.ticket = runner.reserve(context, plan.letterbox, deadline=before, ready_by=ready_by)
+                plan.refinement = self.refiner.reserve(sam, size, context, deadline=deadline, ready_by=ready_by)
+            except (DeadlineUnreachable, Overloaded) as refusal:
+                if request.mode == "accurate":
+                    raise
+                plan.release()
+                plan.drop_sam(refusal)
+            else:
+                if plan.refinement.degraded:
+                    side = plan.refinement.letterbox.side
+                    plan.degrade(f"To be in time, the SAM saw the image at {side} pixels.")
+                return plan.ticket
+        deadline = context.due(before=find + encode)
+        plan.ticket = runner.reserve(context, plan.letterbox, deadline=deadline, ready_by=ready_by)
+        return plan.ticket
+
+    async def _decode(
+        self,
+        plan: _Plan,
+        request: schema.InspectRequest,
+        runner: UNetRunner,
+        source: ImageSource,
+        context: RequestContext,
+    ) -> _Decoded:
+        """Decode once for both models."""
+        limit, letterbox, refinement = self.engine.settings.max_pixels, plan.letterbox, plan.refinement
+        whole = request.overlay or refinement is not None
+
+        def decode() -> _Decoded:
+            pixels = source.pixels(limit) if whole else None
+            small = source.resized(letterbox, limit) if pixels is None else resize(pixels, letterbox)
+            large = None if refinement is None or pixels is None else refinement.prepare(pixels)
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), large, pixels)
+
+        return await self.engine.decode(context, _decode_work(whole=whole), letterbox.original, decode)
+
+    async def _look(
+        self,
+        plan: _Plan,
+        request: schema.InspectRequest,
+        runner: UNetRunner,
+        ticket: Ticket,
+        decoded: _Decoded,
+        context: RequestContext,
+    ) -> Inspection:
+        """Find the fruit, and let the SAM outline it."""
+        refinement, tick = plan.refinement, self.engine.clock()
+        if refinement is None:
+            inspection, context.timings.postprocess = await self._find(plan, runner, ticket, decoded, context)
+            return inspection
+        encoding = asyncio.ensure_future(refinement.runner.encode(refinement.ticket, decoded.large))
+        try:
+            inspection, _ = await self._find(plan, runner, ticket, decoded, context)
+            if inspection.fruits:
+                inspection = await self._refine(plan, request, (refinement, encoding), inspection, context)
+        finally:
+            encoding.cancel()
+            await asyncio.gather(encoding, return_exceptions=True)
+        # Fruit is found while the SAM encodes: what did not run on the device was waiting.
+        timings = context.timings
+        ran = timings.infer + timings.encode + timings.prompt
+        timings.queue = max(0.0, self.engine.clock() - tick - ran)
+        return inspection
+
+    async def _find(
+        self, plan: _Plan, runner: UNetRunner, ticket: Ticket, decoded: _Decoded, context: RequestContext
+    ) -> tuple[Inspection, float]:
+        """Return what the U-Net sees, and how long it took to read that from its output."""
+        result = await runner.infer(ticket, decoded.small)
+        context.timings.queue, context.timings.infer = result.queued, result.ran
+        context.batch.infer = result.batch_size
+        tick = self.engine.clock()
+        inspection = await self.engine.in_worker(inspect, result.value, plan.letterbox)
+        seconds = self.engine.clock() - tick
+        self.engine.learn(_FIND, plan.letterbox.original, seconds)
+        context.record("postprocess", seconds)
+        return inspection, seconds
+
+    async def _refine(
+        self,
+        plan: _Plan,
+        request: schema.InspectRequest,
+        by: tuple[Refinement, Awaitable[BatchResult[Embedding]]],
+        found: Inspection,
+        context: RequestContext,
+    ) -> Inspection:
+        """Return the SAM's outlines, or the U-Net's where these would be late and the mode allows that."""
+        deadline = self._outlines_due(plan, request, context)
+        try:
+            async with asyncio.timeout_at(None if request.mode == "accurate" else deadline):
+                return await self.refiner.refine(*by, found, context, deadline)
+        except (DeadlineUnreachable, DeadlineExceeded, Overloaded, TimeoutError) as late:
+            if request.mode == "accurate":
+                raise
+            plan.drop_sam(late)
+            return found
+
+    async def _encode(
+        self,
+        plan: _Plan,
+        request: schema.InspectRequest,
+        decoded: _Decoded,
+        inspection: Inspection,
+        context: RequestContext,
+    ) -> tuple[list[schema.Fruit], bytes | None]:
+        """Grade and encode the fruit, and draw the overlay where requested."""
+        tick, in_worker = self.engine.clock(), self.engine.in_worker
+        grades = [
+            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
+        ]
+        overlay: bytes | None = None
+        encoding = in_worker(encode_fruits, inspection.fruits, grades, request.format)
+        if request.overlay and decoded.pixels is not None:
+            drawing = in_worker(_draw, decoded.pixels, inspection.fruits, grades)
+            fruits, overlay = await asyncio.gather(encoding, drawing)
+        else:
+            fruits = await encoding
+        seconds = self.engine.clock() - tick
+        self.engine.learn(_encode_work(request), plan.letterbox.original, seconds)
+        context.took("postprocess", seconds)
+        context.observer.postprocessed(context.timings.postprocess)
+        return fruits, overlay
+
+    def _outlines_due(self, plan: _Plan, request: schema.InspectRequest, context: RequestContext) -> float | None:
+        """Return when the outlines must be drawn."""
+        encode = self._predict(_encode_work(request), plan)
+        return context.due(before=encode if request.mode == "accurate" else encode + _MARGIN_S)
+
+    def _predict(self, work: Hashable, plan: _Plan) -> float:
+        return self.engine.predict(work, plan.letterbox.original)
+
+
+def _decode_work(*, whole: bool) -> Hashable:
+    return "inspect.decode", whole
+
+
+def _encode_work(request: schema.InspectRequest) -> Hashable:
+    return "inspect.encode", request.overlay
+
+
+def _draw(pixels: Pixels, fruits: list[Fruit], grades: list[Grade]) -> bytes:
+    """Draw graded fruit into the image; PNG."""
+    return encode_overlay(draw_fruits(pixels, fruits, grades))

@@ -1,0 +1,58 @@
+"""Which letterboxes may answer a request: what it asks for and what the model supports, the largest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from models.letterbox import Letterbox, Padding, letterbox_for
+from models.sam.constants import INPUT_SIDE
+from models.types import Size
+from service.api.schema import EmbedRequest, InputSize
+from service.errors import UnsupportedInput
+
+INPUT_SIZES: Final = (1024, 768, 512)
+
+
+def candidate_letterboxes(
+    request: EmbedRequest, size: Size, *, flexible: bool, default: InputSize
+) -> list[Letterbox]:
+    """Return the letterboxes to try for a new image, in order.
+
+    Args:
+        request: with the input size and the padding.
+        size: of the image.
+        flexible: whether the model supports others than the padded square of 1024.
+        default: input size where the request has none.
+
+    Raises:
+        UnsupportedInput: the model does not support what the request asks for.
+    """
+    padding: Padding = request.padding or ("none" if flexible else "square")
+    wanted: InputSize = request.input_size or (default if flexible else INPUT_SIDE)
+    if not flexible:
+        if wanted not in (INPUT_SIDE, "auto") or padding != "square":
+            raise UnsupportedInput(
+                f"For this model input_size must be {INPUT_SIDE} and padding square, got {wanted} and {padding}. "
+                "Both may be left out."
+            )
+        return [letterbox_for(size)]
+    sides = INPUT_SIZES if wanted == "auto" else (wanted,)
+    return [letterbox_for(size, side, padding) for side in sides]
+
+
+def matching(request: EmbedRequest, letterboxes: Sequence[Letterbox]) -> list[Letterbox]:
+    """Return those letterboxes of cached embeddings that a request for a known image accepts, the largest first.
+
+    Of equally large ones the one with less padding comes first: the default of models that support both.
+    """
+    fitting = [
+        letterbox
+        for letterbox in letterboxes
+        if request.input_size in (None, "auto", letterbox.side)
+        and (
+            request.padding is None
+            or letterbox == letterbox_for(letterbox.original, letterbox.side, request.padding)
+        )
+    ]
+    return sorted(fitting, key=lambda letterbox: (-letterbox.side, letterbox.padded.pixels))

@@ -1,0 +1,403 @@
+"""Masks for prompts, by a SAM: look up, reserve, decode, encode the image, decode the prompts, encode the masks.
+
+Embeddings are cached, so that an image that was seen before needs neither its pixels nor the encoder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from models.errors import MalformedPrompt, MaskError, NoPrompt, PromptError, TooManyPrompts
+from models.letterbox import Letterbox, resize
+from models.masks import EncodedLogits, Rle, decode_logits, decode_rle
+from models.overlay import draw_overlay, encode_overlay
+from models.sam.constants import INPUT_SIDE
+from models.sam.postprocess import masks_of
+from models.sam.prompts import check
+from models.types import FOREGROUND, BinaryMask, Box, Logits, Mask, Pixels, Point, Prompt
+from service.api import schema
+from service.api.context import RequestContext
+from service.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    MalformedRequest,
+    NoImage,
+    Overloaded,
+    UnknownImageId,
+)
+from service.pipelines.encoding import describe_image, describe_sam, encode_mask
+from service.pipelines.engine import Engine
+from service.pipelines.letterboxes import candidate_letterboxes, matching
+from service.pipelines.source import ImageInput, ImageSource
+from service.runners.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
+from service.runners.sam import Decoded, Reservation, SamRunner
+
+_DECODE: Final = "segment.decode"
+_POSTPROCESS: Final = "segment.postprocess"
+_HASHED_AT_ONCE: Final = 512 * 1024
+"""Bytes; about 0.3 ms of the event loop, which is less than a thread's round trip costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """An image's id, the image where it came, the letterboxes to try, the largest first, and its embedding if cached."""
+
+    image_id: str
+    source: ImageSource | None
+    letterboxes: Sequence[Letterbox]
+    cached: EmbeddedImage | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPipeline:
+    """See the module.
+
+    Attributes:
+        engine: models and threads.
+        cache: embeddings of recent images.
+    """
+
+    engine: Engine
+    cache: EmbeddingCache
+
+    async def embed(
+        self, request: schema.EmbedRequest, image: ImageInput, context: RequestContext
+    ) -> schema.EmbedResponse:
+        """Encode an image and keep its embedding.
+
+        Raises:
+            ImageError, NoImage: the image cannot be used.
+            UnknownModel, WrongFamily: no such SAM is loaded.
+            Overloaded, DeadlineUnreachable, DeadlineExceeded: there is no answer in time.
+            BackendError: the device failed.
+        """
+        runner = self._runner(request, context)
+        image.required()
+        async with self.engine.in_time(context, runner):
+            lookup = await self._look_up(request, image, runner)
+            embedded = lookup.cached
+            if embedded is None:
+                with self._reserved(runner, lookup, (), context) as (letterbox, reservation):
+                    embedded = await self._embed(runner, lookup, None, letterbox, reservation, context)
+        return schema.EmbedResponse.model_construct(
+            request_id=context.request_id,
+            image=describe_image(lookup.image_id, embedded.letterbox.original),
+            model=describe_sam(runner, embedded.letterbox),
+            batch=context.batch_sizes(),
+            timing_ms=context.timing_ms(),
+        )
+
+    async def run(
+        self, request: schema.SegmentRequest, image: ImageInput, context: RequestContext
+    ) -> schema.SegmentResponse:
+        """Return the masks of every prompt on an image.
+
+        Raises:
+            PomonaError: of `models.errors` and `service.errors`, whatever is wrong with the request or the device.
+        """
+        image.check_one()
+        if request.overlay and image.source is None:
+            raise MalformedRequest(
+                "overlay needs the image's pixels, of which only the embedding is kept: send the image, or leave "
+                "overlay out."
+            )
+        if any(prompt.mask is not None for prompt in request.prompts):
+            prompts = await self.engine.in_worker(self._prompts, request.prompts)
+        else:
+            prompts = self._prompts(request.prompts)
+        return await self.segment(request, prompts, image, context)
+
+    async def segment(
+        self,
+        request: schema.SegmentRequest,
+        prompts: Sequence[Prompt],
+        image: ImageInput,
+        context: RequestContext,
+        *,
+        mask_format: str | None = None,
+    ) -> schema.SegmentResponse:
+        """Return masks for prompts that are arrays already, for callers in this process; see `run`.
+
+        Args:
+            request: its prompts are not looked at.
+            prompts: at least one.
+            image: with the image or its id.
+            context: of the request.
+            mask_format: instead of the request's, also `encoding.RAW`.
+        """
+        runner = self._runner(request, context)
+        self._check_counts(prompts)
+        async with self.engine.in_time(context, runner):
+            lookup = await self._look_up(request, image, runner)
+            embedded, pixels = lookup.cached, None
+            with self._reserved(runner, lookup, prompts, context) as (letterbox, reservation):
+                if request.overlay:
+                    pixels = await self._pixels(image.required(), letterbox, context)
+                if embedded is None:
+                    embedded = await self._embed(runner, lookup, pixels, letterbox, reservation, context)
+                decoded = await self._decode_prompts(runner, embedded, prompts, reservation, context)
+            results, overlay = await self._encode(
+                decoded, prompts, embedded.letterbox, pixels, mask_format or request.format, context
+            )
+        return schema.SegmentResponse.model_construct(
+            request_id=context.request_id,
+            image=describe_image(lookup.image_id, embedded.letterbox.original),
+            model=describe_sam(runner, embedded.letterbox),
+            results=results,
+            overlay=overlay,
+            degraded=embedded.letterbox != lookup.letterboxes[0],
+            batch=context.batch_sizes(),
+            timing_ms=context.timing_ms(),
+        )
+
+    def _runner(self, request: schema.EmbedRequest, context: RequestContext) -> SamRunner:
+        runner = self.engine.runner(SamRunner, request.model)
+        context.model = runner.entry.name
+        return runner
+
+    def _prompts(self, prompts: Sequence[schema.Prompt]) -> list[Prompt]:
+        """Convert prompts, whose masks are decoded; for a worker thread where there are any."""
+        if not prompts:
+            raise NoPrompt("prompts must contain at least one prompt.")
+        limit = self.engine.settings.max_pixels
+        return [_prompt(number, prompt, limit) for number, prompt in enumerate(prompts)]
+
+    def _check_counts(self, prompts: Sequence[Prompt]) -> None:
+        limit, points = self.engine.settings.max_prompts, self.engine.settings.max_points
+        if len(prompts) > limit:
+            raise TooManyPrompts(f"A request must have at most {limit} prompts, got {len(prompts)}.")
+        for number, prompt in enumerate(prompts):
+            if len(prompt.points) > points:
+                raise TooManyPrompts(
+                    f"prompts[{number}].points must have at most {points} points, got {len(prompt.points)}."
+                )
+
+    async def _look_up(self, request: schema.EmbedRequest, image: ImageInput, runner: SamRunner) -> _Lookup:
+        """Find the image's embedding, or the letterboxes in which it may be encoded."""
+        entry, settings, source = runner.entry, self.engine.settings, image.source
+        if source is None:
+            image.check_one()
+            image_id = image.image_id or ""
+            cached = {item.letterbox: item for item in self.cache.find(image_id, entry.name, entry.revision)}
+            letterboxes = matching(request, list(cached))
+            if not letterboxes:
+                raise UnknownImageId(
+                    f"The image {image_id} is not known for {entry.name} at this input size (never seen, expired or "
+                    "evicted): send the image again."
+                )
+            return _Lookup(image_id, None, letterboxes[:1], cached[letterboxes[0]])
+        small = source.nbytes <= _HASHED_AT_ONCE
+        image_id = source.content_id() if small else await self.engine.in_worker(source.content_id)
+        size = source.size(settings.max_pixels)
+        letterboxes = candidate_letterboxes(
+            request, size, flexible=runner.backend.flexible, default=settings.input_size
+        )
+        for letterbox in letterboxes:
+            if (found := self.cache.get(_key(image_id, letterbox, runner))) is not None:
+                return _Lookup(image_id, source, [letterbox], found)
+        return _Lookup(image_id, source, letterboxes, None)
+
+    @contextmanager
+    def _reserved(
+        self, runner: SamRunner, lookup: _Lookup, prompts: Sequence[Prompt], context: RequestContext
+    ) -> Iterator[tuple[Letterbox, Reservation]]:
+        """Reserve places on the device, in the largest letterbox that is in time; released where they are unused."""
+        letterbox, reservation = self._reserve(runner, lookup, prompts, context)
+        try:
+            yield letterbox, reservation
+        finally:
+            reservation.release()
+
+    def _reserve(
+        self, runner: SamRunner, lookup: _Lookup, prompts: Sequence[Prompt], context: RequestContext
+    ) -> tuple[Letterbox, Reservation]:
+        engine = self.engine
+        for letterbox in lookup.letterboxes:
+            _check_prompts(prompts, letterbox)
+            encode = not self.cache.has_or_expects(_key(lookup.image_id, letterbox, runner))
+            size = letterbox.original
+            deadline = context.due(before=engine.predict(_POSTPROCESS, size, len(prompts)) if prompts else 0.0)
+            ready_by = engine.clock() + (engine.predict(_DECODE, size) if encode else 0.0)
+            last = letterbox is lookup.letterboxes[-1]
+            try:
+                return letterbox, runner.reserve(
+                    context, prompts, letterbox, deadline=deadline, encode=encode, ready_by=ready_by, last=last
+                )
+            except DeadlineUnreachable:
+                if last:
+                    raise
+        raise ValueError("there must be at least one letterbox")
+
+    async def _pixels(self, source: ImageSource, letterbox: Letterbox, context: RequestContext) -> Pixels:
+        """Return the whole image, to draw into."""
+        limit = self.engine.settings.max_pixels
+        return await self.engine.decode(
+            context, "segment.overlay", letterbox.original, lambda: source.pixels(limit)
+        )
+
+    async def _embed(
+        self,
+        runner: SamRunner,
+        lookup: _Lookup,
+        pixels: Pixels | None,
+        letterbox: Letterbox,
+        reservation: Reservation,
+        context: RequestContext,
+    ) -> EmbeddedImage:
+        """Return the image's embedding; a request that finds it being made counts the wait as queue."""
+        engine, tick, ticket = self.engine, self.engine.clock(), reservation.encode
+        mine = False
+
+        async def encode() -> EmbeddedImage:
+            nonlocal mine, ticket
+            mine = True
+            prepared = await engine.decode(
+                context,
+                _DECODE if pixels is None else "segment.resize",
+                letterbox.original,
+                lambda: _prepare(lookup.source, pixels, letterbox, runner, engine.settings.max_pixels),
+            )
+            if ticket is None:
+                # The embedding was being made when this request came, and then was given up.
+                ticket = runner.reserve_encode(context, letterbox, deadline=context.due(), ready_by=engine.clock())
+            result = await runner.encode(ticket, prepared)
+            context.timings.queue += result.queued
+            context.timings.encode = result.ran
+            context.batch.encode = result.batch_size
+            return EmbeddedImage(result.value, letterbox)
+
+        key = _key(lookup.image_id, letterbox, runner)
+        try:
+            while True:
+                try:
+                    embedded = await self.cache.get_or_encode(key, encode)
+                    break
+                except (DeadlineExceeded, DeadlineUnreachable, Overloaded):
+                    # The deadline of the other request that began the encoding is not ours.
+                    if mine:
+                        raise
+        finally:
+            if ticket is not None:
+                ticket.release()
+        if not mine:
+            context.took("queue", engine.clock() - tick)
+        return embedded
+
+    async def _decode_prompts(
+        self,
+        runner: SamRunner,
+        embedded: EmbeddedImage,
+        prompts: Sequence[Prompt],
+        reservation: Reservation,
+        context: RequestContext,
+    ) -> Decoded:
+        result = await runner.decode(reservation, embedded.embedding, prompts, embedded.letterbox)
+        context.timings.queue += result.queued
+        context.timings.prompt = result.ran
+        context.batch.prompt = result.batch_size
+        return result.value
+
+    async def _encode(
+        self,
+        decoded: Decoded,
+        prompts: Sequence[Prompt],
+        letterbox: Letterbox,
+        pixels: Pixels | None,
+        mask_format: str,
+        context: RequestContext,
+    ) -> tuple[list[schema.PromptResult], bytes | None]:
+        """Upsample and encode the masks, and draw the overlay where requested."""
+        tick, in_worker = self.engine.clock(), self.engine.in_worker
+        keep = pixels is not None
+        encoded = await asyncio.gather(
+            *(
+                in_worker(_encode_masks, decoded, row, letterbox, prompt, mask_format, keep)
+                for row, prompt in enumerate(prompts)
+            )
+        )
+        self.engine.learn(_POSTPROCESS, letterbox.original, self.engine.clock() - tick, len(prompts))
+        overlay = None
+        if pixels is not None:
+            best = [mask.pixels for _, mask in encoded if mask is not None]
+            overlay = await in_worker(_draw, pixels, prompts, best)
+        seconds = self.engine.clock() - tick
+        context.took("postprocess", seconds)
+        context.observer.postprocessed(seconds)
+        return [result for result, _ in encoded], overlay
+
+
+def _key(image_id: str, letterbox: Letterbox, runner: SamRunner) -> ImageKey:
+    return ImageKey(image_id, runner.entry.name, runner.entry.revision, letterbox.side, letterbox.padded)
+
+
+def _prepare(
+    source: ImageSource | None, pixels: Pixels | None, letterbox: Letterbox, runner: SamRunner, max_pixels: int
+) -> Any:
+    """Return the encoder's input from an image that is decoded already, or from its source."""
+    if pixels is None:
+        if source is None:
+            raise NoImage("The embedding was evicted while the request waited: send the image again.")
+        pixels = source.resized(letterbox, max_pixels, scaled=_may_scale(letterbox))
+    else:
+        pixels = resize(pixels, letterbox)
+    return runner.prepare(pixels, letterbox)
+
+
+def _may_scale(letterbox: Letterbox) -> bool:
+    """Return whether a large JPEG may be decoded at half its size.
+
+    At 1024 that keeps masks at a mean IoU of 0.994 (`tests/golden/test_scaled_decoding.py`), at 768 and 512 at 0.989:
+    those are decoded whole, and so is the reference's letterbox, whose masks are the reference's.
+    """
+    return letterbox.side == INPUT_SIDE and not letterbox.is_reference
+
+
+def _encode_masks(
+    decoded: Decoded, row: int, letterbox: Letterbox, prompt: Prompt, mask_format: str, keep: bool  # noqa: FBT001 (called through an executor)
+) -> tuple[schema.PromptResult, Mask | None]:
+    """Upsample and encode the masks of the prompt in `row`; also return the best one where an overlay needs it."""
+    masks = masks_of(decoded.logits[row], decoded.scores[row], letterbox, multimask=prompt.multimask)
+    result = schema.PromptResult.model_construct(masks=[encode_mask(mask, mask_format) for mask in masks])
+    return result, masks[0] if keep else None
+
+
+def _draw(pixels: Pixels, prompts: Sequence[Prompt], masks: Sequence[BinaryMask]) -> bytes:
+    """Draw each prompt's best mask into the image, with its points and box; PNG."""
+    points = [point for prompt in prompts for point in prompt.points]
+    boxes = [prompt.box for prompt in prompts if prompt.box is not None]
+    return encode_overlay(draw_overlay(pixels, masks, points=points, boxes=boxes))
+
+
+def _prompt(number: int, prompt: schema.Prompt, max_pixels: int) -> Prompt:
+    points = prompt.points or []
+    labels = prompt.labels or ([FOREGROUND] * len(points) if prompt.labels is None else [])
+    if len(points) != len(labels):
+        raise MalformedPrompt(
+            f"prompts[{number}] must have one label per point, got {len(points)} points and {len(labels)} labels."
+        )
+    mask: BinaryMask | Logits | None = None
+    try:
+        if isinstance(prompt.mask, schema.RleMask):
+            mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
+        elif prompt.mask is not None:
+            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
+    except MaskError as error:
+        raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
+    return Prompt(
+        points=tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)),
+        box=None if prompt.box is None else Box(*prompt.box),
+        mask=mask,
+        multimask=prompt.multimask,
+    )
+
+
+def _check_prompts(prompts: Sequence[Prompt], letterbox: Letterbox) -> None:
+    for number, prompt in enumerate(prompts):
+        try:
+            check(prompt, letterbox)
+        except PromptError as error:
+            raise type(error)(f"prompts[{number}]: {error.detail}") from error

@@ -1,0 +1,167 @@
+"""The class of every pixel, by a U-Net: reserve, decode, infer, classify, encode."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.letterbox import resize
+from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
+from models.types import Pixels, SemanticMap
+from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from models.unet.postprocess import Region, class_map, objects
+from service.api import schema
+from service.api.context import RequestContext
+from service.pipelines.encoding import FRUIT_CLASSES, describe_image, describe_unet, encode_class
+from service.pipelines.engine import Engine
+from service.pipelines.source import ImageInput, ImageSource
+from service.runners.unet import UNetRunner
+
+_DECODE: Final = "semantic.decode"
+_POSTPROCESS: Final = "semantic.postprocess"
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An image's id, the network's input, and the image's pixels where an overlay needs them."""
+
+    image_id: str
+    prepared: Any
+    pixels: Pixels | None
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What the network saw: classes uint8 (height, width) of the image, and the fruit."""
+
+    classes: SemanticMap
+    regions: list[Region]
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticPipeline:
+    """See the module. Nothing is kept of an image."""
+
+    engine: Engine
+
+    async def run(
+        self, request: schema.SemanticRequest, image: ImageInput, context: RequestContext
+    ) -> schema.SemanticResponse:
+        """Classify every pixel of an image.
+
+        Raises:
+            ImageError, NoImage: the image cannot be used.
+            UnknownModel, WrongFamily: no such U-Net is loaded.
+            Overloaded, DeadlineUnreachable, DeadlineExceeded: there is no answer in time.
+            BackendError: the device failed.
+        """
+        source = image.required()
+        runner = self.engine.runner(UNetRunner, request.model)
+        context.model = runner.entry.name
+        async with self.engine.in_time(context, runner):
+            decoded, letterbox, logits = await self._infer(runner, source, context, overlay=request.overlay)
+            async with self._postprocess(context, letterbox):
+                found = await self._interpret(logits, letterbox)
+                classes, png, overlay = await self.engine.in_worker(_encode, found, decoded.pixels, request.format)
+        return schema.SemanticResponse.model_construct(
+            request_id=context.request_id,
+            image=describe_image(decoded.image_id, letterbox.original),
+            model=describe_unet(runner, letterbox),
+            classes=classes,
+            class_map=png,
+            objects=[
+                schema.Region.model_construct(
+                    pixel_class=schema.CLASS_NAMES[region.pixel_class],
+                    box=region.box,
+                    area=region.area,
+                    score=region.score,
+                )
+                for region in found.regions
+            ],
+            overlay=overlay,
+            batch=context.batch_sizes(),
+            timing_ms=context.timing_ms(),
+        )
+
+    async def classify(self, model: str | None, image: ImageInput, context: RequestContext) -> Classified:
+        """Return classes and fruit as arrays, for callers in this process; see `run`."""
+        source = image.required()
+        runner = self.engine.runner(UNetRunner, model)
+        context.model = runner.entry.name
+        async with self.engine.in_time(context, runner):
+            _, letterbox, logits = await self._infer(runner, source, context, overlay=False)
+            async with self._postprocess(context, letterbox):
+                return await self._interpret(logits, letterbox)
+
+    async def _infer(
+        self, runner: UNetRunner, source: ImageSource, context: RequestContext, *, overlay: bool
+    ) -> tuple[_Decoded, UNetLetterbox, NDArray[np.float32]]:
+        engine = self.engine
+        letterbox = unet_letterbox(source.size(engine.settings.max_pixels))
+        size = letterbox.original
+        deadline = context.due(before=engine.predict(_POSTPROCESS, size))
+        ready_by = engine.clock() + engine.predict(_DECODE, size)
+        ticket = runner.reserve(context, letterbox, deadline=deadline, ready_by=ready_by)
+        try:
+            decoded = await self._decode(runner, source, letterbox, context, overlay=overlay)
+            result = await runner.infer(ticket, decoded.prepared)
+        finally:
+            ticket.release()
+        context.timings.queue, context.timings.infer = result.queued, result.ran
+        context.batch.infer = result.batch_size
+        return decoded, letterbox, result.value
+
+    async def _interpret(self, logits: NDArray[np.float32], letterbox: UNetLetterbox) -> Classified:
+        in_worker = self.engine.in_worker
+        return Classified(
+            *await asyncio.gather(in_worker(class_map, logits, letterbox), in_worker(objects, logits, letterbox))
+        )
+
+    @asynccontextmanager
+    async def _postprocess(self, context: RequestContext, letterbox: UNetLetterbox) -> AsyncIterator[None]:
+        """Measure what comes after the network, and learn from it."""
+        tick = self.engine.clock()
+        yield
+        seconds = self.engine.clock() - tick
+        self.engine.learn(_POSTPROCESS, letterbox.original, seconds)
+        context.took("postprocess", seconds)
+        context.observer.postprocessed(seconds)
+
+    async def _decode(
+        self,
+        runner: UNetRunner,
+        source: ImageSource,
+        letterbox: UNetLetterbox,
+        context: RequestContext,
+        *,
+        overlay: bool,
+    ) -> _Decoded:
+        limit = self.engine.settings.max_pixels
+
+        def decode() -> _Decoded:
+            pixels = source.pixels(limit) if overlay else None
+            small = source.resized(letterbox, limit) if pixels is None else resize(pixels, letterbox)
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
+
+        return await self.engine.decode(context, _DECODE, letterbox.original, decode)
+
+
+def _encode(
+    classified: Classified, pixels: Pixels | None, mask_format: schema.SemanticFormat
+) -> tuple[list[schema.ClassMask], bytes | None, bytes | None]:
+    """Return the masks of the classes, all classes as one PNG where requested, and the overlay where requested."""
+    found = classified.classes
+    classes = [encode_class(found, pixel_class, mask_format) for pixel_class in FRUIT_CLASSES]
+    png = encode_class_map(found) if mask_format == "png" else None
+    overlay = None
+    if pixels is not None:
+        masks = [found == pixel_class for pixel_class in FRUIT_CLASSES]
+        colours = [CLASS_COLOURS[pixel_class] for pixel_class in FRUIT_CLASSES]
+        overlay = encode_overlay(draw_overlay(pixels, masks, colours=colours))
+    return classes, png, overlay

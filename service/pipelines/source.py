@@ -1,0 +1,156 @@
+"""Where the pixels of a request come from: an encoded file, raw pixels, or an image that was sent before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from models import images
+from models.errors import TooManyPixels
+from models.letterbox import HasResized, resize
+from models.types import Pixels, Size
+from service.errors import MalformedRequest, NoImage
+
+
+class ImageSource(Protocol):
+    """An image that came with the request. All methods but `size` belong in a worker thread when it is large."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as they came."""
+        ...
+
+    def content_id(self) -> str:
+        """Return the hash of the bytes, hexadecimal."""
+        ...
+
+    def size(self, max_pixels: int) -> Size:
+        """Return the size after EXIF orientation.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        ...
+
+    def pixels(self, max_pixels: int) -> Pixels:
+        """Return the image as uint8 (height, width, 3), RGB.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        ...
+
+    def resized(self, letterbox: HasResized, max_pixels: int, *, scaled: bool = False) -> Pixels:
+        """Return the image in the size that a model sees, without padding.
+
+        Args:
+            letterbox: how the image fits into what the model sees.
+            max_pixels: of the whole image.
+            scaled: whether a large JPEG may be decoded at half its size.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """A JPEG, PNG, WebP, BMP or TIFF file; see `ImageSource`."""
+
+    data: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return len(self.data)
+
+    def content_id(self) -> str:
+        """Return the hash of the file."""
+        return images.content_id(self.data)
+
+    def size(self, max_pixels: int) -> Size:
+        """Read the size from the file's header."""
+        return images.read_size(self.data, max_pixels=max_pixels)
+
+    def pixels(self, max_pixels: int) -> Pixels:
+        """Decode the file."""
+        return images.decode(self.data, max_pixels=max_pixels).pixels
+
+    def resized(self, letterbox: HasResized, max_pixels: int, *, scaled: bool = False) -> Pixels:
+        """Decode and resize the file."""
+        return images.decode_resized(self.data, letterbox.resized, max_pixels=max_pixels, scaled=scaled)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawImage:
+    """Pixels as they came: uint8 (height, width, 3), RGB; see `ImageSource`."""
+
+    array: Pixels
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        return self.array.nbytes
+
+    def content_id(self) -> str:
+        """Return the hash of shape and pixels."""
+        return images.content_id(b"%d %d " % self.array.shape[:2] + self.array.tobytes())
+
+    def size(self, max_pixels: int) -> Size:
+        """Return the size."""
+        size = Size(*self.array.shape[:2])
+        if size.pixels > max_pixels:
+            raise TooManyPixels(
+                f"The image must have at most {max_pixels} pixels, got {size.width} x {size.height} = {size.pixels}."
+            )
+        return size
+
+    def pixels(self, max_pixels: int) -> Pixels:
+        """Return the pixels."""
+        self.size(max_pixels)
+        return self.array
+
+    def resized(self, letterbox: HasResized, max_pixels: int, *, scaled: bool = False) -> Pixels:  # noqa: ARG002
+        """Resize the pixels."""
+        return resize(self.pixels(max_pixels), letterbox)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """The image of a request.
+
+    Attributes:
+        source: the image itself, or None.
+        image_id: of an image that was sent before, or None.
+    """
+
+    source: ImageSource | None = None
+    image_id: str | None = None
+
+    def required(self) -> ImageSource:
+        """Return the image itself.
+
+        Raises:
+            NoImage: there is none.
+        """
+        if self.source is None:
+            raise NoImage("The request must contain an image (the part or field image).")
+        return self.source
+
+    def check_one(self) -> None:
+        """Check that there is either an image or an image id.
+
+        Raises:
+            MalformedRequest: there are both.
+            NoImage: there is neither.
+        """
+        if self.source is not None and self.image_id is not None:
+            raise MalformedRequest("The request must contain either image or image_id, not both.")
+        if self.source is None and self.image_id is None:
+            raise NoImage("The request must contain an image, or the image_id of an earlier answer.")
+
+
+def encoded(data: bytes | None, image_id: str | None = None) -> ImageInput:
+    """Return the image of a request from what came over a wire."""
+    return ImageInput(None if data is None else EncodedImage(data), image_id)
