@@ -12,7 +12,7 @@ from typing import Any
 
 import bentoml
 
-from models.backends.load import cuda_device_count
+from models.backends.devices import cuda_device_count  # TEMP
 from models.errors import PomonaError
 from service import lifecycle
 from service.grpc.server import GrpcServer
@@ -125,9 +125,7 @@ class Pomona:
     async def _listen(self) -> None:
         """Start the gRPC server, which refuses calls until the models are loaded."""
         if SETTINGS.grpc_port:
-            self._grpc = GrpcServer(
-                SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), shared_port=WORKERS > 1
-            )
+            self._grpc = GrpcServer(SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), shared_port=WORKERS > 1)
             await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
 
     async def _load(self) -> None:

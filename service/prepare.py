@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 
 from models.errors import PomonaError
-from service import logs
 from service.lifecycle import prepare_files
+from service.observability import logs
 from service.settings import Settings, load_settings
 
 

@@ -95,9 +95,7 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         60, gt=0, description="Seconds from a request's first byte to its answer, reading included."
     )
-    max_queued: int = Field(
-        256, ge=1, description="Most items waiting for a device; a request beyond them is refused."
-    )
+    max_queued: int = Field(256, ge=1, description="Most items waiting for a device; a request beyond them is refused.")
     input_size: InputSize = Field(
         1024,
         description="Longest side in pixels at which images are encoded, where a request has no input_size and the "
@@ -230,7 +228,9 @@ def _check_key(certificate: Path | None, key: Path | None) -> None:
         # Without a password it would prompt for one at the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ValueError(f"{certificate} and {key} must be a certificate and its unlocked key in PEM: {error}") from error
+        raise ValueError(
+            f"{certificate} and {key} must be a certificate and its unlocked key in PEM: {error}"
+        ) from error
 
 
 def load_settings() -> Settings:

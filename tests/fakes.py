@@ -26,15 +26,15 @@ from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits, Pixels, Prompt, Size
 from models.unet.constants import OFFSET_UNIT, OUTPUTS
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
-from service.device_queue import DeviceQueue, Place, Ran
-from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
-from service.pipeline import Pipeline
-from service.reception import Reception
+from service.pipelines import Pipelines
+from service.pipelines.engine import Engine
 from service.runners.base import Runner
+from service.runners.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.runners.sam import Decoded, Reservation, SamRunner
 from service.runners.unet import UNetRunner
+from service.scheduler.policy import QueueOptions
+from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
 from service.settings import Settings
-from service.work import QueueOptions
 
 SCORES: Final = (0.5, 0.7, 0.9, 0.8)
 """Of the four mask tokens: three masks come in the order of tokens 2, 3, 1."""
@@ -363,15 +363,15 @@ class WatchedRunner(SamRunner):
         self.images = Tally()
         self.requests = Tally()
 
-    async def encode(self, place: Place, prepared: Any) -> Ran[Embedding]:
+    async def encode(self, ticket: Ticket, prepared: Any) -> BatchResult[Embedding]:
         self.images.add()
-        return await super().encode(place, prepared)
+        return await super().encode(ticket, prepared)
 
     async def decode(
-        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], frame: Letterbox
-    ) -> Ran[Decoded]:
+        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], letterbox: Letterbox
+    ) -> BatchResult[Decoded]:
         self.requests.add()
-        return await super().decode(reservation, embedding, prompts, frame)
+        return await super().decode(reservation, embedding, prompts, letterbox)
 
 
 class WatchedUNetRunner(UNetRunner):
@@ -383,9 +383,9 @@ class WatchedUNetRunner(UNetRunner):
         super().__init__(entry, backend, queue)
         self.images = Tally()
 
-    async def infer(self, place: Place, prepared: Any) -> Ran[NDArray[np.float32]]:
+    async def infer(self, ticket: Ticket, prepared: Any) -> BatchResult[NDArray[np.float32]]:
         self.images.add()
-        return await super().infer(place, prepared)
+        return await super().infer(ticket, prepared)
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int, size: Size = SIZE) -> BinaryMask:
@@ -422,14 +422,14 @@ def make_settings(**changes: Any) -> Settings:
     return Settings(_env_prefix="NOT_POMONA_", **changes)
 
 
-def make_pipeline(
+def make_pipelines(
     *sams: FakeSam,
     unet: FakeUNet | None = None,
     settings: Settings | None = None,
     cache: EmbeddingCache | None = None,
     options: QueueOptions | None = None,
-) -> Pipeline:
-    """A pipeline that serves the first models of `CATALOGUE`, all by the first one's clock; to be closed."""
+) -> Pipelines:
+    """Pipelines that serve the first models of `CATALOGUE`, all by the first one's clock; to be closed."""
     settings = settings or make_settings()
     if cache is None:  # one without embeddings is false
         cache = WatchedCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600)
@@ -441,4 +441,4 @@ def make_pipeline(
     }
     if unet is not None:
         runners[LOADED_UNET.name] = WatchedUNetRunner(LOADED_UNET, unet, queue_of(unet.device))
-    return Pipeline.of(Reception(runners, CATALOGUE, settings, clock=clock), cache)
+    return Pipelines.of(Engine(runners, CATALOGUE, settings, clock=clock), cache)

@@ -58,9 +58,7 @@ class Operation:
         """Its path over HTTP."""
         return f"/v1/{self.name}"
 
-    async def answer(
-        self, pipelines: Pipelines, request: Schema, image: ImageInput, context: RequestContext
-    ) -> Schema:
+    async def answer(self, pipelines: Pipelines, request: Schema, image: ImageInput, context: RequestContext) -> Schema:
         """Run the operation and note what its log line says, also where there is no answer.
 
         Raises:
@@ -68,7 +66,7 @@ class Operation:
         """
         engine = pipelines.engine
         if self.family is not None:
-            model = getattr(request, "model", None) or engine.default(self.family)
+            model: str = getattr(request, "model", None) or engine.default(self.family) or ""
             context.model = model if model in engine.runners else ""
         for name in ("frame_id", "trigger_id"):
             if (value := getattr(request, name, None)) is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -27,7 +26,7 @@ from pydantic import (
 
 from models.inspection import REJECT
 from models.letterbox import Padding
-from models.types import BinaryMask, Logits, PixelClass
+from models.types import PixelClass
 
 MAX_GRADES: Final = 16
 MAX_ID_LENGTH: Final = 128
@@ -98,19 +97,6 @@ class PolygonsMask(Schema):
     """A mask as polygons: each a list of rings, first the outline, then its holes."""
 
     polygons: list[list[list[list[float]]]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RawMask:
-    """A mask as arrays, for callers in this process; no wire format.
-
-    Attributes:
-        pixels: bool (height, width) of the image.
-        logits: float32, low-resolution.
-    """
-
-    pixels: BinaryMask
-    logits: Logits
 
 
 EncodedMask: TypeAlias = RleMask | PngMask | PolygonsMask | LogitsMask
@@ -360,7 +346,7 @@ class InspectRequest(Schema):
 
     model: str | None = Field(None, description=f"Finds the fruit. {_UNET}")
     sam_model: str | None = Field(None, description=f"Outlines the fruit. {_SAM}")
-    mode: InspectMode | Literal["auto"] = Field(
+    mode: Literal["fast", "accurate", "auto"] = Field(
         "auto",
         description="fast: the U-Net alone. accurate: a SAM outlines each fruit that the U-Net finds. auto: accurate "
         "where a SAM is loaded and X-Deadline-Ms leaves time for it, else fast.",

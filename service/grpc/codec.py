@@ -9,7 +9,7 @@ A model and a message of the same name have fields of the same names; what a fie
 | `list` | `repeated` |
 | `tuple` of a fixed length | message with as many fields, in their order (`Box`); or `repeated` (`size`) |
 | union of models | message with one `oneof`, whose members have the models' names |
-| `X \| None` | `optional`; for messages and `repeated`, absent or empty |
+| optional | `optional`; for messages and `repeated`, absent or empty |
 
 `tests/unit/test_codec.py` fails where the two do not match.
 """
@@ -88,7 +88,8 @@ def writer(model: type[BaseModel], descriptor: Descriptor) -> Write:
         Mismatch: the two do not match.
     """
     fields = [
-        (attribute, _writer(annotation, field), name) for name, attribute, annotation, field in _pairs(model, descriptor)
+        (attribute, _writer(annotation, field), name)
+        for name, attribute, annotation, field in _pairs(model, descriptor)
     ]
 
     def write(answer: Any, message: Message) -> None:

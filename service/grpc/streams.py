@@ -57,7 +57,9 @@ class StreamOptions:
         if settings.max_in_flight > MAX_IN_FLIGHT:
             raise MalformedRequest(f"max_in_flight must be 1 to {MAX_IN_FLIGHT}, got {settings.max_in_flight}.")
         if settings.when_full not in pb.WhenFull.values():
-            raise MalformedRequest(f"when_full must be one of {pb.WhenFull.keys()}, got the number {settings.when_full}.")
+            raise MalformedRequest(
+                f"when_full must be one of {pb.WhenFull.keys()}, got the number {settings.when_full}."
+            )
         newest_first = settings.when_full == pb.WHEN_FULL_DROP_OLDEST
         return cls(settings.max_in_flight or DEFAULT_IN_FLIGHT, newest_first=newest_first)
 

@@ -125,9 +125,7 @@ class HttpApp:
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
         self._described: list[openapi.DescribePaths] = []
 
-    def mount(
-        self, prefix: str, router: Router, problem: ProblemResponse, described: openapi.DescribePaths
-    ) -> None:
+    def mount(self, prefix: str, router: Router, problem: ProblemResponse, described: openapi.DescribePaths) -> None:
         """Add another protocol under a prefix, such as `/v2`.
 
         Args:
@@ -206,7 +204,8 @@ class HttpApp:
             return None
 
     def _route(self, path: str, method: str) -> Route:
-        route, problem = self._routes.get(path), problem_response
+        route = self._routes.get(path)
+        problem: ProblemResponse = problem_response
         if route is None:
             for prefix, (router, other) in self._routers.items():
                 if path == prefix or path.startswith(f"{prefix}/"):
@@ -264,5 +263,3 @@ def _refusing(error: Exception) -> Endpoint:
 
 async def _never(request: HttpRequest) -> HttpResponse:
     raise RuntimeError(f"{request.path} is answered before routing")
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +11,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from models.errors import NotAnImage
 from service.errors import MalformedRequest, UnknownField
 from service.http.messages import HttpRequest
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MAX_PARTS: Final = 16
 
@@ -62,9 +65,7 @@ async def _read_image(request: HttpRequest, max_bytes: int) -> Parts:
     return Parts(image=body, request=None if options is None else options.encode(errors="replace"))
 
 
-async def _read_multipart(
-    request: HttpRequest, content_type: str, allowed: frozenset[str], max_bytes: int
-) -> Parts:
+async def _read_multipart(request: HttpRequest, content_type: str, allowed: frozenset[str], max_bytes: int) -> Parts:
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise MalformedRequest("The multipart body is damaged: its Content-Type has no boundary.")
@@ -97,7 +98,7 @@ class _Form:
     _header: tuple[list[bytes], list[bytes]] = field(default_factory=lambda: ([], []))
     _disposition: bytes = b""
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._collect(0, data[start:end]),

@@ -137,6 +137,4 @@ class HttpResponse:
 
 
 def _too_large(max_bytes: int) -> UploadTooLarge:
-    return UploadTooLarge(
-        f"The request body must have at most {max_bytes / 2**20:g} MiB (POMONA_MAX_UPLOAD_MIB)."
-    )
+    return UploadTooLarge(f"The request body must have at most {max_bytes / 2**20:g} MiB (POMONA_MAX_UPLOAD_MIB).")

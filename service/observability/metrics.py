@@ -110,50 +110,50 @@ def _forget_dead_workers(folder: Path) -> None:
 class PrometheusObserver(Observer):
     """See `Observer`."""
 
-    def began(self, endpoint: str) -> None:
+    def request_started(self, endpoint: str) -> None:
         """Count it in."""
         IN_PROGRESS.labels(endpoint).inc()
 
-    def requested(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
+    def request_finished(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
         """Count and time it."""
         IN_PROGRESS.labels(endpoint).dec()
         REQUESTS.labels(endpoint, model, outcome).inc()
         DURATION.labels(endpoint, model, outcome).observe(seconds)
 
-    def refused(self, code: str) -> None:
+    def problem_answered(self, code: str) -> None:
         """Count it."""
         PROBLEMS.labels(code).inc()
 
-    def had_deadline(self, model: str, *, met: bool) -> None:
+    def deadline_checked(self, model: str, *, met: bool) -> None:
         """Count it."""
         DEADLINES.labels(model, "met" if met else "missed").inc()
 
-    def ran(self, runner: str, stage: Stage, size: int, seconds: float) -> None:
+    def batch_ran(self, runner: str, stage: Stage, size: int, seconds: float) -> None:
         """Measure it."""
         BATCH_SIZE.labels(runner, stage).observe(size)
         BATCH_DURATION.labels(runner, stage).observe(seconds)
 
-    def failed(self, runner: str, stage: Stage) -> None:
+    def item_failed(self, runner: str, stage: Stage) -> None:
         """Count it."""
         DEVICE_ERRORS.labels(runner, stage).inc()
 
-    def waited(self, runner: str, stage: Stage, seconds: float) -> None:
+    def item_waited(self, runner: str, stage: Stage, seconds: float) -> None:
         """Measure it."""
         QUEUE_WAIT.labels(runner, stage).observe(seconds)
 
-    def dropped(self, runner: str, reason: str) -> None:
+    def work_dropped(self, runner: str, reason: str) -> None:
         """Count it."""
         SHED.labels(runner, reason).inc()
 
-    def cached(self, event: CacheEvent) -> None:
+    def cache_event(self, event: CacheEvent) -> None:
         """Count it."""
         CACHE.labels(event).inc()
 
-    def holds(self, nbytes: int) -> None:
+    def cache_bytes(self, nbytes: int) -> None:
         """Show it."""
         CACHE_BYTES.set(nbytes)
 
-    def decoded(self, seconds: float) -> None:
+    def image_decoded(self, seconds: float) -> None:
         """Measure it."""
         DECODE.observe(seconds)
 
@@ -161,15 +161,15 @@ class PrometheusObserver(Observer):
         """Measure it."""
         POSTPROCESS.observe(seconds)
 
-    def streams(self, endpoint: str, *, opened: bool) -> None:
+    def stream_changed(self, endpoint: str, *, opened: bool) -> None:
         """Show it."""
         STREAMS.labels(endpoint).inc(1 if opened else -1)
 
-    def ready(self, *, now: bool) -> None:
+    def readiness_changed(self, *, ready: bool) -> None:
         """Show it."""
-        READY.set(now)
+        READY.set(ready)
 
-    def loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
+    def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
         """Show it, and begin its counters at 0: of one that begins at 1 a rate misses the first event."""
         MODEL.labels(entry.name, entry.revision, backend, device).set(1)
         for reason in _REASONS:

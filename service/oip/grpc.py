@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from service.api.openapi import VERSION
 from service.errors import MalformedRequest
 from service.grpc.calls import Call, Door, Method
 from service.oip import models
@@ -59,9 +60,7 @@ def service(door: Door) -> tuple[str, dict[str, Method]]:
 
     async def server_metadata(request: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:
         del request, call
-        return pb.ServerMetadataResponse(
-            name=models.SERVER_NAME, version=models.SERVER_VERSION, extensions=models.EXTENSIONS
-        )
+        return pb.ServerMetadataResponse(name=models.SERVER_NAME, version=VERSION, extensions=models.EXTENSIONS)
 
     async def model_metadata(request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         del call

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from service.api.context import deadline_of, urgency_of
 from service.api.handler import Refusal
+from service.api.openapi import VERSION
 from service.api.parsing import place_of
 from service.errors import MalformedJson, MalformedRequest
 from service.http.app import HttpApp, Route, refusal_headers
@@ -87,9 +88,7 @@ class _Endpoints:
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def _server(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002
-        return _json(
-            {"name": models.SERVER_NAME, "version": models.SERVER_VERSION, "extensions": models.EXTENSIONS}
-        )
+        return _json({"name": models.SERVER_NAME, "version": VERSION, "extensions": models.EXTENSIONS})
 
     async def _model_ready(self, request: HttpRequest, name: str, version: str) -> HttpResponse:  # noqa: ARG002
         ready = models.is_ready(self.app.pipelines, name, version)

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from models.catalog import CatalogueEntry
 from models.errors import MalformedPrompt, NoPrompt
-from models.masks import encode_rle
-from models.types import FOREGROUND, Box, Point, Prompt
+from models.masks import Rle, encode_rle
+from models.types import FOREGROUND, Box, Mask, Point, Prompt
 from models.unet.postprocess import Region
 from service.api.context import LEAST_URGENT, RequestContext, deadline_seconds
-from service.api.schema import RawMask, ScoredMask, SegmentRequest
+from service.api.schema import EmbedRequest
 from service.errors import MalformedRequest, NoImage, UnknownField, UnsupportedFormat, UnsupportedInput
 from service.oip.models import TENSORS, Tensors
 from service.oip.tensors import Tensor, bytes_tensor
 from service.pipelines import Pipelines
-from service.pipelines.encoding import RAW
 from service.pipelines.letterboxes import INPUT_SIZES
 from service.pipelines.semantic import Classified
 from service.pipelines.source import EncodedImage, ImageInput, RawImage
@@ -49,10 +48,10 @@ _CHOICES: Final[Mapping[str, tuple[int | str, ...]]] = {
     "input_size": (*INPUT_SIZES, "auto"),
     "padding": ("none", "square"),
 }
-_FORMATS: Final[Mapping[str, str]] = {"pixels": RAW, "rle": "rle"}
+_FORMATS: Final = ("pixels", "rle")
 _MULTIMASKS: Final = 3
 
-_Results = Sequence[Sequence[tuple[ScoredMask, RawMask]]]
+_Results = Sequence[Sequence[Mask]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +120,17 @@ async def _segment(
     given = parameters.get(_MASK_FORMAT, "pixels")
     if not isinstance(given, str) or given not in _FORMATS:
         raise UnsupportedFormat(f"The parameter {_MASK_FORMAT} must be {' or '.join(_FORMATS)}, got {given!r}.")
-    choices = {name: _choice(parameters, name) for name in _CHOICES}
+    options = EmbedRequest.model_validate(
+        {"model": model.name, **{name: _choice(parameters, name) for name in _CHOICES}}
+    )
     image, prompts = await in_worker(_image, request.inputs), await in_worker(_prompts, request.inputs)
-    masks_wanted = "masks" in outputs
-    if masks_wanted and given == "pixels":
+    if "masks" in outputs and given == "pixels":
         count = len(prompts) * (_MULTIMASKS if prompts[0].multimask else 1)
         _check_room(request.max_elements, count, image.required().size(pipelines.engine.settings.max_pixels).pixels)
-    options = SegmentRequest.model_construct(model=model.name, prompts=[], overlay=False, format="rle", **choices)
-    answer = await pipelines.segment.segment(options, prompts, image, context, mask_format=RAW)
-    context.log |= {"prompts": len(prompts), "degraded": answer.degraded}
-    results = [[(mask, _raw(mask)) for mask in result.masks] for result in answer.results]
-    made = await in_worker(_segment_outputs, results, outputs, _FORMATS[given])
-    return InferResponse(model, made, {"degraded": answer.degraded})
+    found = await pipelines.segment.masks(options, prompts, image, context)
+    context.log |= {"prompts": len(prompts), "degraded": found.degraded}
+    made = await in_worker(_segment_outputs, found.masks, outputs, given)
+    return InferResponse(model, made, {"degraded": found.degraded})
 
 
 async def _classify(
@@ -315,46 +313,35 @@ def _points(points: NDArray[Any] | None, labels: NDArray[Any] | None, row: int) 
 # Answers.
 
 
-def _raw(mask: ScoredMask) -> RawMask:
-    if not isinstance(mask.mask, RawMask):
-        raise TypeError(f"masks must be raw, got {type(mask.mask).__name__}")
-    return mask.mask
-
-
 def _segment_outputs(results: _Results, outputs: Sequence[str], mask_format: str) -> list[Tensor]:
     """Return the tensors that are wanted, each of shape [prompts, masks, …]; for a worker thread."""
-    return [
-        _masks(results, mask_format) if name == "masks" else _MASK_OUTPUTS[name](results) for name in outputs
-    ]
+    return [_masks(results, mask_format) if name == "masks" else _MASK_OUTPUTS[name](results) for name in outputs]
 
 
 def _masks(results: _Results, mask_format: str) -> Tensor:
-    if mask_format == RAW:
-        return Tensor("masks", "BOOL", np.array([[raw.pixels for _, raw in masks] for masks in results]))
-    encoded = [_json(raw) for masks in results for _, raw in masks]
+    if mask_format == "pixels":
+        return Tensor("masks", "BOOL", np.array([[mask.pixels for mask in masks] for masks in results]))
+    encoded = [_json(encode_rle(mask.pixels)) for masks in results for mask in masks]
     return bytes_tensor("masks", encoded, (len(results), len(results[0])))
 
 
-def _json(raw: RawMask) -> bytes:
-    rle = encode_rle(raw.pixels)
+def _json(rle: Rle) -> bytes:
     return json.dumps({"size": rle.size, "counts": rle.counts}).encode()
 
 
-def _measure(
-    name: str, datatype: str, dtype: type, of: Callable[[ScoredMask, RawMask], Any]
-) -> Callable[[_Results], Tensor]:
+def _measure(name: str, datatype: str, dtype: type, of: Callable[[Mask], Any]) -> Callable[[_Results], Tensor]:
     def tensor(results: _Results) -> Tensor:
-        return Tensor(name, datatype, np.array([[of(mask, raw) for mask, raw in masks] for masks in results], dtype))
+        return Tensor(name, datatype, np.array([[of(mask) for mask in masks] for masks in results], dtype))
 
     return tensor
 
 
 _MASK_OUTPUTS: Final[Mapping[str, Callable[[_Results], Tensor]]] = {
-    "scores": _measure("scores", "FP32", np.float32, lambda mask, _: mask.score),
-    "stability_scores": _measure("stability_scores", "FP32", np.float32, lambda mask, _: mask.stability_score),
-    "boxes": _measure("boxes", "INT64", np.int64, lambda mask, _: mask.box),
-    "areas": _measure("areas", "INT64", np.int64, lambda mask, _: mask.area),
-    "logits": _measure("logits", "FP32", np.float32, lambda _, raw: raw.logits),
+    "scores": _measure("scores", "FP32", np.float32, lambda mask: mask.score),
+    "stability_scores": _measure("stability_scores", "FP32", np.float32, lambda mask: mask.stability_score),
+    "boxes": _measure("boxes", "INT64", np.int64, lambda mask: mask.box),
+    "areas": _measure("areas", "INT64", np.int64, lambda mask: mask.area),
+    "logits": _measure("logits", "FP32", np.float32, lambda mask: mask.logits),
 }
 
 

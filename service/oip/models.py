@@ -8,7 +8,6 @@ from typing import Final
 
 from models.catalog import CatalogueEntry, Family
 from models.errors import UnknownModel
-from service.api.openapi import VERSION as SERVER_VERSION
 from service.pipelines import Pipelines
 
 SERVER_NAME: Final = "pomona"

@@ -79,7 +79,9 @@ class Header:
             MalformedRequest: there is no such type.
         """
         if self.datatype not in DATATYPES:
-            raise MalformedRequest(f"The datatype of {self.name} must be one of {', '.join(DATATYPES)}, got {self.datatype!r}.")
+            raise MalformedRequest(
+                f"The datatype of {self.name} must be one of {', '.join(DATATYPES)}, got {self.datatype!r}."
+            )
         return DATATYPES[self.datatype]
 
     @property
@@ -92,7 +94,9 @@ class Header:
         if any(length < 0 for length in self.shape):
             raise MalformedRequest(f"The dimensions of {self.name} must be 0 or more, got {list(self.shape)}.")
         if len(self.shape) > _MOST_DIMENSIONS or math.prod(length or 1 for length in self.shape) > _MOST_ELEMENTS:
-            raise MalformedRequest(f"{self.name} must have at most {_MOST_DIMENSIONS} dimensions and {_MOST_ELEMENTS} elements.")
+            raise MalformedRequest(
+                f"{self.name} must have at most {_MOST_DIMENSIONS} dimensions and {_MOST_ELEMENTS} elements."
+            )
         return math.prod(self.shape)
 
 
@@ -162,7 +166,9 @@ def from_list(header: Header, values: Sequence[Any]) -> Tensor:
         with np.errstate(over="ignore"):  # what is too large for a float becomes infinite
             array = np.array(flat, dtype)
     except OverflowError as error:
-        raise MalformedRequest(f"The elements of {header.name} must be within the range of {header.datatype}.") from error
+        raise MalformedRequest(
+            f"The elements of {header.name} must be within the range of {header.datatype}."
+        ) from error
     return Tensor(header.name, header.datatype, array.reshape(header.shape))
 
 

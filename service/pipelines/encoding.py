@@ -19,11 +19,6 @@ from service.runners.base import Runner
 
 FRUIT_CLASSES: Final = (PixelClass.HEALTHY, PixelClass.INFECTED)
 
-RAW: Final = "raw"
-"""Format of masks for callers in this process; see `schema.RawMask`."""
-
-_Encoded = schema.EncodedMask | schema.RawMask
-
 
 def _rle(rle: Rle) -> schema.RleMask:
     return schema.RleMask.model_construct(size=rle.size, counts=rle.counts)
@@ -39,20 +34,21 @@ def _polygons(polygons: list[Polygon]) -> schema.PolygonsMask:
 
 def _logits(mask: Mask) -> schema.LogitsMask:
     encoded = encode_logits(mask.logits)
-    return schema.LogitsMask.model_construct(shape=encoded.shape, dtype="float16", data=encoded.data)
+    return schema.LogitsMask.model_construct(
+        shape=encoded.shape, dtype="float16", data=__import__("base64").b64decode(encoded.data)
+    )  # TEMP
 
 
-_ENCODERS: Final[Mapping[str, Callable[[Mask], _Encoded]]] = {
+_ENCODERS: Final[Mapping[schema.MaskFormat, Callable[[Mask], schema.EncodedMask]]] = {
     "rle": lambda mask: _rle(encode_rle(mask.pixels)),
     "png": lambda mask: _png(mask.pixels),
     "polygons": lambda mask: _polygons(encode_polygons(mask.pixels)),
     "logits": _logits,
-    RAW: lambda mask: schema.RawMask(mask.pixels, mask.logits),
 }
 
 
-def encode_mask(mask: Mask, mask_format: str) -> schema.ScoredMask:
-    """Encode a mask with its measures; `mask_format` is one of `schema.MaskFormat`, or `RAW`."""
+def encode_mask(mask: Mask, mask_format: schema.MaskFormat) -> schema.ScoredMask:
+    """Encode a mask with its measures."""
     return schema.ScoredMask.model_construct(
         mask=_ENCODERS[mask_format](mask),
         score=mask.score,
@@ -62,8 +58,8 @@ def encode_mask(mask: Mask, mask_format: str) -> schema.ScoredMask:
     )
 
 
-def encode_class(classes: SemanticMap, pixel_class: PixelClass, mask_format: str) -> schema.ClassMask:
-    """Encode the pixels of one class; without a mask in the formats that hold all classes at once (png, `RAW`)."""
+def encode_class(classes: SemanticMap, pixel_class: PixelClass, mask_format: schema.SemanticFormat) -> schema.ClassMask:
+    """Encode the pixels of one class; without a mask where one PNG holds all classes."""
     pixels = classes == pixel_class
     mask: schema.RleMask | schema.PolygonsMask | None = None
     if mask_format == "rle":

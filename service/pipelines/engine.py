@@ -72,8 +72,10 @@ class Engine:
             for runner in self.runners.values():
                 if isinstance(runner, kind):
                     return runner
-        elif isinstance(runner := self.runners.get(name), kind):
-            return runner
+        else:
+            found = self.runners.get(name)
+            if isinstance(found, kind):
+                return found
         raise self._refusal(kind.family, name)
 
     def not_loaded(self, name: str) -> ModelNotLoaded:
@@ -116,7 +118,7 @@ class Engine:
         return decoded
 
     def predict(self, work: Hashable, size: Size, count: int = 1) -> float:
-        """Predict seconds of `work` of the workers on `count` images or masks of `size`; 0 where nothing was learned."""
+        """Predict seconds of `work` on `count` images or masks of `size`; 0 where nothing was learned."""
         return self.latency.predict(work, count * megapixels(size))
 
     def learn(self, work: Hashable, size: Size, seconds: float, count: int = 1) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from models.letterbox import Letterbox, Padding, letterbox_for
 from models.sam.constants import INPUT_SIDE
@@ -11,12 +11,10 @@ from models.types import Size
 from service.api.schema import EmbedRequest, InputSize
 from service.errors import UnsupportedInput
 
-INPUT_SIZES: Final = (1024, 768, 512)
+INPUT_SIZES: Final[tuple[Literal[1024, 768, 512], ...]] = (1024, 768, 512)
 
 
-def candidate_letterboxes(
-    request: EmbedRequest, size: Size, *, flexible: bool, default: InputSize
-) -> list[Letterbox]:
+def candidate_letterboxes(request: EmbedRequest, size: Size, *, flexible: bool, default: InputSize) -> list[Letterbox]:
     """Return the letterboxes to try for a new image, in order.
 
     Args:
@@ -50,9 +48,6 @@ def matching(request: EmbedRequest, letterboxes: Sequence[Letterbox]) -> list[Le
         letterbox
         for letterbox in letterboxes
         if request.input_size in (None, "auto", letterbox.side)
-        and (
-            request.padding is None
-            or letterbox == letterbox_for(letterbox.original, letterbox.side, request.padding)
-        )
+        and (request.padding is None or letterbox == letterbox_for(letterbox.original, letterbox.side, request.padding))
     ]
     return sorted(fitting, key=lambda letterbox: (-letterbox.side, letterbox.padded.pixels))

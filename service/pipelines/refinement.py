@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from statistics import median_high
 from typing import Any, Final
 
-from models.inspection import Inspection, crop_mask, prompt_for, refine
+from models.inspection import Inspection
+from models.refinement import cut_out as crop_mask, prompt_for, refined as refine  # TEMP
 from models.letterbox import Letterbox, resize
-from models.masks import CroppedMask
+from models.cropped_masks import CroppedMask  # TEMP
 from models.sam.postprocess import masks_of
 from models.types import Pixels, Size
 from models.backends.base import Embedding
@@ -125,9 +126,7 @@ class Refiner:
         prompts = [prompt_for(inspection.fruits[index]) for index in chosen]
         self.counts.append(len(prompts))
         # Reserved while the image is encoded, so that no other image goes between.
-        reservation = sam.reserve(
-            context, prompts, letterbox, deadline=deadline, encode=False, ready_by=engine.clock()
-        )
+        reservation = sam.reserve(context, prompts, letterbox, deadline=deadline, encode=False, ready_by=engine.clock())
         try:
             encoded = await encoding
             context.timings.encode, context.batch.encode = encoded.ran, encoded.batch_size

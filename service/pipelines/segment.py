@@ -6,8 +6,8 @@ Embeddings are cached, so that an image that was seen before needs neither its p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,12 +44,35 @@ _HASHED_AT_ONCE: Final = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Lookup:
-    """An image's id, the image where it came, the letterboxes to try, the largest first, and its embedding if cached."""
+    """An image's id, the image where it came, the letterboxes to try from the largest on, and its embedding if cached."""
 
     image_id: str
     source: ImageSource | None
     letterboxes: Sequence[Letterbox]
     cached: EmbeddedImage | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the model found: its output for every prompt, and the image's pixels where an overlay needs them."""
+
+    lookup: _Lookup
+    embedded: EmbeddedImage
+    decoded: Decoded
+    pixels: Pixels | None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a smaller letterbox than the largest was used to meet the deadline."""
+        return self.embedded.letterbox != self.lookup.letterboxes[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedMasks:
+    """Masks as arrays: of every prompt, best first; and whether a smaller input than the largest was used."""
+
+    masks: Sequence[Sequence[Mask]]
+    degraded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,47 +135,67 @@ class SegmentPipeline:
         return await self.segment(request, prompts, image, context)
 
     async def segment(
-        self,
-        request: schema.SegmentRequest,
-        prompts: Sequence[Prompt],
-        image: ImageInput,
-        context: RequestContext,
-        *,
-        mask_format: str | None = None,
+        self, request: schema.SegmentRequest, prompts: Sequence[Prompt], image: ImageInput, context: RequestContext
     ) -> schema.SegmentResponse:
-        """Return masks for prompts that are arrays already, for callers in this process; see `run`.
+        """Return encoded masks for prompts that are arrays already; see `run`.
 
         Args:
             request: its prompts are not looked at.
             prompts: at least one.
             image: with the image or its id.
             context: of the request.
-            mask_format: instead of the request's, also `encoding.RAW`.
         """
         runner = self._runner(request, context)
-        self._check_counts(prompts)
         async with self.engine.in_time(context, runner):
-            lookup = await self._look_up(request, image, runner)
-            embedded, pixels = lookup.cached, None
-            with self._reserved(runner, lookup, prompts, context) as (letterbox, reservation):
-                if request.overlay:
-                    pixels = await self._pixels(image.required(), letterbox, context)
-                if embedded is None:
-                    embedded = await self._embed(runner, lookup, pixels, letterbox, reservation, context)
-                decoded = await self._decode_prompts(runner, embedded, prompts, reservation, context)
-            results, overlay = await self._encode(
-                decoded, prompts, embedded.letterbox, pixels, mask_format or request.format, context
-            )
+            found = await self._predict(runner, request, prompts, image, context, overlay=request.overlay)
+            letterbox = found.embedded.letterbox
+            results, overlay = await self._encode(found, prompts, request.format, context)
         return schema.SegmentResponse.model_construct(
             request_id=context.request_id,
-            image=describe_image(lookup.image_id, embedded.letterbox.original),
-            model=describe_sam(runner, embedded.letterbox),
+            image=describe_image(found.lookup.image_id, letterbox.original),
+            model=describe_sam(runner, letterbox),
             results=results,
             overlay=overlay,
-            degraded=embedded.letterbox != lookup.letterboxes[0],
+            degraded=found.degraded,
             batch=context.batch_sizes(),
             timing_ms=context.timing_ms(),
         )
+
+    async def masks(
+        self, request: schema.EmbedRequest, prompts: Sequence[Prompt], image: ImageInput, context: RequestContext
+    ) -> SegmentedMasks:
+        """Return masks as arrays, for callers in this process; see `segment`."""
+        runner = self._runner(request, context)
+        async with self.engine.in_time(context, runner):
+            found = await self._predict(runner, request, prompts, image, context, overlay=False)
+            async with self._postprocess(context, found.embedded.letterbox, len(prompts)):
+                upsampling = (
+                    self.engine.in_worker(_upsample, found.decoded, row, found.embedded.letterbox, prompt)
+                    for row, prompt in enumerate(prompts)
+                )
+                return SegmentedMasks(await asyncio.gather(*upsampling), found.degraded)
+
+    async def _predict(
+        self,
+        runner: SamRunner,
+        request: schema.EmbedRequest,
+        prompts: Sequence[Prompt],
+        image: ImageInput,
+        context: RequestContext,
+        *,
+        overlay: bool,
+    ) -> _Found:
+        """Run the model: its low-resolution logits for every prompt, and the image's pixels for an overlay."""
+        self._check_counts(prompts)
+        lookup = await self._look_up(request, image, runner)
+        embedded, pixels = lookup.cached, None
+        with self._reserved(runner, lookup, prompts, context) as (letterbox, reservation):
+            if overlay:
+                pixels = await self._pixels(image.required(), letterbox, context)
+            if embedded is None:
+                embedded = await self._embed(runner, lookup, pixels, letterbox, reservation, context)
+            decoded = await self._decode_prompts(runner, embedded, prompts, reservation, context)
+        return _Found(lookup, embedded, decoded, pixels)
 
     def _runner(self, request: schema.EmbedRequest, context: RequestContext) -> SamRunner:
         runner = self.engine.runner(SamRunner, request.model)
@@ -235,9 +278,7 @@ class SegmentPipeline:
     async def _pixels(self, source: ImageSource, letterbox: Letterbox, context: RequestContext) -> Pixels:
         """Return the whole image, to draw into."""
         limit = self.engine.settings.max_pixels
-        return await self.engine.decode(
-            context, "segment.overlay", letterbox.original, lambda: source.pixels(limit)
-        )
+        return await self.engine.decode(context, "segment.overlay", letterbox.original, lambda: source.pixels(limit))
 
     async def _embed(
         self,
@@ -302,32 +343,33 @@ class SegmentPipeline:
         return result.value
 
     async def _encode(
-        self,
-        decoded: Decoded,
-        prompts: Sequence[Prompt],
-        letterbox: Letterbox,
-        pixels: Pixels | None,
-        mask_format: str,
-        context: RequestContext,
+        self, found: _Found, prompts: Sequence[Prompt], mask_format: schema.MaskFormat, context: RequestContext
     ) -> tuple[list[schema.PromptResult], bytes | None]:
         """Upsample and encode the masks, and draw the overlay where requested."""
-        tick, in_worker = self.engine.clock(), self.engine.in_worker
+        in_worker, letterbox, pixels = self.engine.in_worker, found.embedded.letterbox, found.pixels
         keep = pixels is not None
-        encoded = await asyncio.gather(
-            *(
-                in_worker(_encode_masks, decoded, row, letterbox, prompt, mask_format, keep)
-                for row, prompt in enumerate(prompts)
+        async with self._postprocess(context, letterbox, len(prompts)):
+            encoded = await asyncio.gather(
+                *(
+                    in_worker(_encode_masks, found.decoded, row, letterbox, prompt, mask_format, keep)
+                    for row, prompt in enumerate(prompts)
+                )
             )
-        )
-        self.engine.learn(_POSTPROCESS, letterbox.original, self.engine.clock() - tick, len(prompts))
-        overlay = None
-        if pixels is not None:
-            best = [mask.pixels for _, mask in encoded if mask is not None]
-            overlay = await in_worker(_draw, pixels, prompts, best)
+            overlay = None
+            if pixels is not None:
+                best = [mask.pixels for _, mask in encoded if mask is not None]
+                overlay = await in_worker(_draw, pixels, prompts, best)
+        return [result for result, _ in encoded], overlay
+
+    @asynccontextmanager
+    async def _postprocess(self, context: RequestContext, letterbox: Letterbox, prompts: int) -> AsyncIterator[None]:
+        """Measure what comes after the model, and learn from it."""
+        tick = self.engine.clock()
+        yield
         seconds = self.engine.clock() - tick
+        self.engine.learn(_POSTPROCESS, letterbox.original, seconds, prompts)
         context.took("postprocess", seconds)
         context.observer.postprocessed(seconds)
-        return [result for result, _ in encoded], overlay
 
 
 def _key(image_id: str, letterbox: Letterbox, runner: SamRunner) -> ImageKey:
@@ -356,11 +398,21 @@ def _may_scale(letterbox: Letterbox) -> bool:
     return letterbox.side == INPUT_SIDE and not letterbox.is_reference
 
 
+def _upsample(decoded: Decoded, row: int, letterbox: Letterbox, prompt: Prompt) -> tuple[Mask, ...]:
+    """Return the masks of the prompt in `row`, best first."""
+    return masks_of(decoded.logits[row], decoded.scores[row], letterbox, multimask=prompt.multimask)
+
+
 def _encode_masks(
-    decoded: Decoded, row: int, letterbox: Letterbox, prompt: Prompt, mask_format: str, keep: bool  # noqa: FBT001 (called through an executor)
+    decoded: Decoded,
+    row: int,
+    letterbox: Letterbox,
+    prompt: Prompt,
+    mask_format: schema.MaskFormat,
+    keep: bool,  # noqa: FBT001 (called through an executor)
 ) -> tuple[schema.PromptResult, Mask | None]:
     """Upsample and encode the masks of the prompt in `row`; also return the best one where an overlay needs it."""
-    masks = masks_of(decoded.logits[row], decoded.scores[row], letterbox, multimask=prompt.multimask)
+    masks = _upsample(decoded, row, letterbox, prompt)
     result = schema.PromptResult.model_construct(masks=[encode_mask(mask, mask_format) for mask in masks])
     return result, masks[0] if keep else None
 
@@ -384,7 +436,11 @@ def _prompt(number: int, prompt: schema.Prompt, max_pixels: int) -> Prompt:
         if isinstance(prompt.mask, schema.RleMask):
             mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
         elif prompt.mask is not None:
-            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
+            mask = decode_logits(
+                EncodedLogits(
+                    prompt.mask.shape, prompt.mask.dtype, __import__("base64").b64encode(prompt.mask.data).decode()
+                )
+            )
     except MaskError as error:
         raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
     return Prompt(

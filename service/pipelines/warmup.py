@@ -17,7 +17,7 @@ import PIL.Image
 
 from models.types import Point, Prompt, Size
 from service.api.context import RequestContext
-from service.api.schema import InspectRequest, SegmentRequest, SemanticRequest
+from service.api.schema import InputSize, InspectRequest, SegmentRequest, SemanticRequest
 from service.pipelines import Pipelines
 from service.pipelines.letterboxes import INPUT_SIZES
 from service.pipelines.source import encoded
@@ -63,7 +63,7 @@ def _context(pipelines: Pipelines) -> RequestContext:
 
 def _requests(name: str, runner: SamRunner) -> list[SegmentRequest]:
     """Return a request for every input size that `auto` may choose."""
-    sizes = INPUT_SIZES if runner.backend.flexible else (None,)
+    sizes: tuple[InputSize | None, ...] = INPUT_SIZES if runner.backend.flexible else (None,)
     return [SegmentRequest(model=name, input_size=side, prompts=[]) for side in sizes]
 
 

@@ -1,4 +1,4 @@
-"""What the runners of all families share: their place on the device, the warming up, the end."""
+"""What the runners of all families share: their ticket on the device, the warming up, the end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from models.backends.base import BackendName, SamBackend
 from models.backends.unet_base import UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
-from service.device_queue import DeviceQueue
-from service.keys import Key, Owner
-from service.work import Limits
+from service.scheduler.queue import DeviceQueue
+from service.runners.keys import Key, Owner, megapixels, share  # noqa: F401
+from service.scheduler.policy import Limits
 
 _GOOD_ENOUGH: Final = 1.05
 """A batch size whose time per item is within this of the best is preferred where it is smaller: it answers sooner."""

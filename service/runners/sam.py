@@ -18,13 +18,13 @@ from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import INPUT_SIDE, LOGITS_SIDE, MASK_TOKENS
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Point, Prompt, Size
-from service.device_queue import DeviceQueue, Place, Ran
-from service.keys import Key, decode_key, encode_key, megapixels, share
+from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
+from service.runners.keys import Key, decode_key, encode_key, megapixels, share
 from service.runners.base import Runner, best_size
-from service.work import Limits, Piece, Terms
+from service.scheduler.policy import Limits, WorkItem
 
 _SPARE: Final = 0.25
-"""Of a request's time, kept where a smaller frame could do: single encodings were measured to take up to a third longer
+"""Of a request's time, kept where a smaller letterbox could do: single encodings were measured to take up to a third longer
 than the median, and being late is worse than being coarse."""
 
 _NO_BOUND: Final = sys.maxsize
@@ -49,7 +49,7 @@ class _Prompts:
 
     embedding: Embedding
     prompts: Sequence[Prompt]
-    frame: Letterbox
+    letterbox: Letterbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,19 @@ class Reservation:
     """The places of one request.
 
     Attributes:
-        encode: the encoder's place, or None where the embedding is at hand or on its way.
-        decode: rows of the request's prompts, and the decoder's place of each group.
+        encode: the encoder's ticket, or None where the embedding is at hand or on its way.
+        decode: rows of the request's prompts, and the decoder's ticket of each group.
     """
 
-    encode: Place | None
-    decode: Sequence[tuple[list[int], Place]]
+    encode: Ticket | None
+    decode: Sequence[tuple[list[int], Ticket]]
 
-    def leave(self) -> None:
-        """Give up every place that is not running."""
+    def release(self) -> None:
+        """Give up every ticket that is not running."""
         if self.encode is not None:
-            self.encode.leave()
-        for _, place in self.decode:
-            place.leave()
+            self.encode.release()
+        for _, ticket in self.decode:
+            ticket.release()
 
 
 class SamRunner(Runner):
@@ -95,16 +95,17 @@ class SamRunner(Runner):
         self.backend = backend
         self._prompts = backend.prompt_batches[-1]
 
-    def prepare(self, pixels: Pixels, frame: Letterbox) -> Any:
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> Any:
         """Turn a resized image into what the encoder takes; for worker threads."""
-        return self.backend.prepare(pixels, frame)
+        return self.backend.prepare(pixels, letterbox)
 
     def reserve(
         self,
-        terms: Terms,
+        request: Any,
         prompts: Sequence[Prompt],
-        frame: Letterbox,
+        letterbox: Letterbox,
         *,
+        deadline: float | None,
         encode: bool,
         ready_by: float,
         last: bool = True,
@@ -114,56 +115,68 @@ class SamRunner(Runner):
         Args:
             terms: of the request; the deadline is when the last mask must be off the device.
             prompts: what will be decoded.
-            frame: how the image lies in the model's square.
+            letterbox: how the image lies in the model's square.
             encode: whether the image must be encoded first.
             ready_by: when the image should be prepared, seconds on the clock.
-            last: no smaller frame is tried after this one.
+            last: no smaller letterbox is tried after this one.
 
         Raises:
             Overloaded, DeadlineUnreachable: by the policy.
             NotReady: the server is shutting down.
             DeviceBroken: the device failed for good.
         """
-        if encode and not last and terms.deadline is not None:
-            terms = replace(terms, spare=_SPARE * (terms.deadline - terms.arrived))
+        margin = 0.0
+        if encode and not last and deadline is not None:
+            margin = _SPARE * (deadline - request.arrived)
         groups = self._groups(prompts)
         pieces = [
-            Piece(
-                decode_key(self._owner, frame, with_mask=prompts[rows[0]].mask is not None),
-                terms,
-                len(rows) * share(frame),
-                ready_by,
+            WorkItem(
+                decode_key(self._owner, letterbox, with_mask=prompts[rows[0]].mask is not None),
+                request,
+                deadline=deadline,
+                margin=margin,
+                cost=len(rows) * share(letterbox),
+                ready_by=ready_by,
             )
             for rows in groups
         ]
         if encode:
             decoding = sum(self._queue.predict(piece.key, piece.cost) for piece in pieces)
-            before = None if terms.deadline is None else terms.deadline - decoding
-            pieces.insert(0, self._encoding(replace(terms, deadline=before), frame, ready_by))
+            before = None if deadline is None else deadline - decoding
+            pieces.insert(0, self._encoding(request, letterbox, before, ready_by, margin))
         places = self._queue.reserve(*pieces, may_probe=last)
         first = places.pop(0) if encode else None
         return Reservation(first, list(zip(groups, places, strict=True)))
 
-    def reserve_encode(self, terms: Terms, frame: Letterbox, *, ready_by: float) -> Place:
-        """Take a place for an encoding alone, by the same rules."""
-        (place,) = self._queue.reserve(self._encoding(terms, frame, ready_by))
-        return place
+    def reserve_encode(self, request: Any, letterbox: Letterbox, *, deadline: float | None, ready_by: float) -> Ticket:
+        """Take a ticket for an encoding alone, by the same rules."""
+        (ticket,) = self._queue.reserve(self._encoding(request, letterbox, deadline, ready_by, 0.0))
+        return ticket
 
-    def _encoding(self, terms: Terms, frame: Letterbox, ready_by: float) -> Piece[Key]:
-        return Piece(encode_key(self._owner, frame), terms, megapixels(frame.padded), ready_by)
+    def _encoding(
+        self, request: Any, letterbox: Letterbox, deadline: float | None, ready_by: float, margin: float
+    ) -> Any:
+        return WorkItem(
+            encode_key(self._owner, letterbox),
+            request,
+            deadline=deadline,
+            margin=margin,
+            cost=megapixels(letterbox.padded),
+            ready_by=ready_by,
+        )
 
-    async def encode(self, place: Place, prepared: Any) -> Ran[Embedding]:
-        """Encode a prepared image in its place.
+    async def encode(self, ticket: Ticket, prepared: Any) -> BatchResult[Embedding]:
+        """Encode a prepared image in its ticket.
 
         Raises:
             DeadlineExceeded: it was dropped from the queue.
             BackendError: the device failed.
         """
-        return await place.run(prepared)
+        return await ticket.run(prepared)
 
     async def decode(
-        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], frame: Letterbox
-    ) -> Ran[Decoded]:
+        self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], letterbox: Letterbox
+    ) -> BatchResult[Decoded]:
         """Decode the prompts of one request in their places.
 
         Returns:
@@ -173,13 +186,13 @@ class SamRunner(Runner):
             DeadlineExceeded: some were dropped from the queue.
             BackendError: the device failed.
         """
-        logits = np.empty((len(prompts), MASK_TOKENS, frame.logits.height, frame.logits.width), np.float32)
+        logits = np.empty((len(prompts), MASK_TOKENS, letterbox.logits.height, letterbox.logits.width), np.float32)
         scores = np.empty((len(prompts), MASK_TOKENS), np.float32)
         started = self._queue.clock()
         done = await asyncio.gather(
             *(
-                place.run(_Prompts(embedding, [prompts[row] for row in rows], frame))
-                for rows, place in reservation.decode
+                ticket.run(_Prompts(embedding, [prompts[row] for row in rows], letterbox))
+                for rows, ticket in reservation.decode
             )
         )
         for (rows, _), ran in zip(reservation.decode, done, strict=True):
@@ -188,15 +201,15 @@ class SamRunner(Runner):
         ran_for = sum({ran.started: ran.ran for ran in done}.values())
         # Groups of one request wait for each other too: what was not running was waiting.
         queued = max(0.0, self._queue.clock() - started - ran_for)
-        return Ran(Decoded(logits, scores), queued, ran_for, max(ran.value.together for ran in done))
+        return BatchResult(Decoded(logits, scores), queued, ran_for, max(ran.value.together for ran in done))
 
     def _warm_up(self) -> None:
-        frame = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
-        encoding = encode_key(self._owner, frame)
-        prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), frame)
+        letterbox = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
+        encoding = encode_key(self._owner, letterbox)
+        prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), letterbox)
         self._images = best_size(
             self.backend.image_batches,
-            lambda size: self._timed(encoding, [prepared] * size, size * megapixels(frame.padded)),
+            lambda size: self._timed(encoding, [prepared] * size, size * megapixels(letterbox.padded)),
         )
         if self.backend.flexible:
             # A second size teaches how the time grows with the pixels.
@@ -205,10 +218,10 @@ class SamRunner(Runner):
             self._timed(encode_key(self._owner, small), [self.prepare(pixels, small)], megapixels(small.padded))
         embedding = self.backend.encode([prepared])[0]
         click, guess = (Point(8, 8),), np.zeros((LOGITS_SIDE, LOGITS_SIDE), np.float32)
-        with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], frame)
-        self._timed(decode_key(self._owner, frame, with_mask=True), [with_mask], 1)
-        work = _Prompts(embedding, [Prompt(click)], frame)
-        decoding = decode_key(self._owner, frame, with_mask=False)
+        with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], letterbox)
+        self._timed(decode_key(self._owner, letterbox, with_mask=True), [with_mask], 1)
+        work = _Prompts(embedding, [Prompt(click)], letterbox)
+        decoding = decode_key(self._owner, letterbox, with_mask=False)
         self._prompts = best_size(self.backend.prompt_batches, lambda size: self._timed(decoding, [work] * size, size))
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -232,7 +245,7 @@ class SamRunner(Runner):
         index = np.repeat(np.arange(len(groups)), [len(group.prompts) for group in groups])
         packed = pack(
             [prompt for group in groups for prompt in group.prompts],
-            [group.frame for group in groups for _ in group.prompts],
+            [group.letterbox for group in groups for _ in group.prompts],
         )
         logits, scores = self.backend.decode([group.embedding for group in groups], index, packed)
         return [

@@ -13,10 +13,10 @@ from models.backends.unet_base import UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.types import Pixels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
-from service.device_queue import DeviceQueue, Place, Ran
-from service.keys import Key, infer_key, megapixels
+from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
+from service.runners.keys import Key, infer_key, megapixels
 from service.runners.base import Runner, best_size
-from service.work import Limits, Piece, Terms
+from service.scheduler.policy import Limits, WorkItem
 
 
 class UNetRunner(Runner):
@@ -28,16 +28,16 @@ class UNetRunner(Runner):
         super().__init__(entry, backend, queue)
         self.backend = backend
 
-    def prepare(self, pixels: Pixels, frame: UNetLetterbox) -> Any:
+    def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Any:
         """Turn a resized image into what the network takes; for worker threads."""
-        return self.backend.prepare(pixels, frame)
+        return self.backend.prepare(pixels, letterbox)
 
-    def reserve(self, terms: Terms, frame: UNetLetterbox, *, ready_by: float) -> Place:
-        """Take the place of one image at the door.
+    def reserve(self, request: Any, letterbox: UNetLetterbox, *, deadline: float | None, ready_by: float) -> Ticket:
+        """Take the ticket of one image at the door.
 
         Args:
             terms: of the request; the deadline is when the image must be off the device.
-            frame: how the image lies in what the network sees.
+            letterbox: how the image lies in what the network sees.
             ready_by: when the image should be prepared, seconds on the clock.
 
         Raises:
@@ -45,27 +45,37 @@ class UNetRunner(Runner):
             NotReady: the server is shutting down.
             DeviceBroken: the device failed for good.
         """
-        (place,) = self._queue.reserve(Piece(infer_key(self._owner, frame), terms, megapixels(frame.padded), ready_by))
-        return place
+        (ticket,) = self._queue.reserve(
+            WorkItem(
+                infer_key(self._owner, letterbox),
+                request,
+                deadline=deadline,
+                cost=megapixels(letterbox.padded),
+                ready_by=ready_by,
+            )
+        )
+        return ticket
 
-    async def infer(self, place: Place, prepared: Any) -> Ran[NDArray[np.float32]]:
-        """Run the network on a prepared image in its place.
+    async def infer(self, ticket: Ticket, prepared: Any) -> BatchResult[NDArray[np.float32]]:
+        """Run the network on a prepared image in its ticket.
 
         Returns:
-            logits float32 (3, height, width) of the frame's `padded`.
+            logits float32 (3, height, width) of the letterbox's `padded`.
 
         Raises:
             DeadlineExceeded: it was dropped from the queue.
             BackendError: the device failed.
         """
-        return await place.run(prepared)
+        return await ticket.run(prepared)
 
     def _warm_up(self) -> None:
-        frame = unet_letterbox(INPUT_SIZE)
-        prepared = self.prepare(np.zeros((frame.resized.height, frame.resized.width, 3), np.uint8), frame)
+        letterbox = unet_letterbox(INPUT_SIZE)
+        prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
         self._images = best_size(
             self.backend.image_batches,
-            lambda size: self._timed(infer_key(self._owner, frame), [prepared] * size, size * megapixels(frame.padded)),
+            lambda size: self._timed(
+                infer_key(self._owner, letterbox), [prepared] * size, size * megapixels(letterbox.padded)
+            ),
         )
 
     def _limits(self, key: Key) -> Limits:  # noqa: ARG002 (all of its work is of one kind)

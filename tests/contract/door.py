@@ -12,13 +12,14 @@ from typing import Any, Final, TypeVar
 
 import httpx
 from pydantic import BaseModel
-from starlette.applications import Starlette
 
+from service.api import schema
 from service.errors import PROBLEMS
-from service.http import schema
-from service.http.app import create_app
-from service.http.semantic_schema import SemanticOut
-from service.pipeline import Pipeline
+from service.http.app import HttpApp
+from service.observability.observer import Observer
+from service.observability.tracing import Tracing
+from service.oip import http as oip_http
+from service.pipelines import Pipelines
 from tests.fakes import (
     LOADED,
     LOADED_UNET,
@@ -30,7 +31,7 @@ from tests.fakes import (
     WatchedRunner,
     WatchedUNetRunner,
     image_bytes,
-    make_pipeline,
+    make_pipelines,
     make_settings,
     peel_image,
     rectangle,
@@ -68,55 +69,55 @@ def asked(*prompts: Mapping[str, Any], **fields: Any) -> tuple[str, Any]:
 class Door:
     """The app, its client, and the backends behind it; the second SAM takes images in one size only."""
 
-    app: Starlette
+    app: HttpApp
     client: httpx.AsyncClient
-    pipeline: Pipeline
+    pipelines: Pipelines
     sam: FakeSam
     second: FakeSam
     unet: FakeUNet
 
     @property
     def runner(self) -> WatchedRunner:
-        runner = self.pipeline.runners[LOADED.name]
+        runner = self.pipelines.engine.runners[LOADED.name]
         assert isinstance(runner, WatchedRunner)
         return runner
 
     @property
     def unet_runner(self) -> WatchedUNetRunner:
-        runner = self.pipeline.runners[LOADED_UNET.name]
+        runner = self.pipelines.engine.runners[LOADED_UNET.name]
         assert isinstance(runner, WatchedUNetRunner)
         return runner
 
     @property
     def cache(self) -> WatchedCache:
-        cache = self.pipeline.prompted.cache
+        cache = self.pipelines.segment.cache
         assert isinstance(cache, WatchedCache)
         return cache
 
     async def post(self, *parts: tuple[str, Any], path: str = "/v1/segment", **options: Any) -> httpx.Response:
         return await self.client.post(path, files=list(parts), **options)
 
-    async def segment(self, *parts: tuple[str, Any], **options: Any) -> schema.SegmentOut:
+    async def segment(self, *parts: tuple[str, Any], **options: Any) -> schema.SegmentResponse:
         answer = await self.post(*parts, **options)
-        return checked(answer, schema.SegmentOut)
+        return checked(answer, schema.SegmentResponse)
 
-    async def embed(self, data: bytes = IMAGE, **fields: Any) -> schema.EmbedOut:
+    async def embed(self, data: bytes = IMAGE, **fields: Any) -> schema.EmbedResponse:
         return checked(
-            await self.post(image(data), plain("request", json.dumps(fields)), path="/v1/embed"), schema.EmbedOut
+            await self.post(image(data), plain("request", json.dumps(fields)), path="/v1/embed"), schema.EmbedResponse
         )
 
-    async def semantic(self, data: bytes | None = None, **fields: Any) -> SemanticOut:
+    async def semantic(self, data: bytes | None = None, **fields: Any) -> schema.SemanticResponse:
         parts = [image(peel_image() if data is None else data), plain("request", json.dumps(fields))]
-        return checked(await self.post(*parts, path="/v1/semantic"), SemanticOut)
+        return checked(await self.post(*parts, path="/v1/semantic"), schema.SemanticResponse)
 
     def start(self, *parts: tuple[str, Any], **options: Any) -> asyncio.Task[httpx.Response]:
         return asyncio.create_task(self.post(*parts, **options))
 
-    async def hold(self) -> asyncio.Task[schema.EmbedOut]:
+    async def hold(self) -> asyncio.Task[schema.EmbedResponse]:
         """Keep the SAM's device busy with an image until it is let go."""
         return await self._held(self.sam, self.embed(image_bytes(HELD)))
 
-    async def hold_unet(self) -> asyncio.Task[SemanticOut]:
+    async def hold_unet(self) -> asyncio.Task[schema.SemanticResponse]:
         """Keep the U-Net's device busy with an image until it is let go."""
         return await self._held(self.unet, self.semantic(peel_image(HELD)))
 
@@ -145,10 +146,10 @@ def checked(answer: httpx.Response, model: type[M]) -> M:
     return model.model_validate_json(answer.content)
 
 
-def problem(answer: httpx.Response, code: str) -> schema.ProblemOut:
+def problem(answer: httpx.Response, code: str) -> schema.Problem:
     """An error in the documented shape, of this code."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
-    body = schema.ProblemOut.model_validate_json(answer.content)
+    body = schema.Problem.model_validate_json(answer.content)
     row = next(row for row in PROBLEMS.values() if row.code == code)
     assert (body.code, body.status, body.title) == (code, row.status, row.title), body
     assert answer.status_code == body.status
@@ -159,24 +160,27 @@ def problem(answer: httpx.Response, code: str) -> schema.ProblemOut:
 
 
 @asynccontextmanager
-async def open_door(**settings: Any) -> AsyncIterator[Door]:
+async def open_door(
+    *, observer: Observer | None = None, tracing: Tracing | None = None, **settings: Any
+) -> AsyncIterator[Door]:
     sam, second = FakeSam(), FakeSam(name="openvino", device="fake:1", flexible=False)
     unet = FakeUNet(device="fake:2", clock=sam.clock)
     checked_settings = make_settings(**settings)
     options = replace(checked_settings.queue_options, probe_after=NEVER)
-    pipeline = make_pipeline(sam, second, unet=unet, settings=checked_settings, options=options)
-    app = create_app(checked_settings)
-    app.state.pipeline = pipeline
+    pipelines = make_pipelines(sam, second, unet=unet, settings=checked_settings, options=options)
+    app = HttpApp(checked_settings, observer, tracing)
+    oip_http.mount(app)
+    app.pipelines = pipelines
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pomona") as client:
-            yield Door(app, client, pipeline, sam, second, unet)
+            yield Door(app, client, pipelines, sam, second, unet)
     finally:
         for fake in (sam, second, unet):
             if fake.blocks is not None:
                 fake.blocks.set()
-        await pipeline.close(PATIENCE_S)
+        await pipelines.engine.close(PATIENCE_S)
 
 
-def only(answer: schema.SegmentOut) -> schema.MaskOut:
+def only(answer: schema.SegmentResponse) -> schema.ScoredMask:
     assert [len(result.masks) for result in answer.results] == [1]
     return answer.results[0].masks[0]

@@ -14,9 +14,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from service.errors import PROBLEMS
-from service.grpc.server import GrpcDoor
+from service.grpc.server import GrpcServer
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
+from service.oip import grpc as oip_grpc
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.contract.door import Door, open_door
@@ -39,7 +40,7 @@ class Caller:
 
     channel: Any
     stub: Any
-    server: GrpcDoor
+    server: GrpcServer
     door: Door
     port: int
 
@@ -69,10 +70,10 @@ async def open_grpc(
     *, ready: bool = True, observer: Observer | None = None, tracing: Tracing | None = None, **settings: Any
 ) -> AsyncIterator[Caller]:
     async with open_door(**settings) as door:
-        server = GrpcDoor(make_settings(**settings), observer, tracing)
+        server = GrpcServer(make_settings(**settings), observer, tracing, others=(oip_grpc.service,))
         port = await server.start("127.0.0.1", 0)
         if ready:
-            server.open(door.pipeline)
+            server.open(door.pipelines)
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_ANY_SIZE) as channel:
                 yield Caller(channel, SegmentationStub(channel), server, door, port)

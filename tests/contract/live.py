@@ -15,7 +15,7 @@ import uvicorn
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.grpc.server import GrpcDoor
+from service.grpc.server import GrpcServer
 from tests.contract.door import Door, open_door
 from tests.fakes import PATIENCE_S, make_settings
 
@@ -73,7 +73,7 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
             server.config.load()
             server.lifespan = server.config.lifespan_class(server.config)
             await server.startup(sockets=[listening])
-            other = GrpcDoor(make_settings(**settings)) if grpc else None
+            other = GrpcServer(make_settings(**settings)) if grpc else None
             grpc_address = ""
             if other is not None:
                 grpc_address = f"grpc://{host}:{await other.start(host, 0)}"

@@ -34,7 +34,7 @@ from pomona import (
 )
 from pomona.asks import MaskFormat, OutlineFormat
 from service.errors import PROBLEMS
-from service.grpc.server import GrpcDoor
+from service.grpc.server import GrpcServer
 from tests.contract.door import BOX_MASK, IMAGE, LIMITS, Door, open_door
 from tests.contract.live import LiveDoor, live_door
 from tests.contract.test_http_inspect import CLEAN, SICK, SPOT, TWO
@@ -67,7 +67,7 @@ async def open_client(
         async with AsyncClient(transport=transport, **options) as client:
             yield client
         return
-    server = GrpcDoor(make_settings(**(limits or {})))
+    server = GrpcServer(make_settings(**(limits or {})))
     port = await server.start("127.0.0.1", 0)
     server.open(door.pipeline)
     try:

@@ -69,10 +69,10 @@ async def learn(caller: Caller, task: str) -> None:
 @every_task
 async def test_before_the_models_are_loaded_every_door_says_when_to_come_back(task: str) -> None:
     async with open_grpc(ready=False) as caller:
-        pipeline, caller.door.app.state.pipeline = caller.door.pipeline, None
+        pipeline, caller.door.app.pipelines = caller.door.pipeline, None
         for refusal in (await refused_everywhere(caller, task, ask(task), "not_ready")).values():
             assert refusal.retry_after_s == 2
-        caller.door.app.state.pipeline = pipeline
+        caller.door.app.pipelines = pipeline
         caller.server.open(pipeline)
         await answered_everywhere(caller, task)
 

@@ -11,7 +11,7 @@ import pytest
 
 from models.masks import Rle, decode_png, decode_rle, encode_rle
 from models.types import BinaryMask
-from service.http import schema
+from service.api import schema
 from service.http.inspect_schema import InspectOut
 from service.http.semantic_schema import SemanticOut
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from service.grpc.server import GrpcDoor, PortTaken
+from service.grpc.server import GrpcServer, PortTaken
 from service.observability.observer import Observer, Outcome
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.grpc_door import BOX, IMAGE, PEEL, Caller, frames_of, only, open_grpc, refused
@@ -111,10 +111,10 @@ async def test_a_server_waits_no_longer_for_a_call_than_it_may() -> None:
 
 
 async def test_a_port_that_another_server_has_is_refused_unless_workers_share_it(caller: Caller) -> None:
-    other = GrpcDoor(make_settings())
+    other = GrpcServer(make_settings())
     with pytest.raises(PortTaken, match="POMONA_GRPC_PORT"):
         await other.start("127.0.0.1", caller.port)
-    workers = [GrpcDoor(make_settings(), shared_port=True) for _ in range(2)]
+    workers = [GrpcServer(make_settings(), shared_port=True) for _ in range(2)]
     port = await workers[0].start("127.0.0.1", 0)
     assert await workers[1].start("127.0.0.1", port) == port
     for worker in workers:
@@ -122,7 +122,7 @@ async def test_a_port_that_another_server_has_is_refused_unless_workers_share_it
 
 
 async def test_an_ipv6_address_is_listened_on() -> None:
-    server = GrpcDoor(make_settings())
+    server = GrpcServer(make_settings())
     port = await server.start("::1", 0)
     async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
         answer = await health_stub(channel).Check(health_pb2.HealthCheckRequest())

@@ -14,7 +14,7 @@ from models import images
 from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle, encode_rle
 from models.polygons import decode_polygons
 from models.types import BinaryMask
-from service.http import schema
+from service.api import schema
 from tests.contract.door import BOX, BOX_MASK, IMAGE, POINT, Door, asked, checked, image, only, plain
 from tests.fakes import (
     CATALOGUE,
@@ -165,7 +165,7 @@ async def test_the_id_of_a_segmented_image_serves_as_well(door: Door) -> None:
 
 async def test_the_model_that_is_named_answers(door: Door) -> None:
     embedded = await door.post(image(), plain("request", '{"model": "lemon-sam"}'), path="/v1/embed")
-    assert checked(embedded, schema.EmbedOut).model == schema.ModelRef(
+    assert checked(embedded, schema.EmbedResponse).model == schema.ModelRef(
         name=SECOND.name, revision="0b" * 6, input_size=1024, padding="square"
     )
     answer = await door.segment(image(), asked(BOX, model="lemon-sam"))

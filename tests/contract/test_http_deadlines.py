@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.http import schema
+from service.api import schema
 from tests.contract.door import BOX, HELD, POINT, Door, asked, checked, image, only, open_door, plain, problem
 from tests.fakes import PATIENCE_S, UNPADDED, DecodeCall, image_bytes
 
@@ -64,7 +64,7 @@ async def test_a_deadline_counts_from_the_arrival_of_the_request(door: Door, pat
 async def test_a_deadline_that_is_far_away_changes_nothing(door: Door, text: str) -> None:
     headers = {"x-deadline-ms": text}
     assert only(await door.segment(image(), asked(BOX), headers=headers)).box == (32, 16, 64, 48)
-    checked(await door.post(image(image_bytes(1)), path="/v1/embed", headers=headers), schema.EmbedOut)
+    checked(await door.post(image(image_bytes(1)), path="/v1/embed", headers=headers), schema.EmbedResponse)
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_run(door: Door) -> None:
@@ -104,7 +104,7 @@ async def test_who_waits_for_a_image_is_answered_though_the_one_who_sent_it_firs
     door.let_go()
     await busy
     async with asyncio.timeout(PATIENCE_S):
-        assert only(checked(await second, schema.SegmentOut)).box == (32, 16, 64, 48)
+        assert only(checked(await second, schema.SegmentResponse)).box == (32, 16, 64, 48)
     assert door.sam.encoded == [HELD, 0]
 
 
@@ -121,7 +121,7 @@ async def test_a_request_beyond_a_full_queue_is_refused_and_told_when_to_come_ba
             assert int(answer.headers["retry-after"]) >= 1
         door.let_go()
         await busy
-        assert only(checked(await admitted, schema.SegmentOut)).box == (32, 16, 64, 48)
+        assert only(checked(await admitted, schema.SegmentResponse)).box == (32, 16, 64, 48)
         assert door.sam.encoded == [HELD, 1]
         assert only(await door.segment(image(image_bytes(2)), asked(BOX))).box == (32, 16, 64, 48)
 
@@ -151,7 +151,7 @@ async def test_a_request_that_would_make_an_earlier_one_late_is_refused(door: Do
     problem(await door.post(image(image_bytes(2)), asked(BOX), headers=urgent), "overloaded")
     door.let_go()
     await busy
-    assert only(checked(await admitted, schema.SegmentOut)).box == (32, 16, 64, 48)
+    assert only(checked(await admitted, schema.SegmentResponse)).box == (32, 16, 64, 48)
     assert only(await door.segment(image(image_bytes(2)), asked(BOX), headers=urgent)).box == (32, 16, 64, 48)
     assert door.sam.encoded == [HELD, 1, 2]
 
@@ -165,7 +165,7 @@ async def in_which_order(door: Door, *headers: dict[str, str]) -> list[int]:
         await door.runner.images.reach(1 + len(calls))
     door.let_go()
     for answer in await asyncio.gather(*calls):
-        checked(answer, schema.EmbedOut)
+        checked(answer, schema.EmbedResponse)
     await busy
     held, *others = door.sam.encoded
     assert held == HELD
@@ -206,7 +206,7 @@ async def test_prompts_of_two_requests_on_two_images_share_a_batch_and_each_gets
     await door.runner.requests.reach(before + 2)
     door.let_go()
     await busy
-    together = [checked(await call, schema.SegmentOut) for call in calls]
+    together = [checked(await call, schema.SegmentResponse) for call in calls]
     assert [answer.batch for answer in together] == [schema.SegmentBatch(encode=0, prompt=2)] * 2
     assert door.sam.decodes == [DecodeCall(2, with_masks=False)]
     assert [answer.results for answer in together] == [answer.results for answer in alone]
@@ -224,7 +224,7 @@ async def test_one_bad_item_of_a_shared_batch_fails_alone(door: Door, caplog: py
     await busy
     first, bad, last = await asyncio.gather(*calls)
     for good in (first, last):
-        assert only(checked(good, schema.SegmentOut)).box == (32, 16, 64, 48)
+        assert only(checked(good, schema.SegmentResponse)).box == (32, 16, 64, 48)
     problem(bad, "internal_error")
     assert door.sam.decodes[0] == DecodeCall(3, with_masks=False)
     told = [vars(record)["request_id"] for record in caplog.records if record.levelno == logging.ERROR]
@@ -286,7 +286,7 @@ async def test_a_caller_who_leaves_the_queue_is_dropped_before_anything_is_run(
     door.let_go()
     await busy
     async with asyncio.timeout(PATIENCE_S):
-        assert only(checked(await staying, schema.SegmentOut)).box == (32, 16, 64, 48)
+        assert only(checked(await staying, schema.SegmentResponse)).box == (32, 16, 64, 48)
     assert door.sam.encoded == [HELD, 3]
     assert door.sam.decodes == [DecodeCall(1, with_masks=False)]
 
@@ -296,5 +296,5 @@ async def test_a_caller_who_stays_is_answered_though_the_server_listens_for_a_ha
     await door.app(caller.scope, caller.receive, caller.send)
     start, *bodies = caller.sent
     assert start["status"] == 200
-    answer = schema.SegmentOut.model_validate_json(b"".join(body["body"] for body in bodies))
+    answer = schema.SegmentResponse.model_validate_json(b"".join(body["body"] for body in bodies))
     assert only(answer).box == (32, 16, 64, 48)

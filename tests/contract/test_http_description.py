@@ -23,8 +23,8 @@ async def test_the_description_holds_every_path_code_and_schema_and_the_limits_i
     own = {path for path in told["paths"] if not path.startswith("/v2")}
     assert own == ours | {"/livez", "/readyz", "/metrics"}
     models: tuple[type[BaseModel], ...] = (
-        *(schema.SegmentIn, schema.SegmentOut, schema.EmbedIn, schema.EmbedOut),
-        *(SemanticIn, SemanticOut, InspectIn, InspectOut, schema.ModelsOut, schema.ProblemOut),
+        *(schema.SegmentIn, schema.SegmentResponse, schema.EmbedIn, schema.EmbedResponse),
+        *(SemanticIn, SemanticOut, InspectIn, InspectOut, schema.ModelsOut, schema.Problem),
         *inference_openapi.SCHEMAS,
     )
     assert told["components"]["schemas"] == json.loads(json.dumps(schema.json_schema(*models)))

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from models.letterbox import Padding, letterbox_for
-from service.http import schema
+from service.api import schema
 from tests.contract.door import BOX, IMAGE, Door, asked, image, only, open_door, plain, problem
 from tests.fakes import SECOND, SIZE, UNPADDED, image_bytes
 
 
-def used(answer: schema.SegmentOut | schema.EmbedOut) -> tuple[int, str]:
+def used(answer: schema.SegmentResponse | schema.EmbedResponse) -> tuple[int, str]:
     return answer.model.input_size, answer.model.padding
 
 

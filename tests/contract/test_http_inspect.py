@@ -27,7 +27,7 @@ from models.polygons import decode_polygons
 from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits, Size
 from service.http import inspect_schema as inspection
-from service.http import schema
+from service.api import schema
 from service.http.semantic_schema import SemanticModelRef
 from tests.contract.door import HELD, Door, Parts, checked, image, open_door, plain, problem
 from tests.contract.test_http_deadlines import Caller, within
@@ -42,7 +42,7 @@ from tests.fakes import (
     FakeUNet,
     encode_image,
     image_bytes,
-    make_pipeline,
+    make_pipelines,
     make_settings,
     rectangle,
     with_votes,
@@ -166,7 +166,7 @@ class LostSam(FakeSam):
 
 async def test_where_the_sam_sees_something_else_the_u_nets_outline_stays(door: Door) -> None:
     sam = LostSam()
-    async with served(door, make_pipeline(sam, unet=FakeUNet(device="fake:2", clock=sam.clock))):
+    async with served(door, make_pipelines(sam, unet=FakeUNet(device="fake:2", clock=sam.clock))):
         answer = await inspect(door, mode="accurate")
     assert answer.mode == "accurate"
     assert [(fruit.box, fruit.refined) for fruit in answer.fruits] == [(CLEAN, False), (SICK, False)]
@@ -191,7 +191,7 @@ async def test_fruits_that_touch_are_apart_and_share_no_pixel(door: Door, mode: 
         pixels[y0:y1, x0:x1] = (0, 255, 40 * number)
     pixels[140:150, 90:190] = (255, 0, 120)  # only the third is infected
     sam = FakeSam()
-    async with served(door, make_pipeline(sam, unet=VotingUNet(device="fake:2", clock=sam.clock))):
+    async with served(door, make_pipelines(sam, unet=VotingUNet(device="fake:2", clock=sam.clock))):
         answer = await inspect(door, encode_image(pixels), mode=mode)
     masks = [from_rle(fruit.mask) for fruit in answer.fruits]
     assert len(masks) == 3
@@ -298,7 +298,7 @@ async def test_the_models_that_are_named_answer(door: Door) -> None:
 
 
 async def test_where_no_sam_is_loaded_auto_is_fast_and_says_why_and_accurate_is_refused(door: Door) -> None:
-    async with served(door, make_pipeline(unet=FakeUNet())):
+    async with served(door, make_pipelines(unet=FakeUNet())):
         answer = await inspect(door)
         assert (answer.mode, answer.degraded, len(answer.fruits)) == ("fast", False, 2)
         assert answer.reason is not None
@@ -307,7 +307,7 @@ async def test_where_no_sam_is_loaded_auto_is_fast_and_says_why_and_accurate_is_
         body = problem(await post(door, mode="accurate"), "model_not_loaded")
         assert "POMONA_MODELS=peel-unet,orange-sam would load one" in body.detail
         problem(await post(door, sam_model=LOADED.name), "model_not_loaded")
-    async with served(door, make_pipeline(FakeSam())):
+    async with served(door, make_pipelines(FakeSam())):
         problem(await post(door), "model_not_loaded")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.errors import BackendError
-from service.http import schema
+from service.api import schema
 from tests.contract.door import BOX, IMAGE, POINT, Door, asked, checked, image, problem
 from tests.fakes import (
     LOADED,
@@ -23,9 +23,9 @@ async def test_a_request_id_is_taken_and_returned_with_answers_and_errors(door: 
     headers = {"x-request-id": request_id}
     answer = await door.post(image(), asked(POINT), headers=headers)
     assert answer.headers["x-request-id"] == request_id
-    assert checked(answer, schema.SegmentOut).request_id == request_id
+    assert checked(answer, schema.SegmentResponse).request_id == request_id
     embedded = await door.post(image(), path="/v1/embed", headers=headers)
-    assert checked(embedded, schema.EmbedOut).request_id == request_id
+    assert checked(embedded, schema.EmbedResponse).request_id == request_id
     assert (await door.client.get("/v1/models", headers=headers)).headers["x-request-id"] == request_id
     for refused in (
         await door.post(asked(POINT), headers=headers),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.http import schema
+from service.api import schema
 from tests.contract.door import BOX, IMAGE, MIB, Door, asked, checked, image, only, problem
 
 
@@ -18,7 +18,7 @@ async def send(door: Door, body: bytes, content_type: str = "image/png", **query
 
 @pytest.mark.parametrize("content_type", ["image/png", "image/jpeg; charset=binary", "application/octet-stream"])
 async def test_a_image_as_the_body_is_answered_as_a_part_is(door: Door, content_type: str) -> None:
-    raw = checked(await send(door, IMAGE, content_type, request=json.dumps({"prompts": [BOX]})), schema.SegmentOut)
+    raw = checked(await send(door, IMAGE, content_type, request=json.dumps({"prompts": [BOX]})), schema.SegmentResponse)
     part = await door.segment(image(), asked(BOX))
     assert only(raw) == only(part)
     assert raw.image == part.image
@@ -26,7 +26,7 @@ async def test_a_image_as_the_body_is_answered_as_a_part_is(door: Door, content_
 
 async def test_a_image_as_the_body_may_be_embedded(door: Door) -> None:
     answer = await door.client.post("/v1/embed", content=IMAGE, headers={"content-type": "image/png"})
-    assert checked(answer, schema.EmbedOut).image == (await door.embed()).image
+    assert checked(answer, schema.EmbedResponse).image == (await door.embed()).image
 
 
 async def test_what_is_wrong_with_it_is_told_by_the_same_codes(door: Door) -> None:

@@ -43,7 +43,7 @@ async def test_a_url_instead_of_a_image_is_never_fetched(door: Door) -> None:
 
 
 async def test_before_the_models_are_loaded_the_answer_is_to_come_back_later(door: Door) -> None:
-    pipeline, door.app.state.pipeline = door.app.state.pipeline, None
+    pipeline, door.app.pipelines = door.app.pipelines, None
     for answer in (
         await door.post(image(), asked(POINT)),
         await door.post(image(), path="/v1/embed"),
@@ -54,7 +54,7 @@ async def test_before_the_models_are_loaded_the_answer_is_to_come_back_later(doo
         problem(answer, "not_ready")
         assert int(answer.headers["retry-after"]) > 0
     assert (await door.client.get("/docs.json")).status_code == 200
-    door.app.state.pipeline = pipeline
+    door.app.pipelines = pipeline
     assert only(await door.segment(image(), asked(BOX))).box == (32, 16, 64, 48)
 
 

@@ -23,7 +23,7 @@ from models.masks import Rle, decode_rle
 from models.overlay import CLASS_COLOURS
 from models.polygons import decode_polygons
 from models.types import BinaryMask
-from service.http import schema
+from service.api import schema
 from service.http import semantic_schema as semantic
 from service.pipeline import Pipeline
 from tests.contract.door import BOX, HELD, Door, asked, checked, image, only, plain, problem
@@ -38,7 +38,7 @@ from tests.fakes import (
     FakeSam,
     FakeUNet,
     image_bytes,
-    make_pipeline,
+    make_pipelines,
     peel_image,
     rectangle,
 )
@@ -189,7 +189,7 @@ async def test_an_answer_leaves_one_line_with_its_facts(door: Door, caplog: pyte
 @asynccontextmanager
 async def served(door: Door, pipeline: Pipeline) -> AsyncIterator[None]:
     """The door with other models behind it."""
-    door.app.state.pipeline = pipeline
+    door.app.pipelines = pipeline
     try:
         yield
     finally:
@@ -197,10 +197,10 @@ async def served(door: Door, pipeline: Pipeline) -> AsyncIterator[None]:
 
 
 async def test_where_no_model_of_the_family_is_loaded_the_answer_says_how_to_load_one(door: Door) -> None:
-    async with served(door, make_pipeline(FakeSam())):
+    async with served(door, make_pipelines(FakeSam())):
         body = problem(await door.post(image(PEEL), path=PATH), "model_not_loaded")
         assert "POMONA_MODELS=orange-sam,peel-unet would load one" in body.detail
-    async with served(door, make_pipeline(unet=FakeUNet())):
+    async with served(door, make_pipelines(unet=FakeUNet())):
         for answer in (await door.post(image(), asked(BOX)), await door.post(image(), path="/v1/embed")):
             assert "POMONA_MODELS=peel-unet,orange-sam" in problem(answer, "model_not_loaded").detail
         assert (await door.semantic(PEEL)).model.name == LOADED_UNET.name

@@ -78,7 +78,7 @@ async def test_a_model_that_is_not_loaded_is_not_ready_and_one_that_is_not_there
 
 async def test_before_the_models_are_loaded_the_server_lives_and_nothing_is_ready() -> None:
     async with open_grpc(ready=False) as caller:
-        caller.door.app.state.pipeline = None
+        caller.door.app.pipelines = None
         assert await got(caller, "/v2/health/live") == (200, {"live": True})
         assert await got(caller, "/v2/health/ready") == (503, {"ready": False})
         assert await got(caller, f"{MODEL}/ready") == (503, {"name": LOADED.name, "ready": False})

@@ -19,7 +19,7 @@ from models.polygons import decode_polygons
 from models.sam.constants import LOGITS_STRIDE
 from models.synthetic import Background, Layout, RenderOptions, render
 from models.types import BinaryMask, Logits, Size
-from service.http import schema
+from service.api import schema
 from tests.fakes import encode_image
 from tests.reference import upsample
 
@@ -61,11 +61,11 @@ def draw(seed: int, *, infected_share: float = 0.0) -> Drawn:
     return Drawn(sample, encode_image(sample.pixels))
 
 
-def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedOut:
+def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedResponse:
     files = [("image", ("oranges.png", data)), ("request", (None, json.dumps(fields).encode()))]
     answer = client.post("/v1/embed", files=files)
     assert answer.status_code == 200, answer.text
-    return schema.EmbedOut.model_validate_json(answer.content)
+    return schema.EmbedResponse.model_validate_json(answer.content)
 
 
 def ask(
@@ -87,12 +87,12 @@ def segment(
     *prompts: Mapping[str, Any],
     headers: Mapping[str, str] | None = None,
     **fields: Any,
-) -> schema.SegmentOut:
+) -> schema.SegmentResponse:
     """As `ask`, for what is answered."""
     answer = ask(client, image, *prompts, headers=headers, **fields)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
-    return schema.SegmentOut.model_validate_json(answer.content)
+    return schema.SegmentResponse.model_validate_json(answer.content)
 
 
 def enlarged(logits: Logits) -> BinaryMask:
@@ -102,7 +102,7 @@ def enlarged(logits: Logits) -> BinaryMask:
     return upsample(logits, frame) > 0
 
 
-def pixels_of(mask: schema.MaskOut) -> BinaryMask:
+def pixels_of(mask: schema.ScoredMask) -> BinaryMask:
     """The mask from any format, with its figures checked against its pixels."""
     encoded = mask.mask
     if isinstance(encoded, schema.RleMask):

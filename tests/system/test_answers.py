@@ -17,7 +17,7 @@ from loadtest.server import Server
 from models.catalog import CATALOGUE
 from models.masks import EncodedLogits, decode_logits
 from models.types import Pixels
-from service.http import schema
+from service.api import schema
 from tests.fakes import encode_image
 from tests.system.calls import ENTRY, SIZE, Drawn, draw, embed, enlarged, iou, only, pixels_of, segment
 

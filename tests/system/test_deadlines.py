@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from service.http import schema
+from service.api import schema
 from tests.system.calls import Drawn, ask, draw, embed, iou, only, segment
 
 pytestmark = pytest.mark.checkpoint
@@ -18,7 +18,7 @@ FAR_AWAY = {"x-deadline-ms": "60000"}
 
 def late(answer: httpx.Response) -> None:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
-    body = schema.ProblemOut.model_validate_json(answer.content)
+    body = schema.Problem.model_validate_json(answer.content)
     assert body.code in {"deadline_exceeded", "deadline_unreachable"}
     assert answer.status_code == body.status == 504
 
@@ -55,7 +55,7 @@ def test_a_crowd_is_answered_or_refused_and_nobody_is_left_waiting(client: httpx
             late(answer)
         else:
             assert answer.status_code == 200, answer.text
-            masks = schema.SegmentOut.model_validate_json(answer.content)
+            masks = schema.SegmentResponse.model_validate_json(answer.content)
             assert iou(only(masks.results[0]), images[number].fruit(1)) >= 0.9
     assert client.get("/livez").status_code == 200
 

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loadtest.server import Server, free_port, running
 from models.masks import Rle, decode_rle
 from models.types import BinaryMask
-from service.http import schema
+from service.api import schema
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.system.calls import ENTRY, Drawn, draw, iou, segment

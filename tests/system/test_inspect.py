@@ -14,7 +14,7 @@ import pytest
 
 from models.masks import Rle, bounding_box, decode_rle
 from models.types import BinaryMask, PixelClass
-from service.http import schema
+from service.api import schema
 from service.http.inspect_schema import FruitOut, InspectOut
 from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, draw, iou
 

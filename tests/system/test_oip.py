@@ -17,7 +17,7 @@ import pytest
 from loadtest.server import Server
 from models.images import decode
 from models.masks import Rle, decode_rle
-from service.http import schema
+from service.api import schema
 from tests.system.calls import ENTRY, Drawn, ask, iou, pixels_of, segment
 
 pytestmark = pytest.mark.checkpoint

@@ -18,7 +18,7 @@ from loadtest.server import Server
 from models.catalog import CATALOGUE
 from models.images import decode
 from models.types import PixelClass
-from service.http import schema
+from service.api import schema
 from service.http.semantic_schema import SemanticOut
 from tests.system.calls import FRUITS, SIZE, draw
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from loadtest.server import Server
-from service.http import schema
+from service.api import schema
 from tests.fakes import encode_image
 
 pytestmark = pytest.mark.checkpoint
@@ -72,7 +72,7 @@ def test_a_bad_request_is_refused_with_its_problem(
 
 def refused(answer: httpx.Response, code: str, status: int) -> None:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
-    body = schema.ProblemOut.model_validate_json(answer.content)
+    body = schema.Problem.model_validate_json(answer.content)
     assert (answer.status_code, body.status, body.code) == (status, status, code)
     assert body.type == f"urn:pomona:problem:{code}"
     assert body.title

@@ -6,9 +6,9 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from models.errors import MalformedPrompt
+from models.errors import MalformedPrompt, PomonaError
 from service.api import schema
-from service.errors import MalformedRequest, PomonaError, UnsupportedFormat, UnsupportedInput
+from service.errors import MalformedRequest, UnsupportedFormat, UnsupportedInput
 from service.grpc.codec import Mismatch, read_request, reader, write_response, writer
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 
@@ -46,7 +46,9 @@ def test_every_answer_of_the_schema_has_its_message(model: type[schema.Schema]) 
 def test_every_message_is_of_the_schema_or_of_streams() -> None:
     of_streams = {"StreamSettings", "Problem"}
     of_shapes = {"Point", "Box", "PixelBox", "Ring", "Polygon", "EncodedMask", "MaskPrompt"}
-    ours = {name for name, value in vars(schema).items() if isinstance(value, type) and issubclass(value, schema.Schema)}
+    ours = {
+        name for name, value in vars(schema).items() if isinstance(value, type) and issubclass(value, schema.Schema)
+    }
     theirs = {
         name
         for name in pb.DESCRIPTOR.message_types_by_name
@@ -128,9 +130,7 @@ def test_grades_and_frame_fields_are_read() -> None:
         (pb.InspectRequest(captured_at_ns=-1), MalformedRequest, "captured_at_ns"),
     ],
 )
-def test_a_message_that_cannot_be_read_names_the_field(
-    message: Message, error: type[PomonaError], detail: str
-) -> None:
+def test_a_message_that_cannot_be_read_names_the_field(message: Message, error: type[PomonaError], detail: str) -> None:
     with pytest.raises(error, match=detail):
         read_request(message, getattr(schema, message.DESCRIPTOR.name))
 
@@ -161,8 +161,10 @@ def test_an_answer_with_masks_is_written_field_by_field(kind: str) -> None:
     encoded = {
         "rle": lambda: (tuple(mask.mask.rle.size), mask.mask.rle.counts) == ((4, 8), "0a"),
         "png": lambda: mask.mask.png.png == b"\x89PNG",
-        "polygons": lambda: [list(ring.coordinates) for ring in mask.mask.polygons.polygons[0].rings]
-        == [[0, 0, 1, 0, 1, 2], [0.5, 0.5]],
+        "polygons": lambda: (
+            [list(ring.coordinates) for ring in mask.mask.polygons.polygons[0].rings]
+            == [[0, 0, 1, 0, 1, 2], [0.5, 0.5]]
+        ),
         "logits": lambda: (tuple(mask.mask.logits.shape), mask.mask.logits.data) == ((1, 2), b"\0\1\2\3"),
     }
     assert encoded[kind]()

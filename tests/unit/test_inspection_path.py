@@ -31,7 +31,7 @@ from tests.fakes import (
     WatchedUNetRunner,
     encode_image,
     image_bytes,
-    make_pipeline,
+    make_pipelines,
 )
 
 BOXES = ((40, 40, 140, 140), (240, 60, 340, 160))
@@ -82,7 +82,7 @@ def unet(sam: LoggedSam) -> LoggedUNet:
 
 @pytest.fixture
 async def pipeline(sam: LoggedSam, unet: LoggedUNet) -> AsyncIterator[Pipeline]:
-    pipeline = make_pipeline(sam, unet=unet, options=QueueOptions(probe_after=1e9))
+    pipeline = make_pipelines(sam, unet=unet, options=QueueOptions(probe_after=1e9))
     yield pipeline
     if sam.blocks is not None:
         sam.blocks.set()

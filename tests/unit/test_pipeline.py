@@ -54,7 +54,7 @@ from tests.fakes import (
     WatchedCache,
     WatchedRunner,
     image_bytes,
-    make_pipeline,
+    make_pipelines,
     make_settings,
     rectangle,
 )
@@ -88,7 +88,7 @@ def cache(clock: FakeClock) -> WatchedCache:
 
 @pytest.fixture
 async def pipeline(sam: FakeSam, lemon_sam: FakeSam, cache: WatchedCache) -> AsyncIterator[Pipeline]:
-    pipeline = make_pipeline(
+    pipeline = make_pipelines(
         sam,
         lemon_sam,
         settings=make_settings(max_prompts=20, max_points=4, max_megapixels=0.1),
@@ -358,7 +358,7 @@ async def test_a_square_image_is_found_by_its_id_whatever_padding_it_was_sent_wi
 
 async def test_the_setting_is_the_input_size_of_requests_that_name_none(sam: FakeSam, lemon_sam: FakeSam) -> None:
     lemon_sam.flexible = False
-    pipeline = make_pipeline(sam, lemon_sam, settings=make_settings(input_size=512))
+    pipeline = make_pipelines(sam, lemon_sam, settings=make_settings(input_size=512))
     assert (await pipeline.embed(image_bytes())).frame == letterbox_for(SIZE, 512, "none")
     assert (await pipeline.embed(image_bytes(), choice=InputChoice(768))).frame == letterbox_for(SIZE, 768, "none")
     # A model that takes one size only is not asked for another by a setting.
@@ -583,7 +583,7 @@ async def test_a_device_that_broke_is_told_by_the_pipeline(pipeline: Pipeline, l
 
 
 async def test_closing_finishes_what_was_admitted_and_takes_nothing_more(sam: FakeSam) -> None:
-    pipeline = make_pipeline(sam)
+    pipeline = make_pipelines(sam)
     busy = await held(pipeline, sam)
     call = asyncio.create_task(pipeline.segment(request(CENTRE)))
     await watched(pipeline).images.reach(2)
@@ -599,7 +599,7 @@ async def test_closing_finishes_what_was_admitted_and_takes_nothing_more(sam: Fa
 
 
 async def test_closing_drops_what_does_not_end_in_time(sam: FakeSam) -> None:
-    pipeline = make_pipeline(sam)
+    pipeline = make_pipelines(sam)
     busy = await held(pipeline, sam)
     call = asyncio.create_task(pipeline.segment(request(CENTRE)))
     await watched(pipeline).images.reach(2)

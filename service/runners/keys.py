@@ -11,7 +11,7 @@ from models.sam.constants import INPUT_SIDE
 from models.types import Size
 from models.unet.letterbox import UNetLetterbox
 from service.observability.observer import Stage
-from service.work import Limits
+from service.scheduler.policy import Limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ def encode_key(owner: Owner, frame: Letterbox) -> Key:
 
 def decode_key(owner: Owner, frame: Letterbox, *, with_mask: bool) -> Key:
     """Prompts that a decoder takes in one batch. Their cost is counted in prompts on the full square of 1024."""
-    return Key(owner, "decode", (frame.side, frame.padded, with_mask))
+    return Key(owner, "mask_decode", (frame.side, frame.padded, with_mask))
 
 
 def infer_key(owner: Owner, frame: UNetLetterbox) -> Key:

@@ -19,7 +19,7 @@ class EmbeddedImage:
     """An image's embedding and how the image lies in the model's square."""
 
     embedding: Embedding
-    frame: Letterbox
+    letterbox: Letterbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class EmbeddingCache:
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
-        self._observer.cached("hit")
+        self._observer.cache_event("hit")
         return self._kept[key][0]
 
     def find(self, image_id: str, model: str, revision: str) -> list[EmbeddedImage]:
@@ -96,7 +96,7 @@ class EmbeddingCache:
         """
         if (kept := self.get(key)) is not None:
             return kept
-        self._observer.cached("miss")
+        self._observer.cache_event("miss")
         if (coming := self._coming.get(key)) is None:
             coming = asyncio.ensure_future(self._encode_and_keep(key, encode))
             self._coming[key] = coming
@@ -120,9 +120,9 @@ class EmbeddingCache:
         self._kept[key] = (embedded, self._clock())
         self._bytes += embedded.embedding.nbytes
         while self._bytes > self._max_bytes:
-            self._observer.cached("eviction")
+            self._observer.cache_event("eviction")
             self._forget(next(iter(self._kept)))
-        self._observer.holds(self._bytes)
+        self._observer.cache_bytes(self._bytes)
 
     def _expire(self) -> None:
         oldest_allowed = self._clock() - self._max_age

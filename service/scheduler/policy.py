@@ -1,31 +1,79 @@
-"""The batching policy: which items run next and together, which are refused, which are dropped.
-
-Pure and synchronous: no device, no HTTP, no event loop; the clock is an argument. The device's driver calls `admit`
-when work arrives, `take` when the device is free, and `finished` when a batch is done.
-
-- A lone item on an idle device runs at once; while the device is busy, items gather.
-- More urgent first (RFC 9218), then earliest deadline, then first come. An item that waited longer than `max_age`
-  goes before all others, so that none starves.
-- Items share a batch only where their keys are equal; keys, of one model or of several, compete by the same rules. A
-  batch grows while its count, its cost and its predicted end allow.
-- What cannot be in time is refused at the door or dropped from the queue, never run; nobody is admitted who would make
-  one late that was admitted before.
-"""
-
 from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
-from typing import Final, Generic, TypeVar
-
-from service.arrivals import Arrivals
+from typing import Any, Final, Generic, TypeVar
 from service.errors import DeadlineUnreachable, Overloaded
-from service.service_times import ServiceTimes
-from service.work import Item, Limits, QueueOptions, Taken
+from service.scheduler.latency import ArrivalRate, LatencyModel
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+DEFAULT_URGENCY: Final = 3
+"""RFC 9218: 0 is the most urgent, 7 the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one batch.
+
+    Attributes:
+        items: most items.
+        cost: most cost, in the unit that the runner counts (images, prompts).
+    """
+
+    items: int
+    cost: float
+
+
+@dataclass(slots=True, eq=False)
+class WorkItem(Generic[K, T]):
+    key: K
+    request: Any
+    _: KW_ONLY
+    deadline: float | None
+    cost: float = 1.0
+    ready_by: float = -math.inf
+    margin: float = 0.0
+    payload: T | None = None
+    abandoned: bool = False
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[K, T]):
+    """What the policy decided for a free device.
+
+    Attributes:
+        batch: run these together; empty where there is nothing to run now.
+        late: dropped, their deadline has passed or cannot be met any more.
+        abandoned: dropped, their callers left.
+        wait: seconds after which to ask again, where lingering holds a batch back, else None.
+    """
+
+    items: list[WorkItem[K, T]] = field(default_factory=list)
+    late: list[WorkItem[K, T]] = field(default_factory=list)
+    abandoned: list[WorkItem[K, T]] = field(default_factory=list)
+    wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How a device's queue behaves, for the work of all models on the device together.
+
+    Attributes:
+        max_queued: most items waiting for the device, whichever model's they are.
+        max_age: seconds after which a waiting item goes before all others.
+        linger: seconds that an item may wait for company on an idle device.
+        probe_after: seconds without a batch of its family after which an idle device takes an item that by the learned
+            times would be late: else times that were learned in a bad moment would refuse its family for ever.
+    """
+
+    max_queued: int = 256
+    max_age: float = 5.0
+    probe_after: float = 2.0
+
 
 _RESERVE: Final = 0.05
 """Of a predicted wait, for the errors of its predictions: with times that vary by a tenth it saves nine of ten admitted
@@ -46,7 +94,7 @@ class BatchPolicy(Generic[K, T]):
     def __init__(
         self,
         limits: Callable[[K], Limits],
-        times: ServiceTimes,
+        times: LatencyModel,
         *,
         clock: Callable[[], float],
         options: QueueOptions | None = None,
@@ -57,9 +105,9 @@ class BatchPolicy(Generic[K, T]):
         self._clock = clock
         self._options = options or QueueOptions()
         self._family = family
-        self._waiting: list[Item[K, T]] = []
-        self._arrivals = Arrivals()
-        self._running: list[Item[K, T]] = []
+        self._waiting: list[WorkItem[K, T]] = []
+        self._arrivals = ArrivalRate()
+        self._running: list[WorkItem[K, T]] = []
         self._running_until = -math.inf
         self._taken_at = -math.inf
         self._last_tried: dict[Hashable, float] = {}
@@ -74,7 +122,7 @@ class BatchPolicy(Generic[K, T]):
         """A batch was taken and is not finished."""
         return bool(self._running)
 
-    def admit(self, *items: Item[K, T], may_probe: bool = True) -> None:
+    def admit(self, *items: WorkItem[K, T], may_probe: bool = True) -> None:
         """Queue the items of one request, which run one after another: all or none.
 
         Args:
@@ -101,17 +149,17 @@ class BatchPolicy(Generic[K, T]):
                 item.probe = True
         self._waiting.extend(items)
 
-    def drop(self, item: Item[K, T]) -> bool:
+    def drop(self, item: WorkItem[K, T]) -> bool:
         """Take an item out of the queue that nobody wants any more; tells whether it was still there."""
         before = len(self._waiting)
         self._waiting = [other for other in self._waiting if other is not item]
         return len(self._waiting) < before
 
-    def is_running(self, item: Item[K, T]) -> bool:
+    def is_running(self, item: WorkItem[K, T]) -> bool:
         """The item is in the batch that runs now."""
         return any(other is item for other in self._running)
 
-    def take(self) -> Taken[K, T]:
+    def take(self) -> Batch[K, T]:
         """Choose the next batch for a free device, and drop what must not run.
 
         Raises:
@@ -120,8 +168,8 @@ class BatchPolicy(Generic[K, T]):
         if self._running:
             raise RuntimeError("take() before finished()")
         now = self._clock()
-        taken: Taken[K, T] = Taken()
-        kept: list[Item[K, T]] = []
+        taken: Batch[K, T] = Batch()
+        kept: list[WorkItem[K, T]] = []
         for item in self._waiting:
             if item.abandoned:
                 taken.abandoned.append(item)
@@ -134,14 +182,12 @@ class BatchPolicy(Generic[K, T]):
         if not ready:
             return taken
         batch, full = self._grow(ready, now)
-        if not full and (wait := self._lingers(batch, now)) > 0:
-            return Taken([], taken.late, taken.abandoned, wait)
         chosen = {id(item) for item in batch}
         self._waiting = [item for item in kept if id(item) not in chosen]
         self._running = batch
         self._taken_at = now
         self._running_until = now + self.predict(batch[0].key, sum(item.cost for item in batch))
-        taken.batch.extend(batch)
+        taken.items.extend(batch)
         return taken
 
     def expects_better(self) -> bool:
@@ -151,7 +197,7 @@ class BatchPolicy(Generic[K, T]):
         coming = [
             self._rank(item, now)
             for item in self._waiting
-            if item.payload is None and not item.abandoned and item.piece.ready_by <= now
+            if item.payload is None and not item.abandoned and item.ready_by <= now
         ]
         return bool(ready and coming) and min(coming) < min(ready)
 
@@ -179,7 +225,7 @@ class BatchPolicy(Generic[K, T]):
         """Seconds that a batch of `cost` will take at most, more often than not; 0 where nothing was learned."""
         return self._times.predict(self._family(key), cost)
 
-    def _may_probe(self, items: Sequence[Item[K, T]], now: float) -> bool:
+    def _may_probe(self, items: Sequence[WorkItem[K, T]], now: float) -> bool:
         """Whether the device is idle, and a time that `items` are judged by may be out of date, or none is known."""
         if self._running or self._waiting:
             return False
@@ -187,30 +233,30 @@ class BatchPolicy(Generic[K, T]):
         oldest = min((last for family, last in self._last_tried.items() if family in families), default=-math.inf)
         return now - oldest >= self._options.probe_after
 
-    def _is_late(self, item: Item[K, T], now: float) -> bool:
-        if item.terms.deadline is None:
+    def _is_late(self, item: WorkItem[K, T], now: float) -> bool:
+        if item.deadline is None:
             return False
         earliest = now if item.probe else now + self.predict(item.key, item.cost)
-        return earliest > item.terms.deadline
+        return earliest > item.deadline
 
-    def _rank(self, item: Item[K, T], now: float) -> tuple[bool, int, float, float]:
+    def _rank(self, item: WorkItem[K, T], now: float) -> tuple[bool, int, float, float]:
         """Smaller goes first."""
-        terms = item.terms
+        terms = item.request
         if now - terms.arrived > self._options.max_age:
             return (False, 0, 0.0, terms.arrived)
-        deadline = math.inf if terms.deadline is None else terms.deadline
+        deadline = math.inf if item.deadline is None else item.deadline
         return (True, terms.urgency, deadline, terms.arrived)
 
-    def _grow(self, ordered: list[Item[K, T]], now: float) -> tuple[list[Item[K, T]], bool]:
+    def _grow(self, ordered: list[WorkItem[K, T]], now: float) -> tuple[list[WorkItem[K, T]], bool]:
         """The head of the queue and what may run with it; and whether more could not have joined."""
         head = ordered[0]
         limits = self._limits(head.key)
         batch, cost = [head], head.cost
-        tightest = math.inf if head.terms.deadline is None else head.terms.deadline
+        tightest = math.inf if head.deadline is None else head.deadline
         for item in ordered[1:]:
             if item.key != head.key:
                 continue
-            tighter = tightest if item.terms.deadline is None else min(tightest, item.terms.deadline)
+            tighter = tightest if item.deadline is None else min(tightest, item.deadline)
             if (
                 len(batch) >= limits.items
                 or cost + item.cost > limits.cost
@@ -221,43 +267,32 @@ class BatchPolicy(Generic[K, T]):
             cost, tightest = cost + item.cost, tighter
         return batch, len(batch) >= limits.items or cost >= limits.cost
 
-    def _lingers(self, batch: list[Item[K, T]], now: float) -> float:
-        """Seconds that this batch may still wait for company."""
-        if self._options.linger <= 0:
-            return 0.0
-        until = min(item.terms.arrived for item in batch) + self._options.linger
-        cost = sum(item.cost for item in batch)
-        for item in batch:
-            if item.terms.deadline is not None:
-                until = min(until, item.terms.deadline - self.predict(item.key, cost))
-        return until - now
-
-    def _check_in_time(self, chain: Sequence[Item[K, T]], now: float) -> None:
+    def _check_in_time(self, chain: Sequence[WorkItem[K, T]], now: float) -> None:
         """Refuse the last of `chain` where it, or another that would have been in time, would be late."""
         item = chain[-1]
-        if all(other.terms.deadline is None for other in (item, *self._waiting)):
+        if all(other.deadline is None for other in (item, *self._waiting)):
             return
         ends = self._ends(chain, now)
-        if item.terms.deadline is not None:
+        if item.deadline is not None:
             end = ends[id(item)]
             if self._running or self._waiting:
                 end += _RESERVE * (end - now)
-            end += item.terms.spare
-            if end > item.terms.deadline:
+            end += item.margin
+            if end > item.deadline:
                 rank = self._rank(item, now)
                 ahead = sum(self._rank(other, now) <= rank for other in self._waiting)
                 raise DeadlineUnreachable(
-                    f"The answer would come {(end - item.terms.deadline) * 1000:.0f} ms after its deadline, "
+                    f"The answer would come {(end - item.deadline) * 1000:.0f} ms after its deadline, "
                     f"with {ahead} pieces of work ahead of it."
                 )
         without = self._ends((), now)
         for other in self._waiting:
-            if other.terms.deadline is None:
+            if other.deadline is None:
                 continue
-            if without[id(other)] <= other.terms.deadline < ends[id(other)]:
+            if without[id(other)] <= other.deadline < ends[id(other)]:
                 raise Overloaded("It would make a request late that was admitted before.", self._drain(now))
 
-    def _ends(self, chain: Sequence[Item[K, T]], now: float) -> dict[int, float]:
+    def _ends(self, chain: Sequence[WorkItem[K, T]], now: float) -> dict[int, float]:
         """When work with a deadline would end: what waits and `chain`, in the batches that `take` would form of them.
 
         A batch that starts later and is not full will be joined by others: it is taken to be as large as the arrivals
@@ -268,11 +303,11 @@ class BatchPolicy(Generic[K, T]):
         pending = sorted([*self._waiting, *chain], key=lambda item: self._rank(item, now))
         moment = max(now, self._running_until) if self._running else now
         ends: dict[int, float] = {}
-        while any(item.terms.deadline is not None for item in pending):
+        while any(item.deadline is not None for item in pending):
             free = [item for item in pending if id(item) not in before or before[id(item)] in ends]
-            ready = [item for item in free if item.payload is not None or item.piece.ready_by <= moment]
+            ready = [item for item in free if item.payload is not None or item.ready_by <= moment]
             if not ready:
-                moment = min(item.piece.ready_by for item in free)
+                moment = min(item.ready_by for item in free)
                 continue
             batch, full = self._grow(ready, moment)
             key, cost = batch[0].key, sum(item.cost for item in batch)

@@ -84,7 +84,7 @@ class _Learned:
         self.margin = _SPREADS * median(errors)
 
 
-class ServiceTimes:
+class LatencyModel:
     """Seconds of a batch as a fixed part plus a part per cost, for each key by itself.
 
     Where a device runs fixed batch sizes (buckets), costs are rounded up to the next of them, as the device does.
@@ -110,3 +110,28 @@ class ServiceTimes:
 
     def _bucket(self, cost: float) -> float:
         return next((bucket for bucket in self._buckets if bucket >= cost), cost)
+
+
+_AWINDOW: Final = 32
+"""ArrivalRate remembered per key."""
+
+_LEAST: Final = 8
+"""ArrivalRate without which nothing is expected: fewer say nothing of a rate."""
+
+
+class ArrivalRate:
+    """Cost per second of what arrived lately, admitted or not, by key."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, deque[tuple[float, float]]] = {}
+
+    def note(self, key: Hashable, cost: float, now: float) -> None:
+        """Something of `cost` came."""
+        self._seen.setdefault(key, deque(maxlen=_AWINDOW)).append((now, cost))
+
+    def expected(self, key: Hashable, now: float, until: float) -> float:
+        """Cost that will come between `now` and `until` where it goes on as it did; silence lets it fall."""
+        seen = self._seen.get(key)
+        if seen is None or len(seen) < _LEAST or until <= now or now <= seen[0][0]:
+            return 0.0
+        return sum(cost for _, cost in seen) / (now - seen[0][0]) * (until - now)

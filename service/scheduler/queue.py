@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from models.errors import DeviceBroken
-from service.batching import BatchPolicy
+from service.scheduler.policy import BatchPolicy, QueueOptions, WorkItem
 from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded, problem_of
-from service.isolation import run_isolated
-from service.keys import Key
+from service.runners.keys import Key
 from service.observability.observer import Observer
-from service.observability.recording import Ride, record_batch
-from service.observability.tracing import recorded
-from service.service_times import ServiceTimes
-from service.work import Item, Piece, QueueOptions
+from service.observability.tracing import Ride, record_batch
+from service.scheduler.latency import LatencyModel
 
 T = TypeVar("T")
+
+R = TypeVar("R")
+
+
+def run_isolated(run: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T]) -> list[R | Exception]:
+    """Run a batch; where it fails, run its halves, down to the items that fail by themselves.
+
+    This serves a bad item, which is found in about log2(n) failing runs, and a device that is out of memory, for which
+    smaller batches may fit.
+
+    Args:
+        run: gives one result per item, in their order, or raises.
+        batch: at least one item.
+
+    Returns:
+        for each item its result, or the exception that it alone raised.
+
+    Raises:
+        DeviceBroken: at once; nothing can run any more.
+    """
+    try:
+        return list(run(batch))
+    except DeviceBroken:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the item's caller)
+        if len(batch) == 1:
+            return [error]
+    middle = len(batch) // 2
+    return run_isolated(run, batch[:middle]) + run_isolated(run, batch[middle:])
+
 
 _Outcomes = tuple[list[Any], float]
 """Of a batch's items in their order, and the seconds that it ran."""
@@ -30,28 +57,28 @@ _HANDOVER_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Ran(Generic[T]):
+class BatchResult(Generic[T]):
     """What came off the device: when it was started there, how long it had waited and ran, how many ran together."""
 
     value: T
     queued: float
     ran: float
-    batch: int = 1
+    batch_size: int = 1
     started: float = 0.0
 
 
-class Place:
+class Ticket:
     """A place in the queue, taken at the door; `run` hands in the payload once that is prepared."""
 
-    def __init__(self, queue: DeviceQueue, item: Item[Key, Any]) -> None:
+    def __init__(self, queue: DeviceQueue, item: WorkItem[Key, Any]) -> None:
         self._queue = queue
         self._item = item
-        self._future: asyncio.Future[Ran[Any]] = asyncio.get_running_loop().create_future()
+        self._future: asyncio.Future[BatchResult[Any]] = asyncio.get_running_loop().create_future()
         self._ready_at = 0.0
-        self.recording = recorded()
+        self.recording = item.request.recording
         self.ride: Ride | None = None
 
-    async def run(self, payload: Any) -> Ran[Any]:
+    async def run(self, payload: Any) -> BatchResult[Any]:
         """Wait for the device and the result.
 
         Raises:
@@ -66,7 +93,7 @@ class Place:
         try:
             ran = await self._future
         except asyncio.CancelledError:
-            self.leave()
+            self.release()
             raise
         else:
             return ran
@@ -75,13 +102,13 @@ class Place:
                 stage, now = self._item.key.stage, self._queue.clock()
                 self.recording.came_back(stage, self.ride, ready_at=self._ready_at, now=now, failed=ran is None)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place up, where it is not running yet; harmless afterwards."""
         self._item.abandoned = True
         self._queue.leave(self)
 
     @property
-    def item(self) -> Item[Key, Any]:
+    def item(self) -> WorkItem[Key, Any]:
         """What the policy sees."""
         return self._item
 
@@ -90,7 +117,7 @@ class Place:
         """When the payload was handed in."""
         return self._ready_at
 
-    def settle(self, outcome: Ran[Any] | Exception) -> None:
+    def settle(self, outcome: BatchResult[Any] | Exception) -> None:
         """Give whoever waits the result or the error; nobody may be waiting any more."""
         if self._future.done():
             return
@@ -126,13 +153,13 @@ class DeviceQueue:
         self._observer = observer or Observer()
         self._policy: BatchPolicy[Key, Any] = BatchPolicy(
             lambda key: key.owner.limits(key),
-            ServiceTimes(),
+            LatencyModel(),
             clock=clock,
             options=options,
             family=lambda key: key.family,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pomona-{device}")
-        self._places: dict[int, Place] = {}
+        self._places: dict[int, Ticket] = {}
         self._closing = False
         self._broken: DeviceBroken | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -157,11 +184,11 @@ class DeviceQueue:
         """Seconds that a batch of `cost` will take at most, more often than not; 0 where nothing was learned."""
         return self._policy.predict(key, cost)
 
-    def reserve(self, *pieces: Piece[Key], may_probe: bool = True) -> list[Place]:
+    def reserve(self, *items: WorkItem[Key, Any], may_probe: bool = True) -> list[Ticket]:
         """Take the places of one request, all or none.
 
         Args:
-            pieces: of one owner, in the order in which they run.
+            items: of one owner, in the order in which they run.
             may_probe: see `BatchPolicy.admit`.
 
         Raises:
@@ -173,22 +200,21 @@ class DeviceQueue:
             raise DeviceBroken(self._broken.detail)
         if self._closing:
             raise NotReady("The server is shutting down; another one takes this request.")
-        items: list[Item[Key, Any]] = [Item(piece) for piece in pieces]
         try:
             self._policy.admit(*items, may_probe=may_probe)
         except (Overloaded, DeadlineUnreachable) as refusal:
-            self._observer.dropped(pieces[0].key.owner.name, problem_of(refusal).code)
+            self._observer.work_dropped(items[0].key.owner.name, problem_of(refusal).code)
             raise
-        places = [Place(self, item) for item in items]
+        places = [Ticket(self, item) for item in items]
         self._places |= {id(place.item): place for place in places}
         self._idle.clear()
         return places
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: Ticket) -> None:
         """Forget a place that is not running."""
         if not self._policy.is_running(place.item):
             if self._policy.drop(place.item):
-                self._observer.dropped(place.item.key.owner.name, "abandoned")
+                self._observer.work_dropped(place.item.key.owner.name, "abandoned")
             self._places.pop(id(place.item), None)
             # Others may wait for what its holder began: they begin it anew.
             place.settle(DeadlineExceeded("It was given up by the request that had asked for it."))
@@ -206,18 +232,16 @@ class DeviceQueue:
             self._timer = None
         taken = self._policy.take()
         for item in taken.late:
-            self._observer.dropped(item.key.owner.name, PROBLEMS[DeadlineExceeded].code)
+            self._observer.work_dropped(item.key.owner.name, PROBLEMS[DeadlineExceeded].code)
             self._settle(item, DeadlineExceeded("The deadline passed, or could not be met any more, while waiting."))
         for item in taken.abandoned:
-            self._observer.dropped(item.key.owner.name, "abandoned")
+            self._observer.work_dropped(item.key.owner.name, "abandoned")
             self._places.pop(id(item), None)
-        if taken.batch:
+        if taken.items:
             started = self.clock()
-            batch = taken.batch
+            batch = taken.items
             future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, batch)
             future.add_done_callback(lambda done: self._finished(batch, started, done))
-        elif taken.wait is not None:
-            self._timer = asyncio.get_running_loop().call_later(taken.wait, self.pump)
         self._note_idle()
 
     async def close(self, within: float) -> None:
@@ -235,13 +259,13 @@ class DeviceQueue:
                 self._settle(place.item, NotReady("The server shut down before it came to this request."))
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
-    def _execute(self, batch: list[Item[Key, Any]]) -> _Outcomes:
+    def _execute(self, batch: list[WorkItem[Key, Any]]) -> _Outcomes:
         key = batch[0].key
         started = self.clock()
         outcomes = run_isolated(lambda payloads: key.owner.run(key, payloads), [item.payload for item in batch])
         return outcomes, self.clock() - started
 
-    def _finished(self, batch: list[Item[Key, Any]], started: float, done: asyncio.Future[_Outcomes]) -> None:
+    def _finished(self, batch: list[WorkItem[Key, Any]], started: float, done: asyncio.Future[_Outcomes]) -> None:
         error = done.exception()
         if error is not None:
             self._policy.finished(None)
@@ -252,17 +276,17 @@ class DeviceQueue:
         failed = any(isinstance(outcome, Exception) for outcome in outcomes)
         self._policy.finished(None if failed else seconds)
         runner, stage = batch[0].key.owner.name, batch[0].key.stage
-        self._observer.ran(runner, stage, len(batch), seconds)
+        self._observer.batch_ran(runner, stage, len(batch), seconds)
         places = [self._places[id(item)] for item in batch if id(item) in self._places]
         record_batch(places, stage, {"runner": runner, "items": len(batch)}, ran=(started, seconds), now=self.clock())
         for item, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                self._observer.failed(runner, stage)
+                self._observer.item_failed(runner, stage)
                 self._settle(item, outcome)
             else:
                 queued = started - self._places[id(item)].ready_at if id(item) in self._places else 0.0
-                self._observer.waited(runner, stage, max(0.0, queued))
-                self._settle(item, Ran(outcome, max(0.0, queued), seconds, len(batch), started))
+                self._observer.item_waited(runner, stage, max(0.0, queued))
+                self._settle(item, BatchResult(outcome, max(0.0, queued), seconds, len(batch), started))
         if self._policy.expects_better():
             # Whoever got an embedding just now hands in its prompts within this time, and goes before the next image.
             self._holding = True
@@ -274,17 +298,17 @@ class DeviceQueue:
         self._holding = False
         self.pump()
 
-    def _break(self, error: DeviceBroken, batch: list[Item[Key, Any]]) -> None:
+    def _break(self, error: DeviceBroken, batch: list[WorkItem[Key, Any]]) -> None:
         self._broken = error
-        self._observer.ready(now=False)
+        self._observer.readiness_changed(ready=False)
         for item in batch:
-            self._observer.failed(item.key.owner.name, item.key.stage)
+            self._observer.item_failed(item.key.owner.name, item.key.stage)
         for place in list(self._places.values()):
             place.settle(DeviceBroken(error.detail))
         self._places.clear()
         self._note_idle()
 
-    def _settle(self, item: Item[Key, Any], outcome: Ran[Any] | Exception) -> None:
+    def _settle(self, item: WorkItem[Key, Any], outcome: BatchResult[Any] | Exception) -> None:
         place = self._places.pop(id(item), None)
         if place is not None:
             place.settle(outcome)
