@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,98 +19,10 @@ from pomona import NO_RETRY, AsyncClient, Client
 IMAGE = b"\x89PNG\r\n\x1a\n and so on"
 PATIENCE_S = 10.0
 
-_IMAGE_INFO: dict[str, Any] = {"id": "6ae3", "width": 16, "height": 8}
-_SAM: dict[str, Any] = {"name": "mobile-sam", "revision": "6dbb", "input_size": 1024, "padding": "none"}
-_MASK: dict[str, Any] = {"size": [8, 16], "counts": "a05300000_2"}
-_NO_TIME: dict[str, float] = dict.fromkeys(("queue", "encode", "prompt", "infer", "postprocess"), 0.0)
-INSPECTED: dict[str, Any] = {
-    "request_id": "5b6c",
-    "image": _IMAGE_INFO,
-    "models": {"unet": {"name": "my-unet", "revision": "0f5c", "input_width": 448, "input_height": 224}, "sam": None},
-    "fruits": [
-        {
-            "id": 1,
-            "box": [2, 1, 6, 6],
-            "area": 20,
-            "mask": _MASK,
-            "infected_mask": {"size": [8, 16], "counts": "k0170e2"},
-            "infected_fraction": 0.1,
-            "class": "infected",
-            "confidence": 0.98,
-            "grade": "B",
-            "truncated": False,
-            "refined": False,
-        }
-    ],
-    "mode": "fast",
-    "degraded": False,
-    "reason": None,
-    "frame": {"frame_id": None, "trigger_id": None, "captured_at_ns": None},
-    "overlay": None,
-    "batch": {"encode": 0, "prompt": 0, "infer": 1},
-    "timing_ms": {**_NO_TIME, "decode": 1.0, "infer": 18.0, "total": 22.4},
-}
-SEGMENTED: dict[str, Any] = {
-    "request_id": "41f8",
-    "image": _IMAGE_INFO,
-    "model": _SAM,
-    "results": [{"masks": [{"mask": _MASK, "score": 0.9, "stability_score": 0.95, "box": [2, 1, 6, 6], "area": 20}]}],
-    "overlay": None,
-    "degraded": False,
-    "batch": {"encode": 1, "prompt": 1, "infer": 0},
-    "timing_ms": {**_NO_TIME, "decode": 1.0, "encode": 400.0, "total": 434.0},
-}
-SEMANTIC: dict[str, Any] = {
-    "request_id": "77aa",
-    "image": _IMAGE_INFO,
-    "model": INSPECTED["models"]["unet"],
-    "classes": [
-        {"class": "healthy", "mask": _MASK, "area": 20},
-        {"class": "infected", "mask": {"size": [8, 16], "counts": "P4"}, "area": 0},
-    ],
-    "class_map": None,
-    "objects": [{"class": "healthy", "box": [2, 1, 6, 6], "area": 20, "score": 0.9}],
-    "overlay": None,
-    "batch": {"encode": 0, "prompt": 0, "infer": 1},
-    "timing_ms": {**_NO_TIME, "decode": 1.0, "total": 12.0},
-}
-EMBEDDED: dict[str, Any] = {
-    "request_id": "e",
-    "image": _IMAGE_INFO,
-    "model": _SAM,
-    "batch": {"encode": 1, "prompt": 0, "infer": 0},
-    "timing_ms": {**_NO_TIME, "decode": 1.0, "total": 400.0},
-}
-MODELS: dict[str, Any] = {
-    "models": [
-        {
-            "name": "mobile-sam",
-            "family": "sam",
-            "revision": "6dbb90523a35",
-            "licence": "Apache-2.0",
-            "loaded": True,
-            "device": "cpu",
-            "backend": "openvino",
-        },
-        {
-            "name": "sam-vit-b",
-            "family": "sam",
-            "revision": "ec2df62732",
-            "licence": "Apache-2.0",
-            "loaded": False,
-            "device": None,
-            "backend": None,
-        },
-    ]
-}
-ANSWERS: dict[str, Any] = {
-    "inspect": INSPECTED,
-    "segment": SEGMENTED,
-    "semantic": SEMANTIC,
-    "embed": EMBEDDED,
-    "models": MODELS,
-    "readyz": {},
-}
+ANSWERS: dict[str, Any] = json.loads((Path(__file__).parent / "answers.json").read_text())
+INSPECTED, SEGMENTED, SEMANTIC, EMBEDDED, MODELS = (
+    ANSWERS[name] for name in ("inspect", "segment", "semantic", "embed", "models")
+)
 
 
 @dataclass(frozen=True)

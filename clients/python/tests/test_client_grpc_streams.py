@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -54,24 +53,6 @@ def test_all_frames_go_over_one_stream_and_answers_come_in_their_order(grpc_serv
         )
         assert (message.request, message.urgency) == (expected, 1)
         assert 8000 < message.deadline_ms <= 9000
-
-
-def test_answers_come_as_they_finish_where_order_does_not_matter(grpc_service: GrpcStandIn, kind: str) -> None:
-    looked = threading.Event()
-
-    def last_first(camera: Frames) -> Iterator[Any]:
-        numbers = {frame_id: camera.find(frame_id) for frame_id in ("f0", "f1", "f2")}
-        yield camera.reply(numbers["f2"])
-        assert looked.wait(PATIENCE_S)
-        yield camera.reply(numbers["f0"])
-        yield camera.reply(numbers["f1"])
-
-    grpc_service.stream = last_first
-    answers = use_stream(
-        kind, grpc_service.address, frames(3), Inspect(), look=lambda _: looked.set(), in_flight=3, ordered=False
-    )
-    assert ids(answers)[0] == "f2"
-    assert sorted(ids(answers)) == ["f0", "f1", "f2"]
 
 
 def test_segment_has_a_stream_of_its_own(grpc_service: GrpcStandIn, kind: str) -> None:
@@ -142,34 +123,6 @@ def test_a_frame_that_is_not_answered_in_time_is_late(grpc_service: GrpcStandIn,
     grpc_service.stream = second
     answers = use_stream(kind, grpc_service.address, frames(2), Inspect(), deadline=0.3)
     assert [answer.late for answer in answers] == [True, False]
-
-
-def test_no_more_frames_are_sent_than_may_be_in_flight(grpc_service: GrpcStandIn) -> None:
-    gate = threading.Event()
-
-    def one_by_one(camera: Frames) -> Iterator[Any]:
-        for number, _ in enumerate(camera.rest(), start=1):
-            with grpc_service.changed:
-                grpc_service.changed.notify_all()
-            if number == 2:
-                assert gate.wait(PATIENCE_S)
-                yield camera.reply(1)
-                yield camera.reply(2)
-            elif number > 2:
-                yield camera.reply(number)
-
-    grpc_service.stream = one_by_one
-    with Client(grpc_service.address) as pomona:
-        answers = pomona.stream(frames(5), Inspect(), in_flight=2)
-        first: list[Any] = []
-        looking = threading.Thread(target=lambda: first.append(next(answers)))
-        looking.start()
-        grpc_service.wait_for(lambda: bool(grpc_service.streams) and grpc_service.streams[0].read == 2)
-        with grpc_service.changed:
-            assert not grpc_service.changed.wait_for(lambda: grpc_service.streams[0].read > 2, 0.1)
-        gate.set()
-        looking.join(PATIENCE_S)
-        assert [*ids(first), *ids(list(answers))] == [f"f{number}" for number in range(5)]
 
 
 def test_a_grpc_servicethat_stops_raises_one_error_with_what_was_answered(grpc_service: GrpcStandIn, kind: str) -> None:

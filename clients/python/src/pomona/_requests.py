@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
 
+from pomona._reading import read_models, read_result
 from pomona.errors import InvalidArgument
 from pomona.images import EncodedImage, ImageSource, encode_image
 from pomona.prompts import Prompt, Prompts, parse_prompts
@@ -14,7 +15,6 @@ from pomona.results import (
     FrameInfo,
     ImageInfo,
     Inspection,
-    JsonObject,
     Model,
     Segmentation,
     SemanticMap,
@@ -35,7 +35,7 @@ class Request(Generic[T_co]):
 
     Attributes:
         operation: last part of the path in HTTP, and name of the method in gRPC.
-        result_type: reads the result, by its `from_json`.
+        result_type: the type parameter, for those with an image.
         needs_image: whether an image is sent.
         streams: whether the frames of a camera can be sent over one gRPC stream.
     """
@@ -49,14 +49,13 @@ class Request(Generic[T_co]):
         """Return the fields of the API; None where the service is to choose. Masks are RLE where nothing is said."""
         return dict(vars(self))
 
-    def parse(self, body: JsonObject) -> T_co:
+    def parse(self, body: Mapping[str, Any]) -> T_co:
         """Read the result from the object of the API.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: the object does not have the result's fields.
         """
-        result: T_co = self.result_type.from_json(body)
-        return result
+        return cast("T_co", read_result(self.result_type, body))
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,9 @@ class ListModels(Request["tuple[Model, ...]"]):
     operation = "models"
     needs_image = False
 
-    def parse(self, body: JsonObject) -> tuple[Model, ...]:
+    def parse(self, body: Mapping[str, Any]) -> tuple[Model, ...]:
         """Read the result."""
-        return tuple(map(Model.from_json, body["models"]))
+        return read_models(body)
 
 
 @dataclass(frozen=True)

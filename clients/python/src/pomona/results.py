@@ -1,20 +1,14 @@
-"""Results of requests, and how they are read from the service's answers.
-
-Each class reads itself from the object of the JSON API; `pomona.grpc` turns messages into the same objects, in which
-bytes need not be base64. Unknown fields are ignored: a newer service may send more.
-"""
+"""Results of requests. All are frozen; `pomona._reading` reads them from answers, by the types of their fields."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -24,15 +18,12 @@ from pomona import exports
 from pomona.errors import InvalidArgument
 from pomona.exports import LabelledMask
 from pomona.images import EncodedImage, ImageSource, open_image, open_png, save_image
-from pomona.masks import Logits, Mask, PixelBox, Rle, ScoredMask, logits_window
+from pomona.masks import Mask, PixelBox, ScoredMask
 
 if TYPE_CHECKING:
     import supervision
 
 FruitClass: TypeAlias = Literal["healthy", "infected"]
-JsonObject: TypeAlias = Mapping[str, Any]
-
-_CLASSES: Final = ("healthy", "infected")
 
 
 @dataclass(frozen=True)
@@ -53,14 +44,6 @@ class ImageInfo:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.height, self.width
-
-    @classmethod
-    def from_json(cls, body: JsonObject) -> ImageInfo:
-        """Read the object of the API."""
-        info = cls(str(body["id"]), int(body["width"]), int(body["height"]))
-        if info.width < 1 or info.height < 1:
-            raise ValueError(f"an image must have pixels, got {info.width} x {info.height}")
-        return info
 
 
 @dataclass(frozen=True)
@@ -88,11 +71,6 @@ class FrameInfo:
         """Return the object of the API."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    @classmethod
-    def from_json(cls, body: JsonObject | None) -> FrameInfo:
-        """Read the object of the API."""
-        return cls(**{each.name: (body or {}).get(each.name) for each in fields(cls)})
-
 
 @dataclass(frozen=True)
 class ModelUsed:
@@ -110,14 +88,6 @@ class ModelUsed:
     input_size: int | tuple[int, int]
     padding: str | None = None
 
-    @classmethod
-    def from_json(cls, body: JsonObject) -> ModelUsed:
-        """Read the object of the API."""
-        size = (
-            int(body["input_size"]) if "input_size" in body else (int(body["input_width"]), int(body["input_height"]))
-        )
-        return cls(str(body["name"]), str(body["revision"]), size, body.get("padding"))
-
 
 @dataclass(frozen=True)
 class Timings:
@@ -131,11 +101,6 @@ class Timings:
     postprocess: float = 0.0
     total: float = 0.0
 
-    @classmethod
-    def from_json(cls, body: JsonObject | None) -> Timings:
-        """Read the object of the API; missing parts are 0."""
-        return cls(**{each.name: float((body or {}).get(each.name) or 0) for each in fields(cls)})
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -144,11 +109,6 @@ class Batch:
     encode: int = 0
     prompt: int = 0
     infer: int = 0
-
-    @classmethod
-    def from_json(cls, body: JsonObject | None) -> Batch:
-        """Read the object of the API; missing parts are 0."""
-        return cls(**{each.name: int((body or {}).get(each.name) or 0) for each in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,32 +223,6 @@ class Segmentation(MaskResult):
     results: tuple[tuple[ScoredMask, ...], ...]
     degraded: bool = False
 
-    @classmethod
-    def from_json(cls, body: JsonObject) -> Segmentation:
-        """Read the object of the API."""
-        common = _common(body)
-        image, longest_side = common["image"], int(body["model"]["input_size"])
-
-        def masks(result: JsonObject) -> tuple[ScoredMask, ...]:
-            return tuple(
-                ScoredMask(
-                    mask=_mask(mask["mask"], image, longest_side),
-                    score=float(mask["score"]),
-                    stability_score=float(mask["stability_score"]),
-                    box=PixelBox(*mask["box"]),
-                    area=int(mask["area"]),
-                )
-                for mask in result["masks"]
-            )
-
-        return cls(
-            **common,
-            overlay_png=_bytes(body.get("overlay")),
-            model=ModelUsed.from_json(body["model"]),
-            results=tuple(map(masks, body["results"])),
-            degraded=bool(body["degraded"]),
-        )
-
     @property
     def masks(self) -> tuple[ScoredMask, ...]:
         """All masks: those of the first prompt, best first, then those of the next."""
@@ -334,28 +268,6 @@ class Fruit:
     truncated: bool = False
     refined: bool = False
 
-    @classmethod
-    def from_json(cls, body: JsonObject, image: ImageInfo) -> Fruit:
-        """Read the object of the API.
-
-        Args:
-            body: the object.
-            image: that the fruit is on.
-        """
-        return cls(
-            id=int(body["id"]),
-            box=PixelBox(*body["box"]),
-            area=int(body["area"]),
-            mask=_mask(body["mask"], image),
-            infected_mask=_mask(body["infected_mask"], image),
-            infected_fraction=float(body["infected_fraction"]),
-            fruit_class=_one_of(body["class"], _CLASSES),
-            confidence=float(body["confidence"]),
-            grade=str(body["grade"]),
-            truncated=bool(body["truncated"]),
-            refined=bool(body["refined"]),
-        )
-
     @property
     def array(self) -> NDArray[np.bool_]:
         """The pixels as bool (height, width) of the image's size, decoded at first use."""
@@ -382,27 +294,11 @@ class Inspection(MaskResult):
 
     fruits: tuple[Fruit, ...]
     unet: ModelUsed
+    mode: Literal["fast", "accurate"]
     sam: ModelUsed | None = None
-    mode: Literal["fast", "accurate"] = "fast"
     degraded: bool = False
     reason: str | None = None
     frame: FrameInfo = field(default_factory=FrameInfo)
-
-    @classmethod
-    def from_json(cls, body: JsonObject) -> Inspection:
-        """Read the object of the API."""
-        common, sam = _common(body), body["models"].get("sam")
-        return cls(
-            **common,
-            overlay_png=_bytes(body.get("overlay")),
-            fruits=tuple(Fruit.from_json(fruit, common["image"]) for fruit in body["fruits"]),
-            unet=ModelUsed.from_json(body["models"]["unet"]),
-            sam=None if sam is None else ModelUsed.from_json(sam),
-            mode=_one_of(body["mode"], ("fast", "accurate")),
-            degraded=bool(body["degraded"]),
-            reason=body.get("reason"),
-            frame=FrameInfo.from_json(body.get("frame")),
-        )
 
     def labelled_masks(self) -> tuple[LabelledMask, ...]:
         """Return each fruit, labelled with its class."""
@@ -436,11 +332,6 @@ class Region:
     area: int
     score: float
 
-    @classmethod
-    def from_json(cls, body: JsonObject) -> Region:
-        """Read the object of the API."""
-        return cls(_one_of(body["class"], _CLASSES), PixelBox(*body["box"]), int(body["area"]), float(body["score"]))
-
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticMap(MaskResult):
@@ -461,23 +352,6 @@ class SemanticMap(MaskResult):
     healthy_area: int
     infected_area: int
     objects: tuple[Region, ...] = ()
-
-    @classmethod
-    def from_json(cls, body: JsonObject) -> SemanticMap:
-        """Read the object of the API."""
-        common = _common(body)
-        classes = {each["class"]: each for each in body["classes"]}
-        healthy, infected = (classes[name] for name in _CLASSES)
-        return cls(
-            **common,
-            overlay_png=_bytes(body.get("overlay")),
-            model=ModelUsed.from_json(body["model"]),
-            healthy=_mask(healthy["mask"], common["image"]),
-            infected=_mask(infected["mask"], common["image"]),
-            healthy_area=int(healthy["area"]),
-            infected_area=int(infected["area"]),
-            objects=tuple(map(Region.from_json, body["objects"])),
-        )
 
     @cached_property
     def array(self) -> NDArray[np.uint8]:
@@ -506,11 +380,6 @@ class Embedding(Result):
     model: ModelUsed
     source: EncodedImage | None = None
 
-    @classmethod
-    def from_json(cls, body: JsonObject) -> Embedding:
-        """Read the object of the API."""
-        return cls(**_common(body), model=ModelUsed.from_json(body["model"]))
-
     def without_source(self) -> Embedding:
         """Return the same without the image's bytes; then `UnknownImageId` is raised if the service forgets it."""
         return dataclasses.replace(self, source=None)
@@ -537,48 +406,6 @@ class Model:
     loaded: bool
     device: str | None = None
     backend: str | None = None
-
-    @classmethod
-    def from_json(cls, body: JsonObject) -> Model:
-        """Read the object of the API."""
-        return cls(
-            name=str(body["name"]),
-            family=str(body["family"]),
-            revision=str(body["revision"]),
-            licence=str(body["licence"]),
-            loaded=bool(body["loaded"]),
-            device=body.get("device"),
-            backend=body.get("backend"),
-        )
-
-
-def _common(body: JsonObject) -> dict[str, Any]:
-    """Return the fields of `Result`."""
-    return {
-        "request_id": str(body["request_id"]),
-        "image": ImageInfo.from_json(body["image"]),
-        "batch": Batch.from_json(body.get("batch")),
-        "timings": Timings.from_json(body.get("timing_ms")),
-    }
-
-
-def _mask(body: JsonObject, image: ImageInfo, longest_side: int = 0) -> Mask:
-    if "counts" in body:
-        height, width = body["size"]
-        return Mask(image.size, Rle((int(height), int(width)), str(body["counts"])))
-    height, width = body["shape"]
-    window = logits_window(image.size, longest_side)
-    return Mask(image.size, Logits((int(height), int(width)), _bytes(body["data"]) or b"", window))
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
-
-
-def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"expected one of {', '.join(allowed)}, got {value!r}")
-    return value
 
 
 def _plain(value: Any) -> Any:

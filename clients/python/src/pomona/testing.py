@@ -174,7 +174,7 @@ def a_fruit(
 def an_inspection(fruits: Sequence[Fruit] = (), *, size: tuple[int, int] = SIZE) -> Inspection:
     """Return a result of `inspect`, with fruits numbered in the order given."""
     numbered = tuple(replace(fruit, id=number) for number, fruit in enumerate(fruits, start=1))
-    return Inspection(request_id="test", image=_info(size), fruits=numbered, unet=UNET)
+    return Inspection(request_id="test", image=_info(size), fruits=numbered, unet=UNET, mode="fast")
 
 
 def an_embedding(size: tuple[int, int] = SIZE) -> Embedding:
