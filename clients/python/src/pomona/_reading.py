@@ -11,8 +11,8 @@ import base64
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING
-from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, dataclass
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pomona.masks import Logits, Mask, PixelBox, Rle, logits_window
 from pomona.results import Inspection, Model, ModelUsed, Result, Segmentation, SemanticMap
@@ -26,6 +26,22 @@ _JSON_NAMES: Final = {
     "region_class": "class",
 }
 """Of the fields that have another name in the results."""
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What masks need of the rest of the answer.
+
+    Attributes:
+        size: height and width of the image.
+        input_size: longest side of the image as a SAM saw it, for logits.
+    """
+
+    size: tuple[int, int]
+    input_size: int
+
+
+_Convert: TypeAlias = Callable[[Any, _Context], Any]
 
 
 def read_result(kind: type[R], body: Mapping[str, Any]) -> R:
@@ -42,88 +58,107 @@ def read_result(kind: type[R], body: Mapping[str, Any]) -> R:
     if min(size) < 1:
         raise ValueError(f"an image must have pixels, got {size[1]} x {size[0]}")
     input_size = (body.get("model") or {}).get("input_size", 0)
-    return cast("R", _Reader(size, input_size).read(kind, body))
+    return cast("R", _converter(cast("Any", kind))(body, _Context(size, input_size)))
 
 
 def read_models(body: Mapping[str, Any]) -> tuple[Model, ...]:
     """Read the list of models; see `read_result`."""
-    models: tuple[Model, ...] = _Reader((0, 0), 0).read(tuple[Model, ...], body["models"])
+    models: tuple[Model, ...] = _converter(tuple[Model, ...])(body["models"], _Context((0, 0), 0))
     return models
 
 
-class _Reader:
-    """Reads values of one answer.
+@functools.cache
+def _converter(kind: Any) -> _Convert:
+    """Return the function that reads values of a type that a field is annotated with."""
+    if kind in _CONVERTERS:
+        return _CONVERTERS[kind]
+    if dataclasses.is_dataclass(kind):
+        return _object_converter(kind)
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return functools.partial(_one_of, arguments)
+    first = _converter(arguments[0])
+    if get_origin(kind) is tuple:
+        return lambda value, context: tuple([first(item, context) for item in value])
+    # A union: with None, which is not read, or of a number and a list.
+    other = first if arguments[1] is type(None) else _converter(arguments[1])
+    return lambda value, context: (other if isinstance(value, list) else first)(value, context)
 
-    Args:
-        size: height and width of the image, which masks have.
-        input_size: longest side of the image as a SAM saw it, for logits.
-    """
 
-    def __init__(self, size: tuple[int, int], input_size: int) -> None:
-        self._size = size
-        self._input_size = input_size
-        self._converters: dict[Any, Callable[[Any], Any]] = {
-            Mask: self._mask,
-            PixelBox: lambda sides: PixelBox(*map(int, sides)),
-            bytes: _from_base64,
-            **{kind: kind for kind in (str, int, float, bool)},
-        }
+def _object_converter(kind: Any) -> _Convert:
+    hints = get_type_hints(kind)
+    fields = [
+        (
+            field.name,
+            _JSON_NAMES.get(field.name, field.name),
+            _converter(hints[field.name]),
+            field.default is MISSING and field.default_factory is MISSING,
+        )
+        for field in dataclasses.fields(kind)
+    ]
+    reshape = _RESHAPE.get(kind)
 
-    def read(self, kind: Any, value: Any) -> Any:
-        """Read a value as the type that a field is annotated with."""
-        convert = self._converters.get(kind)
-        if convert is not None:
-            return convert(value)
-        if dataclasses.is_dataclass(kind):
-            return self._object(kind, _reshape(kind, value))
-        arguments = get_args(kind)
-        if get_origin(kind) is tuple:
-            return tuple(self.read(arguments[0], item) for item in value)
-        if get_origin(kind) is Literal:
-            if value not in arguments:
-                raise ValueError(f"expected one of {', '.join(map(str, arguments))}, got {value!r}")
-            return value
-        # A union: with None, which is not read, or of a number and a list.
-        return self.read(arguments[1 if isinstance(value, list) else 0], value)
-
-    def _object(self, kind: Any, body: Mapping[str, Any]) -> Any:
+    def convert(body: Mapping[str, Any], context: _Context) -> Any:
+        if reshape is not None:
+            body = reshape(body)
         values = {}
-        for field in dataclasses.fields(kind):
-            value = body.get(_JSON_NAMES.get(field.name, field.name))
+        for name, json_name, read, required in fields:
+            value = body.get(json_name)
             if value is not None:
-                values[field.name] = self.read(_hints(kind)[field.name], value)
-            elif field.default is MISSING and field.default_factory is MISSING:
-                raise KeyError(f"{kind.__name__}.{field.name}")
+                values[name] = read(value, context)
+            elif required:
+                raise KeyError(json_name)
         return kind(**values)
 
-    def _mask(self, body: Mapping[str, Any]) -> Mask:
-        if "counts" in body:
-            height, width = body["size"]
-            return Mask(self._size, Rle((int(height), int(width)), str(body["counts"])))
-        height, width = body["shape"]
-        window = logits_window(self._size, self._input_size)
-        return Mask(self._size, Logits((int(height), int(width)), _from_base64(body["data"]), window))
+    return convert
+
+
+def _one_of(allowed: tuple[str, ...], value: Any, context: _Context) -> Any:  # noqa: ARG001 (as all converters)
+    if value not in allowed:
+        raise ValueError(f"expected one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _mask(body: Mapping[str, Any], context: _Context) -> Mask:
+    if "counts" in body:
+        height, width = body["size"]
+        return Mask(context.size, Rle((int(height), int(width)), str(body["counts"])))
+    height, width = body["shape"]
+    window = logits_window(context.size, context.input_size)
+    return Mask(context.size, Logits((int(height), int(width)), _from_base64(body["data"]), window))
 
 
 def _from_base64(value: str | bytes) -> bytes:
     return base64.b64decode(value, validate=True) if isinstance(value, str) else value
 
 
-def _reshape(kind: Any, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the object with the fields of the result, where they are not those of the API."""
-    if kind is ModelUsed and "input_width" in body:
-        return {**body, "input_size": [body["input_width"], body["input_height"]]}
-    if kind is Segmentation:
-        return {**body, "results": [result["masks"] for result in body["results"]]}
-    if kind is Inspection:
-        return {**body, **body["models"]}
-    if kind is SemanticMap:
-        classes = {each["class"]: each for each in body["classes"]}
-        masks = {name: each["mask"] for name, each in classes.items()}
-        return {**body, **masks, **{f"{name}_area": each["area"] for name, each in classes.items()}}
-    return body
+_CONVERTERS: Final[Mapping[Any, _Convert]] = {
+    Mask: _mask,
+    PixelBox: lambda sides, _: PixelBox(*map(int, sides)),
+    bytes: lambda value, _: _from_base64(value),
+    str: lambda value, _: str(value),
+    int: lambda value, _: int(value),
+    float: lambda value, _: float(value),
+    bool: lambda value, _: bool(value),
+}
 
 
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _reshape_model(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "input_width" not in body:
+        return body
+    return {**body, "input_size": [body["input_width"], body["input_height"]]}
+
+
+def _reshape_classes(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    classes = {each["class"]: each for each in body["classes"]}
+    masks = {name: each["mask"] for name, each in classes.items()}
+    return {**body, **masks, **{f"{name}_area": each["area"] for name, each in classes.items()}}
+
+
+_RESHAPE: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
+    ModelUsed: _reshape_model,
+    Segmentation: lambda body: {**body, "results": [result["masks"] for result in body["results"]]},
+    Inspection: lambda body: {**body, **body["models"]},
+    SemanticMap: _reshape_classes,
+}
+"""For results that do not have the fields of the API's object."""

@@ -46,7 +46,7 @@ class Request(Generic[T_co]):
     streams: ClassVar[bool] = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of the API; None where the service is to choose. Masks are RLE where nothing is said."""
+        """Return the fields of the API, None for the service's default; the default format of masks is RLE."""
         return dict(vars(self))
 
     def parse(self, body: Mapping[str, Any]) -> T_co:

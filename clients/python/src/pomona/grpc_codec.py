@@ -2,13 +2,14 @@
 
 Messages are built and read by their descriptors, so a field of the `.proto` needs no code here. What differs from JSON:
 enum values are lower-case words without their prefix (an input size is a number), points and boxes are lists of
-numbers, the member of a mask's oneof is told by its fields, and bytes are bytes.
+numbers, the member of a mask's oneof follows from its fields, and bytes are bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
@@ -80,16 +81,33 @@ def decode(message: Message) -> Any:
     if "mask" in descriptor.oneofs_by_name:
         member = message.WhichOneof("mask")
         return {} if member is None else decode(getattr(message, member))
-    fields: dict[str, Any] = {}
-    for field in descriptor.fields:
-        value = getattr(message, field.name)
-        if field.is_repeated:
-            fields[field.name] = [_decode_field(item, field) for item in value]
-        elif field.has_presence and not message.HasField(field.name):
-            fields[field.name] = None
+    body: dict[str, Any] = {}
+    for name, repeated, optional, convert in _fields_of(descriptor):
+        if repeated:
+            items = getattr(message, name)
+            body[name] = list(items) if convert is None else [convert(item) for item in items]
+        elif optional and not message.HasField(name):
+            body[name] = None
         else:
-            fields[field.name] = _decode_field(value, field)
-    return fields
+            value = getattr(message, name)
+            body[name] = value if convert is None else convert(value)
+    return body
+
+
+@functools.cache
+def _fields_of(descriptor: Descriptor) -> list[tuple[str, bool, bool, Callable[[Any], Any] | None]]:
+    """Return name, whether repeated, whether it may be absent, and what reads a value, of each field."""
+
+    def convert(field: FieldDescriptor) -> Callable[[Any], Any] | None:
+        if field.message_type is not None:
+            return decode
+        if field.enum_type is None:
+            return None
+        prefix = _prefix(field.enum_type)
+        words = {each.number: each.name.removeprefix(prefix).lower() for each in field.enum_type.values if each.number}
+        return words.get  # None where unspecified, or of a newer service
+
+    return [(field.name, field.is_repeated, field.has_presence, convert(field)) for field in descriptor.fields]
 
 
 def _encode_field(value: Any, field: FieldDescriptor) -> Any:
@@ -105,15 +123,6 @@ def _encode_field(value: Any, field: FieldDescriptor) -> Any:
         allowed = ", ".join(each.lower() for each in words if each != "UNSPECIFIED")
         raise InvalidArgument(f"{field.name} must be one of {allowed}, got {value!r}.")
     return words[word]
-
-
-def _decode_field(value: Any, field: FieldDescriptor) -> Any:
-    if field.message_type is not None:
-        return decode(value)
-    if field.enum_type is None:
-        return value
-    named = field.enum_type.values_by_number.get(value)
-    return None if named is None or value == 0 else named.name.removeprefix(_prefix(field.enum_type)).lower()
 
 
 def _prefix(enum: EnumDescriptor) -> str:
