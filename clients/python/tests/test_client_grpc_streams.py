@@ -101,7 +101,7 @@ def test_bad_late_and_dropped_frames_are_answered_and_the_stream_goes_on(grpc_se
     assert isinstance(odd.error, errors.BadAnswer)
 
 
-def test_a_frame_that_the_grpc_servicewants_later_is_sent_again(grpc_service: GrpcStandIn, kind: str) -> None:
+def test_a_frame_that_the_service_wants_later_is_sent_again(grpc_service: GrpcStandIn, kind: str) -> None:
     def busy_once(camera: Frames) -> Iterator[Any]:
         camera.next()
         problem = {"code": "overloaded", "retry_after_ms": 20}
@@ -125,7 +125,7 @@ def test_a_frame_that_is_not_answered_in_time_is_late(grpc_service: GrpcStandIn,
     assert [answer.late for answer in answers] == [True, False]
 
 
-def test_a_grpc_servicethat_stops_raises_one_error_with_what_was_answered(grpc_service: GrpcStandIn, kind: str) -> None:
+def test_a_service_that_stops_raises_one_error_with_what_was_answered(grpc_service: GrpcStandIn, kind: str) -> None:
     def leave(camera: Frames) -> Iterator[Any]:
         for number in range(1, 3):
             camera.next()
@@ -164,7 +164,7 @@ def test_a_stream_that_ends_is_opened_again_for_the_frames_without_an_answer(
     assert len(grpc_service.streams) == 2
 
 
-def test_frames_for_a_grpc_servicewithout_streams_fail_as_not_found(grpc_service: GrpcStandIn, kind: str) -> None:
+def test_frames_for_a_service_without_streams_fail_as_not_found(grpc_service: GrpcStandIn, kind: str) -> None:
     def refuse(camera: Frames) -> Iterator[Any]:
         raise Status(Code.UNIMPLEMENTED)
 
@@ -186,7 +186,7 @@ def test_a_reply_that_cannot_be_read_is_an_error_of_ours(grpc_service: GrpcStand
     assert grpc_service.streams[0].cancelled.wait(PATIENCE_S)
 
 
-def test_a_frame_too_large_for_the_grpc_servicefails_alone(grpc_service: GrpcStandIn, kind: str) -> None:
+def test_a_frame_too_large_for_the_service_fails_alone(grpc_service: GrpcStandIn, kind: str) -> None:
     huge = bytes(2 << 20)
     given = [b"0", b"1", huge, b"3", huge, b"5"]
     answers = use_stream(kind, grpc_service.address, given, Inspect(), in_flight=4)

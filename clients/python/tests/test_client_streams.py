@@ -26,7 +26,7 @@ from pomona import (
     Segment,
     errors,
 )
-from pomona.streams import FrameSlots, StreamOptions, TakenFrame
+from pomona.streams import StreamOptions, TakenFrame
 from pomona.testing import MockTransport, a_mask, a_segmentation, an_inspection
 
 
@@ -284,28 +284,6 @@ def test_an_empty_stream_ends_and_one_without_places_is_refused(kind: str) -> No
     assert use_stream(kind, MockTransport(), [], Inspect()) == []
     with pytest.raises(errors.InvalidArgument, match="in_flight must be at least 1, got 0"):
         use_stream(kind, MockTransport(), [], Inspect(), in_flight=0)
-
-
-def test_of_the_frames_that_wait_the_newest_is_sent_next() -> None:
-    sent: list[int] = []
-    dropped: list[int] = []
-    slots = FrameSlots(2, lambda each: sent.append(each.number), lambda each: dropped.append(each.number))
-
-    def add(*numbers: int) -> None:
-        for number in numbers:
-            slots.add(TakenFrame.of(number, b""))
-
-    add(0, 1, 2, 3, 4)
-    assert (sent, dropped) == ([0, 1], [2, 3])
-    slots.release()
-    assert sent == [0, 1, 4]
-    slots.release()
-    slots.release()
-    add(5, 6, 7)
-    assert (sent, dropped) == ([0, 1, 4, 5, 6], [2, 3])
-    slots.stop()
-    slots.release()
-    assert sent == [0, 1, 4, 5, 6]
 
 
 def test_frames_without_a_place_are_dropped_with_newest_first(kind: str) -> None:
