@@ -26,7 +26,6 @@ from pomona import (
     HttpTransport,
     Inspect,
     ListModels,
-    Mask,
     Point,
     Retry,
     Segment,
@@ -56,18 +55,6 @@ def test_short_requests_travel_in_the_query_beside_the_image() -> None:
     }
     prompt = {"points": [[5.0, 6.0], [7.0, 8.0]], "labels": [1, 0], "box": [1.0, 2.0, 3.0, 4.0], "multimask": True}
     assert json.loads(request.params["request"]) == {"prompts": [prompt], "input_size": 512}
-
-
-def test_long_requests_and_ids_travel_as_parts() -> None:
-    noise = np.random.default_rng(3).random((80, 80)) < 0.5
-    request = build_request(Call(request=Segment(Mask.of(noise)), image=ENCODED), NOW)
-    assert (request.content, request.params) == (None, {})
-    parts = dict(request.parts)
-    assert parts["image"][2] == "image/png"
-    assert json.loads(parts["request"][1])["prompts"][0]["mask"]["size"] == [80, 80]
-    known = dict(build_request(Call(request=Segment(Point(1, 1)), image_id="6ae3", image=ENCODED), NOW).parts)
-    assert known["image_id"][1] == b"6ae3"
-    assert "image" not in known
 
 
 def test_requests_without_an_image_are_refused_where_one_is_needed() -> None:

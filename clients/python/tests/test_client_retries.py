@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pomona import NO_RETRY, Call, Client, Embed, ListModels, Model, Point, Retry, Segment, Timeout, errors
+from pomona import NO_RETRY, Call, Client, ListModels, Point, Retry, Segment, Timeout, errors
 from pomona.images import EncodedImage
 from pomona.retries import Plan, RetryBudget, Send, Wait, attempts, to_timeout
-from pomona.testing import MockTransport, a_mask, a_model, a_segmentation, an_embedding
+from pomona.testing import MockTransport
 
 
 @dataclass
@@ -194,20 +194,3 @@ def test_limits_are_checked() -> None:
         for deadline, urgency in ((0, None), (-1, None), (float("nan"), None), (None, 8)):
             with pytest.raises(errors.InvalidArgument):
                 pomona.send(ListModels(), deadline=deadline, urgency=urgency)
-
-
-def test_the_client_waits_between_attempts_and_sends_forgotten_images_again() -> None:
-    waits: list[float] = []
-    transport = MockTransport()
-    transport.answer(ListModels, busy(2), (a_model(),))
-    with Client(transport=transport, sleep=waits.append) as pomona:
-        models: tuple[Model, ...] = pomona.models()
-        assert [model.name for model in models] == ["mobile-sam"]
-        assert 2 <= waits[0] <= 2.1
-        transport.answer(Segment, errors.UnknownImageId("forgotten"), a_segmentation([a_mask((1, 1, 9, 9))]))
-        transport.answer(Embed, an_embedding())
-        embedding = pomona.embed(b"\x89PNG\r\n\x1a\n")
-        assert pomona.segment(embedding, Point(1, 1)).best[0].area == 64
-    assert transport.closed
-    with pytest.raises(errors.ClientClosed):
-        pomona.models()
