@@ -184,17 +184,19 @@ async def _httpx(target: Target, masks: Masks) -> AsyncIterator[Ask]:
 
 
 @contextlib.asynccontextmanager
-async def _client(target: Target, masks: Masks, *, kind: Literal["http", "grpc"]) -> AsyncIterator[Ask]:
+async def _client(
+    target: Target,
+    masks: Masks,  # noqa: ARG001 (the client always gets RLE)
+    *,
+    kind: Literal["http", "grpc"],
+) -> AsyncIterator[Ask]:
     """Our own: what it adds is the difference to the bare callers."""
     port = target.http_port if kind == "http" else target.grpc_port
     point = pomona.Point(target.point.x, target.point.y)
-    form: Literal["rle", "png"] = "png" if masks == "PNG" else "rle"
     async with pomona.AsyncClient(f"{kind}://127.0.0.1:{port}") as client:
 
         async def ask() -> None:
-            answer = await client.segment(
-                target.photo, point, model=target.model, multimask=target.multimask, format=form
-            )
+            answer = await client.segment(target.photo, point, model=target.model, multimask=target.multimask)
             target.check(len(answer.masks))
 
         yield ask

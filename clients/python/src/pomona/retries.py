@@ -1,7 +1,7 @@
-"""How long to wait, and what to try again: decided here, without clock, network or sleep of its own.
+"""Timeouts and retries.
 
-`conversation` is a generator that says what to do next (send, or wait) and is told what came of it, so that the sync
-and the async client share every decision and tests need no time.
+`attempts` is a generator that yields what to do next, to send or to wait, and is sent the outcome: it does no input or
+output itself, so that both clients share every decision and tests need no time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from pomona.asks import Attempt, Call
+from pomona._requests import Attempt, Call
 from pomona.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -31,15 +31,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Timeout:
-    """Limits in seconds. They hold beside a call's `deadline`, which the service is told of.
+    """Limits in seconds, beside a call's `deadline`, which is also sent to the service.
 
     Attributes:
         connect: to make a connection.
-        attempt: for one attempt to be answered. The service itself gives up after 60, by default.
+        attempt: for one attempt. By default the service itself gives up after 60.
         total: for a call with all its attempts.
 
     Raises:
-        InvalidArgument: a limit that is not above 0.
+        InvalidArgument: a limit is not above 0.
     """
 
     connect: float = 5.0
@@ -48,28 +48,28 @@ class Timeout:
 
     def __post_init__(self) -> None:
         if not all(limit > 0 for limit in (self.connect, self.attempt, self.total)):
-            raise InvalidArgument(f"{self}: limits are seconds above 0.")
+            raise InvalidArgument(f"Timeouts must be above 0 seconds, got {self}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """What is tried again is what is safe to: connections that failed, and what the service said to send again later.
+    """How often to try again after a failed connection, or an answer that says to send the request again later.
 
-    Every question to Pomona can be asked twice without harm, so a connection that broke before the answer counts as
-    failed. Time limits that passed, and requests that were refused, are never tried again.
+    All of Pomona's operations are idempotent, so a connection that broke before the answer counts as failed. Requests
+    that were refused or that took too long are not tried again.
 
     Attributes:
-        attempts: at most, the first included; 1 for no retries.
+        attempts: largest number, the first included; 1 for no retries.
         first_delay: seconds before the second attempt at most; doubled each time, and random between 0 and that ("full
             jitter": M. Brooker, "Exponential Backoff And Jitter", AWS, 2015), so that clients do not come back
             together.
         longest_delay: seconds.
-        budget: retries per call over all calls of a client: so a service that fails altogether gets at most this much
-            more work.
-        reserve: retries that are free before the budget binds.
+        budget: retries per call over all calls of a client, so that a service that fails gets at most this much more
+            work.
+        reserve: retries before the budget limits them.
 
     Raises:
-        InvalidArgument: negative numbers, or no attempt at all.
+        InvalidArgument: a number is negative, or there is no attempt.
     """
 
     attempts: int = 4
@@ -80,14 +80,14 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.first_delay, self.longest_delay, self.budget, self.reserve) < 0:
-            raise InvalidArgument(f"{self}: at least one attempt, and nothing below 0.")
+            raise InvalidArgument(f"Retries must have at least 1 attempt and no negative numbers, got {self}.")
 
     def delay(self, retries: int, draw: float) -> float:
-        """Seconds to wait before the next attempt, where the service did not say.
+        """Return seconds to wait before the next attempt.
 
         Args:
-            retries: that were made before.
-            draw: random, 0 to 1.
+            retries: number made before.
+            draw: random number, 0 to 1.
         """
         return draw * min(self.longest_delay, self.first_delay * 2.0**retries)
 
@@ -97,7 +97,7 @@ NO_RETRY = Retry(attempts=1)
 
 @dataclass
 class RetryBudget:
-    """Retries that are left, over all calls of a client and all its threads."""
+    """The retries left, over all calls of a client and all its threads."""
 
     retry: Retry
     _left: float = field(init=False)
@@ -107,12 +107,12 @@ class RetryBudget:
         self._left = self.retry.reserve
 
     def earn(self) -> None:
-        """A call was made."""
+        """Add the share of one call."""
         with self._lock:
             self._left = min(self.retry.reserve, self._left + self.retry.budget)
 
     def spend(self) -> bool:
-        """Take a retry, where there is one."""
+        """Take a retry, and return whether there was one."""
         with self._lock:
             if self._left < 1:
                 return False
@@ -126,17 +126,17 @@ class Plan:
 
     Attributes:
         timeout: limits.
-        retry: what to try again.
-        budget: of the client.
+        retry: how often to try again.
+        budget: the client's.
         deadline: seconds from now after which the answer is too late, or None.
         urgency: RFC 9218, or None.
         request_id: the same for every attempt.
-        clock: seconds.
-        draw: random, 0 to 1.
-        began: when the plan was made: time that the picture took to be encoded counts.
+        clock: seconds, monotonic.
+        draw: random number, 0 to 1.
+        began: by the clock; encoding the image counts.
 
     Raises:
-        InvalidArgument: a deadline that is not above 0, or an urgency that is not 0 to 7.
+        InvalidArgument: the deadline is not above 0, or the urgency is not 0 to 7.
     """
 
     timeout: Timeout
@@ -152,14 +152,14 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "began", self.clock())
         if self.deadline is not None and not self.deadline > 0:
-            raise InvalidArgument(f"The deadline is {self.deadline} s; seconds from now, above 0, would be right.")
+            raise InvalidArgument(f"deadline must be above 0 seconds from now, got {self.deadline}.")
         if self.urgency is not None and self.urgency not in range(8):
-            raise InvalidArgument(f"The urgency is {self.urgency}; 0 (most urgent) to 7 would be right.")
+            raise InvalidArgument(f"urgency must be 0 (most urgent) to 7, got {self.urgency}.")
 
 
 @dataclass(frozen=True)
 class Send(Generic[T]):
-    """Send this now, and send the answer back, or throw the error."""
+    """Send this call, and send the result to the generator or throw the error into it."""
 
     call: Call[T]
     attempt: Attempt
@@ -167,7 +167,7 @@ class Send(Generic[T]):
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait before going on."""
+    """Wait before the next step."""
 
     seconds: float
 
@@ -175,14 +175,11 @@ class Wait:
 Step: TypeAlias = Send[T] | Wait
 
 
-def conversation(call: Call[T], plan: Plan) -> Generator[Step[T], Any, T]:
-    """Make a call, again where that is safe and there is time.
+def attempts(call: Call[T], plan: Plan) -> Generator[Step[T], Any, None]:
+    """Make a call, and again where that is safe and in time.
 
     Yields:
-        What to do next. `Send` wants the answer sent in, or the `PomonaError` thrown.
-
-    Returns:
-        The answer.
+        What to do next. The call is over when a `Send` succeeded; the `PomonaError` of one that failed is thrown in.
 
     Raises:
         PomonaError: that of the last attempt.
@@ -196,45 +193,29 @@ def conversation(call: Call[T], plan: Plan) -> Generator[Step[T], Any, T]:
         if left <= 0:
             raise _late(plan)
         attempt = Attempt(
-            seconds=min(left, plan.timeout.attempt),
+            timeout=min(left, plan.timeout.attempt),
             connect=plan.timeout.connect,
             deadline=None if deadline_at is None else deadline_at - plan.clock(),
             urgency=plan.urgency,
             request_id=plan.request_id,
         )
         try:
-            answer: T = yield Send(call, attempt)
+            yield Send(call, attempt)
         except UnknownImageId:
-            if call.image_id is None or call.picture is None:
+            if call.image_id is None or call.image is None:
                 raise
             call = replace(call, image_id=None)
         except (ConnectionFailed, TryLater) as error:
             delay = _delay(error, retries, plan)
-            # Retries that would come too late are not made: the caller hears at once.
+            # A retry that would come too late is not made: the caller gets the error at once.
             if retries + 1 >= plan.retry.attempts or plan.clock() + delay >= until or not plan.budget.spend():
                 raise
             retries += 1
             yield Wait(delay)
-        else:
-            return answer
 
 
-def answered(steps: Generator[Step[T], Any, T], answer: T) -> T:
-    """Tell a conversation of the answer, which ends it.
-
-    Returns:
-        What it returns.
-    """
-    try:
-        steps.send(answer)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    raise RuntimeError("a conversation went on after its answer")
-
-
-def timeout_of(timeout: Timeout | float | None) -> Timeout:
-    """Limits from what a caller gave; a number limits a call with all its attempts."""
+def to_timeout(timeout: Timeout | float | None) -> Timeout:
+    """Return the limits that a caller gave; a number limits a call with all its attempts."""
     if isinstance(timeout, Timeout):
         return timeout
     return Timeout() if timeout is None else Timeout(attempt=timeout, total=timeout)
@@ -247,5 +228,5 @@ def _delay(error: PomonaError, retries: int, plan: Plan) -> float:
 
 def _late(plan: Plan) -> TooLate:
     if plan.deadline is not None and plan.deadline <= plan.timeout.total:
-        return DeadlineExceeded("The deadline passed before the answer was here.", request_id=plan.request_id)
+        return DeadlineExceeded("The deadline passed before the answer arrived.", request_id=plan.request_id)
     return NoAnswer(f"No answer within {plan.timeout.total:g} s.", request_id=plan.request_id)
