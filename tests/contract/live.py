@@ -77,7 +77,7 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
             grpc_address = ""
             if other is not None:
                 grpc_address = f"grpc://{host}:{await other.start(host, 0)}"
-                other.open(door.pipeline)
+                other.open(door.pipelines)
             address = f"http://{host}:{port}"
             opened.put(LiveDoor(address, grpc_address, door, loop, stopping, threading.current_thread()))
             await stopping.wait()

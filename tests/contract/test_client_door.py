@@ -68,7 +68,7 @@ async def open_client(
         return
     server = GrpcServer(make_settings(**(limits or {})))
     port = await server.start("127.0.0.1", 0)
-    server.open(door.pipeline)
+    server.open(door.pipelines)
     try:
         async with AsyncClient(f"grpc://127.0.0.1:{port}", **options) as client:
             yield client
