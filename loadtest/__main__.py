@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from loadtest.plan import add_options
+from loadtest.plan import add_options, read_options
 from loadtest.report import REPORTS, Effort
 
 
@@ -40,7 +41,7 @@ COMMANDS: Final = {
     "deadlines": Command("single_image.deadlines", Effort(40), "automatic input size under a deadline"),
     "saturation": Command("saturation.main", Effort(5, 5.0), "throughput and latency, bare model and served"),
     "server": Command("cost.main", Effort(5, 2.0), "CPU time per no-op request, beside other servers"),
-    "admission": Command("scheduler.main", Effort(5), "CPU time of one admission by the queue's length"),
+    "admission": Command("admission.main", Effort(5), "CPU time of one admission by the queue's length"),
     "doors": Command("doors.main", Effort(5, 1.5), "all endpoints and client libraries"),
     "client": Command("doors.client", Effort(3), "what the Python client adds to its library"),
     "overload": Command("overload.main", Effort(2, 4.0), "goodput at 0.5 to 4 times the capacity"),
@@ -63,7 +64,6 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     locust = commands.add_parser("locust", help="steps of load on a running service", allow_abbrev=False)
     locust.add_argument("--host", default="http://localhost:3000", help="the service (default %(default)s)")
-    locust.add_argument("--out", type=Path, default=REPORTS / "loadtest", help="folder of the report")
     add_options(locust)
     measured = ", ".join(name for name, command in COMMANDS.items() if command.in_all)
     commands.add_parser("all", help=f"in turn, each in a process of its own: {measured}")
@@ -72,20 +72,32 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a benchmark."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parsed = parser().parse_args(arguments)
     if parsed.command == "all":
         # A process each: tritonclient's messages and the server's own cannot be in one, and memory is not shared.
         for name in (name for name, command in COMMANDS.items() if command.in_all):
             subprocess.run([sys.executable, "-m", "loadtest", name], check=True)
     elif parsed.command == "locust":
-        from loadtest import locust_run
-
-        locust_run.main(parsed, parsed.out)
+        sys.exit(_locust(parsed, arguments[1:]))
     else:
         command = COMMANDS[parsed.command]
         module, _, function = command.function.partition(".")
         effort = replace(command.effort, rounds=parsed.rounds, seconds=parsed.seconds)
         getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out)
+
+
+def _locust(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Check the options, run Locust with them, and return its exit status."""
+    out = read_options(parsed).out
+    out.mkdir(parents=True, exist_ok=True)
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "locust", "-f", str(here / "locustfile.py"), "--headless", "--only-summary"]
+    command += ["--csv", str(out / "locust"), "--html", str(out / "locust.html"), "--exit-code-on-error", "0"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
+    return subprocess.run(
+        [*command, "--host", parsed.host, *arguments], cwd=here.parent, env=environment, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Final, TextIO
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from gevent import GreenletExit
@@ -23,6 +22,7 @@ from locust.contrib.fasthttp import LocustUserAgent
 from locust.env import Environment
 from locust.runners import LocalRunner
 
+from loadtest import locust_report
 from loadtest.images import PromptedImage, images_of_folder, rendered_images
 from loadtest.plan import Camera, Options, Step, add_options, read_options, schedule
 from loadtest.summary import Kind, Outcome, Record, judge
@@ -42,7 +42,7 @@ class Load:
     Attributes:
         options: from the command line.
         images: what they send.
-        records: file for a line per request, or None.
+        models: of the service.
         numbers: of the cameras, counted up.
         started: on the monotonic clock.
         rng: chooses images, prompts and pauses for thought, the same in each run.
@@ -50,7 +50,8 @@ class Load:
 
     options: Options
     images: tuple[PromptedImage, ...]
-    records: TextIO | None
+    models: list[dict[str, Any]]
+    records: list[Record] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     started: float = field(default_factory=time.monotonic)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -66,11 +67,6 @@ class Load:
     def prompt_field(self, image: PromptedImage) -> dict[str, str]:
         """Return the form's field with one of the image's prompts."""
         return {"request": json.dumps({"prompts": [image.prompts[self.rng.integers(len(image.prompts))]]})}
-
-    def keep(self, record: Record) -> None:
-        """Write a record."""
-        if self.records is not None:
-            self.records.write(record.line())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +153,10 @@ class _PomonaUser(FastHttpUser):
                 wait = (response.headers or {}).get("Retry-After")
         except GreenletExit:
             seconds = load.now() - request.due
-            load.keep(_record(request, Outcome.FAILED, seconds, sent - request.due, "cut_off_at_the_end"))
+            load.records.append(_record(request, Outcome.FAILED, seconds, sent - request.due, "cut_off_at_the_end"))
             raise
         if not retried:
-            load.keep(_record(request, outcome, seconds, sent - request.due, code))
+            load.records.append(_record(request, outcome, seconds, sent - request.due, code))
         self._hold_s = retry_after_s(wait) if outcome in (Outcome.REFUSED, Outcome.FAILED) else 0.0
         return Answer(outcome, code, body)
 
@@ -198,7 +194,7 @@ class SortingLine(_PomonaUser):
             request = Request(Kind.FRAME, SEGMENT, fields, image.jpeg, frame.step, frame.due, deadline_s)
             self._in_flight.spawn(self._send, request)
             return
-        self.load.keep(Record(Kind.FRAME, frame.step.number, Outcome.SKIPPED, 0.0))
+        self.load.records.append(Record(Kind.FRAME, frame.step.number, Outcome.SKIPPED, 0.0))
         self.environment.events.request.fire(
             request_type="POST",
             name=f"{_name(Kind.FRAME, frame.step)}, {Outcome.SKIPPED}",
@@ -296,11 +292,17 @@ class BatchJob(_PomonaUser):
 class Steps(LoadTestShape):
     """Keeps all users from the start to the end of the plan; the cameras' schedules make the steps."""
 
+    shown: Step | None = None
+
     def tick(self) -> tuple[int, float, list[type[User]] | None] | None:
         """Return the users that Locust should run now; None at the end."""
         options = _PomonaUser.load.options
         if self.get_run_time() >= options.plan.duration_s:
             return None
+        step = options.plan.step_at(self.get_run_time())
+        if step is not None and step != self.shown:
+            print(f"Step {step.number + 1} of {len(options.rates)}: {step.rate:g}x", flush=True)
+            self.shown = step
         users = [user for user in (SortingLine, Annotator, BatchJob) if user.fixed_count]
         total = sum(user.fixed_count for user in users)
         return total, total, list(users)
@@ -322,7 +324,6 @@ def _failure(status: int, response: Any) -> str:
 @events.init_command_line_parser.add_listener
 def _declare(parser: argparse.ArgumentParser) -> None:
     add_options(parser, include_in_web_ui=False)
-    parser.add_argument("--records", type=Path, default=None, help="file to write a line of JSON per request to")
 
 
 @events.init.add_listener
@@ -334,11 +335,10 @@ def _prepare(environment: Environment, **_: object) -> None:
         raise TypeError("Locust must be started from the command line")
     options = read_options(parsed)
     try:
-        images = images_of_folder(options.images) if options.images else rendered_images(options.image_size)
+        images = images_of_folder(options.images) if options.images else rendered_images(options.size)
     except ValueError as error:
         sys.exit(f"--images: {error}")
-    records = parsed.records.open("w", buffering=1) if parsed.records else None
-    _PomonaUser.load = Load(options, images, records)
+    _PomonaUser.load = Load(options, images, locust_report.loaded_models(environment.host or ""))
     SortingLine.fixed_count, SortingLine.concurrency = options.cameras, options.in_flight
     Annotator.fixed_count, BatchJob.fixed_count = options.annotators, options.batch_jobs
 
@@ -346,4 +346,12 @@ def _prepare(environment: Environment, **_: object) -> None:
 @events.test_start.add_listener
 def _start(**_: object) -> None:
     load = _PomonaUser.load
-    _PomonaUser.load = Load(load.options, load.images, load.records)
+    _PomonaUser.load = Load(load.options, load.images, load.models)
+
+
+@events.test_stop.add_listener
+def _stop(environment: Environment, **_: object) -> None:
+    load = _PomonaUser.load
+    if not locust_report.write(environment.host or "", load.models, load.options, load.records, load.options.out):
+        print("No frame was answered.")
+        environment.process_exit_code = 1

@@ -6,15 +6,26 @@ The caller passes the time; times are seconds since the start of the run.
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    DirectoryPath,
+    Field,
+    ValidationError,
+)
 
 from loadtest.images import jpeg_files
+from loadtest.report import REPORTS
 from models.types import Size
 
 _ROUNDING_S: Final = 1e-9
@@ -144,38 +155,52 @@ class Camera:
         self._in_flight -= 1
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of a run; `add_options` explains each."""
+def _split(text: object) -> object:
+    return text.split(",") if isinstance(text, str) else text
 
-    rates: tuple[float, ...]
-    step_seconds: float
-    pause_seconds: float
-    cameras: int
-    fps: float
-    deadline_ms: float
-    in_flight: int
-    annotators: int
-    think_seconds: float
-    batch_jobs: int
-    images: Path | None
-    image_size: Size
 
-    @property
+def _with_jpeg_files(folder: Path | None) -> Path | None:
+    if folder is not None and not jpeg_files(folder):
+        raise ValueError("must contain a .jpg or .jpeg file")
+    return folder and folder.resolve()
+
+
+_Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Options(BaseModel):
+    """Options of a run, on the command line with dashes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rates: Annotated[tuple[_Positive, ...], BeforeValidator(_split)] = Field(
+        (0.25, 0.5, 1, 2), description="steps of the run, each a multiple of --fps, with commas between"
+    )
+    step_seconds: _Positive = Field(30, description="length of a step")
+    pause_seconds: _Positive = Field(3, description="length of the pause before and after each step")
+    cameras: int = Field(1, ge=1, description="sorting lines, each with one camera")
+    fps: _Positive = Field(1, description="frames per second of each camera at rate 1, sent on time in any case")
+    deadline_ms: _Positive = Field(2000, description="deadline of a frame from its capture, sent as X-Deadline-Ms")
+    in_flight: int = Field(4, ge=1, description="most frames of a camera in flight; further ones are skipped")
+    annotators: int = Field(0, ge=0, description="people who embed an image and click in it 10 to 30 times")
+    think_seconds: _Positive = Field(1, description="mean time between an annotator's clicks")
+    batch_jobs: int = Field(0, ge=0, description="jobs that send image after image as fast as they are answered")
+    images: Annotated[DirectoryPath | None, AfterValidator(_with_jpeg_files)] = Field(
+        None, description="folder of JPEG files to send; rendered oranges if not given"
+    )
+    image_size: str = Field("1200x800", pattern=r"^[1-9]\d*x[1-9]\d*$", description="of rendered images")
+    out: Path = Field(REPORTS / "loadtest", description="folder of the report")
+
+    @cached_property
     def plan(self) -> Plan:
         """The steps of the run."""
         return Plan(self.rates, self.step_seconds, self.pause_seconds)
 
-    def arguments(self) -> list[str]:
-        """Return the options as command-line arguments."""
-        texts = {
-            **{name: str(getattr(self, name)) for name in self.__slots__},
-            "rates": ",".join(str(rate) for rate in self.rates),
-            "image_size": f"{self.image_size.width}x{self.image_size.height}",
-        }
-        if self.images is None:
-            del texts["images"]
-        return [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
+    @property
+    def size(self) -> Size:
+        """Size of rendered images."""
+        width, height = (int(side) for side in self.image_size.split("x"))
+        return Size(height, width)
 
 
 def add_options(parser: argparse.ArgumentParser, **extra: Any) -> None:
@@ -185,73 +210,23 @@ def add_options(parser: argparse.ArgumentParser, **extra: Any) -> None:
         parser: ours or Locust's.
         extra: further arguments for each option, if the parser takes more than argparse's.
     """
-
-    def add(name: str, kind: Callable[[str], object], default: str | None, metavar: str, meaning: str) -> None:
-        def read(text: str) -> object:
-            try:
-                return kind(text)
-            except ValueError:
-                raise argparse.ArgumentTypeError(f"must have the form {metavar}, got {text}") from None
-
-        shown = "" if default is None else f" (default {default})"
-        parser.add_argument(name, type=read, default=default, metavar=metavar, help=f"{meaning}{shown}", **extra)
-
-    add("--rates", _rates, "0.25,0.5,1,2", "R,R,…", "steps of the run, each a multiple of --fps")
-    add("--step-seconds", _above_zero, "30", "S", "length of a step")
-    add("--pause-seconds", _above_zero, "3", "S", "length of the pause before and after each step")
-    add("--cameras", _from_one, "1", "N", "sorting lines, each with one camera")
-    add("--fps", _above_zero, "1", "F", "frames per second of each camera at rate 1, sent on time in any case")
-    add("--deadline-ms", _above_zero, "2000", "MS", "deadline of a frame from its capture, sent as X-Deadline-Ms")
-    add("--in-flight", _from_one, "4", "N", "most frames of a camera in flight; further ones are skipped")
-    add("--annotators", _from_zero, "0", "N", "people who embed an image and click in it 10 to 30 times")
-    add("--think-seconds", _above_zero, "1", "S", "mean time between an annotator's clicks")
-    add("--batch-jobs", _from_zero, "0", "N", "jobs that send image after image as fast as they are answered")
-    add("--images", _image_folder, None, "FOLDER", "folder of JPEG files to send (default: rendered oranges)")
-    add("--image-size", _size, "1200x800", "WxH", "width and height of rendered images")
+    for name, field in Options.model_fields.items():
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        meaning = field.description if default is None else f"{field.description} (default {default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=meaning, **extra)
 
 
 def read_options(parsed: argparse.Namespace) -> Options:
-    """Return the options that a parser with `add_options` read."""
-    return Options(**{name: getattr(parsed, name) for name in Options.__slots__})
+    """Return the options that a parser with `add_options` read.
 
-
-def _above_zero(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return number
-
-
-def _from_zero(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _from_one(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    number = int(text)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
-    return number
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    return tuple(_above_zero(rate) for rate in text.split(","))
-
-
-def _size(text: str) -> Size:
-    width, height = text.split("x")
-    return Size(_from_one(height), _from_one(width))
-
-
-def _image_folder(text: str) -> Path:
-    folder = Path(text)
-    if not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"must be a folder, got {text}")
-    if not jpeg_files(folder):
-        raise argparse.ArgumentTypeError(f"must contain a .jpg or .jpeg file, got {text}")
-    return folder.resolve()
+    Raises:
+        SystemExit: one is invalid; a line for each says why.
+    """
+    try:
+        return Options(**{name: getattr(parsed, name) for name in Options.model_fields})
+    except ValidationError as error:
+        lines = []
+        for one in error.errors():
+            name, message = str(one["loc"][0]).replace("_", "-"), one["msg"].removeprefix("Value error, ")
+            lines.append(f"--{name}: {message}, got {one['input']}")
+        sys.exit("\n".join(lines))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -57,16 +56,6 @@ class Record:
     seconds: float
     lag_s: float = 0.0
     code: str = ""
-
-    def line(self) -> str:
-        """Return the record as a line of JSON."""
-        return json.dumps(asdict(self)) + "\n"
-
-    @classmethod
-    def parse(cls, line: str) -> Record:
-        """Read what `line` wrote."""
-        fields = json.loads(line)
-        return cls(**fields | {"kind": Kind(fields["kind"]), "outcome": Outcome(fields["outcome"])})
 
 
 def judge(status: int, code: str, seconds: float, deadline_s: float | None) -> Outcome:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from loadtest import cost, doors, overload, scheduler
+from loadtest import cost, doors, overload
 from loadtest.callers import CALLERS, Target
 from loadtest.images import padded_jpeg
 from loadtest.load import Pool, closed_loop, offer, poisson, post_ok
@@ -263,11 +263,11 @@ def test_the_burst_report_compares_the_medians_of_each_round() -> None:
 
 
 def test_the_device_report_shows_goodput_relative_to_the_best() -> None:
+    in_time, refused = record(Outcome.IN_TIME, 0.1), record(Outcome.REFUSED, 0.0)
     loads = [
-        scheduler.DeviceLoad(load, Spread(2000 * load, 0, 0), Spread(goodput, goodput, goodput), 0.5, 3, 1.5)
-        for load, goodput in ((1.0, 1900.0), (4.0, 1710.0))
+        overload.Load.of("simulated device", 1.0, [[in_time] * 10], 0.5),
+        overload.Load.of("simulated device", 4.0, [[in_time] * 9 + [refused] * 31], 0.5),
     ]
-    *_, best, most = scheduler.device_lines(loads, EFFORT)
-    assert "| 1.00 | 50% | 3 | 2 |" in best
-    assert "| 4 x | 8000 |" in most
-    assert "| 0.90 |" in most
+    *_, best, most = overload.device_lines(loads, EFFORT)
+    assert best == "| 1 x | 20 | 20 (20 to 20) | 1.00 | 0% | 0 | 0 |"
+    assert most == "| 4 x | 80 | 18 (18 to 18) | 0.90 | 78% | 0 | 0 |"
