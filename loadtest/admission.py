@@ -85,9 +85,10 @@ def _admission_ms(waiting: int, order: str, seed: int) -> float:
 def lines_of(costs: Mapping[tuple[int, str], Spread], effort: Effort) -> list[str]:
     """Return the report as Markdown."""
     return [
-        f"Admission of one item while a batch runs and others wait, all with deadlines: rising in the order of arrival, "
-        f"or random, so that items are inserted anywhere in the queue. Medians of {ADMISSIONS} admissions; {effort.rounds} rounds: median (lowest to highest). Target: at most "
-        f"{TARGET_MS:g} ms.",
+        "Admission of one item while a batch runs and others wait, all with deadlines, which rise in the order of "
+        "arrival or are random, so that items are inserted anywhere in the queue. "
+        f"Medians of {ADMISSIONS} admissions; {effort.rounds} rounds: median (lowest to highest). "
+        f"Target: at most {TARGET_MS:g} ms.",
         "",
         *table(
             ("items waiting", *(f"{order} deadlines, ms" for order in ORDERS)),
