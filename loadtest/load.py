@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar
 
-import httptools
 import numpy as np
 import uvloop
 
@@ -25,6 +25,11 @@ _REQUEST_TIMEOUT: Final = 408
 """What mosec answers when its timeout is over; others answer 504."""
 
 
+_HEAD: Final = re.compile(rb"HTTP/1\.1 (\d{3})")
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An HTTP answer.
@@ -32,7 +37,7 @@ class Answer:
     Attributes:
         status: of HTTP.
         body: as it came.
-        at: when its last byte came, seconds of `time.monotonic`: uvloop's own clock ticks in milliseconds.
+        at: when it had come, seconds of `time.monotonic`: uvloop's own clock ticks in milliseconds.
     """
 
     status: int
@@ -45,105 +50,55 @@ class Pool:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: list[_Connection] = []
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def post(self, chunks: Iterable[bytes], timeout_s: float) -> Answer:
-        """Send a request and wait for its answer.
+        """Send a request and wait for its answer, which must have a Content-Length.
 
         Raises:
             TimeoutError: no answer within `timeout_s`; the connection is closed.
-            OSError: the connection failed.
+            OSError: the connection failed, or the answer is not HTTP.
         """
         async with asyncio.timeout(timeout_s):
-            connection = await self._connection()
+            reader, writer = await self._connection()
             try:
-                answer = await connection.post(chunks)
+                writer.writelines(chunks)
+                answer, keep = await _read_answer(reader)
             except BaseException:
-                connection.close()
+                writer.transport.abort()
                 raise
-        if connection.open:
-            self._idle.append(connection)
+        if keep:
+            self._idle.append((reader, writer))
+        else:
+            writer.close()
         return answer
 
     def close(self) -> None:
         """Close the idle connections."""
-        for connection in self._idle:
-            connection.close()
+        for _, writer in self._idle:
+            writer.close()
         self._idle.clear()
 
-    async def _connection(self) -> _Connection:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:
-            connection = self._idle.pop()
-            if connection.open:
-                return connection
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
-        return connection
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
 
-class _Connection(asyncio.Protocol):
-    """A connection with one request at a time."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Answer] | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._body: list[bytes] = []
-
-    @property
-    def open(self) -> bool:
-        """Whether another request can be sent."""
-        return self._transport is not None and not self._transport.is_closing()
-
-    async def post(self, chunks: Iterable[bytes]) -> Answer:
-        """See `Pool.post`."""
-        if self._transport is None:
-            raise ConnectionError("the connection is closed")
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.writelines(chunks)
-        return await self._waiting
-
-    def close(self) -> None:
-        """Close at once, without sending what is buffered."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the request in flight."""
-        self._transport = None
-        self._fail(exc or ConnectionError("the server closed the connection"))
-
-    def data_received(self, data: bytes) -> None:
-        """Parse the answer."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(ConnectionError(f"the answer is not HTTP: {error}"))
-            self.close()
-
-    def on_message_begin(self) -> None:
-        """Begin an answer (called by the parser)."""
-        self._body.clear()
-
-    def on_body(self, part: bytes) -> None:
-        """Keep a part of the body (called by the parser)."""
-        self._body.append(part)
-
-    def on_message_complete(self) -> None:
-        """Return the answer (called by the parser)."""
-        if not self._parser.should_keep_alive() and self._transport is not None:
-            self._transport.close()
-        if self._waiting is not None and not self._waiting.done():
-            answer = Answer(self._parser.get_status_code(), b"".join(self._body), time.monotonic())
-            self._waiting.set_result(answer)
-
-    def _fail(self, error: Exception) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[Answer, bool]:
+    """Return an answer, and whether the connection stays open."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        status, length = _HEAD.match(head), _LENGTH.search(head)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+    except EOFError as error:
+        raise ConnectionError("the server closed the connection") from error
+    if status is None:
+        raise ConnectionError(f"an answer must be HTTP/1.1, got {head[:500]!r}")
+    return Answer(int(status[1]), body, time.monotonic()), not _CLOSE.search(head)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -106,19 +106,6 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusals:
-    """Refusals with one problem code.
-
-    Attributes:
-        count: number of requests.
-        after_ms: time from when they were due to the refusal.
-    """
-
-    count: int
-    after_ms: Percentiles | None
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
     """Summary of the requests of one kind in one step; a request belongs to the step in which it fell due.
 
@@ -135,7 +122,7 @@ class Summary:
         refused_share: share of those offered.
         latency_ms: of those answered, from when they were due.
         refused_after_ms: of those refused, from when they were due.
-        refusals: by problem code.
+        refusals: counts by problem code.
         failures: counts by what went wrong.
         lag_ms: delay of the load generator; if it is not small, the other times include it.
     """
@@ -152,7 +139,7 @@ class Summary:
     refused_share: float
     latency_ms: Percentiles | None
     refused_after_ms: Percentiles | None
-    refusals: dict[str, Refusals]
+    refusals: dict[str, int]
     failures: dict[str, int]
     lag_ms: Percentiles | None
 
@@ -167,9 +154,6 @@ def summarise(records: Sequence[Record], step_s: float) -> Summary:
     counts = Counter(record.outcome for record in records)
     answered = [record for record in records if record.outcome in (Outcome.IN_TIME, Outcome.LATE)]
     refused = [record for record in records if record.outcome is Outcome.REFUSED]
-    by_code: dict[str, list[float]] = {}
-    for record in refused:
-        by_code.setdefault(record.code, []).append(record.seconds)
     return Summary(
         offered=len(records),
         in_time=counts[Outcome.IN_TIME],
@@ -183,7 +167,7 @@ def summarise(records: Sequence[Record], step_s: float) -> Summary:
         refused_share=round(len(refused) / len(records), 4) if records else 0.0,
         latency_ms=Percentiles.of([record.seconds for record in answered]),
         refused_after_ms=Percentiles.of([record.seconds for record in refused]),
-        refusals={code: Refusals(len(after), Percentiles.of(after)) for code, after in sorted(by_code.items())},
-        failures=dict(sorted(Counter(record.code for record in records if record.outcome is Outcome.FAILED).items())),
+        refusals=dict(Counter(record.code for record in refused)),
+        failures=dict(Counter(record.code for record in records if record.outcome is Outcome.FAILED)),
         lag_ms=Percentiles.of([record.lag_s for record in records if record.outcome is not Outcome.SKIPPED]),
     )

@@ -134,7 +134,7 @@ def test_summary_equals_figures_computed_by_hand() -> None:
     assert summary.refused_share == 0.375
     assert summary.latency_ms == Percentiles(p50=200.0, p95=830.0, p99=886.0)
     assert summary.refused_after_ms == Percentiles(p50=30.0, p95=453.0, p99=490.6)
-    assert {code: one.count for code, one in summary.refusals.items()} == {"deadline_exceeded": 1, "overloaded": 2}
+    assert summary.refusals == {"deadline_exceeded": 1, "overloaded": 2}
     assert summary.failures == {"ConnectionRefusedError": 1}
     assert summary.lag_ms is not None
     assert summary.lag_ms.p50 == 2.0
