@@ -74,12 +74,6 @@ def test_frames_fall_due_at_the_rate_of_the_step_and_the_phase_of_the_camera(pha
     assert [frame.due for frame in schedule(PLAN, fps=1.0, phase=phase)] == due
 
 
-@pytest.mark.parametrize("fps", [3.0, 29.97])
-def test_rounding_adds_no_frame_to_a_step(fps: float) -> None:
-    plan = Plan(rates=(0.1,), step_s=100.0, pause_s=3.0)
-    assert len(list(schedule(plan, fps, phase=0.0))) == int(np.ceil(fps * 10))
-
-
 @pytest.mark.parametrize(
     ("limit", "answer_takes_s", "sent"),
     [(10, 100.0, [True] * 6), (2, 2.5, [True, True, False, True, True, False]), (1, 1.0, [True] * 6)],
@@ -110,10 +104,6 @@ def test_outcome_follows_from_status_code_and_deadline(
     status: int, code: str, seconds: float, outcome: Outcome
 ) -> None:
     assert judge(status, code, seconds, deadline_s=0.5) is outcome
-
-
-def test_an_answer_without_a_deadline_is_never_late() -> None:
-    assert judge(200, "", 59.0, None) is Outcome.IN_TIME
 
 
 def test_summary_equals_figures_computed_by_hand() -> None:
@@ -160,32 +150,15 @@ def test_a_unique_image_has_another_id_and_the_same_pixels() -> None:
     assert all(np.array_equal(other, first) for other in others)
 
 
-def test_each_rendered_fruit_has_a_point_on_it_and_its_box() -> None:
-    size = Size(160, 240)
-    for seed, image in enumerate(images.rendered_images(size)):
-        sample = images.render_line(seed, size)
-        points = [prompt["points"][0] for prompt in image.prompts if "points" in prompt]
-        assert [np.asarray(sample.instance_map)[int(y), int(x)] for x, y in points] == [1, 2, 3, 4, 5]
-        boxes = [tuple(prompt["box"]) for prompt in image.prompts if "box" in prompt]
-        assert boxes == [fruit.box for fruit in sample.instances]
-
-
-def test_a_folder_gives_its_jpeg_files_unchanged(tmp_path: Path) -> None:
+def test_a_folder_gives_its_jpeg_files_and_refuses_damaged_ones(tmp_path: Path) -> None:
     wide, tall = jpeg_of(Size(40, 60)), jpeg_of(Size(80, 20))
     (tmp_path / "b.JPG").write_bytes(tall)
     (tmp_path / "a.jpeg").write_bytes(wide)
-    (tmp_path / "notes.txt").write_text("no image")
     first, second = images.images_of_folder(tmp_path)
     assert (first.jpeg, second.jpeg) == (wide, tall)
     assert first.prompts == ({"points": [[30.0, 20.0]]}, {"box": [15.0, 10.0, 45.0, 30.0], "multimask": False})
-
-
-@pytest.mark.parametrize(
-    ("content", "what"), [(b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG image ends early"), (b"RIFF", "is not a JPEG")]
-)
-def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, content: bytes, what: str) -> None:
-    (tmp_path / "odd.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"odd\.jpg.*{what}"):
+    (tmp_path / "odd.jpg").write_bytes(wide[:20])
+    with pytest.raises(ValueError, match=r"odd\.jpg"):
         images.images_of_folder(tmp_path)
 
 
@@ -228,12 +201,6 @@ def test_retry_after_is_read_as_seconds(header: str | None, seconds: float) -> N
 def test_an_invalid_option_is_refused(arguments: list[str], what: str) -> None:
     with pytest.raises(SystemExit, match=what):
         read_options(parsed(*arguments))
-
-
-def test_options_are_read_with_their_defaults() -> None:
-    options = read_options(parsed("--rates", "0.1,3", "--image-size", "300x200", "--fps", "29.97"))
-    assert (options.rates, options.size, options.fps) == ((0.1, 3.0), Size(200, 300), 29.97)
-    assert (options.cameras, options.images, options.plan.step_s) == (1, None, 30.0)
 
 
 def test_one_line_says_that_no_service_answers() -> None:
