@@ -74,7 +74,7 @@ proto: $(VENV)/dev.stamp  ## generate the gRPC code of service and client from s
 bento: $(VENV)/runtime.stamp  ## build a Bento into dist/bentoml
 	BENTOML_HOME=$(CURDIR)/dist/bentoml $(BIN)/bentoml build
 
-image: bento  ## build the image IMAGE:VARIANT (cpu or gpu) with MODELS inside, by podman, buildah or docker
+image: bento  ## build the image IMAGE for VARIANT (cpu or gpu) with MODELS inside, by podman, buildah or docker
 	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/image/build.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
 
 test-image: bento $(VENV)/dev.stamp  ## build the image VARIANT and test it by running it (needs podman or docker; takes minutes)

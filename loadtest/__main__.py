@@ -95,9 +95,7 @@ def _locust(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "locust", "-f", str(here / "locustfile.py"), "--headless", "--only-summary"]
     command += ["--csv", str(out / "locust"), "--html", str(out / "locust.html"), "--exit-code-on-error", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    return subprocess.run(
-        [*command, "--host", parsed.host, *arguments], cwd=here.parent, env=environment, check=False
-    ).returncode
+    return subprocess.run([*command, "--host", parsed.host, *arguments], env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

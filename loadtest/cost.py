@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from loadtest.load import Pool, Send, closed_loop, post_ok, run
@@ -44,19 +43,8 @@ POMONA_GRPC: Final = "Pomona, gRPC"
 TARGETS: Final = {(POMONA_RAW, BARE_ASGI): 1.5, (POMONA, BARE_ASGI): 2.0, (POMONA_GRPC, BARE_GRPC): 2.5}
 """Most CPU time per request, as a multiple of what the server framework takes by itself."""
 
-COLOURS: Final = {
-    POMONA: "#2e8b57",
-    POMONA_RAW: "#8fce9f",
-    POMONA_GRPC: "#c7e9c0",
-    LITSERVE: "#f0b429",
-    MOSEC: "#4292c6",
-    BENTOML: "#8e7cc3",
-    BARE_ASGI: "#969696",
-    BARE_GRPC: "#cccccc",
-}
-"""In plots."""
-
 _WARM_UP_S: Final = 1.0
+_ORDER: Final = (POMONA, POMONA_RAW, POMONA_GRPC, BARE_ASGI, BARE_GRPC, LITSERVE, MOSEC, BENTOML)
 
 OpenSend: TypeAlias = Callable[[], AbstractAsyncContextManager[Send]]
 """Opens connections; its value sends a request."""
@@ -180,7 +168,7 @@ def main(effort: Effort, folder: Path) -> None:
             target = Target(one.port, one.grpc_port, MODEL, image, STRIP_POINT, multimask=False)
             lanes.append(Lane(name, one, partial(grpc, target, "RLE")))
         windows = measure(lanes, NUMBERS_OF_CALLERS, effort)
-    costs = sorted(costs_of(windows), key=lambda cost: (cost.callers, list(COLOURS).index(cost.name)))
+    costs = sorted(costs_of(windows), key=lambda cost: (cost.callers, _ORDER.index(cost.name)))
     compared = ratios(windows, RATIO_CALLERS)
     data = {
         "body_bytes": BODY_BYTES,
@@ -188,7 +176,7 @@ def main(effort: Effort, folder: Path) -> None:
         "costs": [asdict(cost) for cost in costs],
     }
     packages = tuple(name for name in ("litserve", "mosec") if name in " ".join(servers).lower())
-    Report("server", data, lines_of(costs, compared, effort), plot(costs), ("grpcio", *packages)).write(folder)
+    Report("server", data, lines_of(costs, compared, effort), packages=("grpcio", *packages)).write(folder)
 
 
 @contextlib.asynccontextmanager
@@ -237,26 +225,3 @@ def lines_of(costs: Sequence[Cost], compared: Mapping[tuple[str, str], Spread], 
             left=2,
         ),
     ]
-
-
-def plot(costs: Sequence[Cost]) -> Figure:
-    """Plot CPU time per request by server and number of callers; the lines are the range over the rounds."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    names = list(dict.fromkeys(cost.name for cost in costs))
-    numbers = list(dict.fromkeys(cost.callers for cost in costs))
-    width = 0.8 / len(names)
-    for number, name in enumerate(names):
-        own = [cost.server_cpu_ms for cost in costs if cost.name == name]
-        places = [group + (number - (len(names) - 1) / 2) * width for group in range(len(own))]
-        errors = ([cpu.median - cpu.low for cpu in own], [cpu.high - cpu.median for cpu in own])
-        heights = [cpu.median for cpu in own]
-        axes.bar(places, heights, width * 0.9, yerr=errors, color=COLOURS[name], label=name, ecolor="#555555")
-    axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
-    axes.set_xlabel("callers at the same time")
-    axes.set_ylabel("CPU ms per request")
-    axes.set_title(f"No-op model, body of {BODY_BYTES // 1000} KB: what the server itself costs", fontsize=10)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    return figure

@@ -20,12 +20,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from loadtest.admission import DEVICE, device_policy, ready_item
-from loadtest.cost import COLOURS
 from loadtest.images import padded_jpeg
 from loadtest.load import Pool, closed_loop, lone_requests, offer, poisson, post_ok, run
 from loadtest.peers import BATCH, STRIP, Work
 from loadtest.report import Effort, Report, table
-from loadtest.server import LITSERVE, MOSEC, PEERS, Server, calls, installed, serving
+from loadtest.server import BENTOML, LITSERVE, MOSEC, PEERS, POMONA, Server, calls, installed, serving
 from loadtest.summary import Kind, Outcome, Percentiles, Record, Spread, Summary, summarise
 from loadtest.wire import Call
 from service.errors import DeadlineUnreachable, Overloaded
@@ -37,6 +36,7 @@ LOADS: Final = (0.5, 0.8, 1.0, 2.0, 4.0)
 PAUSE_S: Final = 1.0
 GIVE_UP_S: Final = 1.0
 SATURATION_CALLERS: Final = 2 * BATCH
+_COLOURS: Final = {POMONA: "#2e8b57", LITSERVE: "#f0b429", MOSEC: "#4292c6", BENTOML: "#8e7cc3"}
 _WARM_UP_SEED: Final = 1000
 
 DEVICE_LOADS: Final = (1.0, 2.0, 4.0)
@@ -249,9 +249,9 @@ def plot(loads: Sequence[Load]) -> Figure:
     for name in dict.fromkeys(load.server for load in loads):
         own = [load for load in loads if load.server == name]
         places = [load.load for load in own]
-        above.plot(places, [load.goodput_per_s.median for load in own], color=COLOURS[name], marker="o", label=name)
+        above.plot(places, [load.goodput_per_s.median for load in own], color=_COLOURS[name], marker="o", label=name)
         p99 = [load.summary.latency_ms.p99 if load.summary.latency_ms else float("nan") for load in own]
-        below.plot(places, p99, color=COLOURS[name], marker="o", label=name)
+        below.plot(places, p99, color=_COLOURS[name], marker="o", label=name)
     above.axhline(WORK.capacity_per_s, color="#555555", linestyle=":", linewidth=1, label="capacity")
     below.axhline(DEADLINE_MS, color="#c0392b", linestyle="--", linewidth=1, label="deadline")
     above.set_ylabel("goodput: answers in time per second")
