@@ -57,10 +57,10 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.meaning, description=command.meaning)
-        sub.add_argument("--rounds", type=int, default=command.effort.rounds, help="default %(default)s")
-        sub.add_argument(
-            "--seconds", type=float, default=command.effort.seconds, help="of one measurement (default %(default)g)"
-        )
+        effort = command.effort
+        sub.add_argument("--rounds", type=int, default=effort.rounds, help="at least 1 (default %(default)s)")
+        if effort.seconds:
+            sub.add_argument("--seconds", type=float, default=effort.seconds, help="of a window (default %(default)g)")
         sub.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     locust = commands.add_parser("locust", help="steps of load on a running service", allow_abbrev=False)
     locust.add_argument("--host", default="http://localhost:3000", help="the service (default %(default)s)")
@@ -81,9 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif parsed.command == "locust":
         sys.exit(_locust(parsed, arguments[1:]))
     else:
+        if parsed.rounds < 1:
+            parser().error(f"--rounds must be at least 1, got {parsed.rounds}")
         command = COMMANDS[parsed.command]
         module, _, function = command.function.partition(".")
-        effort = replace(command.effort, rounds=parsed.rounds, seconds=parsed.seconds)
+        effort = replace(command.effort, rounds=parsed.rounds, seconds=getattr(parsed, "seconds", 0.0))
         getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out)
 
 
