@@ -176,6 +176,10 @@ def launched(
         server.ready_s = time.monotonic() - started
         yield server
     finally:
+        # BentoML's workers are not in the process group of their parent.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
