@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loadtest.drawn import draw
-from loadtest.gpu_measures import random_weights
+from loadtest.gpu import random_weights
+from loadtest.images import render_image
 from models.backends.base import Embedding, SamBackend
 from models.backends.cuda_graphs import GraphRecorder
 from models.backends.encoder_tools import cuda_tools
@@ -81,7 +81,7 @@ def distance(ours: Embedding, expected: Embedding) -> float:
 def test_masks_in_bfloat16_are_those_of_the_cpu(tuned: SamBackend, weights: dict[str, Tensor], padding: str) -> None:
     cpu = TorchSam("mobile-sam", weights, "cpu")
     for seed in range(4):
-        image = draw(seed, IMAGE)
+        image = render_image(seed, IMAGE)
         frame = letterbox_for(IMAGE, 1024, "none" if padding == "none" else "square")
         expected, scores = masks(cpu, image.data, frame, image.prompt)
         ours, our_scores = masks(tuned, image.data, frame, image.prompt)
