@@ -9,9 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from loadtest.drawn import DrawnImage
-from models.backends.base import SamBackend
+from models.backends.base import SamBackend, UNetBackend
 from models.backends.load import choose_backend, load_sam, load_unet
-from models.backends.unet_base import UNetBackend
 from models.catalog import CATALOGUE
 from models.images import decode_resized, read_size
 from models.inspection import GRADES, inspect

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backends.base import SamBackend
-from models.backends.tuning import stopwatch_of
 from models.errors import DeviceOutOfMemory
 from models.letterbox import Letterbox
 from models.sam.build import ARCHITECTURES
@@ -41,15 +40,23 @@ class Served:
     batch: float
 
 
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has done all that it was given."""
-    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+def seconds_of(run: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
+    """Seconds that a run takes on `device`: the best of some rounds, after one that does not count."""
+    synchronise: Callable[[], None] = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    times = []
+    for _ in range(rounds + 1):
+        synchronise()
+        started = time.perf_counter()
+        run()
+        synchronise()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """FLOP/s of the product of two square matrices of random numbers, the best of some runs."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / stopwatch_of(synchroniser(device))(lambda: left @ right)
+    return 2 * side**3 / seconds_of(lambda: left @ right, device)
 
 
 def encoder_flops(architecture: str, size: Size) -> int:
@@ -97,7 +104,7 @@ def eager_rate(encoder: nn.Module, device: torch.device, size: Size, count: int,
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             batch = torch.randn(count, 3, size.height, size.width, device=device)
-            return count / stopwatch_of(synchroniser(device))(lambda: encoder(batch))
+            return count / seconds_of(lambda: encoder(batch), device)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -107,7 +114,7 @@ def bare_rate(sam: SamBackend, device: torch.device, frame: Letterbox, count: in
     """Images per second of `encode`, in batches of `count`; None where memory is short."""
     try:
         prepared = [sam.prepare(image, frame) for image in images(count, frame)]
-        return count / stopwatch_of(synchroniser(device))(lambda: sam.encode(prepared))
+        return count / seconds_of(lambda: sam.encode(prepared), device)
     except DeviceOutOfMemory:
         return None
 
@@ -146,7 +153,7 @@ def prompts_rate(
         ]
         packed = pack([Prompt((Point(8, 8),))] * prompts, [frame] * prompts)
         index = np.arange(prompts) % shown
-        return prompts / stopwatch_of(synchroniser(device))(lambda: sam.decode(embeddings, index, packed))
+        return prompts / seconds_of(lambda: sam.decode(embeddings, index, packed), device)
     except DeviceOutOfMemory:
         return None
 

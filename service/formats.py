@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from models.cropped_masks import CroppedMask, polygons_of, rle_of
-from models.masks import EncodedLogits, Rle, encode_logits, encode_png, encode_rle
-from models.polygons import Polygon, encode_polygons
+from models.masks import CroppedMask, EncodedLogits, Rle, encode_logits, encode_png, encode_rle, rle_of
+from models.polygons import Polygon, encode_polygons, polygons_of
 from models.types import BinaryMask, Mask
 
 MaskFormat = Literal["rle", "png", "polygons", "logits"]

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from models.catalog import CatalogueEntry
-from models.cropped_masks import PixelBox
 from models.inspection import Grade
 from models.letterbox import Letterbox, Padding
-from models.masks import Rle
+from models.masks import PixelBox, Rle
 from models.types import Mask, PixelClass, Prompt, SemanticMap
 from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import Region

@@ -11,9 +11,8 @@ from statistics import median_high
 from typing import Any, Final
 
 from models.backends.base import Embedding
-from models.inspection import Inspection
+from models.inspection import Inspection, prompt_for, refine
 from models.letterbox import Letterbox, resize
-from models.refinement import prompt_for, refined
 from models.types import Pixels, Size
 from service.device_queue import Place, Ran
 from service.errors import DeadlineUnreachable
@@ -151,7 +150,7 @@ class Redrawer:
         masks = await asyncio.gather(
             *(in_worker(render_cutout, decoded.value, row, frame) for row in range(len(prompts)))
         )
-        redrawn = await in_worker(refined, inspection, dict(zip(chosen, masks, strict=True)))
+        redrawn = await in_worker(refine, inspection, dict(zip(chosen, masks, strict=True)))
         took("postprocess", self.reception.clock() - rendering)
         self.times.learn(_REDRAW, len(prompts) * share(frame), self.reception.clock() - tick)
         return redrawn

@@ -9,12 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cropped_masks import CroppedMask
-from models.inspection import Fruit, Grade, grade_of
-from models.inspection_overlay import draw_fruits
+from models.inspection import Fruit, Grade, crop_mask, grade_of
 from models.letterbox import Letterbox
-from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
-from models.refinement import cut_out
+from models.masks import CroppedMask
+from models.overlay import CLASS_COLOURS, draw_fruits, draw_overlay, encode_class_map, encode_overlay
 from models.sam.postprocess import masks_of
 from models.types import Image, PixelClass, Pixels, Prompt, SemanticMap
 from models.unet.letterbox import UNetLetterbox
@@ -84,7 +82,7 @@ def render_class_overlay(pixels: Pixels, classes: SemanticMap) -> bytes:
 def render_cutout(decoded: Decoded, row: int, frame: Letterbox) -> CroppedMask:
     """The one mask of the prompt in `row`, without the image around it."""
     (mask,) = masks_of(decoded.logits[row], decoded.scores[row], frame, multimask=False)
-    return cut_out(mask)
+    return crop_mask(mask)
 
 
 def render_fruits(fruits: Sequence[Fruit], grades: Sequence[Grade], mask_format: SemanticFormat) -> list[FruitResult]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Final
 
 from models.catalog import CatalogueEntry, Family
-from models.cropped_masks import PixelBox
 from models.letterbox import Letterbox
-from models.masks import EncodedLogits, Rle
+from models.masks import EncodedLogits, PixelBox, Rle
 from models.types import PixelClass, Size
 from models.unet.letterbox import UNetLetterbox
 from service.callers import Refusal
@@ -223,8 +221,7 @@ def _encoded(encoded: EncodedMask) -> pb.EncodedMask:
         return pb.EncodedMask(png=encoded.data)
     if isinstance(encoded, EncodedLogits):
         height, width = encoded.shape
-        data = base64.b64decode(encoded.data)
-        return pb.EncodedMask(logits=pb.LogitsMask(height=height, width=width, data=data))
+        return pb.EncodedMask(logits=pb.LogitsMask(height=height, width=width, data=encoded.data))
     polygons = [
         pb.Polygon(rings=[pb.Ring(coordinates=[value for corner in ring for value in corner]) for ring in polygon])
         for polygon in encoded.polygons

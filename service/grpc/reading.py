@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
@@ -210,8 +209,8 @@ def _prompt(number: int, prompt: pb.Prompt, max_pixels: int) -> Prompt:
                 Rle((prompt.rle.height, prompt.rle.width), prompt.rle.counts.decode("latin-1")), max_pixels=max_pixels
             )
         elif kind == "logits":
-            data = base64.b64encode(prompt.logits.data).decode()
-            mask = decode_logits(EncodedLogits((prompt.logits.height, prompt.logits.width), "float16", data))
+            encoded = prompt.logits
+            mask = decode_logits(EncodedLogits((encoded.height, encoded.width), "float16", encoded.data))
     except MaskError as error:
         raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
     box = prompt.box

@@ -226,7 +226,7 @@ def _encoding(
     if encoded is None:
         raise ValueError("no format was asked for")
     if isinstance(encoded, EncodedLogits):
-        return schema.LogitsMask(shape=encoded.shape, dtype="float16", data=encoded.data)
+        return schema.LogitsMask(shape=encoded.shape, dtype="float16", data=_base64(encoded.data))
     return _shape(encoded)
 
 

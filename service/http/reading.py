@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
@@ -264,9 +265,12 @@ def _prompt(number: int, prompt: PromptIn, max_pixels: int) -> Prompt:
         if isinstance(prompt.mask, RleMask):
             mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
         elif prompt.mask is not None:
-            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
+            data = base64.b64decode(prompt.mask.data, validate=True)
+            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, data))
     except MaskError as error:
         raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
+    except ValueError as error:
+        raise MaskError(f"prompts[{number}].mask.data must be base64: {error}.") from error
     return Prompt(
         points=tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)),
         box=None if prompt.box is None else Box(*prompt.box),

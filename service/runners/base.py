@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-from models.backends.base import BackendName, SamBackend
-from models.backends.unet_base import UNetBackend
+from models.backends.base import BackendName, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
 from service.device_queue import DeviceQueue

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backends.unet_base import UNetBackend
+from models.backends.base import UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.types import Pixels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox

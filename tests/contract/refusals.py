@@ -39,7 +39,7 @@ def rle_of(mask: BinaryMask) -> dict[str, Any]:
 
 def odd_logits(**changes: Any) -> dict[str, Any]:
     good = encode_logits(np.zeros((256, 256), np.float32))
-    return {"shape": good.shape, "dtype": good.dtype, "data": good.data} | changes
+    return {"shape": good.shape, "dtype": good.dtype, "data": base64.b64encode(good.data).decode()} | changes
 
 
 def multipart(*lines: str) -> dict[str, Any]:
