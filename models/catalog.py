@@ -222,7 +222,14 @@ _WEIGHTS: Final = Path(__file__).parent / "weights"
 _SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything"
 
 
-def _own(name: str, architecture: Architecture, *, size: int, sha256: str) -> CatalogueEntry:
+def _published(architecture: Architecture, filename: str, size: int, sha256: str) -> CatalogueEntry:
+    """Make the entry of a checkpoint that Segment Anything's authors publish."""
+    source = OfficialAddress(f"{_SAM_ADDRESS}/{filename}")
+    return CatalogueEntry(str(architecture), architecture, "Apache-2.0", filename, size, sha256, (source,))
+
+
+def _own(name: str, architecture: Architecture, size: int, sha256: str) -> CatalogueEntry:
+    """Make the entry of a checkpoint trained by this project."""
     filename = f"{name}.safetensors"
     source = LocalFile(_WEIGHTS / filename)
     return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
@@ -248,32 +255,23 @@ _BUILT_IN: Final = (
             ),
         ),
     ),
-    CatalogueEntry(
-        name="sam-vit-b",
-        architecture=Architecture.SAM_VIT_B,
-        licence="Apache-2.0",
-        filename="sam_vit_b_01ec64.pth",
+    _published(
+        Architecture.SAM_VIT_B,
+        "sam_vit_b_01ec64.pth",
         size=375_042_383,
         sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_b_01ec64.pth"),),
     ),
-    CatalogueEntry(
-        name="sam-vit-l",
-        architecture=Architecture.SAM_VIT_L,
-        licence="Apache-2.0",
-        filename="sam_vit_l_0b3195.pth",
+    _published(
+        Architecture.SAM_VIT_L,
+        "sam_vit_l_0b3195.pth",
         size=1_249_524_607,
         sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_l_0b3195.pth"),),
     ),
-    CatalogueEntry(
-        name="sam-vit-h",
-        architecture=Architecture.SAM_VIT_H,
-        licence="Apache-2.0",
-        filename="sam_vit_h_4b8939.pth",
+    _published(
+        Architecture.SAM_VIT_H,
+        "sam_vit_h_4b8939.pth",
         size=2_564_550_879,
         sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_h_4b8939.pth"),),
     ),
     _own(
         "unet-mobilenetv2-citrus",

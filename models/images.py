@@ -232,7 +232,7 @@ def _sniff(data: bytes) -> str:
             raise UnsupportedImageFormat(f"The image is {name}. Send {ACCEPTED}.")
     if not data:
         raise NotAnImage(f"The image has no bytes. Send {ACCEPTED}.")
-    raise NotAnImage(f"The {len(data)} bytes start like no known image format: {data[:8]!r}. Send {ACCEPTED}.")
+    raise NotAnImage(f"The {len(data)} bytes start like no image format: {data[:8]!r}. Send {ACCEPTED}.")
 
 
 @contextmanager

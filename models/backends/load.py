@@ -11,7 +11,7 @@ from typing import Literal
 import pynvml
 
 from models.backends.base import BackendName, SamBackend, UNetBackend
-from models.backends.conversion import UNetPrecision, converted_folder, ensure_converted, is_int8
+from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, is_int8
 from models.backends.cpu import has_bf16_instructions
 from models.catalog import CatalogueEntry, Family
 from models.errors import BackendError

@@ -11,7 +11,7 @@ import openvino
 from numpy.typing import NDArray
 
 from models.backends.base import MAX_GRIDS, BackendName, Embedding, check_cells, check_letterbox, normalise, stack
-from models.backends.conversion import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX, UNET
+from models.backends.converted_models import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX, UNET
 from models.backends.cpu import cpu_quota
 from models.errors import BackendError
 from models.letterbox import Letterbox
@@ -24,7 +24,7 @@ class OpenVinoSam:
     """Implements `SamBackend`. An embedding is a float32 array (256, h, w).
 
     Args:
-        folder: folder of converted models, see `models.backends.conversion`.
+        folder: folder of converted models, see `models.backends.converted_models`.
         threads: CPU threads of one inference; 0 for all cores.
 
     Raises:
@@ -84,7 +84,7 @@ class OpenVinoUNet:
     """Implements `UNetBackend`.
 
     Args:
-        folder: folder of the converted model, see `models.backends.conversion`.
+        folder: folder of the converted model, see `models.backends.converted_models`.
         threads: CPU threads of one inference; 0 for all cores.
         bf16: compute in bfloat16 where the converted model has float32.
 

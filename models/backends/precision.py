@@ -26,7 +26,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from models.backends.conversion import PRECISION, UNET
+from models.backends.converted_models import PRECISION, UNET
 from models.backends.openvino_backend import compile_model, infer
 from models.letterbox import resize
 from models.metrics import class_confusion, fruit_confusion, iou, mean_counted

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.backends.base import BackendName, UNetBackend
-from models.backends.conversion import UNET
+from models.backends.converted_models import UNET
 from models.backends.load import ModelStore, ensure_files, load_sam, load_unet
 from models.backends.openvino_backend import compile_model
 from models.catalog import CATALOGUE, CatalogueEntry, load_catalogue

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.backends.conversion import PRECISION, converted_folder
+from models.backends.converted_models import PRECISION, converted_folder
 from models.backends.cpu import has_int8_instructions
 from models.backends.load import ModelStore, load_unet
 from models.catalog import load_catalogue

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from models.backends import load
-from models.backends.conversion import NNCF, converted_folder
+from models.backends.converted_models import NNCF, converted_folder
 from models.backends.load import ModelStore, ensure_files
 from models.catalog import CATALOGUE
 from models.errors import BackendError

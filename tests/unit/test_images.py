@@ -65,20 +65,16 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "lossless WEBP"])
-def test_lossless_formats_give_the_pixels_that_were_encoded(kind: str) -> None:
-    options = {"lossless": True} if kind.endswith("WEBP") else {}
-    image = images.decode(encoded(scene(), kind.removeprefix("lossless "), **options), max_pixels=LIMIT)
-    assert np.array_equal(image.pixels, np.asarray(scene()))
-
-
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_decoded_pixels_are_contiguous_writable_rgb(name: str) -> None:
     image = images.decode(ENCODINGS[name], max_pixels=LIMIT)
+    assert image.id == images.content_id(ENCODINGS[name]) == hashlib.sha256(ENCODINGS[name]).hexdigest()[:32]
     assert image.pixels.dtype == np.uint8
     assert image.pixels.shape == (image.size.height, image.size.width, 3)
     assert image.pixels.flags.c_contiguous
     assert image.pixels.flags.writeable
+    if name in {"lossless webp", "bmp", "tiff", "lzw tiff"}:
+        assert np.array_equal(image.pixels, np.asarray(scene()))
 
 
 @pytest.mark.parametrize("height", [1, 63, 64, 65, 200])
@@ -86,12 +82,6 @@ def test_jpeg_is_decoded_at_full_size_as_pillow_does(height: int) -> None:
     data = encoded(noise(height, 31), "JPEG")
     expected = np.asarray(PIL.Image.open(io.BytesIO(data)))
     assert np.array_equal(images.decode(data, max_pixels=LIMIT).pixels, expected)
-
-
-def test_the_id_is_the_start_of_the_sha256_of_the_encoded_bytes() -> None:
-    data = ENCODINGS["jpeg"]
-    image = images.decode(data, max_pixels=LIMIT)
-    assert image.id == images.content_id(data) == hashlib.sha256(data).hexdigest()[:32]
 
 
 def test_the_first_image_of_an_mpo_is_decoded() -> None:
@@ -197,14 +187,6 @@ def test_every_orientation_is_applied_as_imageops_does(kind: str, orientation: i
     assert np.array_equal(images.decode(data, max_pixels=LIMIT).pixels, expected)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "RGBA"])
-def test_the_orientation_is_applied_in_other_modes_too(mode: str) -> None:
-    exif = oriented(6)
-    pil_image = scene().convert("L").convert(mode) if mode == "I;16" else scene().convert(mode)
-    image = images.decode(encoded(pil_image, "PNG", exif=exif), max_pixels=LIMIT)
-    assert (image.size.height, image.size.width) == (53, 37)
-
-
 @pytest.mark.parametrize(
     "exif",
     [
@@ -273,8 +255,12 @@ def test_unsupported_formats_are_named_with_the_supported_ones(data: bytes, name
 def test_the_pixel_limit_is_inclusive_and_both_numbers_are_named() -> None:
     data = ENCODINGS["jpeg"]
     assert images.decode(data, max_pixels=37 * 53).size.pixels == 37 * 53
-    with pytest.raises(TooManyPixels, match=r"1961 pixels \(53 x 37\); the limit is 1960"):
-        images.decode(data, max_pixels=37 * 53 - 1)
+    for read in (images.decode, images.load, images.read_size):
+        with pytest.raises(TooManyPixels, match=r"1961 pixels \(53 x 37\); the limit is 1960"):
+            read(data, max_pixels=37 * 53 - 1)
+    # Pillow's own limit is 89 million pixels.
+    large = encoded(PIL.Image.new("1", (10_000, 9_000)), "PNG")
+    assert images.load(large, max_pixels=90_000_000).size == (10_000, 9_000)
 
 
 def test_the_pixel_limit_is_checked_before_anything_is_decoded() -> None:
@@ -284,14 +270,6 @@ def test_the_pixel_limit_is_checked_before_anything_is_decoded() -> None:
     data += struct.pack(">I", 10) + b"IDAT" + bytes(14)
     with pytest.raises(TooManyPixels, match="3600000000"):
         images.decode(data, max_pixels=LIMIT)
-
-
-def test_a_large_image_within_the_limit_raises_no_bomb_warning() -> None:
-    # Pillow's own limit is 89 million pixels.
-    data = encoded(PIL.Image.new("1", (10_000, 9_000)), "PNG")
-    with pytest.raises(TooManyPixels):
-        images.load(data, max_pixels=89_999_999)
-    assert images.load(data, max_pixels=90_000_000).size == (10_000, 9_000)
 
 
 def test_a_tiff_whose_tiles_are_huge_is_refused() -> None:
@@ -351,17 +329,6 @@ def test_damaged_bytes_decode_or_are_an_image_error(
     decode_or_image_error(bytes(data if cut is None else data[: int(cut * len(data))]))
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    st.sampled_from(
-        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"BM", b"II*\0", b"MM\0*", b"II+\0"]
-    ),
-    st.binary(max_size=200),
-)
-def test_any_bytes_decode_or_are_an_image_error(magic: bytes, rest: bytes) -> None:
-    decode_or_image_error(magic + rest)
-
-
 def decode_or_image_error(data: bytes) -> None:
     try:
         image = images.decode(data, max_pixels=LIMIT)
@@ -394,12 +361,6 @@ def test_the_size_read_from_the_header_is_the_size_of_the_decoded_image(kind: st
 def test_the_size_of_an_image_cut_after_its_header_is_read() -> None:
     data = encoded(PIL.Image.new("RGB", (640, 480)), "JPEG")
     assert images.read_size(data[: len(data) * 3 // 4], max_pixels=LIMIT) == Size(480, 640)
-
-
-def test_a_header_beyond_the_pixel_limit_is_refused_without_decoding() -> None:
-    data = encoded(PIL.Image.new("RGB", (64, 48)), "PNG")
-    with pytest.raises(TooManyPixels):
-        images.read_size(data, max_pixels=64 * 48 - 1)
 
 
 # Decoding to the size of a model's input

@@ -13,7 +13,6 @@ from models.inspection import (
     crop_mask,
     grade_of,
     inspect,
-    measure_fruit,
     prompt_for,
     refine,
 )
@@ -319,11 +318,3 @@ def test_a_cropped_mask_does_not_keep_the_whole_mask_in_memory() -> None:
     np.testing.assert_array_equal(part.full(), pixels)
     assert part.pixels.base is None
     assert crop_mask(Mask(pixels & False, logits, 0.9, 0.0, (0, 0, 0, 0), 0)).area == 0
-
-
-def test_a_measured_fruit_has_a_tight_box() -> None:
-    classes = np.zeros((224, 448), np.uint8)
-    loose = CroppedMask(np.pad(np.ones((5, 7), np.bool_), 3), 10, 20, EXACT.original)
-    fruit = measure_fruit(loose, classes, 0.5)
-    assert fruit.box == (13, 23, 20, 28)
-    assert fruit.infected.box == fruit.box

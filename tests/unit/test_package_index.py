@@ -115,12 +115,6 @@ def test_the_extra_index_is_used_if_the_first_lacks_the_package(
     assert fetched(tmp_path) == CONTENT
 
 
-def test_a_broken_download_of_the_package_is_resumed(server: FileServer, tmp_path: Path) -> None:
-    server.breaks_after = [len(server.files[PAGE]), 1000]
-    assert fetched(tmp_path) == CONTENT
-    assert [request.range for request in server.requests_for(ARCHIVE)] == [None, "bytes=1000-"]
-
-
 def test_the_indexs_password_is_sent_to_it_and_never_logged(
     server: FileServer,
     tmp_path: Path,

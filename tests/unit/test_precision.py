@@ -17,7 +17,7 @@ import openvino
 import pytest
 from openvino import opset15 as ops
 
-from models.backends.conversion import PRECISION, UNET
+from models.backends.converted_models import PRECISION, UNET
 from models.backends.precision import Agreement, Answer, Effort, choose_precision, nothing_to_compare, too_different
 from models.unet.constants import PIXEL_MEAN, PIXEL_STD
 from models.unet.letterbox import unet_letterbox

@@ -66,14 +66,6 @@ def test_a_fruit_that_a_leaf_divides_is_one() -> None:
     assert np.array_equal(found > 0, truth > 0)
 
 
-def test_votes_between_two_centres_make_no_fruit() -> None:
-    truth = fruits([(60, 100, 30), (120, 100, 30)])
-    given = output(truth)
-    between = (truth > 0) & (np.abs(np.mgrid[:448, :224][1] - 90) < 4)
-    given[3:, between] = 0
-    assert fruit_labels(given, LETTERBOX).max() == 2
-
-
 def test_a_fruit_larger_than_any_in_training_is_one() -> None:
     truth = fruits([(112, 200, 105)])
     given = output(truth)

@@ -164,14 +164,6 @@ def test_the_score_is_the_mean_probability_of_fruit_of_either_kind() -> None:
     assert region.score == pytest.approx(0.8)
 
 
-def test_regions_come_largest_first_and_touch_across_corners() -> None:
-    corner = (slice(10, 14), slice(10, 14), PixelClass.HEALTHY), (slice(14, 20), slice(14, 20), PixelClass.HEALTHY)
-    alone = (slice(100, 120), slice(100, 120), PixelClass.HEALTHY)
-    regions = objects(painted(*corner, alone), LETTERBOX)
-    assert [region.area for region in regions] == [4 * 400, 4 * (16 + 36)]
-    assert regions[1].box == (20, 20, 40, 40)
-
-
 def test_specks_are_dropped_and_the_smallest_fruit_is_not() -> None:
     speck = (slice(0, 1), slice(0, MIN_REGION - 1), PixelClass.INFECTED)
     smallest = (slice(10, 11), slice(0, MIN_REGION), PixelClass.INFECTED)

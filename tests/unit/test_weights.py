@@ -64,15 +64,6 @@ def test_a_checkpoint_is_downloaded_once_and_then_taken_from_the_cache(server: F
     assert len(server.seen) == 1
 
 
-def test_a_file_in_the_weights_folder_is_used_in_place(server: FileServer, cache: Path) -> None:
-    placed = cache.parent / "tiny.pt"
-    placed.write_bytes(CONTENT)
-    entry = entry_of(server.url(PATH))
-    assert fetch(entry, cache_dir=cache, weights_dir=placed.parent) == placed
-    assert not server.seen
-    assert not cache.exists()
-
-
 @pytest.mark.parametrize("own", [False, True], ids=["in the weights folder", "a user's own"])
 def test_a_wrong_file_in_place_is_named_and_kept(server: FileServer, cache: Path, *, own: bool) -> None:
     placed = cache.parent / "tiny.pt"
@@ -85,12 +76,16 @@ def test_a_wrong_file_in_place_is_named_and_kept(server: FileServer, cache: Path
     assert not server.seen
 
 
-def test_a_users_own_file_is_used_in_place_and_no_namesake_in_the_weights_folder(cache: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own" / "tiny.pt"
+def test_files_of_the_user_and_of_the_weights_folder_are_used_in_place(server: FileServer, cache: Path) -> None:
+    own, placed = cache.parent / "own" / "tiny.pt", cache.parent / "tiny.pt"
     own.parent.mkdir()
     own.write_bytes(CONTENT)
-    (tmp_path / "tiny.pt").write_bytes(b"another")
-    assert fetch(entry_of(own), cache_dir=cache, weights_dir=tmp_path) == own
+    placed.write_bytes(CONTENT)
+    assert fetch(entry_of(server.url(PATH)), cache_dir=cache, weights_dir=placed.parent) == placed
+    placed.write_bytes(b"another")
+    assert fetch(entry_of(own), cache_dir=cache, weights_dir=placed.parent) == own
+    assert not server.seen
+    assert not cache.exists()
 
 
 def test_a_users_own_file_must_exist(cache: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models.backends import conversion
-from models.backends.conversion import converted_folder
+from models.backends import converted_models
+from models.backends.converted_models import converted_folder
 from models.backends.cpu import cpu_quota, has_bf16_instructions, has_int8_instructions
 from models.catalog import CATALOGUE, Architecture, CatalogueEntry
 
@@ -37,12 +37,12 @@ def test_instructions_are_read_from_the_processors_flags(
 
 
 def test_a_model_for_which_int8_was_tried_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "has_int8_instructions", lambda: True)
+    monkeypatch.setattr(converted_models, "has_int8_instructions", lambda: True)
     tried, plain = (converted_folder(UNET, CACHE, precision) for precision in ("int8", "fp32"))
     assert tried != plain
     assert tried.parent == plain.parent == CACHE / UNET.revision
     # A machine without the instructions, which may share the folder, neither tries int8 nor takes what was tried.
-    monkeypatch.setattr(conversion, "has_int8_instructions", lambda: False)
+    monkeypatch.setattr(converted_models, "has_int8_instructions", lambda: False)
     assert converted_folder(UNET, CACHE, "int8") == converted_folder(UNET, CACHE, "fp32") == plain
 
 

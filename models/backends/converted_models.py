@@ -1,7 +1,6 @@
-"""Converts checkpoints for OpenVINO, once each: `python -m models.backends.conversion ARCHITECTURE CHECKPOINT FOLDER`.
+"""The converted OpenVINO models of a checkpoint: their files, and their conversion in a process of its own.
 
-The conversion runs in a process of its own, so that serving never loads PyTorch or NNCF: only the functions of that
-process import them.
+Serving never loads PyTorch or NNCF: only that process, `models.backends.convert`, imports them.
 """
 
 from __future__ import annotations
@@ -15,20 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import filelock
-import numpy as np
 
 import models
 from models.backends.cpu import has_int8_instructions
-from models.catalog import Architecture, CatalogueEntry
+from models.catalog import CatalogueEntry
 from models.errors import BackendError, DiskFull
-from models.letterbox import INPUT_SIDE
-from models.sam.constants import EMBEDDING_CHANNELS
 
 ENCODER: Final = "encoder.xml"
 DECODER: Final = "decoder.xml"
@@ -49,7 +44,7 @@ float32 and agrees with it, see `models.backends.precision`; else as "auto"."""
 NNCF: Final = "3.4.0"
 """The version in pyproject.toml, repeated here for machines that only load converted models and have no NNCF."""
 
-_TRY_INT8: Final = "int8"
+TRY_INT8: Final = "int8"
 """Optional last argument of the converting process."""
 
 _LOG = logging.getLogger("pomona.openvino")
@@ -115,9 +110,9 @@ def _convert_once(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_
     unfinished.mkdir()
     arguments = [entry.architecture, str(checkpoint.resolve()), str(unfinished.resolve())]
     if try_int8:
-        arguments.append(_TRY_INT8)
+        arguments.append(TRY_INT8)
     try:
-        _run(["-m", "models.backends.conversion", *arguments], entry.name, folder)
+        _run(["-m", "models.backends.convert", *arguments], entry.name, folder)
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -150,89 +145,3 @@ def _run(arguments: list[str], name: str, folder: Path) -> None:
         raise DiskFull(f"{folder.parent} has no room for the converted models. Free some and start again.")
     last = stderr.strip().splitlines()[-1:] or ["no message"]
     raise BackendError(f"The conversion for OpenVINO failed: {last[0]} POMONA_BACKEND=torch serves without it.")
-
-
-def convert_sam(architecture: str, checkpoint: Path, folder: Path) -> None:
-    """Write `ENCODER`, `DECODER`, `MASK_DECODER` and `POSITION_MATRIX`, float32, into an existing folder."""
-    import torch
-
-    from models.sam.build import build_sam
-    from models.weights.checkpoints import load_state_dict
-
-    model = build_sam(architecture, load_state_dict(checkpoint))
-    np.save(folder / POSITION_MATRIX, model.decoder.position_matrix.numpy())
-
-    # Batches of two and no squares: tracing takes a length of one, or one that occurs twice, for a constant.
-    images, shape = torch.zeros(2, 3, 704, 1024), [-1, 3, -1, -1]
-    if not model.flexible:
-        shape = [1, 3, INPUT_SIDE, INPUT_SIDE]
-        images = torch.zeros(shape)
-    _save(model.encoder, [shape], images, folder / ENCODER)
-
-    height, width = 12, 20
-    example = {
-        "embeddings": torch.zeros(2, EMBEDDING_CHANNELS, height, width),
-        "image_index": torch.tensor([0, 1]),
-        "points": torch.zeros(2, 3, 2),
-        "labels": torch.tensor([[1, -1, -2], [1, 0, -1]]),
-        "image_pe": torch.zeros(1, height * width, EMBEDDING_CHANNELS),
-    }
-    shapes = {
-        "embeddings": [-1, EMBEDDING_CHANNELS, -1, -1],
-        "image_index": [-1],
-        "points": [-1, -1, 2],
-        "labels": [-1, -1],
-        "image_pe": [1, -1, EMBEDDING_CHANNELS],
-    }
-    _save(model.decoder, list(shapes.items()), example, folder / DECODER)
-    example["mask_inputs"] = torch.zeros(2, 1, 4 * height, 4 * width)
-    shapes["mask_inputs"] = [-1, 1, -1, -1]
-    _save(model.decoder, list(shapes.items()), example, folder / MASK_DECODER)
-
-
-def convert_unet(architecture: str, checkpoint: Path, folder: Path) -> None:
-    """Write `UNET`, from uint8 pixels to float32 output, into an existing folder.
-
-    One model serves all sizes: it was measured as fast as one of a fixed size.
-    """
-    import torch
-
-    from models.unet.build import PixelsToLogits, build_unet
-    from models.weights.checkpoints import load_state_dict
-
-    network = PixelsToLogits(build_unet(architecture, load_state_dict(checkpoint))).eval()
-    # As for SAM, a batch of two that are no squares.
-    _save(network, [[-1, -1, -1, 3]], torch.zeros(2, 64, 96, 3, dtype=torch.uint8), folder / UNET)
-
-
-def _save(module: Any, shapes: list[Any], example: Any, path: Path) -> None:
-    import openvino
-
-    model = openvino.convert_model(module, input=shapes, example_input=example)
-    openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def main(arguments: list[str]) -> None:
-    """Convert one checkpoint.
-
-    Args:
-        arguments: architecture, checkpoint, existing folder, and optionally "int8" to try a U-Net in int8.
-    """
-    architecture, checkpoint, folder = Architecture(arguments[0]), Path(arguments[1]), Path(arguments[2])
-    if architecture.family == "sam":
-        convert_sam(architecture, checkpoint, folder)
-        return
-    convert_unet(architecture, checkpoint, folder)
-    if arguments[3:] == [_TRY_INT8]:
-        from models.backends.precision import Effort, choose_precision
-
-        choose_precision(folder, Effort())
-
-
-if __name__ == "__main__":
-    # Tracing is deprecated in PyTorch, and warns of every Python branch in the reference's layers; OpenVINO relies on
-    # it, and the branches hold for all shapes used here.
-    warnings.simplefilter("ignore")
-    logging.getLogger("pomona").addHandler(logging.StreamHandler(sys.stdout))
-    logging.getLogger("pomona").setLevel(logging.INFO)
-    main(sys.argv[1:])
