@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.data.dataset import Dataset, Item
 from models.errors import DataError
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import sha256_of
 
 SPLIT_FILE: Final = "split.json"
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from models.backends.base import MAX_GRIDS
 from models.sam.constants import LOGITS_STRIDE
 from models.sam.decoder import PromptDecoder
-from models.sam.positions import position_grid
-from models.sam.prompts import PackedPrompts, pack
+from models.sam.prompts import PackedPrompts, pack, position_grid
 from models.training.sam_batches import PromptBatch, next_prompts
 from models.training.sam_losses import LossWeights, mask_ious, sam_loss
 from models.types import Size

@@ -30,8 +30,7 @@ from models.training.sam_images import load_images
 from models.training.sam_learner import TRAINED, SamLearner
 from models.training.sam_options import SamOptions
 from models.training.sam_validation import MEASURES, SCORE, Validator
-from models.weights.checkpoints import load_state_dict
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import load_state_dict, sha256_of
 from models.weights.fetch import fetch
 
 _log = logging.getLogger("pomona.training")

@@ -32,8 +32,7 @@ from models.training.unet_validation import RENDERED, SCORE, UNetValidation
 from models.training.unet_votes import vote_loss
 from models.types import CLASSES
 from models.unet.build import PixelsToLogits, build_unet, new_unet
-from models.weights.checkpoints import load_state_dict
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import load_state_dict, sha256_of
 
 _log = logging.getLogger("pomona.training")
 

@@ -39,7 +39,7 @@ def rle_of(mask: BinaryMask) -> dict[str, Any]:
 
 def odd_logits(**changes: Any) -> dict[str, Any]:
     good = encode_logits(np.zeros((256, 256), np.float32))
-    return {"shape": good.shape, "dtype": good.dtype, "data": good.data} | changes
+    return {"shape": good.shape, "dtype": good.dtype, "data": base64.b64encode(good.data).decode()} | changes
 
 
 def multipart(*lines: str) -> dict[str, Any]:
@@ -95,12 +95,15 @@ PROMPTED: Final = [
         [image(), asked(POINT, {"points": [[1, 1], [2, 2]], "labels": [1]})],
     ),
     Refusal(
-        "an unknown label", "malformed_prompt", "labels[0] is 7", [image(), asked({"points": [[1, 1]], "labels": [7]})]
+        "an unknown label",
+        "malformed_prompt",
+        "labels[0] must be 1 (foreground) or 0 (background), got 7",
+        [image(), asked({"points": [[1, 1]], "labels": [7]})],
     ),
     Refusal(
         "a label of the model's own",
         "malformed_prompt",
-        "is -1",
+        "got -1",
         [image(), asked({"points": [[1, 1]], "labels": [-1]})],
     ),
     Refusal("an empty box", "malformed_prompt", "x0 < x1", [image(), asked({"box": [8, 8, 8, 16]})]),
@@ -115,7 +118,7 @@ PROMPTED: Final = [
     Refusal(
         "a mask of another size",
         "malformed_prompt",
-        "128 x 96 would be right",
+        "must have 128 x 96 cells",
         [image(), asked({"mask": rle_of(rectangle(0, 0, 4, 4, Size(96, 127)))})],
     ),
     Refusal(
@@ -127,13 +130,13 @@ PROMPTED: Final = [
     Refusal(
         "RLE that does not add up",
         "malformed_prompt",
-        "do not add up",
+        "must add up",
         [image(), asked({"mask": {"size": [96, 128], "counts": "1"}})],
     ),
     Refusal(
         "RLE of more than the limit",
         "malformed_prompt",
-        "the limit is 100000",
+        "at most 100000 pixels",
         [image(), asked({"mask": {"size": [100000, 100000], "counts": "0"}})],
     ),
     Refusal(
@@ -157,13 +160,13 @@ PROMPTED: Final = [
     Refusal(
         "logits of another frame",
         "malformed_prompt",
-        "4 x 4 cells",
+        "got 4 x 4",
         [image(), asked({"mask": odd_logits(shape=[4, 4], data=base64.b64encode(bytes(32)).decode())})],
     ),
     Refusal(
         "logits of a square for an image that was not padded to one",
         "malformed_prompt",
-        f"{UNPADDED.logits.width} x {UNPADDED.logits.height} would be right",
+        f"must have {UNPADDED.logits.width} x {UNPADDED.logits.height} cells",
         [image(), asked({"mask": odd_logits()})],
     ),
     Refusal(
@@ -172,7 +175,7 @@ PROMPTED: Final = [
     Refusal(
         "logits that are not finite",
         "malformed_prompt",
-        "not finite",
+        "must be finite",
         [image(), asked({"mask": odd_logits(data=base64.b64encode(b"\x00\x7e" * 65536).decode())})],
     ),
     Refusal("a point outside", "prompt_outside_image", "(128, 48)", [image(), asked({"points": [[128, 48]]})]),

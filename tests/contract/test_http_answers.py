@@ -60,7 +60,7 @@ def from_polygons(mask: Any) -> BinaryMask:
 
 
 def from_logits(mask: Any) -> BinaryMask:
-    logits = decode_logits(EncodedLogits(mask.shape, mask.dtype, mask.data))
+    logits = decode_logits(EncodedLogits(mask.shape, mask.dtype, base64.b64decode(mask.data)))
     assert logits.shape == (UNPADDED.logits.height, UNPADDED.logits.width)
     # Of what the encoder saw, four of its pixels to a cell; eight are one of this image's.
     inside: BinaryMask = logits[: 96 * 2, : 128 * 2] > 0

@@ -123,7 +123,7 @@ async def test_logits_of_one_size_are_a_prompt_at_the_same_size_only(door: Door)
     guess = {"mask": earlier.mask.model_dump(), "multimask": False}
     assert only(await door.segment(image(), asked(guess, input_size=512))).box == (32, 16, 64, 48)
     refused = problem(await door.post(image(), asked(guess)), "malformed_prompt")
-    assert f"{UNPADDED.logits.width} x {UNPADDED.logits.height} would be right" in refused.detail
+    assert f"must have {UNPADDED.logits.width} x {UNPADDED.logits.height} cells" in refused.detail
 
 
 async def test_the_id_of_a_image_does_not_depend_on_the_dials(door: Door) -> None:

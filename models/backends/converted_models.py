@@ -1,4 +1,7 @@
-"""The converted OpenVINO models of a checkpoint: where they lie and how they are made, once."""
+"""The converted OpenVINO models of a checkpoint: their files, and their conversion in a process of its own.
+
+Serving never loads PyTorch or NNCF: only that process, `models.backends.convert`, imports them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -19,44 +21,40 @@ from typing import Final, Literal, TypeAlias
 import filelock
 
 import models
-from models.backends.cpu_features import multiplies_int8
-from models.catalog import CatalogueEntry, Family
+from models.backends.cpu import has_int8_instructions
+from models.catalog import CatalogueEntry
 from models.errors import BackendError, DiskFull
 
 ENCODER: Final = "encoder.xml"
 DECODER: Final = "decoder.xml"
 MASK_DECODER: Final = "mask_decoder.xml"
-"""The decoder for prompts that bring a mask."""
+"""The decoder for prompts that have a mask."""
 POSITION_MATRIX: Final = "position_matrix.npy"
-"""What `models.sam.positions` needs of the checkpoint."""
+"""The checkpoint's frequencies for `models.sam.prompts.position_grid`."""
 
 UNET: Final = "unet.xml"
 PRECISION: Final = "precision.json"
-"""How it was decided whether `UNET` is int8; only where int8 was tried."""
+"""Report of the trial that decided whether `UNET` is int8; only written if int8 was tried."""
 
 UNetPrecision: TypeAlias = Literal["auto", "fp32", "int8"]
-"""What a U-Net computes in on OpenVINO. "auto" is bfloat16, in which networks are trained too, where the processor has
-instructions for it, else float32. "int8" is int8 where the processor has instructions for that, and where int8 is
-measured to be faster than float32 and to answer as it does, see `models.backends.unet_precision`; else as "auto"."""
+"""Precision of U-Nets on OpenVINO. "auto" is bfloat16, as in training, if the processor has instructions for it, else
+float32. "int8" is int8 if the processor has instructions for it and if, measured on this machine, it is faster than
+float32 and agrees with it, see `models.backends.precision`; else as "auto"."""
 
 NNCF: Final = "3.4.0"
-"""The version that pyproject.toml pins, said here for machines that find converted models and need no NNCF."""
+"""The version in pyproject.toml, repeated here for machines that only load converted models and have no NNCF."""
 
 TRY_INT8: Final = "int8"
-"""Last argument of `models.backends.unet_convert`."""
+"""Optional last argument of the converting process."""
 
-_CONVERTERS: Final[Mapping[Family, str]] = {
-    "sam": "models.backends.openvino_convert",
-    "unet": "models.backends.unet_convert",
-}
 _LOG = logging.getLogger("pomona.openvino")
 
 
 def converted_folder(entry: CatalogueEntry, cache_dir: Path, precision: UNetPrecision) -> Path:
-    """Where the converted models of `entry` lie, keyed by checkpoint, OpenVINO version and options.
+    """Return the folder of the converted models of `entry`, keyed by checkpoint, OpenVINO version and options.
 
-    Where int8 was tried is another folder than where it was not, also if float32 was kept: machines without
-    instructions for int8 may share `cache_dir`.
+    Models for which int8 was tried have a folder of their own, even if float32 was kept: machines without int8
+    instructions may share `cache_dir`.
     """
     if entry.architecture.family == "sam":
         options = "dynamic-fp32"
@@ -68,22 +66,22 @@ def converted_folder(entry: CatalogueEntry, cache_dir: Path, precision: UNetPrec
 
 
 def is_int8(folder: Path) -> bool:
-    """Whether a folder of `ensure_converted` has a U-Net that was found good enough in int8."""
-    account = folder / PRECISION
-    return account.is_file() and json.loads(account.read_text())["precision"] == "int8"
+    """Return whether a folder of `ensure_converted` holds a U-Net in int8."""
+    report = folder / PRECISION
+    return report.is_file() and json.loads(report.read_text())["precision"] == "int8"
 
 
 def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path, precision: UNetPrecision) -> Path:
-    """Convert `checkpoint` unless that was done before, and return the folder of the converted models.
-
-    The conversion runs in a process of its own, so that the memory of PyTorch and NNCF is not held afterwards; it is
-    finished or leaves nothing. What it prints is logged.
+    """Convert `checkpoint` in a process of its own, unless that was done before; what the process prints is logged.
 
     Args:
-        entry: what the checkpoint is of.
+        entry: catalogue entry of the checkpoint.
         checkpoint: its file.
-        cache_dir: of converted models.
-        precision: of U-Nets.
+        cache_dir: folder of converted models.
+        precision: precision of U-Nets.
+
+    Returns:
+        The folder of the converted models; it is complete, or does not exist.
 
     Raises:
         BackendError: the conversion failed.
@@ -95,20 +93,17 @@ def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path, p
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
         if not folder.is_dir():
-            _convert(entry, checkpoint, folder, try_int8=_tries_int8(entry, precision))
+            _convert_once(entry, checkpoint, folder, try_int8=_tries_int8(entry, precision))
     return folder
 
 
 def _tries_int8(entry: CatalogueEntry, precision: UNetPrecision) -> bool:
-    return entry.architecture.family == "unet" and precision == "int8" and multiplies_int8()
+    return entry.architecture.family == "unet" and precision == "int8" and has_int8_instructions()
 
 
-def _convert(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_int8: bool) -> None:
-    _LOG.info(
-        "converting %s for OpenVINO, once (%s)",
-        entry.name,
-        "about a minute, as int8 is tried" if try_int8 else "half a minute for MobileSAM, longer for larger ones",
-    )
+def _convert_once(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_int8: bool) -> None:
+    expected = "about a minute, as int8 is tried" if try_int8 else "half a minute for MobileSAM, longer for larger ones"
+    _LOG.info("converting %s for OpenVINO, once (%s)", entry.name, expected)
     started = time.monotonic()
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -117,7 +112,7 @@ def _convert(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_int8:
     if try_int8:
         arguments.append(TRY_INT8)
     try:
-        _run(["-m", _CONVERTERS[entry.architecture.family], *arguments], entry.name, folder)
+        _run(["-m", "models.backends.convert", *arguments], entry.name, folder)
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -125,7 +120,7 @@ def _convert(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_int8:
 
 
 def _run(arguments: list[str], name: str, folder: Path) -> None:
-    """Run Python in the project's folder, log its output line by line, and raise what it failed with."""
+    """Run Python in the project's folder, log its output line by line, and raise an error if it failed."""
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(  # noqa: S603 (our own module)
@@ -142,13 +137,11 @@ def _run(arguments: list[str], name: str, folder: Path) -> None:
         except BaseException:
             process.kill()
             raise
-        if process.wait():
-            errors.seek(0)
-            _explain(errors.read(), folder)
-
-
-def _explain(stderr: str, folder: Path) -> None:
+        if not process.wait():
+            return
+        errors.seek(0)
+        stderr = errors.read()
     if os.strerror(errno.ENOSPC) in stderr:
-        raise DiskFull(f"No room for the converted models in {folder.parent}: free some and start again.")
+        raise DiskFull(f"{folder.parent} has no room for the converted models. Free some and start again.")
     last = stderr.strip().splitlines()[-1:] or ["no message"]
     raise BackendError(f"The conversion for OpenVINO failed: {last[0]} POMONA_BACKEND=torch serves without it.")
