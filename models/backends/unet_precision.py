@@ -35,7 +35,7 @@ SHAPES: Final = (Size(224, 448), Size(448, 224), Size(270, 360), Size(360, 270),
 
 FIRST_CALIBRATION_SEED: Final = 480_000
 FIRST_MEASURING_SEED: Final = 490_000
-"""Of rendered scenes; `models.training.unet_images` says which seeds are whose."""
+"""Of rendered scenes; `models.training.unet_data` says which seeds are whose."""
 
 _ROUNDS: Final = 20
 """Runs of each network to time, in turn; the medians count."""

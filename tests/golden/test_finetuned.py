@@ -15,11 +15,11 @@ from models.catalog import CATALOGUE, load_catalogue
 from models.letterbox import letterbox_for, resize
 from models.sam.prompts import pack
 from models.training.__main__ import main
-from models.training.run_folder import RunFolder
-from models.training.sam_embeddings import EmbeddingStore, load_embedding
+from models.training.sam_data import EmbeddingStore, load_embedding
 from models.types import Box, Point, Prompt, Size
 from models.weights.checkpoints import load_state_dict
 from models.weights.fetch import fetch
+from models.weights.run_folder import RunFolder
 from tests.tiny_sam import scene, write_scenes
 
 pytestmark = pytest.mark.checkpoint

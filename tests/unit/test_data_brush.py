@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from models.data.brush import decode_brush
+from models.data.label_studio import decode_brush
 from models.errors import DataError
 from models.types import Size
 
@@ -88,9 +88,9 @@ def test_a_stream_with_too_many_words_is_refused(repeated: bool) -> None:
 
 
 def test_another_size_is_refused_before_memory_is_taken() -> None:
-    with pytest.raises(DataError, match="216 words of 8 bits"):
+    with pytest.raises(DataError, match="has 216 words of 8 bits"):
         decode_brush(bytes.fromhex(GREY), Size(9999, 9999))
-    with pytest.raises(DataError, match="limit"):
+    with pytest.raises(DataError, match="at most"):
         decode_brush(bytes.fromhex(GREY), Size(100_000, 100_000))
 
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.data.dataset import ClassMap, Dataset
-from models.data.opening import open_dataset
+from models.data.sources import open_dataset
 from models.data.splits import read_split
 from models.errors import DataError
 from models.types import PixelClass
@@ -65,7 +65,7 @@ def test_values_are_mapped_as_told(tmp_path: Path) -> None:
 def test_a_value_that_is_not_listed_is_told(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.jpg")
     write_index(tmp_path / "masks" / "a.png", np.where(MASK == 2, 255, MASK).astype(np.uint8))
-    with pytest.raises(DataError, match=r"has not: 255 \(0 background, 1 healthy, 2 infected\)"):
+    with pytest.raises(DataError, match=r"outside the class map: 255 \(it has 0 background, 1 healthy, 2 infected\)"):
         opened(tmp_path).load("a")
 
 
@@ -94,10 +94,10 @@ def test_masks_that_do_not_fit_are_told_file_by_file(tmp_path: Path) -> None:
     write_index(tmp_path / "masks" / "i.png", MASK)
     write_image(tmp_path / "images" / "a.png")
     dataset = opened(tmp_path)
-    problems = {each.file.name: each.what for each in dataset.check(progress=False)}
+    problems = {each.file.name: each.message for each in dataset.check(progress=False)}
     for file, part in {
         "b.jpg": "masks/b.png has 80 x 39 pixels, but the upright image has 80 x 40",
-        "c.jpg": "has colours (mode RGB)",
+        "c.jpg": "must be an index PNG, has mode RGB",
         "d.jpg": "masks/d.png cannot be read: The 4 bytes",
         "e.jpg": "has 80 x 40 pixels, but the upright image has 40 x 80",
         "f.jpg": "are background in the mask",
@@ -120,7 +120,7 @@ def test_folders_within_are_searched_and_name_what_is_not_unique(tmp_path: Path)
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="not a folder"):
         opened(tmp_path)
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="no images"):
@@ -128,7 +128,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_words_that_are_no_class_are_refused() -> None:
-    with pytest.raises(DataError, match="'rotten'; what pixels may show is background, healthy"):
+    with pytest.raises(DataError, match=r"class '1' must be mapped to one of background, healthy, .* got 'rotten'"):
         ClassMap.of({"1": "rotten"})
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.dataset import ClassMap, Dataset
-from models.data.opening import open_dataset
+from models.data.sources import open_dataset
 from models.data.splits import Split, data_hash, read_split, split_by_content, write_split
 from models.errors import DataError
 from tests.annotated import square, task, write_image, write_index, write_json
@@ -39,7 +39,7 @@ def test_parts_share_nothing_and_copies_stay_together(dataset: Dataset, validati
     assert part_of(split, "copy_7") == part_of(split, "p07")
 
 
-def test_a_image_falls_where_its_bytes_say(dataset: Dataset) -> None:
+def test_an_image_falls_where_its_bytes_say(dataset: Dataset) -> None:
     split = split_by_content(dataset, validation=0.25, test=0.25)
     for name in dataset.names:
         share = int.from_bytes(hashlib.sha256(dataset.items[name].image.read_bytes()).digest()[:8], "big") / 2**64
@@ -56,7 +56,7 @@ def test_images_stay_in_their_part_when_others_are_added(dataset: Dataset) -> No
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.2), (0.5, 0.5), (0.2, -0.1), (float("nan"), 0.1)])
 def test_shares_that_leave_nothing_to_train_on_are_refused(dataset: Dataset, validation: float, test: float) -> None:
-    with pytest.raises(DataError, match="nothing to train on"):
+    with pytest.raises(DataError, match="leave something to train on"):
         split_by_content(dataset, validation=validation, test=test)
 
 
