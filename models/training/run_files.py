@@ -48,10 +48,10 @@ def open_run(path: Path, record: Mapping[str, object], *, resume: bool) -> RunFo
 
 def _compare(file: Path, wanted: Mapping[str, object]) -> None:
     try:
-        begun = json.loads(file.read_text("utf-8"))
+        recorded = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise CannotTrain(f"{file}: is not valid JSON; start in another folder.") from error
-    before, now = _flat(begun), _flat(wanted)
+    before, now = _flat(recorded), _flat(wanted)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if changed:
         shown = "; ".join(f"{name} was {before.get(name)!r}, got {now.get(name)!r}" for name in changed[:5])

@@ -1,8 +1,8 @@
 """The training loop: epochs, learning rate, averaging, validation, checkpoints, early stopping.
 
 A run is stored after every epoch. A resumed run continues as if it had never stopped: on a CPU with the same number of
-threads bit for bit, on a GPU as far as its kernels are deterministic. For that, everything random depends on the seed
-and a place (epoch, index), never on what was drawn before, or on PyTorch's generators, whose states are stored.
+threads bit for bit, on a GPU as far as its kernels are deterministic. For that, everything random depends either on the
+seed, the epoch and an index, never on earlier random numbers, or on PyTorch's generators, whose states are stored.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def train_unet(
     """
     check_name(product.name)
     opened = open_sources(sources)
-    begun_from = _initial_weights(options)
+    initial_weights = _initial_weights(options)
     if count_steps(opened, options) < 1:
         raise CannotTrain(f"There must be enough images for one batch of {options.batch}.")
     if not opened and not (options.rendered and options.rendered_validation):
@@ -84,7 +84,7 @@ def train_unet(
     record = {
         "architecture": options.architecture,
         "options": dataclasses.asdict(options),
-        "begun from": begun_from,
+        "initial weights": initial_weights,
         "data": {each.name: each.record() for each in opened},
     }
     folder = open_run(product.out, record, resume=resume)
@@ -94,7 +94,7 @@ def train_unet(
     trainer = Trainer(learner, options.fit, folder, metadata=metadata, mixed=machine.mixed, progress=machine.progress)
     fitted = trainer.fit()
     exported = export(folder, options.architecture, learner.validator, metadata, machine)
-    entry = write_card(folder, _card(options, opened, begun_from, product, folder, fitted, exported))
+    entry = write_card(folder, _card(options, opened, initial_weights, product, folder, fitted, exported))
     _log.info("%s\nAn entry for a models file, also in %s:\n%s", folder.card_text, folder.models_file, entry)
     return fitted
 
@@ -205,7 +205,7 @@ def _initial_network(options: UNetOptions, machine: Machine, *, fresh: bool) -> 
 def _card(
     options: UNetOptions,
     opened: Sequence[OpenedSource],
-    begun_from: str,
+    initial_weights: str,
     product: Product,
     folder: RunFolder,
     fitted: FitResult,
@@ -228,16 +228,14 @@ def _card(
         size=folder.model.stat().st_size,
         licence=product.licence,
         task="Classifies every pixel of an image as background, healthy fruit or infected fruit.",
-        initial_weights=begun_from,
+        initial_weights=initial_weights,
         data=data,
         chosen_by=SCORE,
         score=exported.score,
         best_epoch=fitted.best_epoch,
         epochs=len(fitted.rows),
         validation=exported.measures,
-        options=dataclasses.asdict(
-            dataclasses.replace(options, begin_from=None)
-        ),  # in initial_weights, without its folder
+        options=dataclasses.asdict(dataclasses.replace(options, begin_from=None)),  # see initial_weights
         remarks=(
             "Trained on crops of about 448 x 224 pixels; images are shrunk to that area before inference.",
             "A source with fruit of unknown health teaches only fruit against background.",

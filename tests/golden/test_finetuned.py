@@ -50,7 +50,7 @@ def test_all_but_the_mask_decoder_is_unchanged_to_the_last_bit(folder: RunFolder
     assert all(name.startswith("mask_decoder.") for name in moved)
 
 
-def test_the_card_tells_the_measures_before_and_after(folder: RunFolder) -> None:
+def test_the_card_has_the_measures_before_and_after(folder: RunFolder) -> None:
     card = json.loads(folder.card_json.read_text("utf-8"))
     for name in ("box_iou", "point_iou", "score_error", "score_correlation"):
         assert card["validation"].keys() >= {name, f"{name} before"}
@@ -58,7 +58,7 @@ def test_the_card_tells_the_measures_before_and_after(folder: RunFolder) -> None
     assert card["file"] == folder.model.name
 
 
-def test_the_zoo_serves_it_alike_on_pytorch_and_on_openvino(
+def test_it_is_served_alike_on_pytorch_and_on_openvino(
     folder: RunFolder, torch_sam: SamBackend, tmp_path: Path
 ) -> None:
     entry = load_catalogue(folder.models_file)["scenes"]

@@ -117,13 +117,13 @@ def test_a_broken_annotation_is_reported(tmp_path: Path, broken: dict[str, objec
     assert says in caught.value.detail
 
 
-def test_an_image_of_another_size_is_told(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_reported(tmp_path: Path) -> None:
     listed = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 80}]
     (problem,) = opened(tmp_path, [], images=listed).check(progress=False)
     assert problem.message == "was annotated at 40 x 80 pixels, but the upright image has 80 x 40"
 
 
-def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
+def test_missing_and_invalid_entries_of_the_lists_is_reported(tmp_path: Path) -> None:
     listed = [
         {"id": 1, "file_name": "images/a.jpg", "width": 80, "height": 40},
         {"id": 2, "file_name": "gone.jpg", "width": 80, "height": 40},
@@ -150,7 +150,7 @@ def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
     assert len(dataset.problems) == 6
 
 
-def test_broken_lists_are_refused(tmp_path: Path) -> None:
+def test_broken_lists_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lists 'images', 'annotations' and 'categories'"):
         opened(tmp_path, [], categories=None)
     with pytest.raises(DataError, match="categories: name"):

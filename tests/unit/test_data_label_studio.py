@@ -112,7 +112,7 @@ def test_ellipses_are_read(tmp_path: Path) -> None:
     assert ((turned.semantic == PixelClass.HEALTHY) == upright).all()
 
 
-def test_class_names_are_mapped_as_told(tmp_path: Path) -> None:
+def test_class_names_are_mapped_by_the_class_map(tmp_path: Path) -> None:
     regions = [square("Orange", 10, 10, 50, 60), square("Leaf", 60, 50, 70, 75), square("Blur", 80, 0, 90, 10)]
     sample = loaded(tmp_path, *regions, Orange="fruit", Leaf="background", Blur="ignore")
     assert where(sample, PixelClass.FRUIT)[4] == 640
@@ -120,11 +120,11 @@ def test_class_names_are_mapped_as_told(tmp_path: Path) -> None:
     assert len(sample.instances) == 1
 
 
-def test_an_unknown_class_is_told_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_class_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     assert "'Rotten' is not in the class map (Healthy, Infected)" in refusal(tmp_path, square("Rotten", 0, 0, 50, 50))
 
 
-def test_a_smaller_copy_with_the_same_proportions_will_do(tmp_path: Path) -> None:
+def test_a_smaller_copy_with_the_same_proportions_is_accepted(tmp_path: Path) -> None:
     large = square("Healthy", 10, 10, 50, 60, size=(4160, 2081))  # a copy's height was rounded
     sample = loaded(tmp_path, large)
     assert where(sample, PixelClass.HEALTHY) == (8, 4, 40, 24, 640)
@@ -140,7 +140,7 @@ def test_percent_are_of_the_upright_image(tmp_path: Path) -> None:
         dataset.load("a")
 
 
-def test_a_nearly_square_image_that_was_not_turned_is_told_too(tmp_path: Path) -> None:
+def test_a_nearly_square_image_that_was_not_turned_is_reported_too(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", 41, 40)
     dataset = opened(tmp_path, [task("a.jpg", [square("Healthy", 0, 0, 50, 25, size=(40, 41))])])
     with pytest.raises(DataError, match="EXIF"):
@@ -183,13 +183,13 @@ def test_a_nearly_square_image_that_was_not_turned_is_told_too(tmp_path: Path) -
         ),
     ],
 )  # fmt: skip
-def test_a_broken_region_is_told_and_nothing_is_skipped(tmp_path: Path, broken: dict[str, object], says: str) -> None:
+def test_an_invalid_region_is_reported(tmp_path: Path, broken: dict[str, object], says: str) -> None:
     detail = refusal(tmp_path, square("Healthy", 10, 10, 50, 60), broken)
     assert f"region {broken['id']}: " in detail
     assert says in detail
 
 
-def test_results_that_are_no_regions_are_left_out(tmp_path: Path) -> None:
+def test_results_that_are_not_regions_are_skipped(tmp_path: Path) -> None:
     region = square("Healthy", 10, 10, 50, 60)
     more: list[Mapping[str, object]] = [
         {"type": "choices", "id": "c", "value": {"choices": ["ripe"]}},
@@ -230,7 +230,7 @@ def test_json_min_is_read(tmp_path: Path) -> None:
     assert [each.message for each in dataset.problems] == ["task 5: is not annotated"]
 
 
-def test_skipped_unannotated_and_lost_images_are_told(tmp_path: Path) -> None:
+def test_skipped_unannotated_and_missing_images_are_reported(tmp_path: Path) -> None:
     for name in "abcde":
         write_image(tmp_path / "photos" / f"{name}.jpg")
     region = square("Healthy", 10, 10, 50, 60)
@@ -313,7 +313,7 @@ def test_a_path_from_the_folder_is_exact(tmp_path: Path) -> None:
     assert [item.image for item in dataset.items.values()] == [tmp_path / "a.jpg"]
 
 
-def test_check_tells_every_problem_file_by_file(tmp_path: Path) -> None:
+def test_check_reports_every_problem_file_by_file(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     write_image(tmp_path / "b.jpg")
     (tmp_path / "c.jpg").write_bytes(write_image(tmp_path / "c.jpg").read_bytes()[:200])
@@ -336,14 +336,14 @@ def test_check_tells_every_problem_file_by_file(tmp_path: Path) -> None:
     assert "No such file" in problems[3].message
 
 
-def test_a_set_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+def test_a_set_can_be_pickled(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     dataset = opened(tmp_path, [task("a.jpg", [square("Healthy", 10, 10, 50, 60)])])
     sent = pickle.loads(pickle.dumps(dataset))  # noqa: S301 our own
     assert (sent.load("a").semantic == dataset.load("a").semantic).all()
 
 
-def test_files_that_are_nothing_known_are_refused(tmp_path: Path) -> None:
+def test_unknown_files_are_rejected(tmp_path: Path) -> None:
     for content in ({"a": 1}, 3, "text"):
         with pytest.raises(DataError, match=r"neither Label Studio .* nor COCO"):
             open_dataset(write_json(tmp_path / "x.json", content))
@@ -361,7 +361,7 @@ def test_files_that_are_nothing_known_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path / "y.json", images=tmp_path / "gone")
 
 
-def test_tasks_that_are_no_tasks_are_told(tmp_path: Path) -> None:
+def test_invalid_tasks_are_reported(tmp_path: Path) -> None:
     export = tmp_path / "x.json"
     export.write_text(json.dumps([5, {"id": 9, "data": 3, "annotations": [{"result": []}]}, {"annotations": 7}]))
     assert [each.message.split(":")[0] for each in open_dataset(export).problems] == ["task 1", "task 9", "task 3"]

@@ -129,14 +129,14 @@ def test_outlines_are_filled_as_over_the_whole_image(points: list[tuple[float, f
     assert np.count_nonzero(labels != expected) <= 1  # a centre on an edge, where rounding decides
 
 
-def test_an_outline_beside_the_image_is_refused() -> None:
+def test_an_outline_beside_the_image_is_rejected() -> None:
     for shift in (-100, 100):
         ring = np.array([[0.0, 0.0], [10.0, 0.0], [10.0, 10.0]]) + shift
         with pytest.raises(DataError, match="covers no pixel"):
             region_of_rings(HEALTHY, [ring], SIZE)
 
 
-def test_an_outline_that_is_none_is_refused() -> None:
+def test_an_invalid_outline_is_rejected() -> None:
     with pytest.raises(MaskError, match="at least three"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [10.0, 0.0]])], SIZE)
     with pytest.raises(DataError, match="not finite"):
