@@ -28,7 +28,7 @@ def test_a_coloured_marker_stays_on_its_label_whatever_is_random(scale: float) -
     size = Size(round(90 / scale), round(120 / scale))
     pixels, semantic = marked(size)
     seen = 0
-    for seed in range(40):
+    for seed in range(24):
         placement = place(size, Size(96, 128), scale, Augmentation(), np.random.default_rng(seed))
         moved, classes = move_pixels(pixels, placement), move_classes(semantic, placement)
         assert moved.shape == (96, 128, 3)
@@ -42,10 +42,9 @@ def test_a_coloured_marker_stays_on_its_label_whatever_is_random(scale: float) -
         seen += 1
         # Edges may differ by half a pixel: about a twentieth of so small a block.
         assert np.count_nonzero(red & infected) / union > 0.85, seed
-        assert np.count_nonzero(beside != ignored) / ignored.size < 0.05, (
-            seed
-        )  # enlarged, the edge is 2 pixels of mixture
-    assert seen > 30
+        # Enlarged, the edge is a mixture of 2 pixels.
+        assert np.count_nonzero(beside != ignored) / ignored.size < 0.05, seed
+    assert seen > 18
 
 
 def test_a_crop_about_a_point_has_it_near_its_middle() -> None:
@@ -127,18 +126,6 @@ def test_blur_and_noise_come_at_random() -> None:
         augmentation = dataclasses.replace(UNCHANGED, **changes)
         same = [np.array_equal(recolour(pixels, augmentation, np.random.default_rng(s)), pixels) for s in range(60)]
         assert 0.5 < np.mean(same) < 0.9  # 0.7 expected
-
-
-def test_equal_seeds_give_the_same_image() -> None:
-    pixels, _ = marked(Size(80, 100))
-
-    def once() -> np.ndarray:
-        rng = np.random.default_rng(7)
-        return recolour(
-            move_pixels(pixels, place(Size(80, 100), Size(64, 64), 1, Augmentation(), rng)), Augmentation(), rng
-        )
-
-    assert np.array_equal(once(), once())
 
 
 @pytest.mark.parametrize("changes", [{"flip": 1.1}, {"smallest": 0.0}, {"smallest": 2.0, "largest": 1.0}, {"blur": -1}])
