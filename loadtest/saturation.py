@@ -27,7 +27,7 @@ from loadtest.summary import Spread
 from loadtest.wire import SEGMENT
 from models.backends.base import SamBackend
 from models.backends.load import choose_backend, load_sam, load_unet
-from models.backends.unet_base import UNetBackend
+from models.backends.base import UNetBackend
 from models.catalog import CATALOGUE
 from models.images import decode_resized, read_size
 from models.inspection import GRADES, inspect

@@ -16,10 +16,10 @@ from models.evaluation.prompts import FURTHEST, JITTER, Wanted, wanted_fruits
 from models.evaluation.results import Subject
 from models.evaluation.shots import Shot
 from models.evaluation.unet_subject import Inspected
-from models.inspection import crop_mask, prompt_for, refine
 from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import MAX_PIXELS
 from models.metrics import mask_iou
+from models.refinement import cut_out, prompt_for, refined
 from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
@@ -159,9 +159,9 @@ class SamCandidate:
         for stage, spent in seen.watch.milliseconds.items():
             watch.milliseconds[stage] = watch.milliseconds.get(stage, 0.0) + spent
         prompts = [prompt_for(fruit) for fruit in found.inspection.fruits]
-        drawn = {number: crop_mask(masks[0]) for number, masks in enumerate(self._masks(seen, prompts, watch))}
+        drawn = {number: cut_out(masks[0]) for number, masks in enumerate(self._masks(seen, prompts, watch))}
         with watch.runs("postprocess"):
-            inspection = refine(found.inspection, drawn)
+            inspection = refined(found.inspection, drawn)
         classes = np.zeros_like(inspection.classes)
         for fruit in inspection.fruits:
             x0, y0, x1, y1 = fruit.box

@@ -15,11 +15,11 @@ from models.catalog import CATALOGUE, load_catalogue
 from models.letterbox import letterbox_for, resize
 from models.sam.prompts import pack
 from models.training.__main__ import main
-from models.training.run_folder import RunFolder
-from models.training.sam_embeddings import EmbeddingStore, load_embedding
+from models.training.sam_data import EmbeddingStore, load_embedding
 from models.types import Box, Point, Prompt, Size
 from models.weights.checkpoints import load_state_dict
 from models.weights.fetch import fetch
+from models.weights.run_folder import RunFolder
 from tests.tiny_sam import scene, write_scenes
 
 pytestmark = pytest.mark.checkpoint
@@ -50,7 +50,7 @@ def test_all_but_the_mask_decoder_is_unchanged_to_the_last_bit(folder: RunFolder
     assert all(name.startswith("mask_decoder.") for name in moved)
 
 
-def test_the_card_tells_the_measures_before_and_after(folder: RunFolder) -> None:
+def test_the_card_has_the_measures_before_and_after(folder: RunFolder) -> None:
     card = json.loads(folder.card_json.read_text("utf-8"))
     for name in ("box_iou", "point_iou", "score_error", "score_correlation"):
         assert card["validation"].keys() >= {name, f"{name} before"}
@@ -58,7 +58,7 @@ def test_the_card_tells_the_measures_before_and_after(folder: RunFolder) -> None
     assert card["file"] == folder.model.name
 
 
-def test_the_zoo_serves_it_alike_on_pytorch_and_on_openvino(
+def test_it_is_served_alike_on_pytorch_and_on_openvino(
     folder: RunFolder, torch_sam: SamBackend, tmp_path: Path
 ) -> None:
     entry = load_catalogue(folder.models_file)["scenes"]

@@ -1,4 +1,7 @@
-"""Diseased and injured peel. What is painted as infected is labelled so; yellow halos around spots are not."""
+"""Lesions, whose pixels are labelled infected, and harmless marks, whose pixels are not.
+
+The yellow halo around a spot is not labelled infected. A sticker hides what it covers.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,8 @@ from typing import Final
 import numpy as np
 
 from models.synthetic.fields import Field, dot, generator, linear, mix, smoothstep, tangents
-from models.synthetic.peel import Peel
-from models.synthetic.scene import Fruit, Lesion, LesionKind, Vector
-from models.synthetic.surface import Patch
+from models.synthetic.scene import Fruit, Lesion, LesionKind, Mark, MarkKind, Vector
+from models.synthetic.surface import Patch, Peel
 
 _SOAKED: Final = np.array((0.22, 0.42, 0.5), np.float32)  # how much darker soaked peel is
 _HALO: Final = linear(214, 186, 52)
@@ -20,7 +22,7 @@ _CORES: Final = tuple(
 
 
 def paint_lesion(fruit: Fruit, patch: Patch, peel: Peel, lesion: Lesion) -> None:
-    """Paint one lesion on the peel and mark what it covers as infected."""
+    """Paint a lesion on the peel and mark what it covers as infected."""
     rng = generator(lesion.key)
     match lesion.kind:
         case LesionKind.CANKER | LesionKind.BLACK_SPOT:
@@ -32,7 +34,7 @@ def paint_lesion(fruit: Fruit, patch: Patch, peel: Peel, lesion: Lesion) -> None
 
 
 def chord(sphere: Field, centre: Vector) -> Field:
-    """Distance of points on the unit sphere from `centre`, straight through."""
+    """Return the chord lengths from points on the unit sphere to `centre`."""
     return np.asarray(np.sqrt(np.maximum(2 - 2 * dot(sphere, centre), 0)))
 
 
@@ -53,7 +55,7 @@ def _area(fruit: Fruit, patch: Patch, peel: Peel, lesion: Lesion, rng: np.random
 
 
 def _mould(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) -> None:
-    """Penicillium: a soaked edge, white threads, and spores in the middle once it is old enough."""
+    """Paint Penicillium: a soaked edge, white threads, and spores in the middle of old mould."""
     white = rng.uniform(0.6, 0.97)
     core = white * rng.uniform(0.45, 0.95) if rng.random() < 0.8 else 0.0
     soaked = smoothstep(1.06, 0.94, inward)
@@ -74,7 +76,7 @@ def _mould(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) ->
 
 
 def _rot(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) -> None:
-    """Soft brown rot: sunken, darker towards the middle, at times with rings."""
+    """Paint soft brown rot: sunken, darker towards the middle, sometimes with rings."""
     edge = rng.uniform(0.05, 0.22)
     weight = smoothstep(1 + edge, 1 - edge, inward)
     pale, dark = (
@@ -94,7 +96,7 @@ def _rot(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) -> N
 
 
 def _scab(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) -> None:
-    """Corky or sooty patches, denser towards the middle."""
+    """Paint corky or sooty patches, denser towards the middle."""
     density = noise[..., 1] * 0.5 + noise[..., 0] * 0.5 + noise[..., 2] * 0.25
     density += (1 - inward) * 1.7 - rng.uniform(0.1, 0.9)
     soft = rng.uniform(0.1, 0.5)
@@ -108,7 +110,7 @@ def _scab(peel: Peel, inward: Field, noise: Field, rng: np.random.Generator) -> 
 
 
 def _spots(fruit: Fruit, patch: Patch, peel: Peel, lesion: Lesion, rng: np.random.Generator) -> None:
-    """A cluster of small round spots, each painted in its own little window."""
+    """Paint a cluster of small round spots, each in its own small window."""
     canker = lesion.kind is LesionKind.CANKER
     count = int(rng.integers(4, 34 if canker else 28))
     largest = rng.uniform(0.05, 0.17) if canker else rng.uniform(0.035, 0.1)
@@ -150,7 +152,7 @@ def _black_spot(peel: Peel, inward: Field, halo: float, tone: float) -> None:
 
 
 def _scar(fruit: Fruit, patch: Patch, peel: Peel, lesion: Lesion, rng: np.random.Generator) -> None:
-    """A deep cut or rub that healed brown, along a bent line."""
+    """Paint a deep cut or rub that healed brown, along a bent line."""
     window = patch.window_of(fruit, lesion.centre, lesion.radius * 1.3)
     if window is None:
         return
@@ -172,3 +174,120 @@ def _scar(fruit: Fruit, patch: Patch, peel: Peel, lesion: Lesion, rng: np.random
     part.relief += weight * rng.uniform(-0.03, 0.02)
     part.gloss *= 1 - weight * 0.8
     _cover(part, weight)
+
+
+_INKS: Final = tuple(
+    linear(*ink) for ink in ((200, 30, 36), (30, 70, 160), (24, 120, 60), (240, 196, 30), (30, 30, 34))
+)
+_PAPER: Final = linear(238, 236, 228)
+_DUST: Final = linear(164, 146, 122)
+_SILVER: Final = linear(206, 176, 128)
+
+
+def paint_mark(fruit: Fruit, patch: Patch, peel: Peel, mark: Mark) -> None:
+    """Paint a harmless mark on the peel."""
+    window = patch.window_of(fruit, mark.centre, min(mark.radius * 1.2, 2.0))
+    if window is None:
+        return
+    rng = generator(mark.key)
+    sphere, noise, part = patch.sphere[(slice(None), *window)], patch.noise[window], peel.part(window)
+    match mark.kind:
+        case MarkKind.STICKER:
+            _sticker(sphere, part, mark, rng)
+        case MarkKind.DROPS:
+            _drops(fruit, patch, peel, mark, rng)
+        case MarkKind.DUST:
+            _dust(sphere, noise, part, mark, rng)
+        case MarkKind.LEAF_BIT:
+            _leaf_bit(sphere, noise, part, mark, rng)
+        case MarkKind.WIND_SCAR:
+            _wind_scar(sphere, noise, part, mark, rng)
+
+
+def _on_tangent(sphere: Field, mark: Mark, angle: float) -> tuple[Field, Field]:
+    """Return tangential coordinates in radii of the mark; large values on the far side of the fruit."""
+    first, second = tangents(mark.centre, angle)
+    scale = 1 / mark.radius
+    behind = 9 * (dot(sphere, mark.centre) <= 0).astype(np.float32)
+    return dot(sphere, first) * scale + behind, dot(sphere, second) * scale + behind
+
+
+def _sticker(sphere: Field, peel: Peel, mark: Mark, rng: np.random.Generator) -> None:
+    a, b = _on_tangent(sphere, mark, rng.uniform(0, math.pi))
+    b = b * rng.uniform(1.0, 1.45)
+    off = np.sqrt(a * a + b * b)
+    weight = smoothstep(1.03, 0.97, off)
+    border, ground = rng.permutation(len(_INKS))[:2]
+    mix(peel.albedo, _PAPER, weight)
+    inner = smoothstep(0.9, 0.86, off)
+    mix(peel.albedo, _INKS[ground] if rng.random() < 0.7 else _PAPER, inner)
+    ring = inner * smoothstep(0.7, 0.74, off)
+    mix(peel.albedo, _INKS[border], ring)
+    letters = np.sin(a * rng.uniform(14, 26) + 3 * np.sin(b * 5)) > 0.1
+    mix(peel.albedo, _PAPER, letters * (np.abs(b) < rng.uniform(0.15, 0.3)) * (np.abs(a) < 0.55) * 0.9)
+    peel.gloss *= 1 - weight
+    peel.gloss += weight * rng.uniform(0.2, 0.8)
+    peel.relief *= 1 - weight * 0.8
+    peel.infected *= weight < 0.5
+
+
+def _drops(fruit: Fruit, patch: Patch, peel: Peel, mark: Mark, rng: np.random.Generator) -> None:
+    first, second = tangents(mark.centre, 0.0)
+    for _ in range(int(rng.integers(3, 22))):
+        away, around, radius = (
+            mark.radius * math.sqrt(rng.random()),
+            rng.uniform(0, 2 * math.pi),
+            rng.uniform(0.02, 0.09),
+        )
+        centre = mark.centre + away * (math.cos(around) * first + math.sin(around) * second)
+        centre /= np.linalg.norm(centre)
+        window = patch.window_of(fruit, centre, radius * 1.2)
+        if window is None:
+            continue
+        part = peel.part(window)
+        off = chord(patch.sphere[(slice(None), *window)], centre) * (1 / radius)
+        weight = smoothstep(1.05, 0.9, off)
+        dome = np.sqrt(np.clip(1 - off * off, 0, 1))
+        part.albedo *= (1 - weight * (0.12 + 0.15 * off))[..., None]
+        part.relief *= 1 - weight
+        part.relief += dome * (radius * 0.45)
+        np.maximum(part.gloss, weight * 1.7, out=part.gloss)
+
+
+def _dust(sphere: Field, noise: Field, peel: Peel, mark: Mark, rng: np.random.Generator) -> None:
+    inside = smoothstep(1.0, 0.5, chord(sphere, mark.centre) * (1 / mark.radius))
+    veil = np.clip(0.16 + 0.1 * noise[..., 1], 0, 0.4)
+    specks = smoothstep(1.7, 2.4, noise[..., 2] + 0.3 * noise[..., 0]) * 0.55
+    weight = inside * np.maximum(veil * rng.uniform(0.2, 1), specks)
+    mix(peel.albedo, _DUST, weight)
+    peel.gloss *= 1 - 0.7 * weight
+
+
+def _leaf_bit(sphere: Field, noise: Field, peel: Peel, mark: Mark, rng: np.random.Generator) -> None:
+    a, b = _on_tangent(sphere, mark, rng.uniform(0, math.pi))
+    ragged = 1 + 0.12 * noise[..., 1]
+    half = rng.uniform(0.18, 0.5) * np.clip(1 - a * a, 0.0001, 1) * ragged
+    inward = np.abs(b) / half
+    inside = np.abs(a) < rng.uniform(0.5, 1)
+    shadow = smoothstep(1.8, 0.8, np.abs(b + 0.1) / half) * inside
+    peel.albedo *= (1 - 0.45 * shadow)[..., None]
+    weight = smoothstep(1.1, 0.9, inward) * inside
+    green = linear(*rng.uniform((40, 62, 20), (110, 130, 50)))
+    brown = linear(*rng.uniform((96, 74, 40), (150, 122, 74)))
+    colour = (green if rng.random() < 0.6 else brown) * (1 + 0.12 * noise[..., 2])[..., None]
+    mix(peel.albedo, colour, weight)
+    mix(peel.albedo, green * 1.6, weight * smoothstep(0.14, 0.05, inward) * 0.5)
+    peel.gloss *= 1 - weight * 0.6
+    peel.relief += weight * 0.02
+    peel.infected *= weight < 0.5
+
+
+def _wind_scar(sphere: Field, noise: Field, peel: Peel, mark: Mark, rng: np.random.Generator) -> None:
+    """Paint silvery streaks where a twig rubbed the young fruit; marketable, not diseased."""
+    a, b = _on_tangent(sphere, mark, rng.uniform(0, math.pi))
+    inside = smoothstep(1.0, 0.6, np.sqrt(a * a + 2.5 * b * b))
+    streaks = np.abs(noise[..., 1] + rng.uniform(1, 4) * b)
+    weight = smoothstep(0.4, 0.1, streaks) * inside
+    weight += inside * np.clip(0.25 * noise[..., 0], 0, 0.3)
+    mix(peel.albedo, _SILVER, np.clip(weight, 0, 1) * rng.uniform(0.25, 0.6))
+    peel.gloss *= 1 - np.clip(weight, 0, 1) * 0.7

@@ -1,7 +1,7 @@
-"""From annotated images and rendered scenes to batches of one shape.
+"""Batches of one shape from annotated images and rendered scenes.
 
-Seeds of rendered scenes: those below 500,000 are left to tests and measurements, validation has those from there to
-999,999, and training draws from all above. No scene is ever in two of them.
+Seeds of rendered scenes below 500,000 are reserved for tests and measurements, those from there to 999,999 for
+validation, and training uses all above. No scene is ever in two of them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.data.samples import Sample
+from models.data.sources import OpenedSource
 from models.synthetic import RenderOptions, render
 from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
-from models.training.data_sources import OpenedSource
-from models.training.machine import Machine
-from models.training.seeding import generator_of
-from models.training.unet_options import CLOSE, LOOKS, UNetOptions
-from models.training.unet_votes import votes_of
+from models.training.losses import centre_offsets
+from models.training.options import CLOSE, LOOKS, Machine, UNetOptions
 from models.types import PixelClass, SemanticMap, Size
 from models.unet.letterbox import unet_letterbox
 
@@ -33,23 +31,23 @@ FIRST_TRAINING_SEED: Final = 1_000_000
 _LAST_TRAINING_SEED: Final = 2**53
 
 _INFECTED: Final = RenderOptions(infected_share=0.7)
-"""Lesions cover few pixels: more fruits have some than where scenes are judged, so that as many scenes teach more."""
+"""Lesions cover few pixels: more fruits have them in training than in validation, so that each scene teaches more."""
 
-_PLANNING, _CHANGING = 0, 1  # what lots are drawn for: two independent sequences
+_PLAN, _CHANGE = 0, 1  # two independent sequences of random numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One image of one batch, before it is read.
+    """One image of a batch, before it is read.
 
     Attributes:
-        source: place of its set among the sources, None for a rendered scene.
-        name: of the image in its set; of a scene, its seed in digits.
-        epoch: in which it is seen.
-        index: among all picks of the epoch.
+        source: index of its source; None for a rendered scene.
+        name: name of the image in its set, or the seed of a scene in digits.
+        epoch: epoch that shows it.
+        index: index among all picks of the epoch.
         crop: shape of its batch.
         scene: size at which a scene is rendered.
-        look: None for the whole image; else the number of the close look at it, from 0 on.
+        look: number of the close-up, from 0 on; None for the whole image.
     """
 
     source: int | None
@@ -62,12 +60,12 @@ class Pick:
 
 
 Example: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""Pixels uint8 (height, width, 3), classes uint8 (height, width), and votes float32 (3, height, width) of
-`models.training.unet_votes.votes_of`; in a batch, one dimension more."""
+"""Pixels uint8 (height, width, 3), classes uint8 (height, width), and centre offsets float32 (3, height, width)
+of `models.training.losses.centre_offsets`; in a batch, one dimension more."""
 
 
 def count_steps(sources: Sequence[OpenedSource], options: UNetOptions) -> int:
-    """Batches in every epoch; images that fill no batch are left to other epochs' shuffling."""
+    """Count the batches of an epoch; images that fill no batch are left out of that epoch."""
     total = sum(round(each.source.weight * len(each.train)) for each in sources) + options.rendered
     return total // options.batch
 
@@ -77,13 +75,13 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
 
     Args:
         sources: sets with their weights.
-        options: of the run; its seed decides all.
-        epoch: counted from 0.
+        options: options of the run; their seed decides everything.
+        epoch: epoch, counted from 0.
 
     Returns:
-        Its batches. Of a set with a weight of 2.5 every image is seen twice, and half of them a third time.
+        The batches. With a weight of 2.5 every image of a set is shown twice, and half of them a third time.
     """
-    rng = generator_of(options.fit.seed, _PLANNING, epoch)
+    rng = np.random.default_rng([options.fit.seed, _PLAN, epoch])
     chosen: list[tuple[int | None, str]] = []
     for number, each in enumerate(sources):
         times, left = divmod(round(each.source.weight * len(each.train)), len(each.train))
@@ -94,13 +92,13 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     order = rng.permutation(len(chosen)).tolist()
     crops = rng.integers(0, len(options.crops), count_steps(sources, options)).tolist()
     ordered = [chosen[place] for place in order]
-    closely = rng.random(len(crops)) < (options.close if 4 * epoch < 3 * options.fit.epochs else 0)
+    close_ups = rng.random(len(crops)) < (options.close if 4 * epoch < 3 * options.fit.epochs else 0)
     picks = [
         Pick(source, name, epoch, index, options.crops[0], options.crops[0])
         for index, (source, name) in enumerate(ordered)
     ]
     batches = []
-    for step, (crop, close) in enumerate(zip(crops, closely.tolist(), strict=True)):
+    for step, (crop, close) in enumerate(zip(crops, close_ups.tolist(), strict=True)):
         scene = options.crops[crop]
         whole = [
             replace(one, crop=scene, scene=scene) for one in picks[step * options.batch : (step + 1) * options.batch]
@@ -110,16 +108,13 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     return batches
 
 
-def example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -> Example:
-    """Read or render an image, and change it by lot.
+def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -> Example:
+    """Read or render an image, and change it at random.
 
     Args:
-        pick: which, and into which crop.
+        pick: image and crop.
         sources: sets.
-        options: of the run.
-
-    Returns:
-        Its crop.
+        options: options of the run.
 
     Raises:
         DataError: the image cannot be used.
@@ -129,25 +124,24 @@ def example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -
     else:
         sample = sources[pick.source].dataset.load(pick.name)
         scale = unet_letterbox(sample.size).resized.width / sample.size.width
-    rng = generator_of(
-        options.fit.seed, _CHANGING, pick.epoch, pick.index, *(() if pick.look is None else (pick.look,))
-    )
+    look = () if pick.look is None else (pick.look,)
+    rng = np.random.default_rng([options.fit.seed, _CHANGE, pick.epoch, pick.index, *look])
     about = None if pick.look is None else _point_of_interest(sample.semantic, rng)
     placement = place(sample.size, pick.crop, scale, options.augmentation, rng, about=about)
     pixels = recolour(move_pixels(sample.pixels, placement), options.augmentation, rng)
     fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
-    votes = votes_of(fruits, pick.crop.height, pick.crop.width)
+    offsets = centre_offsets(fruits, pick.crop.height, pick.crop.width)
     classes = move_classes(sample.semantic, placement)
-    return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(votes)
+    return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(offsets)
 
 
-@lru_cache(maxsize=1)  # looks at one scene follow one another
+@lru_cache(maxsize=1)  # close-ups of one scene follow one another
 def _rendered(seed: int, size: Size) -> Sample:
     return render(seed, size, options=_INFECTED)
 
 
 def _point_of_interest(semantic: SemanticMap, rng: np.random.Generator) -> tuple[float, float] | None:
-    """The x and y of a pixel: of a lesion or of fruit by equal chances, None where there is neither."""
+    """Choose x and y of a pixel of a lesion or of fruit, with equal probability; None if there is neither."""
     infected = semantic == PixelClass.INFECTED
     wanted = infected if rng.random() < 0.5 and infected.any() else (semantic != PixelClass.BACKGROUND)
     wanted &= semantic != PixelClass.IGNORE
@@ -159,11 +153,11 @@ def _point_of_interest(semantic: SemanticMap, rng: np.random.Generator) -> tuple
 
 
 class TrainingBatches:
-    """Loads batches, in processes of their own where the machine gives any.
+    """Loads batches, in worker processes if the machine has any.
 
     Args:
         sources: sets.
-        options: of the run.
+        options: options of the run.
         machine: workers and device.
     """
 
@@ -176,23 +170,23 @@ class TrainingBatches:
             persistent_workers=machine.workers > 0,
             worker_init_fn=one_thread,
             pin_memory=machine.device.startswith("cuda"),
-            generator=torch.Generator(),  # else it would draw from the run's
+            generator=torch.Generator(),  # otherwise it would change the state of the run's generator
         )
 
     def of(self, epoch: int) -> DataLoader[Example]:
-        """The batches of one epoch."""
+        """Return the batches of an epoch."""
         self._plan.epoch = epoch
         return self._loader
 
 
 def rendered_validation(options: UNetOptions) -> list[Sample]:
-    """The rendered scenes to validate on, in all shapes in turn; none where none are trained on."""
+    """Render the scenes to validate on, in all shapes in turn; none if there are none to train on."""
     count = options.rendered_validation if options.rendered else 0
     return [render(FIRST_VALIDATION_SEED + index, options.crops[index % len(options.crops)]) for index in range(count)]
 
 
 def one_thread(_worker: int) -> None:
-    """Keep a worker to one thread: more would compete with the training."""
+    """Limit a worker to one thread; more would compete with the training."""
     cv2.setNumThreads(0)
 
 
@@ -213,4 +207,4 @@ class _Examples(Dataset[Example]):
         self._sources, self._options = sources, options
 
     def __getitem__(self, pick: Pick) -> Example:
-        return example(pick, self._sources, self._options)
+        return load_example(pick, self._sources, self._options)

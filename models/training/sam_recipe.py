@@ -1,4 +1,4 @@
-"""Fine-tunes a SAM: from options and data to a run folder that the zoo can serve from."""
+"""Fine-tune a SAM: from options and data to a run folder that can be served."""
 
 from __future__ import annotations
 
@@ -14,39 +14,37 @@ from torch import Tensor
 
 from models.backends.load import BackendChoice, ModelStore, choose_backend, load_sam
 from models.catalog import CatalogueEntry, load_catalogue
+from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import UnknownModel
 from models.sam.build import build_sam
 from models.sam.decoder import PromptDecoder
-from models.training.checkpoint_files import write_weights
-from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.errors import CannotTrain
-from models.training.fitting import Fitted, Validation, fit
-from models.training.machine import Machine
-from models.training.model_card import ModelCard, Product, check_name, write_card
-from models.training.run_folder import RunFolder, open_run
-from models.training.sam_batches import Tasks
-from models.training.sam_embeddings import EmbeddingStore
-from models.training.sam_images import load_images
+from models.training.model_card import ModelCard, check_name, write_card
+from models.training.options import Machine, Product, SamOptions
+from models.training.run_files import open_run, write_weights
+from models.training.sam_data import EmbeddingStore, Tasks, load_images
 from models.training.sam_learner import TRAINED, SamLearner
-from models.training.sam_options import SamOptions
-from models.training.sam_validation import MEASURES, SCORE, Validator
-from models.weights.checkpoints import load_state_dict, sha256_of
+from models.training.sam_validation import MEASURES, SCORE, SamValidator
+from models.training.trainer import FitResult, Trainer, Validation
+from models.weights.checkpoints import load_state_dict
+from models.weights.checkpoints import sha256_of
 from models.weights.fetch import fetch
+from models.weights.run_folder import RunFolder
 
 _log = logging.getLogger("pomona.training")
 
 EMBEDDINGS: Final = "embeddings"
-"""Folder in the run's; may be deleted when the run is over."""
+"""Folder inside the run folder; may be deleted when the run is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the model to begin from is had.
+    """Where the model to start from comes from.
 
     Attributes:
-        model_store: of checkpoints and converted models.
-        models_file: adds to the catalogue, or None.
-        backend: computes the embeddings.
+        model_store: store of checkpoints and converted models.
+        models_file: models file that extends the catalogue, or None.
+        backend: backend that computes the embeddings.
     """
 
     model_store: ModelStore
@@ -62,27 +60,27 @@ def train_sam(
     origin: Origin,
     *,
     resume: bool = False,
-) -> Fitted:
-    """Fine-tune, choose, export and describe a SAM.
+) -> FitResult:
+    """Fine-tune a SAM, export its best epoch and write its model card.
 
     Args:
-        options: how.
-        sources: sets of annotated images with fruits told apart; their test parts are never read.
-        product: where to, and under which name.
-        machine: what to use.
-        origin: of the model to begin from.
-        resume: go on with the run in that folder, if there is one.
+        options: options of the training.
+        sources: sets of annotated images that separate fruits; their test parts are never read.
+        product: folder, name and licence of the model.
+        machine: device and workers.
+        origin: where the model to start from comes from.
+        resume: whether to continue the run in that folder, if there is one.
 
     Returns:
-        How it went; all files of `models.training.run_folder` are written. `best.safetensors` and `last.safetensors`
-        hold the mask decoder alone, `model.safetensors` all of the model: the tensors of the one that was begun from,
-        in their order and type, but for the mask decoder's.
+        The outcome; all files of `models.weights.run_folder` are written. `best.safetensors` and `last.safetensors`
+        hold only the mask decoder, `model.safetensors` the whole model: all other tensors are those of the original, in
+        their order and type.
 
     Raises:
-        CannotTrain: options, data, folder or machine do not do, or the training came to nothing.
-        UnknownModel: the model to begin from is not in the catalogue.
+        CannotTrain: options, data, folder or machine cannot be used, or the training failed.
+        UnknownModel: the model to start from is not in the catalogue.
         DataError: a set cannot be used.
-        WeightsError: the model to begin from cannot be had.
+        WeightsError: the model to start from is not available.
         BackendError: its encoder cannot be run.
         OSError: the folder cannot be written.
     """
@@ -90,10 +88,10 @@ def train_sam(
     entry = _entry(options, origin)
     device = torch.device(machine.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise CannotTrain("There is no CUDA device here; --device cpu trains without.")
+        raise CannotTrain("There is no CUDA device; use --device cpu.")
     opened = open_sources(sources)
     if not opened:
-        raise CannotTrain("Name annotated images to learn from with --data.")
+        raise CannotTrain("There is nothing to train on: give annotated images with --data.")
     record = {
         "architecture": entry.architecture,
         "revision": entry.revision,
@@ -106,14 +104,17 @@ def train_sam(
     )
     decoder = build_sam(entry.architecture, tensors).decoder
 
-    tasks, judge = _prepare(options, opened, _store(folder, entry, options, origin), device)
-    before = _judged(judge, decoder.to(device))
-    learner = SamLearner(decoder, tasks=tasks, judge=judge, weights=options.loss, rounds=options.rounds, device=device)
+    tasks, validator = _prepare(options, opened, _store(folder, entry, options, origin), device)
+    before = _validate(validator, decoder.to(device))
+    learner = SamLearner(
+        decoder, tasks=tasks, validator=validator, weights=options.loss, rounds=options.rounds, device=device
+    )
     metadata = {"architecture": str(entry.architecture), "fine-tuned from": entry.revision}
-    fitted = fit(learner, options.fit, folder, metadata=metadata, mixed=machine.mixed, progress=machine.progress)
+    trainer = Trainer(learner, options.fit, folder, metadata=metadata, mixed=machine.mixed, progress=machine.progress)
+    fitted = trainer.fit()
 
     export(folder, tensors, metadata)
-    after = _judged(judge, build_sam(entry.architecture, load_state_dict(folder.model)).decoder.to(device))
+    after = _validate(validator, build_sam(entry.architecture, load_state_dict(folder.model)).decoder.to(device))
     written = write_card(folder, _card(options, entry, opened, product, folder, fitted, (before, after)))
     _log.info("%s\nAn entry for a models file, also in %s:\n%s", folder.card_text, folder.models_file, written)
     return fitted
@@ -123,9 +124,9 @@ def export(folder: RunFolder, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write `model.safetensors`: a whole checkpoint with the best mask decoder in it.
 
     Args:
-        folder: with `best.safetensors`.
-        tensors: of the checkpoint that was begun from; all but the mask decoder's are written as they are.
-        metadata: for the header.
+        folder: run folder with `best.safetensors`.
+        tensors: tensors of the original checkpoint; all but those of the mask decoder are written as they are.
+        metadata: header of the checkpoint.
 
     Raises:
         CannotTrain: the mask decoders have different tensors.
@@ -135,14 +136,14 @@ def export(folder: RunFolder, tensors: Mapping[str, Tensor], metadata: Mapping[s
     best = load_state_dict(folder.best)
     replaced = {name for name in tensors if name.startswith(TRAINED)}
     if replaced != best.keys():
-        raise CannotTrain(f"{folder.best}: is no mask decoder of that model; start anew elsewhere.")
+        raise CannotTrain(f"{folder.best}: is not a mask decoder of that model; start in another folder.")
     write_weights(folder.model, {**tensors, **best}, half=False, metadata=metadata)
 
 
 def _entry(options: SamOptions, origin: Origin) -> CatalogueEntry:
     catalogue = load_catalogue(origin.models_file)
     if options.model not in catalogue:
-        raise UnknownModel(f"There is no model {options.model!r} to begin from; there are {', '.join(catalogue)}.")
+        raise UnknownModel(f"The model to start from must be one of {', '.join(catalogue)}, got {options.model!r}.")
     entry = catalogue[options.model]
     options.check_fits(entry.architecture)
     return entry
@@ -162,15 +163,15 @@ def _store(folder: RunFolder, entry: CatalogueEntry, options: SamOptions, origin
 
 def _prepare(
     options: SamOptions, opened: Sequence[OpenedSource], store: EmbeddingStore, device: torch.device
-) -> tuple[Tasks, Validator]:
-    judge = Validator([(each.dataset, each.validation) for each in opened], store, device=device)
+) -> tuple[Tasks, SamValidator]:
+    validator = SamValidator([(each.dataset, each.validation) for each in opened], store, device=device)
     images = [(load_images(each.dataset, each.train, store), each.source.weight) for each in opened]
-    return Tasks.of(images, batch=options.batch, seed=options.fit.seed), judge
+    return Tasks.of(images, batch=options.batch, seed=options.fit.seed), validator
 
 
-def _judged(judge: Validator, decoder: PromptDecoder) -> Validation:
+def _validate(validator: SamValidator, decoder: PromptDecoder) -> Validation:
     with torch.inference_mode():
-        return judge.validate(decoder)
+        return validator.validate(decoder)
 
 
 def _card(
@@ -179,10 +180,10 @@ def _card(
     opened: Sequence[OpenedSource],
     product: Product,
     folder: RunFolder,
-    fitted: Fitted,
-    judged: tuple[Validation, Validation],
+    fitted: FitResult,
+    validations: tuple[Validation, Validation],
 ) -> ModelCard:
-    before, after = judged
+    before, after = validations
     return ModelCard(
         name=product.name,
         architecture=entry.architecture.value,
@@ -190,7 +191,7 @@ def _card(
         sha256=sha256_of(folder.model),
         size=folder.model.stat().st_size,
         licence=product.licence,
-        task="Masks the fruit that a point or a box points at, and predicts how good the mask is.",
+        task="Segments the fruit at a point or in a box, and predicts the quality of the mask.",
         initial_weights=f"{entry.name}, revision {entry.revision}, {entry.licence}; its encoders are unchanged",
         data={each.name: each.record() for each in opened},
         chosen_by=SCORE,
@@ -201,7 +202,7 @@ def _card(
         options=dataclasses.asdict(options),
         remarks=(
             f"Serve it at the input size and padding that it was trained at: {options.side}, {options.padding}.",
-            *(f"{name}: {said}." for name, said in MEASURES.items()),
-            "Measures with 'before' are of the model that was begun from, for the same prompts.",
+            *(f"{name}: {meaning}." for name, meaning in MEASURES.items()),
+            "Measures with 'before' are those of the original model for the same prompts.",
         ),
     )
