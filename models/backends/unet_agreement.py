@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.metrics import class_confusion, fruit_confusion, iou, mean_counted
+from models.metrics import class_confusion, fruit_confusion, iou, mean_counted
 from models.types import PixelClass, SemanticMap
 from models.unet.instances import fruit_labels
 from models.unet.letterbox import UNetLetterbox

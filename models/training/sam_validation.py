@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from models.data.dataset import Dataset, Item
 from models.errors import DataError
 from models.evaluation.calibration import calibrate
-from models.evaluation.metrics import mask_iou
 from models.letterbox import Letterbox
 from models.masks import bounding_box
+from models.metrics import mask_iou
 from models.sam.decoder import PromptDecoder
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
