@@ -18,13 +18,13 @@ from models.backends.base import BackendName, Embedding, normalise
 from models.data.dataset import ClassMap
 from models.data.opening import open_dataset
 from models.data.samples import Sample
+from models.data.sources import DataSource, OpenedSource, open_sources
 from models.letterbox import Letterbox, Padding
 from models.sam.constants import EMBEDDING_STRIDE
 from models.sam.decoder import PromptDecoder
 from models.sam.prompts import PackedPrompts
 from models.synthetic import Layout, RenderOptions, render
 from models.synthetic.folder import write_sample
-from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.sam_embeddings import EmbeddingStore
 from models.types import Logits, Pixels, Size
 

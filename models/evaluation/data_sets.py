@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.opening import open_dataset
+from models.data.sources import DataSource, divided
 from models.data.splits import TEST, Split, data_hash
 from models.errors import DataError
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.shots import ImageSet, Shot
-from models.training.data_sources import DataSource, divided
 from models.types import PixelClass
 
 EXTRA_TEST: Final = "extra_test"

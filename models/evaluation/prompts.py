@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from models.data.samples import Sample
-from models.training.sam_clicks import centre_of
+from models.sam.clicks import centre_of
 from models.types import BinaryMask, Box, PixelClass, Point, Prompt, Size
 
 JITTER: Final = 0.05

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.letterbox import Letterbox
-from models.training.sam_clicks import centre_of, click_on_error, jittered_box, point_within
+from models.sam.clicks import centre_of, click_on_error, jittered_box, point_within
 from models.training.sam_embeddings import load_embedding
 from models.training.sam_images import Fruit, Image
 from models.training.seeding import generator_of

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from models.backends.load import BackendChoice, ModelStore, choose_backend, load_sam
 from models.catalog import CatalogueEntry, load_catalogue
+from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import UnknownModel
 from models.sam.build import build_sam
 from models.sam.decoder import PromptDecoder
 from models.training.checkpoint_files import write_weights
-from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.errors import CannotTrain
 from models.training.fitting import Fitted, Validation, fit
 from models.training.machine import Machine

@@ -23,12 +23,12 @@ from models.evaluation.calibration import calibrate
 from models.letterbox import Letterbox
 from models.masks import bounding_box
 from models.metrics import mask_iou
+from models.sam.clicks import centre_of, jittered_box
 from models.sam.decoder import PromptDecoder
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.training.errors import CannotTrain
 from models.training.fitting import Validation
-from models.training.sam_clicks import centre_of, jittered_box
 from models.training.sam_embeddings import EmbeddingStore, load_embedding
 from models.training.sam_images import check_told_apart
 from models.training.sam_step import decode

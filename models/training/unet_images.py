@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.data.samples import Sample
+from models.data.sources import OpenedSource
 from models.synthetic import RenderOptions, render
 from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
-from models.training.data_sources import OpenedSource
 from models.training.machine import Machine
 from models.training.seeding import generator_of
 from models.training.unet_options import CLOSE, LOOKS, UNetOptions

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from models.data.sources import DataSource, OpenedSource, open_sources
 from models.training.checkpoint_files import write_weights
-from models.training.data_sources import DataSource, OpenedSource, open_sources
 from models.training.encoder_weights import IMAGENET_MOBILENETV2, load_imagenet_mobilenetv2
 from models.training.errors import CannotTrain
 from models.training.fitting import Fitted, Validation, fit

@@ -20,9 +20,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from models.data.samples import Sample
+from models.data.sources import OpenedSource
 from models.letterbox import resize
 from models.metrics import class_confusion, fruit_confusion, iou, mean_counted
-from models.training.data_sources import OpenedSource
 from models.training.fitting import Validation
 from models.training.machine import Machine
 from models.training.unet_images import one_thread

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.sam.clicks import centre_of, click_on_error, jittered_box, point_within
 from models.training.sam_batches import PromptBatch, Tasks, next_prompts
-from models.training.sam_clicks import centre_of, click_on_error, jittered_box, point_within
 from models.training.sam_images import Image, load_images
 from models.types import Size
 from tests.tiny_sam import ColourEncoder, tiny_store, write_scenes

@@ -11,10 +11,10 @@ from torch import Tensor
 from models.backends.load import ModelStore
 from models.catalog import Architecture
 from models.data.samples import Instance, Sample
+from models.data.sources import OpenedSource
 from models.errors import UnknownModel
 from models.sam.decoder import PromptDecoder
 from models.training.checkpoint_files import write_weights
-from models.training.data_sources import OpenedSource
 from models.training.errors import CannotTrain
 from models.training.fitting import FitOptions, Fitted, fit
 from models.training.machine import Machine

@@ -12,11 +12,11 @@ from torch import nn
 
 from models.backends.load import ModelStore, load_unet
 from models.catalog import read_models_file
+from models.data.sources import DataSource, open_sources
 from models.errors import DataError
 from models.synthetic import Layout, RenderOptions, render
 from models.synthetic.folder import write_sample
 from models.training.checkpoint_files import write_weights
-from models.training.data_sources import DataSource, open_sources
 from models.training.errors import CannotTrain
 from models.training.fitting import FitOptions, Validation, fit
 from models.training.machine import Machine

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.training.data_sources import DataSource
+from models.data.sources import DataSource
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
