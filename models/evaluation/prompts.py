@@ -1,4 +1,4 @@
-"""Prompts for a SAM, made from the annotation as a careful user would make them."""
+"""Prompts for a SAM, made from the annotation the way a careful user would make them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 import numpy as np
 
 from models.data.samples import Sample
-from models.sam.clicks import centre_of
+from models.sam.clicks import centre_of, moved_box
 from models.types import BinaryMask, Box, PixelClass, Point, Prompt, Size
 
 JITTER: Final = 0.05
-"""Standard deviation of each of a box's sides, as a share of the box's length across that side."""
+"""Standard deviation of each side of a box, as a share of the box's length across that side."""
 
-FURTHEST: Final = 2.0
-"""Most that a side moves, in standard deviations."""
+MAX_DEVIATIONS: Final = 2.0
+"""Largest move of a side, in standard deviations; so sides never swap."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wanted:
-    """A fruit to ask for.
+class PromptedFruit:
+    """An annotated fruit, and prompts for it.
 
     Attributes:
         mask: bool (height, width) of the image, without ignored pixels; not empty.
@@ -34,49 +34,41 @@ class Wanted:
     by_point: Prompt
 
 
-def wanted_fruits(sample: Sample, seed: int) -> list[Wanted]:
-    """Every annotated fruit, with prompts for it.
+def prompted_fruits(sample: Sample, seed: int) -> list[PromptedFruit]:
+    """Return every annotated fruit with prompts for it.
 
     Args:
-        sample: with an instance map, or no fruit is told.
-        seed: of the jitter, which depends on it and on the image's name alone.
+        sample: the image; without an instance map it has no fruits.
+        seed: of the jitter, which depends on the seed and the image's name only.
 
     Returns:
-        In the order of the annotation, without fruits that lie in ignored pixels entirely.
+        The fruits in the order of the annotation, without those that lie in ignored pixels entirely.
     """
     rng = np.random.default_rng([seed, zlib.crc32(sample.name.encode())])
     counted = sample.semantic != PixelClass.IGNORE
     found = []
     for instance in sample.instances if sample.instance_map is not None else ():
-        box = jittered_box(instance.box, sample.size, rng)
+        box = jittered_box(instance.box, sample.size, rng)  # also where it is not used: other fruits keep their noise
         mask = (sample.instance_map == instance.id) & counted
         if mask.any():
-            found.append(Wanted(mask, Prompt(box=box, multimask=False), Prompt(points=(_centre(mask, instance.box),))))
+            x0, y0, x1, y1 = instance.box
+            x, y = centre_of(mask[y0:y1, x0:x1])
+            by_point = Prompt(points=(Point(x0 + x, y0 + y),))
+            found.append(PromptedFruit(mask, Prompt(box=box, multimask=False), by_point))
     return found
 
 
 def jittered_box(box: tuple[int, int, int, int], size: Size, rng: np.random.Generator) -> Box:
-    """Move each side of a box by normal noise, as nobody draws boxes to the pixel.
+    """Move each side of a box by normal noise, as people do not draw boxes to the pixel.
 
     Args:
         box: half-open `[x0, y0, x1, y1)` in whole pixels, not empty.
         size: of the image.
-        rng: draws the noise.
+        rng: source of the noise.
 
     Returns:
-        A box within the image, at least a pixel wide and high; each side at most `JITTER * FURTHEST` of the box's
-        length from where it was, so sides never swap.
+        A box within the image, at least one pixel wide and high.
     """
-    x0, y0, x1, y1 = box
-    lengths = np.array([x1 - x0, y1 - y0] * 2, np.float64)
-    moved = np.asarray(box, np.float64) + JITTER * lengths * np.clip(rng.normal(size=4), -FURTHEST, FURTHEST)
-    limits = np.array([size.width, size.height], np.float64)
-    low = np.clip(moved[:2], 0, limits - 1)
-    high = np.clip(moved[2:], low + 1, limits)
-    return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-
-
-def _centre(mask: BinaryMask, box: tuple[int, int, int, int]) -> Point:
-    x0, y0, x1, y1 = box
-    x, y = centre_of(mask[y0:y1, x0:x1])
-    return Point(x0 + x, y0 + y)
+    lengths = np.array([box[2] - box[0], box[3] - box[1]] * 2, np.float64)
+    noise = np.clip(rng.normal(size=4), -MAX_DEVIATIONS, MAX_DEVIATIONS)
+    return Box(*moved_box(box, size, JITTER * lengths * noise))

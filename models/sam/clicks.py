@@ -9,6 +9,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from models.sam.constants import INPUT_SIDE
 from models.types import BinaryMask, Size
@@ -36,7 +37,23 @@ def jittered_box(
     """
     extent = np.array([box[2] - box[0], box[3] - box[1]] * 2, np.float64)
     noise = rng.normal(0, _JITTER * extent)
-    moved = np.asarray(box, np.float64) + np.clip(noise, -_FURTHEST * side, _FURTHEST * side)
+    return moved_box(box, size, np.clip(noise, -_FURTHEST * side, _FURTHEST * side))
+
+
+def moved_box(
+    box: tuple[int, int, int, int], size: Size, offsets: NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    """Move each edge of a box by its offset.
+
+    Args:
+        box: half-open `[x0, y0, x1, y1)`, not empty.
+        size: of the image; the result stays in it.
+        offsets: float64 (4,), in pixels.
+
+    Returns:
+        x0, y0, x1, y1, at least one pixel wide and high.
+    """
+    moved = np.asarray(box, np.float64) + offsets
     limits = np.array([size.width, size.height], np.float64)
     low = np.clip(np.minimum(moved[:2], moved[2:]), 0, limits - 1)
     high = np.clip(np.maximum(moved[:2], moved[2:]), low + 1, limits)
