@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,6 +64,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "ytick.labelcolor": _INK,
     "legend.frameon": False,
 }
+_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _WIDTH: Final = 10.0  # inches
 _ROW: Final = 0.36
 _TITLE_WIDTH: Final = 38  # characters
@@ -80,6 +82,11 @@ class EmbeddedFigure:
 
     uri: str
     alt: str
+
+
+def printable(text: str) -> str:
+    """Replace what HTML and XML cannot hold, such as control characters and halves of characters in file names."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def stage_names(results: Iterable[CandidateResult]) -> tuple[str, ...]:
@@ -170,7 +177,7 @@ def reliability_figure(results: Sequence[CandidateResult]) -> EmbeddedFigure | N
             axis.set_visible(False)
         for axis, (title, calibration) in zip(axes.flat, drawn, strict=False):
             _reliability(axis, calibration)
-            axis.set_title("\n".join(textwrap.wrap(_printable(title), 30)))
+            axis.set_title("\n".join(textwrap.wrap(printable(title), 30)))
             axis.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
         figure.supxlabel("mean score", fontsize=9, color=_QUIET)
         figure.supylabel("mean IoU", fontsize=9, color=_QUIET)
@@ -188,7 +195,7 @@ def _reliability(axis: Axes, calibration: Calibration) -> None:
 
 def _rows(results: Sequence[CandidateResult], *, columns: int, extra: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure with one row per candidate, the first at the top, and its axes side by side."""
-    titles = ["\n".join(textwrap.wrap(_printable(each.candidate.title), _TITLE_WIDTH)) for each in results]
+    titles = ["\n".join(textwrap.wrap(printable(each.candidate.title), _TITLE_WIDTH)) for each in results]
     lines = sum(max(1, title.count("\n") * 0.75 + 0.65) for title in titles)
     figure = Figure((_WIDTH, 0.9 + extra + _ROW * lines), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
@@ -206,11 +213,6 @@ def _share_of_total(timing: Mapping[str, float], stage: str) -> float:
     total = timing.get(TOTAL, math.nan)
     scale = total / together if math.isfinite(total) and together else 1.0
     return times.get(stage, 0.0) * scale
-
-
-def _printable(text: str) -> str:
-    """Replace what XML cannot hold, such as the halves of characters that file names may contain."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _embedded(figure: Figure, alt: str) -> EmbeddedFigure:

@@ -70,19 +70,14 @@ class GalleryImage:
         return _DATA_URI + base64.b64encode(self.jpeg).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Drawn:
-    fruit_iou: float
-    name: str
-    jpeg: bytes
-
-
 @dataclass(slots=True)
 class Gallery:
-    """The best and worst images so far of one candidate on one set; no others stay in memory."""
+    """The best and worst images so far of one candidate on one group; no others stay in memory."""
 
-    _best: list[_Drawn] = field(default_factory=list, init=False)
-    _worst: list[_Drawn] = field(default_factory=list, init=False)
+    group: str
+    candidate: str
+    _best: list[GalleryImage] = field(default_factory=list, init=False)
+    _worst: list[GalleryImage] = field(default_factory=list, init=False)
 
     def offer(self, sample: Sample, answer: Answer, fruit_iou: float) -> None:
         """Draw the image where it is among the best or worst so far; of equal ones the first stays."""
@@ -92,13 +87,14 @@ class Gallery:
         among_worst = len(self._worst) < KEPT or fruit_iou < self._worst[-1].fruit_iou
         if not (among_best or among_worst):
             return
-        drawn = _Drawn(fruit_iou, sample.name, side_by_side(sample, answer))
+        jpeg = side_by_side(sample, answer)
+        image = GalleryImage(self.group, self.candidate, sample.name, "best", fruit_iou, jpeg)
         if among_best:
-            self._best = sorted([*self._best, drawn], key=lambda each: -each.fruit_iou)[:KEPT]
+            self._best = sorted([*self._best, image], key=lambda each: -each.fruit_iou)[:KEPT]
         if among_worst:
-            self._worst = sorted([*self._worst, drawn], key=lambda each: each.fruit_iou)[:KEPT]
+            self._worst = sorted([*self._worst, replace(image, kind="worst")], key=lambda each: each.fruit_iou)[:KEPT]
 
-    def images(self, group: str, candidate: str) -> list[GalleryImage]:
+    def images(self) -> list[GalleryImage]:
         """Return the best images, best first, then the worst, worst first; no image twice."""
         names = {each.name for each in self._best}
         # Of few images, the better half are the best.
@@ -106,12 +102,7 @@ class Gallery:
         both.sort(key=lambda each: -each.fruit_iou)
         best = both[: min(KEPT, math.ceil(len(both) / 2))]
         worst = both[len(best) :][::-1][:KEPT]
-        kinds: Sequence[tuple[Literal["best", "worst"], list[_Drawn]]] = (("best", best), ("worst", worst))
-        return [
-            GalleryImage(group, candidate, each.name, kind, each.fruit_iou, each.jpeg)
-            for kind, drawn in kinds
-            for each in drawn
-        ]
+        return [*best, *(replace(each, kind="worst") for each in worst)]
 
 
 def side_by_side(sample: Sample, answer: Answer) -> bytes:

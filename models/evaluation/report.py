@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,14 @@ from typing import Final
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from models.evaluation.figures import EmbeddedFigure, iou_figure, reliability_figure, stage_names, timing_figure
+from models.evaluation.figures import (
+    EmbeddedFigure,
+    iou_figure,
+    printable,
+    reliability_figure,
+    stage_names,
+    timing_figure,
+)
 from models.evaluation.gallery import GalleryImage, fit_gallery
 from models.evaluation.measures import (
     FRUIT_IOU,
@@ -30,9 +36,6 @@ REPORT_FILE: Final = "report.html"
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 
 _DASH: Final = "–"  # noqa: RUF001 a dash as wide as a digit
-
-# What HTML does not allow, and halves of characters, which file names may contain but UTF-8 cannot hold.
-_UNWRITABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def render(results: Results, gallery: Sequence[GalleryImage]) -> str:
     environment = Environment(
         autoescape=True,
         extensions=["jinja2.ext.do"],
-        finalize=_writable,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not of Markup
         lstrip_blocks=True,
         trim_blocks=True,
         undefined=StrictUndefined,
@@ -214,10 +217,6 @@ def _spread(result: CandidateResult) -> dict[str, str]:
         "lowest": share(min(known, default=math.nan)),
         "images without fruit": f"{len(result.per_image) - len(known)}",
     }
-
-
-def _writable(value: object) -> object:
-    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value
 
 
 def _group_markdown(group: Group) -> str:

@@ -211,7 +211,8 @@ def measure_set(
         fruits += len(image.sample.instances)
         for candidate, answer in candidates.answers(image, seed):
             fruit_iou = aggregates.setdefault(candidate.name, Aggregate(candidate)).add(image.sample, answer)
-            galleries.setdefault(candidate.name, Gallery()).offer(image.sample, answer, fruit_iou)
+            gallery = galleries.setdefault(candidate.name, Gallery(images.name, candidate.name))
+            gallery.offer(image.sample, answer, fruit_iou)
     group = Group(
         name=images.name,
         title=images.title,
@@ -220,7 +221,7 @@ def measure_set(
         fruits=fruits,
         results=tuple(each.result(seed) for each in aggregates.values()),
     )
-    return group, [image for name, each in galleries.items() for image in each.images(images.name, name)]
+    return group, [image for each in galleries.values() for image in each.images()]
 
 
 def _statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:

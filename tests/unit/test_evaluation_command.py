@@ -20,7 +20,7 @@ from models.evaluation.results import (
     write_results,
 )
 from models.synthetic.folder import write_sample
-from tests.invented_results import full_results
+from tests.invented_results import full_results, invented_results
 from tests.knowing_unet import discs
 from tests.untrained import write_untrained_unet
 
@@ -75,11 +75,14 @@ def test_evaluate_a_folder_and_render_its_report_again(
     assert main(["--render", str(out)]) == 0
     assert (out / "report.html").read_text() == report
     assert capsys.readouterr().out == printed.out
-    (out / "report.html").unlink()
-    assert main(["--render", str(out)]) == 0
-    assert "data:image/jpeg" not in (out / "report.html").read_text()
-    (out / "results.json").write_text("{}")
-    assert main(["--render", str(out)]) == 1
+
+
+def test_results_without_an_earlier_report_are_rendered_without_a_gallery(tmp_path: Path) -> None:
+    write_results(invented_results([], notes=("Nothing was measured.",)), tmp_path / "results.json")
+    assert main(["--render", str(tmp_path)]) == 0
+    assert "Nothing was measured." in (tmp_path / "report.html").read_text()
+    (tmp_path / "results.json").write_text("{}")
+    assert main(["--render", str(tmp_path)]) == 1
 
 
 def test_the_committed_report_shows_the_committed_results() -> None:

@@ -286,11 +286,11 @@ def test_the_summary_is_a_markdown_table_per_group(results: Results) -> None:
 
 
 def offered(*ious: float) -> list[tuple[str, str, float]]:
-    gallery = Gallery()
+    gallery = Gallery("g", "c")
     for number, iou in enumerate(ious):
         nothing = Answer(np.zeros((224, 448), np.uint8), (), {})
         gallery.offer(discs((100, 100, 40), name=str(number)), nothing, iou)
-    return [(each.kind, each.name, each.fruit_iou) for each in gallery.images("g", "s")]
+    return [(each.kind, each.name, each.fruit_iou) for each in gallery.images()]
 
 
 def test_the_gallery_keeps_the_three_best_and_the_three_worst_images() -> None:
