@@ -24,8 +24,7 @@ from platformdirs import user_cache_path
 from models.backends.cpu_share import quota
 from models.backends.load import ModelStore, choose_backend
 from models.catalog import load_catalogue
-from models.data.arguments import add_data_arguments
-from models.data.sources import DataSource
+from models.data.sources import DataSource, add_data_arguments
 from models.errors import PomonaError
 from models.evaluation.gallery import GalleryImage, read_gallery
 from models.evaluation.loading import NONE, Loader, Selection, load_candidates

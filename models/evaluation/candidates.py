@@ -17,7 +17,7 @@ from models import images
 from models.backends.base import Embedding, SamBackend
 from models.backends.unet_base import UNetBackend
 from models.catalog import CatalogueEntry
-from models.evaluation.prompts import JITTER, MAX_DEVIATIONS, PromptedFruit, prompted_fruits
+from models.evaluation.prompts import PromptedFruit, prompted_fruits
 from models.evaluation.results import Candidate
 from models.evaluation.samples import EncodedSample
 from models.inspection import Inspection, inspect
@@ -25,6 +25,7 @@ from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import MAX_PIXELS
 from models.metrics import mask_iou
 from models.refinement import cut_out, prompt_for, refined
+from models.sam.clicks import CAREFUL_USER
 from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
@@ -32,7 +33,8 @@ from models.types import BinaryMask, Mask, PixelClass, Prompt, SemanticMap
 from models.unet.letterbox import INPUT_SIZE, unet_letterbox
 
 _BOX_JITTER: Final = (
-    f"each side moved by normal noise of {JITTER:.0%} of the box's length, at most {JITTER * MAX_DEVIATIONS:.0%}"
+    f"each side moved by normal noise of {CAREFUL_USER.deviation:.0%} of the box's length, "
+    f"at most {CAREFUL_USER.deviation * CAREFUL_USER.most_deviations:.0%}"
 )
 _SINGLE_MASK: Final = "the single mask for clear prompts"
 _BEST_SCORED: Final = "the best scored of three"

@@ -162,20 +162,22 @@ def timing_figure(results: Sequence[CandidateResult]) -> EmbeddedFigure:
 
 def reliability_figure(results: Sequence[CandidateResult]) -> EmbeddedFigure | None:
     """Draw score against IoU for each candidate with calibrated scores; None where there is none."""
-    drawn = [(each.candidate.title, each.score_calibration) for each in results if each.score_calibration is not None]
-    if not drawn:
+    calibrated = [
+        (each.candidate.title, each.score_calibration) for each in results if each.score_calibration is not None
+    ]
+    if not calibrated:
         return None
-    ends = [value for _, each in drawn for one in each.bins for value in (one.mean_score, one.mean_iou)]
+    ends = [value for _, each in calibrated for one in each.bins for value in (one.mean_score, one.mean_iou)]
     low = max(0.0, math.floor(10 * min(ends, default=0)) / 10 - 0.05)
     high = max(1.0, *ends) + 0.03
-    rows = math.ceil(len(drawn) / _COLUMNS)
-    columns = math.ceil(len(drawn) / rows)
+    rows = math.ceil(len(calibrated) / _COLUMNS)
+    columns = math.ceil(len(calibrated) / rows)
     with mpl.rc_context(_STYLE):
         figure = Figure((2.5 * columns, 2.9 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
-        for axis in axes.flat[len(drawn) :]:
+        for axis in axes.flat[len(calibrated) :]:
             axis.set_visible(False)
-        for axis, (title, calibration) in zip(axes.flat, drawn, strict=False):
+        for axis, (title, calibration) in zip(axes.flat, calibrated, strict=False):
             _reliability(axis, calibration)
             axis.set_title("\n".join(textwrap.wrap(printable(title), 30)))
             axis.set(xlim=(low, high), ylim=(low, high), box_aspect=1)

@@ -18,13 +18,10 @@ from models.evaluation.candidates import Candidates, SamCandidate, SamSetup, UNe
 from models.evaluation.samples import CannotEvaluate
 from models.sam.constants import INPUT_SIDE, PADDING_STEP
 from models.weights.digests import sha256_of
+from models.weights.run_folder import RunFolder
 
 NONE: Final = "none"
 """Name that leaves a family out."""
-
-_MODELS_FILE: Final = "models.yaml"
-_CARD: Final = "card.json"
-"""Files of a training's run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +133,7 @@ def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntr
     if word in catalogue:
         found = [catalogue[word]]
     elif path.is_dir():
-        found = list(read_models_file(path / _MODELS_FILE).values())
+        found = list(read_models_file(RunFolder(path).models_file).values())
     elif path.suffix == ".safetensors" and path.is_file():
         found = [_entry_of(path)]
     elif path.is_file():
@@ -191,7 +188,7 @@ def _load_unets(selection: Selection, loader: Loader) -> tuple[list[UNetCandidat
 def _as_trained(entry: CatalogueEntry) -> SamSetup:
     """Return the setup with the input size and padding of a fine-tuned model's card, where the card lies beside it."""
     setup = SamSetup(entry, tuned=True)
-    cards = [each.path.parent / _CARD for each in entry.sources if isinstance(each, LocalFile)]
+    cards = [RunFolder(each.path.parent).card_json for each in entry.sources if isinstance(each, LocalFile)]
     for file in cards:
         if not file.is_file():
             continue

@@ -204,7 +204,7 @@ def _leaders(ranked: Sequence[CandidateResult]) -> list[_Leader]:
 
 
 def _from_annotation(result: CandidateResult) -> bool:
-    """Return whether the annotation told the candidate where the fruit is."""
+    """Return whether the candidate is prompted from the annotation."""
     return PROMPTED_IOU in result.measures
 
 

@@ -12,7 +12,7 @@ from models import images
 from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.opening import open_dataset
 from models.data.samples import Sample
-from models.data.sources import DataSource, divided
+from models.data.sources import DataSource, find_split
 from models.data.splits import TEST, Split, data_hash
 from models.errors import DataError, PomonaError
 from models.masks import MAX_PIXELS
@@ -134,7 +134,7 @@ def rendered_set(count: int) -> ImageSet:
 
 def _parts_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[ImageSet]:
     dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
-    split, divided_by = divided(dataset, source)
+    split, divided_by = find_split(dataset, source)
     chosen = list(dict.fromkeys(parts)) or [TEST, *([EXTRA_TEST] if split.parts.get(EXTRA_TEST) else [])]
     return [_part_of(name, dataset, split, (part, divided_by), progress=progress) for part in chosen]
 

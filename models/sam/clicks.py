@@ -1,71 +1,78 @@
-"""Prompts drawn by lot from annotated fruit, as SAM was trained (Kirillov et al., "Segment Anything", appendix A).
+"""Simulated prompts from annotated fruit: boxes with jitter, points, and clicks on errors.
 
-Coordinates are pixels of the image as the model sees it, `frame.resized`; a pixel is named by its left upper corner.
+A pixel is named by its upper left corner.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from models.sam.constants import INPUT_SIDE
-from models.types import BinaryMask, Size
+from models.types import BinaryMask, Box, Point, Size
 
-_JITTER: Final = 0.1
-"""Standard deviation of a box's edge, as a share of the box's length across that edge."""
 
-_FURTHEST: Final = 20 / INPUT_SIDE
-"""Most that an edge is off, as a share of the model's square: 20 pixels of 1024."""
+@dataclass(frozen=True, slots=True)
+class BoxJitter:
+    """Normal noise of each side of a box.
+
+    Attributes:
+        deviation: standard deviation as a share of the length of the box across that side.
+        most_deviations: largest move in standard deviations.
+        most_pixels: largest move in pixels.
+    """
+
+    deviation: float
+    most_deviations: float = math.inf
+    most_pixels: float = math.inf
+
+
+CAREFUL_USER: Final = BoxJitter(deviation=0.05, most_deviations=2.0)
+"""Boxes as a careful user draws them: sides never swap."""
+
+
+def training_jitter(side: int) -> BoxJitter:
+    """Return the jitter that SAM was trained with (Kirillov et al., "Segment Anything", appendix A).
+
+    Args:
+        side: side of the model's square in the pixels that boxes are given in.
+    """
+    return BoxJitter(deviation=0.1, most_pixels=20 / INPUT_SIDE * side)
 
 
 def jittered_box(
-    box: tuple[int, int, int, int], size: Size, side: int, rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """Move each edge of a box by normal noise.
+    box: tuple[int, int, int, int], size: Size, rng: np.random.Generator, jitter: BoxJitter = CAREFUL_USER
+) -> Box:
+    """Move each side of a box by normal noise.
 
     Args:
-        box: half-open `[x0, y0, x1, y1)`, not empty.
-        size: of the image; the result stays in it.
-        side: of the model's square.
-        rng: draws the noise.
+        box: half-open `[x0, y0, x1, y1)` in whole pixels, not empty.
+        size: size of the image; the result stays inside it.
+        rng: random generator.
+        jitter: how far sides move.
 
     Returns:
-        x0, y0, x1, y1, at least one pixel wide and high.
+        A box at least one pixel wide and high.
     """
-    extent = np.array([box[2] - box[0], box[3] - box[1]] * 2, np.float64)
-    noise = rng.normal(0, _JITTER * extent)
-    return moved_box(box, size, np.clip(noise, -_FURTHEST * side, _FURTHEST * side))
-
-
-def moved_box(
-    box: tuple[int, int, int, int], size: Size, offsets: NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    """Move each edge of a box by its offset.
-
-    Args:
-        box: half-open `[x0, y0, x1, y1)`, not empty.
-        size: of the image; the result stays in it.
-        offsets: float64 (4,), in pixels.
-
-    Returns:
-        x0, y0, x1, y1, at least one pixel wide and high.
-    """
-    moved = np.asarray(box, np.float64) + offsets
+    deviations = jitter.deviation * np.array([box[2] - box[0], box[3] - box[1]] * 2, np.float64)
+    most = np.minimum(jitter.most_deviations * deviations, jitter.most_pixels)
+    moved = np.asarray(box, np.float64) + np.clip(deviations * rng.normal(size=4), -most, most)
     limits = np.array([size.width, size.height], np.float64)
     low = np.clip(np.minimum(moved[:2], moved[2:]), 0, limits - 1)
     high = np.clip(np.maximum(moved[:2], moved[2:]), low + 1, limits)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
 
 def point_within(mask: BinaryMask, rng: np.random.Generator) -> tuple[int, int]:
-    """A pixel of the mask, each as likely as any other.
+    """Choose a pixel of a mask, each with the same probability.
 
     Args:
-        mask: not empty.
-        rng: draws.
+        mask: bool (height, width), not empty.
+        rng: random generator.
 
     Returns:
         x, y.
@@ -76,12 +83,12 @@ def point_within(mask: BinaryMask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def centre_of(mask: BinaryMask) -> tuple[int, int]:
-    """The mask's innermost pixel, the farthest from its edge; the first of several.
+    """Find the innermost pixel of a mask, the farthest from its edge; the first of several.
 
-    The centroid, in contrast, may lie outside, as of fruit behind a leaf.
+    The centroid, in contrast, may lie outside, for example of fruit behind a leaf.
 
     Args:
-        mask: not empty; its border counts as an edge.
+        mask: bool (height, width), not empty; its border counts as an edge.
 
     Returns:
         x, y.
@@ -92,19 +99,31 @@ def centre_of(mask: BinaryMask) -> tuple[int, int]:
     return x, y
 
 
+def centre_point(mask: BinaryMask, box: tuple[int, int, int, int]) -> Point:
+    """Make a click at the innermost pixel of the part of a mask in a box.
+
+    Args:
+        mask: bool (height, width) of the image.
+        box: half-open box in whole pixels that contains a part of the mask.
+    """
+    x0, y0, x1, y1 = box
+    x, y = centre_of(mask[y0:y1, x0:x1])
+    return Point(x0 + x, y0 + y)
+
+
 def click_on_error(
     predicted: BinaryMask, truth: BinaryMask, counted: BinaryMask, rng: np.random.Generator
 ) -> tuple[int, int, bool] | None:
-    """Where an annotator might click next: a pixel where prediction and truth differ, each as likely as any other.
+    """Choose where an annotator might click next: any pixel where prediction and truth differ.
 
     Args:
         predicted: bool (height, width).
-        truth: likewise.
-        counted: pixels that count.
-        rng: draws.
+        truth: bool (height, width).
+        counted: bool (height, width), pixels that count.
+        rng: random generator.
 
     Returns:
-        x, y, and whether it is part of the object (missed) or not (too much); None where nothing differs.
+        x, y, and whether the pixel belongs to the object (was missed); None if nothing differs.
     """
     wrong = (predicted ^ truth) & counted
     if not wrong.any():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.letterbox import Letterbox
-from models.sam.clicks import centre_of, click_on_error, jittered_box, point_within
+from models.sam.clicks import centre_of, click_on_error, jittered_box, point_within, training_jitter
 from models.training.sam_embeddings import load_embedding
 from models.training.sam_images import Fruit, Image
 from models.training.seeding import generator_of
@@ -143,7 +143,8 @@ def assemble(tasks: Sequence[Task], rng: np.random.Generator) -> PromptBatch:
 def first_prompt(frame: Letterbox, fruit: Fruit, rng: np.random.Generator) -> Prompt:
     """A box with jitter or a point, by lot."""
     if rng.random() < _BOXES:
-        corners = np.reshape(jittered_box(fruit.box, frame.resized, frame.side, rng), (2, 2))
+        box = jittered_box(fruit.box, frame.resized, rng, training_jitter(frame.side))
+        corners = np.array([(box.x0, box.y0), (box.x1, box.y1)])
         (x0, y0), (x1, y1) = frame.to_image(corners).tolist()
         return Prompt(box=Box(x0, y0, x1, y1))
     x, y = centre_of(fruit.mask) if rng.random() < _CENTRES else point_within(fruit.mask, rng)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.backends.load import ModelStore
-from models.data.arguments import add_data_arguments
+from models.data.sources import add_data_arguments
 from models.training.machine import add_machine_arguments, machine_of
 from models.training.sam_losses import LossWeights
 from models.training.sam_options import SamOptions

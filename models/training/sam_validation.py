@@ -23,7 +23,7 @@ from models.evaluation.calibration import calibrate
 from models.letterbox import Letterbox
 from models.masks import bounding_box
 from models.metrics import mask_iou
-from models.sam.clicks import centre_of, jittered_box
+from models.sam.clicks import centre_of, jittered_box, training_jitter
 from models.sam.decoder import PromptDecoder
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
@@ -33,7 +33,7 @@ from models.training.sam_embeddings import EmbeddingStore, load_embedding
 from models.training.sam_images import check_told_apart
 from models.training.sam_step import decode
 from models.training.seeding import generator_of
-from models.types import BinaryMask, Box, Mask, PixelClass, Point, Prompt
+from models.types import BinaryMask, Mask, PixelClass, Point, Prompt
 
 PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     "mean IoU by box": ["box_iou", "box_iou_single", "box_iou_oracle"],
@@ -167,7 +167,7 @@ class Validator:
         if not fruits:
             return [], []
         side = max(size.height, size.width)
-        boxes = [Prompt(box=Box(*jittered_box(box, size, side, rng))) for box, _ in fruits]
+        boxes = [Prompt(box=jittered_box(box, size, rng, training_jitter(side))) for box, _ in fruits]
         points = [Prompt(points=(_centre(box, mask),)) for box, mask in fruits]
 
         logits, scores = _decoded(decoder, image, boxes + points, self._device)

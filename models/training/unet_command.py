@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.data.arguments import add_data_arguments
+from models.data.sources import add_data_arguments
 from models.training.machine import add_machine_arguments, machine_of
 from models.training.unet_options import PRESETS, UNetOptions
 

@@ -7,8 +7,9 @@ import pytest
 
 from models.data.sources import DataSource
 from models.errors import DataError
-from models.evaluation.prompts import JITTER, MAX_DEVIATIONS, jittered_box, prompted_fruits
+from models.evaluation.prompts import prompted_fruits
 from models.evaluation.samples import END_OF_SEEDS, CannotEvaluate, data_sets, rendered_set
+from models.sam.clicks import CAREFUL_USER, jittered_box
 from models.synthetic.folder import write_sample
 from models.training.unet_images import FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
 from models.types import PixelClass, Size
@@ -105,9 +106,9 @@ def test_each_side_of_a_box_moves_by_five_percent_of_its_length() -> None:
     boxes = [jittered_box((100, 80, 200, 120), Size(200, 300), rng) for _ in range(4000)]
     moves = np.array([(box.x0 - 100, box.y0 - 80, box.x1 - 200, box.y1 - 120) for box in boxes])
     lengths = np.array([100, 40, 100, 40])
-    assert (np.abs(moves) <= MAX_DEVIATIONS * JITTER * lengths + 1e-9).all()
+    assert (np.abs(moves) <= CAREFUL_USER.most_deviations * CAREFUL_USER.deviation * lengths + 1e-9).all()
     # The standard deviation of a normal clipped at two of them is 0.96 of its own; 4000 samples show it within 5 %.
-    assert moves.std(axis=0) == pytest.approx(0.96 * JITTER * lengths, rel=0.05)
+    assert moves.std(axis=0) == pytest.approx(0.96 * CAREFUL_USER.deviation * lengths, rel=0.05)
     assert moves.mean(axis=0) == pytest.approx(np.zeros(4), abs=0.3)
 
 

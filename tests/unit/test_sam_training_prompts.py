@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.sam.clicks import centre_of, click_on_error, jittered_box, point_within
+from models.sam.clicks import centre_of, click_on_error, jittered_box, point_within, training_jitter
 from models.training.sam_batches import PromptBatch, Tasks, next_prompts
 from models.training.sam_images import Image, load_images
 from models.types import Size
@@ -21,9 +21,16 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def jittered(
+    box: tuple[int, int, int, int], size: Size, side: int, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    moved = jittered_box(box, size, rng, training_jitter(side))
+    return moved.x0, moved.y0, moved.x1, moved.y1
+
+
 def test_the_edges_of_a_box_move_by_a_tenth_of_its_sides() -> None:
     rng = generator()
-    moved = np.array([jittered_box(BOX, SIZE, 1024, rng) for _ in range(4000)]) - BOX
+    moved = np.array([jittered(BOX, SIZE, 1024, rng) for _ in range(4000)]) - BOX
     # 60 x 120 pixels; the limit of 20 pixels cuts the tails of the 12 off, to 10.9 (a normal clipped at 1.67 sigma).
     np.testing.assert_allclose(moved.std(axis=0), (6, 10.9, 6, 10.9), rtol=0.05)
     np.testing.assert_allclose(moved.mean(axis=0), 0, atol=0.6)
@@ -32,7 +39,7 @@ def test_the_edges_of_a_box_move_by_a_tenth_of_its_sides() -> None:
 @pytest.mark.parametrize("side", [1024, 512])
 def test_no_edge_of_a_box_moves_further_than_twenty_pixels_of_1024(side: int) -> None:
     rng = generator()
-    moved = np.array([jittered_box((50, 50, 450, 350), Size(400, 500), side, rng) for _ in range(500)])
+    moved = np.array([jittered((50, 50, 450, 350), Size(400, 500), side, rng) for _ in range(500)])
     furthest = np.abs(moved - (50, 50, 450, 350)).max()
     assert furthest == pytest.approx(20 * side / 1024)
 
@@ -41,7 +48,7 @@ def test_a_box_stays_in_the_image_and_is_never_empty() -> None:
     rng = generator()
     for box in ((0, 0, 1, 1), (1022, 766, 1024, 768), (0, 0, 1024, 768), (500, 0, 502, 768)):
         for _ in range(300):
-            x0, y0, x1, y1 = jittered_box(box, SIZE, 1024, rng)
+            x0, y0, x1, y1 = jittered(box, SIZE, 1024, rng)
             assert 0 <= x0 < x1 <= SIZE.width
             assert 0 <= y0 < y1 <= SIZE.height
             assert min(x1 - x0, y1 - y0) == pytest.approx(1) or min(x1 - x0, y1 - y0) > 1

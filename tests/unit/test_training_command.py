@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.data.arguments import add_data_arguments
-from models.data.sources import DataSource
+from models.data.sources import DataSource, add_data_arguments
 from models.training.__main__ import main
 from models.training.unet_command import add_recipe_arguments, options_of
 from models.training.unet_options import PRESETS
