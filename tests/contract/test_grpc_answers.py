@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from service.http.inspect_schema import InspectOut
+from service.http.semantic_schema import SemanticOut
 
 from models.masks import Rle, decode_png, decode_rle, encode_rle
 from models.types import BinaryMask
 from service.api import schema
-from service.http.inspect_schema import InspectOut
-from service.http.semantic_schema import SemanticOut
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import BOX as HTTP_BOX
 from tests.contract.door import BOX_MASK, asked, checked, image, plain

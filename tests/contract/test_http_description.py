@@ -5,12 +5,12 @@ import re
 from typing import Any
 
 from pydantic import BaseModel
+from service.http.inspect_schema import InspectIn, InspectOut
+from service.http.semantic_schema import SemanticIn, SemanticOut
 
 from models.masks import Rle, bounding_box, decode_rle
 from service.errors import PROBLEMS
 from service.http import inference_openapi, inference_schema, schema
-from service.http.inspect_schema import InspectIn, InspectOut
-from service.http.semantic_schema import SemanticIn, SemanticOut
 from service.oip.models import TENSORS
 from tests.contract.door import Door
 from tests.fakes import LOADED

@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
+from service.http.semantic_schema import SemanticModelRef
 
 from models import images
 from models.backends.base import Embedding
@@ -26,9 +27,8 @@ from models.masks import Rle, decode_png, decode_rle
 from models.polygons import decode_polygons
 from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits, Size
-from service.http import inspect_schema as inspection
 from service.api import schema
-from service.http.semantic_schema import SemanticModelRef
+from service.http import inspect_schema as inspection
 from tests.contract.door import HELD, Door, Parts, checked, image, open_door, plain, problem
 from tests.contract.test_http_deadlines import Caller, within
 from tests.contract.test_http_semantic import served

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
+from service.pipeline import Pipeline
 
 from models import images
 from models.errors import BackendError
@@ -25,7 +26,6 @@ from models.polygons import decode_polygons
 from models.types import BinaryMask
 from service.api import schema
 from service.http import semantic_schema as semantic
-from service.pipeline import Pipeline
 from tests.contract.door import BOX, HELD, Door, asked, checked, image, only, plain, problem
 from tests.contract.test_http_deadlines import Caller, within
 from tests.fakes import (

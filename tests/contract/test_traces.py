@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-
-from models.errors import BackendError
 from service.logs import json_handler
 from service.observability.otlp import Traces
+
+from models.errors import BackendError
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import BOX, IMAGE, Door, asked, image, plain, problem
 from tests.contract.grpc_door import BOX as GRPC_BOX

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-
 from service.grpc.frame_stream import DEFAULT_IN_FLIGHT, FrameStream, StreamOptions, Turns
 
 

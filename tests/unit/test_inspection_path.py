@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from service.messages import Capture, InspectRequest, When
+from service.pipeline import Pipeline
+from service.work import QueueOptions
 
 from models.backends.base import Embedding
 from models.sam.prompts import PackedPrompts
 from models.types import Logits, Size
 from service.errors import DeadlineUnreachable
-from service.messages import Capture, InspectRequest, When
-from service.pipeline import Pipeline
-from service.work import QueueOptions
 from tests.fakes import (
     LOADED,
     LOADED_UNET,

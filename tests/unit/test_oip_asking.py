@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from service.messages import When
+from service.oip.asking import Asked, by_name, known, refuse_elsewhere, wanted
+from service.oip.inputs import check, image_of, prompts_of
 
 from models.errors import MalformedPrompt
 from models.images import decode
 from models.types import Box, Point
 from service.errors import MalformedRequest, UnknownField
-from service.messages import When
-from service.oip.asking import Asked, by_name, known, refuse_elsewhere, wanted
-from service.oip.inputs import check, image_of, prompts_of
 from service.oip.models import TENSORS
 from service.oip.tensors import Tensor, bytes_tensor
 

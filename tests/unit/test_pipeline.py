@@ -9,6 +9,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import PIL.Image
 import pytest
+from service.formats import Png, Polygons
+from service.messages import Embedded, InputChoice, MaskResult, Segmented, SegmentRequest, When
+from service.pipeline import Pipeline
+from service.work import QueueOptions
 
 from models import images
 from models.errors import (
@@ -36,10 +40,6 @@ from service.errors import (
     UnknownImageId,
     UnsupportedInput,
 )
-from service.formats import Png, Polygons
-from service.messages import Embedded, InputChoice, MaskResult, Segmented, SegmentRequest, When
-from service.pipeline import Pipeline
-from service.work import QueueOptions
 from tests.fakes import (
     EMBEDDING_BYTES,
     LOADED,

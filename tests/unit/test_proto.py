@@ -6,9 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
-
 from service.grpc.frame_stream import DEFAULT_IN_FLIGHT
 from service.grpc.reading import MAX_IN_FLIGHT
+
 from service.proto.generate import GENERATED, SOURCES, generate
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from service.device_queue import DeviceQueue
+from service.messages import When
+from service.reception import WAY_BACK_S, Reception
 
 from models.catalog import CatalogueEntry
 from models.errors import PomonaError, UnknownModel
-from service.device_queue import DeviceQueue
 from service.errors import ModelNotLoaded, WrongFamily
-from service.messages import When
-from service.reception import WAY_BACK_S, Reception
 from service.runners.base import Runner
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner

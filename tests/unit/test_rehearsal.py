@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from service.messages import InputChoice, SegmentRequest, When
+from service.rehearsal import rehearse
 
 from models.errors import TooManyPixels
 from models.types import Point, Prompt, Size
 from service.errors import DeadlineUnreachable
-from service.messages import InputChoice, SegmentRequest, When
-from service.rehearsal import rehearse
 from tests.fakes import PATIENCE_S, FakeSam, FakeUNet, WatchedCache, image_bytes, make_pipelines, make_settings
 
 CAMERA = Size(96, 128)

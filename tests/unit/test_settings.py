@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from service.grades import GradeIn
+from service.work import QueueOptions
 
 from models.backends.load import ModelStore
 from models.types import Size
-from service.grades import GradeIn
 from service.settings import Settings, SettingsError, load_settings
-from service.work import QueueOptions
 from tests.identity import Identity
 
 FROM_TEXT = {
