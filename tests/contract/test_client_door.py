@@ -37,9 +37,8 @@ from service.errors import PROBLEMS
 from service.grpc.server import GrpcServer
 from tests.contract.door import BOX_MASK, IMAGE, LIMITS, Door, open_door
 from tests.contract.live import LiveDoor, live_door
-from tests.contract.test_http_inspect import CLEAN, SICK, SPOT, TWO
-from tests.contract.test_http_inspect import SIZE as TWO_SIZE
-from tests.contract.test_http_semantic import HEALTHY, INFECTED, PEEL
+from tests.contract.scenes import CLEAN, HEALTHY, INFECTED, PEEL, SICK, SPOT, TWO
+from tests.contract.scenes import FRUIT_SIZE as TWO_SIZE
 from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, image_bytes, make_settings, peel_image, rectangle
 
 BOX = Box(32, 16, 64, 48)
