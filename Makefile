@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 HOST   ?= http://localhost:3000
 VENV   := .venv
 BIN    := $(VENV)/bin
-# What `make image` puts into an image: names of the catalogue; cpu or gpu; with the registry's name where it is pushed.
+# What `make image` builds: models of the catalogue; cpu or gpu; the image's name, with the registry if it is pushed.
 MODELS  ?= mobile-sam,unet-mobilenetv2-citrus
 VARIANT ?= cpu
 IMAGE   ?= pomona
@@ -12,48 +12,44 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability lock clean
 .DEFAULT_GOAL := help
 
-help:  ## these lines
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
 
-serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000), fetching the weights first if they are not here
+serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000); fetches the weights first if they are missing
 	$(BIN)/bentoml serve service.app:Pomona
 
-test: check  ## everything that CI runs
+test: check  ## run everything that CI runs
 	$(BIN)/python -m pytest
 
-check: $(VENV)/dev.stamp  ## ruff (lint and format), mypy strict, import contracts
+test-fast: $(VENV)/dev.stamp  ## run the tests that take less than two minutes together, while working
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: $(VENV)/dev.stamp  ## run ruff (lint and format), mypy (strict) and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd clients/python && ../../$(BIN)/mypy
 	PYTHONPATH=clients/python/src $(BIN)/lint-imports
 
-format: $(VENV)/dev.stamp  ## let ruff format and fix
+format: $(VENV)/dev.stamp  ## format and fix with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: export PYTHONPATH = clients/python/src
-bench: $(VENV)/peers.stamp  ## measure all that the README quotes, the service beside others too; writes loadtest/reports/
-	$(BIN)/python -m loadtest.bench
-	$(BIN)/python -m loadtest.saturation
-	$(BIN)/python -m loadtest.promptness
-	$(BIN)/python -m loadtest.noop
-	$(BIN)/python -m loadtest.doors
-	$(BIN)/python -m loadtest.client_cost
-	$(BIN)/python -m loadtest.overload
-	$(BIN)/python -m loadtest.burst
+bench: $(VENV)/peers.stamp  ## measure everything that the documentation quotes, beside other servers; writes loadtest/reports
+	$(BIN)/python -m loadtest all
 
-bench-gpu: $(VENV)/dev.stamp  ## measure SAM on a CUDA card; says so where there is none
-	$(BIN)/python -m loadtest.gpu
+bench-gpu: $(VENV)/dev.stamp  ## measure SAM on a CUDA device, if there is one
+	$(BIN)/python -m loadtest gpu
 
-soak: $(VENV)/dev.stamp  ## ten thousand requests, to see whether memory grows
-	$(BIN)/python -m loadtest.soak
+soak: $(VENV)/dev.stamp  ## send ten thousand requests and check that memory does not grow
+	$(BIN)/python -m loadtest soak
 
-loadtest: $(VENV)/dev.stamp  ## load a running service, HOST (by default the one of make serve); ARGS="--help" lists options
-	$(BIN)/python -m loadtest.run --host $(HOST) $(ARGS)
+loadtest: $(VENV)/dev.stamp  ## load a running service at HOST (that of make serve); ARGS="--help" lists options
+	$(BIN)/python -m loadtest locust --host $(HOST) $(ARGS)
 
 train-unet: $(VENV)/dev.stamp  ## train a U-Net on DATA into OUT (runs/unet); ARGS="--help" lists options
 	$(BIN)/python -m models.training unet --out $(or $(OUT),runs/unet) $(if $(DATA),--data $(DATA)) $(ARGS)
@@ -68,36 +64,36 @@ client-wheel: $(VENV)/lock.stamp  ## build the Python client's wheel into client
 	rm -rf clients/python/dist
 	$(BIN)/uv build --wheel clients/python
 
-test-client: client-wheel  ## install that wheel in empty environments of all Pythons at hand, and run the client's tests there
+test-client: client-wheel  ## install that wheel in a fresh environment of every installed Python, and run the client's tests there
 	$(BIN)/python -m clients.python.try_wheel clients/python/dist/pomona_client-*.whl
 
-proto: $(VENV)/dev.stamp  ## make the gRPC code from service/proto/*.proto, the client's too
+proto: $(VENV)/dev.stamp  ## generate the gRPC code of service and client from service/proto/*.proto
 	$(BIN)/python -m service.proto.generate
 	$(BIN)/python -m clients.python.make_proto
 
 bento: $(VENV)/runtime.stamp  ## build a Bento into dist/bentoml
 	BENTOML_HOME=$(CURDIR)/dist/bentoml $(BIN)/bentoml build
 
-image: bento  ## build the image VARIANT (cpu, gpu) with MODELS inside, as IMAGE, by podman, buildah or docker
+image: bento  ## build the image IMAGE for VARIANT (cpu or gpu) with MODELS inside, by podman, buildah or docker
 	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/image/build.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
 
-test-image: bento $(VENV)/dev.stamp  ## build the image VARIANT and prove it by running it (needs podman or docker; minutes)
+test-image: bento $(VENV)/dev.stamp  ## build the image VARIANT and test it by running it (needs podman or docker; takes minutes)
 	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/test_image.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
 
 manifests: $(VENV)/dev.stamp  ## render the Helm chart's variants as plain YAML into deploy/rendered
 	$(BIN)/python -m deploy.manifests
 
-check-manifests: $(VENV)/deploy.stamp $(VENV)/dev.stamp  ## chart: schemas of three Kubernetes versions, checkov; Dockerfile: hadolint
+check-manifests: $(VENV)/deploy.stamp $(VENV)/dev.stamp  ## check the chart (schemas of three Kubernetes versions, checkov) and the Dockerfile (hadolint)
 	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
 	$(VENV)/deploy-tools/bin/checkov --config-file deploy/checkov.yaml --directory deploy/rendered
 	$(VENV)/deploy-tools/bin/hadolint deploy/image/Dockerfile
 
-observe:  ## Prometheus (Debian's package) with our rules, on port 9090, beside make serve
+observe:  ## run Prometheus (Debian's package) with our rules on port 9090, beside make serve
 	mkdir -p runs/prometheus
 	prometheus --config.file=deploy/observability/prometheus.yaml --storage.tsdb.path=runs/prometheus \
 	    --web.listen-address=127.0.0.1:9090
 
-check-observability: $(VENV)/dev.stamp  ## test alert rules (needs promtool), the dashboard, the documented metrics
+check-observability: $(VENV)/dev.stamp  ## check the alert rules (needs promtool), the dashboard and the documented metrics
 	promtool check rules deploy/observability/rules.yaml
 	promtool test rules deploy/observability/rules_test.yaml
 	$(BIN)/python -m pytest -q tests/unit/test_observability_metrics.py
@@ -121,14 +117,14 @@ lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	        $$folder/tools.in --output-file $$folder/requirements-tools.lock || exit 1; \
 	done
 
-clean:  ## remove the virtual environment and what the tools left
+clean:  ## remove the virtual environment and the caches of the tools
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/runtime.stamp: requirements.lock | $(VENV)/bin/python
-	@echo "Installing the locked packages into $(VENV) (about 5.7 GB with PyTorch; some minutes, once) …"
+	@echo "Installing the locked packages into $(VENV) (about 5.7 GB with PyTorch; takes minutes, once) …"
 	$(PIP) install --require-hashes --no-deps -r requirements.lock
 	@touch $@
 
@@ -138,11 +134,11 @@ $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/runtime.stamp
 	@touch $@
 
 $(VENV)/peers.stamp: requirements-peers.lock $(VENV)/dev.stamp
-	@echo "Installing the locked servers that Pomona is measured against …"
+	@echo "Installing the locked servers that Pomona is compared with …"
 	$(PIP) install --require-hashes --no-deps -r requirements-peers.lock
 	@touch $@
 
-# Tools that look at what is deployed, apart: their dependencies are not ours.
+# Tools that check deployments have an environment of their own: their dependencies conflict with ours.
 $(VENV)/deploy.stamp: deploy/requirements-tools.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/deploy-tools
 	$(VENV)/deploy-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/requirements-tools.lock

@@ -1,6 +1,6 @@
-"""The chart as plain YAML: `python -m deploy.manifests` renders every variant into `deploy/rendered/`.
+"""Render every variant of the chart as plain YAML into `deploy/rendered`: `python -m deploy.manifests`.
 
-Helm's own engine renders it, from a wheel that holds it as a library; no cluster and no Helm command is needed.
+Helm's own engine renders it, as a Python library; neither a cluster nor the Helm command is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAMESPACE: Final = "vision"
 
 
 def variants() -> dict[str, Path]:
-    """Files of values by the variant's name."""
+    """Return the file of values of each variant, by name."""
     return {path.stem: path for path in sorted(VARIANTS.glob("*.yaml"))}
 
 
@@ -30,18 +30,16 @@ def render(values: Mapping[str, Any]) -> str:
     """Render the chart.
 
     Args:
-        values: laid over the chart's own.
+        values: override the chart's own.
 
     Returns:
-        a stream of YAML documents, each after the name of its template; without the notes.
+        A stream of YAML documents, each preceded by the name of its template, without the notes.
 
     Raises:
-        HelmError: the values do not fit the chart's schema, or a template fails.
+        HelmError: the values do not match the chart's schema, or a template fails.
     """
-    with Chart.load(CHART) as chart:
-        templates = chart.render(dict(values), name=_RELEASE, namespace=_NAMESPACE)
     parts = []
-    for name, text in sorted(templates.items()):
+    for name, text in sorted(_templates(values).items()):
         body = "\n".join(line.rstrip() for line in text.strip().removeprefix("---").strip().splitlines())
         if body and not name.endswith(".txt"):
             parts.append(f"---\n# Source: {name}\n{body}\n")
@@ -49,19 +47,22 @@ def render(values: Mapping[str, Any]) -> str:
 
 
 def notes(values: Mapping[str, Any]) -> str:
-    """What `helm install` says at its end; arguments and errors are those of `render`."""
+    """Return what `helm install` prints at its end; arguments and errors are those of `render`."""
+    return _templates(values)["pomona/templates/NOTES.txt"].strip()
+
+
+def _templates(values: Mapping[str, Any]) -> dict[str, str]:
     with Chart.load(CHART) as chart:
-        templates = chart.render(dict(values), name=_RELEASE, namespace=_NAMESPACE)
-    return templates["pomona/templates/NOTES.txt"].strip()
+        return dict(chart.render(dict(values), name=_RELEASE, namespace=_NAMESPACE))
 
 
 def rendered(variant: Path) -> str:
-    """A variant's manifests, see `render`."""
+    """Return the manifests of a variant, see `render`."""
     return render(yaml.safe_load(variant.read_text()))
 
 
 def main() -> None:
-    """Write all variants."""
+    """Write the manifests of all variants."""
     RENDERED.mkdir(exist_ok=True)
     for name, path in variants().items():
         target = RENDERED / f"{name}.yaml"

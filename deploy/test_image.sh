@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds an image and proves it by running it: `make test-image`.
+# Builds an image and checks it by running it: `make test-image`.
 # usage: test_image.sh cpu|gpu BENTO   (BENTO: the folder of a built Bento; MODELS, IMAGE, TOOL: see image/build.sh)
-# The gpu image runs here too, on the processor: what it does on a card is not seen.
-# Where no registry is reachable and the base is not at hand, the base is made out of Debian's packages.
+# The gpu image runs on the CPU here: what it does on a card is not checked.
+# If neither a registry nor the base image is available, the base is built from Debian's packages.
 set -euo pipefail
 here=$(dirname "$0")
 variant=$1
@@ -13,7 +13,7 @@ export IMAGE=${IMAGE:-pomona}
 base=docker.io/library/python:3.11-slim
 
 if ! "$TOOL" image inspect "$base" >/dev/null 2>&1 && ! "$TOOL" pull "$base"; then
-    echo "No registry is reached: $base is made out of Debian's packages."
+    echo "No registry answers: $base is built from Debian's packages."
     "$here/image/base.sh" "$TOOL"
 fi
 "$here/image/build.sh" "$variant" "$bento"

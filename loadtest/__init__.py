@@ -1,1 +1,1 @@
-"""Load tests and the bench."""
+"""Benchmarks and load tests: `python -m loadtest`."""

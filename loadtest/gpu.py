@@ -1,142 +1,262 @@
-"""What a CUDA card does with SAM: `python -m loadtest.gpu`; writes `loadtest/reports/gpu.json` and `.md`.
+"""What a CUDA device does with SAM: `python -m loadtest gpu`.
 
-Encoders bare and behind the runner's queue, as images per second and as a share of what the card multiplies in
-bfloat16, next to segment-anything as it is on the same card; then the decoder's prompts per second.
+Encoders bare and behind the runner's queue, as images per second and as a share of the device's peak in bfloat16, next
+to segment-anything on the same device; then the decoder's prompts per second. What measures runs on any device.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
-from torch import Tensor
+from segment_anything import sam_model_registry
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from loadtest import gpu_measures as measures
-from loadtest.machine import REPORTS, footer, machine
+from loadtest.report import Effort, Report, table
+from models.backends.base import SamBackend
 from models.backends.load import ensure_files
 from models.backends.torch_backend import TorchSam
+from models.backends.tuning import stopwatch_of
 from models.catalog import CATALOGUE
-from models.letterbox import letterbox_for
+from models.errors import DeviceOutOfMemory
+from models.letterbox import Letterbox, letterbox_for
+from models.sam.build import ARCHITECTURES
 from models.sam.constants import INPUT_SIDE
-from models.types import Size
+from models.sam.prompts import pack
+from models.sam.tiny_vit import translate_names
+from models.types import Pixels, Point, Prompt, Size
 from models.weights.checkpoints import load_state_dict
 from service.device_queue import DeviceQueue
 from service.runners.sam import SamRunner
 from service.settings import Settings
+from service.work import Terms
 
 MODELS: Final = ("sam-vit-h", "sam-vit-b", "mobile-sam")
 REAL: Final = "mobile-sam"
-"""With its checkpoint; the others have random weights, which are as fast."""
+"""Has its checkpoint; the others have random weights, which are as fast."""
 
 IMAGES: Final = (1, 2, 4, 8, 16)
 PROMPTS: Final = (1, 4, 16, 64)
-MOST_IMAGES: Final = 8
+MAX_IMAGES: Final = 8
 MATRIX_SIDE: Final = 8192
-SECONDS: Final = 10.0
-"""Of each measurement behind the queue."""
+LETTERBOX: Final = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
 
-FRAME: Final = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
+_ENCODER: Final = "image_encoder."
 
 
-def main() -> None:
-    """Measure, print and write; where there is no CUDA card, say so and write nothing."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Throughput of callers that each send their next image when they have an answer.
+
+    Attributes:
+        images_per_s: of all callers together.
+        batch: mean number of images in the batch of an answer.
+    """
+
+    images_per_s: float
+    batch: float
+
+
+def main(effort: Effort, folder: Path) -> None:
+    """Measure SAM on the first CUDA device and write `gpu`; without one, say so and write nothing."""
     if not torch.cuda.is_available():
-        print("No CUDA device here: nothing was measured, and no report was written.")
+        print("There is no CUDA device: nothing was measured, and no report was written.")
         return
     device = torch.device("cuda:0")
-    figures: dict[str, Any] = {
-        "machine": machine(),
+    data: dict[str, Any] = {
         "card": torch.cuda.get_device_name(device),
-        "bf16_peak_tflops": round(measures.matrix_peak(device, torch.bfloat16, MATRIX_SIDE) / 1e12, 1),
-        "models": [asyncio.run(_measure(name, device)) for name in tqdm(MODELS, desc="models")],
+        "bf16_peak_tflops": round(matrix_peak(device, torch.bfloat16, MATRIX_SIDE) / 1e12, 1),
+        "models": [asyncio.run(_measure(name, device, effort.seconds)) for name in tqdm(MODELS, desc="models")],
     }
-    REPORTS.mkdir(exist_ok=True)
-    (REPORTS / "gpu.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (REPORTS / "gpu.md").write_text(table(figures))
-    print(table(figures))
+    Report("gpu", data, lines_of(data)).write(folder)
 
 
-async def _measure(name: str, device: torch.device) -> dict[str, Any]:
-    figures: dict[str, Any] = {"model": name, "gflop": measures.encoder_flops(name, FRAME.padded) / 1e9}
-    weights = _weights(name)
-    figures["reference"] = reference_rates(name, weights, device)
+async def _measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
+    data: dict[str, Any] = {"model": name, "gflop": encoder_flops(name, LETTERBOX.padded) / 1e9}
+    weights = (
+        load_state_dict(ensure_files(CATALOGUE[name], "torch", Settings().model_store))
+        if name == REAL
+        else random_weights(name)
+    )
+    data["reference"] = reference_rates(name, weights, device)
     sam = TorchSam(name, weights, str(device))
-    figures["bare_per_s"] = {count: measures.bare_rate(sam, device, FRAME, count) for count in IMAGES}
-    figures["prompts_per_s"] = {
-        count: measures.prompts_rate(sam, device, FRAME, count, MOST_IMAGES) for count in PROMPTS
-    }
+    data["bare_per_s"] = {count: bare_rate(sam, device, LETTERBOX, count) for count in IMAGES}
+    data["prompts_per_s"] = {count: prompts_rate(sam, device, LETTERBOX, count, MAX_IMAGES) for count in PROMPTS}
     runner = SamRunner(CATALOGUE[name], sam, DeviceQueue(sam.device))
     await runner.warm_up()
-    figures["served"] = {count: asdict(await measures.served_rate(runner, FRAME, count, SECONDS)) for count in IMAGES}
-    await runner.close(SECONDS)
-    return figures
+    data["served"] = {count: asdict(await served_rate(runner, LETTERBOX, count, seconds)) for count in IMAGES}
+    await runner.close(seconds)
+    return data
 
 
-def _weights(name: str) -> dict[str, Tensor]:
-    if name != REAL:
-        return measures.random_weights(name)
-    return load_state_dict(ensure_files(CATALOGUE[name], "torch", Settings().model_store))
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """Return what waits until the device has finished its work."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Return the FLOP/s of the product of two square matrices of random numbers, the best of some runs."""
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / stopwatch_of(synchroniser(device))(lambda: left @ right)
+
+
+def encoder_flops(architecture: str, size: Size) -> int:
+    """Return the FLOPs of one image through the encoder: two for each multiply-add of matrices and convolutions."""
+    with torch.device("meta"):
+        encoder = ARCHITECTURES[architecture]().image_encoder.eval()
+        image = torch.zeros(1, 3, size.height, size.width)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(image)
+    return int(counter.get_total_flops())
+
+
+def random_weights(architecture: str) -> dict[str, Tensor]:
+    """Return seeded weights under a checkpoint's names: the time that a network takes does not depend on them."""
+    with torch.device("meta"):
+        shapes = ARCHITECTURES[architecture]().state_dict()
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, tensor in shapes.items():
+        weights[name] = torch.ones(tensor.shape, dtype=tensor.dtype)
+        # Scales and variances of normalisations stay ones.
+        if tensor.is_floating_point() and (tensor.ndim > 1 or name.endswith("bias")):
+            weights[name].normal_(0, 0.02, generator=generator)
+    return weights
+
+
+def reference_encoder(architecture: str, weights: dict[str, Tensor]) -> nn.Module:
+    """Return segment-anything's own encoder; for MobileSAM, which it lacks, timm's with SAM's neck."""
+    name = architecture.removeprefix("sam-").replace("-", "_")
+    known = name in sam_model_registry
+    if known:
+        with torch.device("meta"):
+            encoder = sam_model_registry[name]().image_encoder
+    else:
+        # Not on the meta device: timm computes indices that no checkpoint has.
+        encoder = ARCHITECTURES[architecture]().image_encoder
+    tensors = {key.removeprefix(_ENCODER): value for key, value in weights.items() if key.startswith(_ENCODER)}
+    encoder.load_state_dict(tensors if known else translate_names(tensors), strict=True, assign=True)
+    loaded: nn.Module = encoder.eval().requires_grad_(requires_grad=False)
+    return loaded
 
 
 def reference_rates(
     name: str,
     weights: dict[str, Tensor],
     device: torch.device,
-    size: Size = FRAME.padded,
+    size: Size = LETTERBOX.padded,
     counts: Sequence[int] = IMAGES,
 ) -> dict[str, dict[int, float | None]]:
-    """Images per second of the encoder as others run it, in float32 and in bfloat16, by batch size."""
-    encoder = measures.reference_encoder(name, weights).to(device)
+    """Return images per second of the reference encoder, in float32 and in bfloat16, by batch size."""
+    encoder = reference_encoder(name, weights).to(device)
     return {
-        kind: {count: measures.eager_rate(encoder, device, size, count, bf16=kind == "bf16") for count in counts}
+        kind: {count: eager_rate(encoder, device, size, count, bf16=kind == "bf16") for count in counts}
         for kind in ("fp32", "bf16")
     }
 
 
-def table(figures: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
-    peak = figures["bf16_peak_tflops"]
-    rows = [
-        f"{figures['card']}: {peak:g} TFLOP/s in bfloat16 (product of two matrices of {MATRIX_SIDE} x {MATRIX_SIDE}).",
-        "",
-        f"Images of {INPUT_SIDE} x {INPUT_SIDE} per second, and the share of that peak. Bare: prepared images in",
-        "batches of one size. Served: so many callers at the runner's queue, preparation included, and the batches",
-        "that they got. Reference: the encoder as segment-anything has it (MobileSAM's: timm's), images on the card.",
-        "",
-        "| model | images | bare | served (batch) | reference fp32 | reference bf16 |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for model in figures["models"]:
+def eager_rate(encoder: nn.Module, device: torch.device, size: Size, count: int, *, bf16: bool) -> float | None:
+    """Return images per second of an encoder in eager mode, in batches of `count`; None if out of memory."""
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            batch = torch.randn(count, 3, size.height, size.width, device=device)
+            return count / stopwatch_of(synchroniser(device))(lambda: encoder(batch))
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+
+
+def bare_rate(sam: SamBackend, device: torch.device, letterbox: Letterbox, count: int) -> float | None:
+    """Return images per second of `encode`, in batches of `count`; None if out of memory."""
+    try:
+        prepared = [sam.prepare(image, letterbox) for image in _noise(count, letterbox)]
+        return count / stopwatch_of(synchroniser(device))(lambda: sam.encode(prepared))
+    except DeviceOutOfMemory:
+        return None
+
+
+def prompts_rate(
+    sam: SamBackend, device: torch.device, letterbox: Letterbox, prompts: int, max_images: int
+) -> float | None:
+    """Return prompts per second of `decode` in one batch, over at most `max_images`; None if out of memory."""
+    shown = min(prompts, max_images)
+    try:
+        embeddings = [sam.encode([sam.prepare(image, letterbox)])[0] for image in _noise(shown, letterbox)]
+        packed = pack([Prompt((Point(8, 8),))] * prompts, [letterbox] * prompts)
+        index = np.arange(prompts) % shown
+        return prompts / stopwatch_of(synchroniser(device))(lambda: sam.decode(embeddings, index, packed))
+    except DeviceOutOfMemory:
+        return None
+
+
+async def served_rate(runner: SamRunner, letterbox: Letterbox, callers: int, seconds: float) -> Served:
+    """Measure images through the runner's queue, preparation included.
+
+    Args:
+        runner: warmed up.
+        letterbox: of all images.
+        callers: images in flight.
+        seconds: for how long images are sent.
+    """
+    batches: list[int] = []
+    started = time.perf_counter()
+
+    async def caller(image: Pixels) -> None:
+        while time.perf_counter() < started + seconds:
+            now = time.monotonic()
+            place = runner.reserve_encode(Terms(now), letterbox, ready_by=now)
+            prepared = await asyncio.to_thread(runner.prepare, image, letterbox)
+            batches.append((await runner.encode(place, prepared)).batch)
+
+    await asyncio.gather(*(caller(image) for image in _noise(callers, letterbox)))
+    return Served(len(batches) / (time.perf_counter() - started), sum(batches) / len(batches))
+
+
+def _noise(count: int, letterbox: Letterbox) -> Sequence[Pixels]:
+    """Return seeded noise of the letterbox's size."""
+    random = np.random.default_rng(0)
+    shape = (letterbox.resized.height, letterbox.resized.width, 3)
+    return [random.integers(0, 256, shape, np.uint8) for _ in range(count)]
+
+
+def lines_of(data: Mapping[str, Any]) -> list[str]:
+    """Return the report as Markdown."""
+    peak = data["bf16_peak_tflops"]
+    encoders, decoders = [], []
+    for model in data["models"]:
         for count, bare in model["bare_per_s"].items():
             served = model["served"][count]
             through = f"{_rate(served['images_per_s'], model['gflop'], peak)} ({served['batch']:.1f})"
             others = [_rate(model["reference"][kind][count], model["gflop"], peak) for kind in ("fp32", "bf16")]
-            cells = [model["model"], str(count), _rate(bare, model["gflop"], peak), through, *others]
-            rows.append(f"| {' | '.join(cells)} |")
-    counts = list(figures["models"][0]["prompts_per_s"])
-    rows += [
+            encoders.append((model["model"], count, _rate(bare, model["gflop"], peak), through, *others))
+        rates = model["prompts_per_s"].values()
+        decoders.append((model["model"], *("out of memory" if rate is None else f"{rate:.0f}" for rate in rates)))
+    prompts = list(data["models"][0]["prompts_per_s"])
+    return [
+        f"{data['card']}: {peak:g} TFLOP/s in bfloat16 (product of two matrices of {MATRIX_SIDE} x {MATRIX_SIDE}).",
         "",
-        f"Prompts per second of the decoder in one batch, on at most {MOST_IMAGES} images.",
+        f"Images of {INPUT_SIDE} x {INPUT_SIDE} per second, and the share of that peak. Bare: prepared images in "
+        "batches of one size. Served: that many callers at the runner's queue, preparation included, and the mean "
+        "batch. Reference: segment-anything's encoder (MobileSAM's: timm's), with the images on the device.",
         "",
-        f"| model | {' | '.join(f'{count} prompts' for count in counts)} |",
-        "|---|" + "---:|" * len(counts),
+        *table(("model", "images", "bare", "served (batch)", "reference fp32", "reference bf16"), encoders),
+        "",
+        f"Prompts per second of the decoder in one batch, on at most {MAX_IMAGES} images.",
+        "",
+        *table(("model", *(f"{count} prompts" for count in prompts)), decoders),
     ]
-    for model in figures["models"]:
-        rates = ["out of memory" if rate is None else f"{rate:.0f}" for rate in model["prompts_per_s"].values()]
-        rows.append(f"| {model['model']} | {' | '.join(rates)} |")
-    return "\n".join([*rows, "", footer(figures["machine"]), ""])
 
 
 def _rate(per_second: float | None, gflop: float, peak_tflops: float) -> str:
     if per_second is None:
         return "out of memory"
     return f"{per_second:.1f}, {per_second * gflop / 1000 / peak_tflops:.1%}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The catalogue of models, built in and from a user's YAML file, and where their checkpoints come from."""
+"""The catalogue of models, built-in ones and those of a user's YAML file, with the sources of their checkpoints."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from models.errors import CatalogueError
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import sha256_of
 
 Family: TypeAlias = Literal["sam", "unet"]
-"""What a model can do: "sam" masks what a prompt points at, "unet" tells the class of every pixel."""
+"""Kind of model: "sam" segments by prompts, "unet" classifies every pixel."""
 
 
 class Architecture(StrEnum):
-    """The networks that a checkpoint may belong to."""
+    """The supported networks."""
 
     MOBILE_SAM = "mobile-sam"
     SAM_VIT_B = "sam-vit-b"
@@ -33,13 +33,13 @@ class Architecture(StrEnum):
 
     @property
     def family(self) -> Family:
-        """What a model of this architecture can do."""
+        """The family of models of this architecture."""
         return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
 
 
 @dataclass(frozen=True, slots=True)
 class OfficialAddress:
-    """The address at which the authors publish the checkpoint."""
+    """The URL at which the authors publish the checkpoint."""
 
     url: str
 
@@ -49,11 +49,11 @@ class OfficialAddress:
 
 @dataclass(frozen=True, slots=True)
 class SourcePackage:
-    """A Python package that carries the same file, for machines that reach only an index.
+    """A Python package that contains the same file, for machines that reach only a package index.
 
     Attributes:
         package: name on the index.
-        version: the one version that is known to carry the file.
+        version: the version that contains the file.
         member: path inside the archive; of a source package, below its top folder.
         kind: "sdist" for the source package, "wheel" for the built one.
     """
@@ -69,7 +69,7 @@ class SourcePackage:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file that is here already, the user's own or this project's: used where it lies."""
+    """A file on this machine, the user's own or part of this project; used in place."""
 
     path: Path
 
@@ -79,16 +79,16 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One model and the one checkpoint that it stands for.
+    """One model with its checkpoint.
 
     Attributes:
-        name: what a request calls it.
-        architecture: the network that the checkpoint fits.
+        name: name in requests.
+        architecture: network of the checkpoint.
         licence: SPDX identifier, or the owner's own words.
-        filename: the checkpoint's official file name.
-        size: bytes.
-        sha256: 64 lower-case hex digits.
-        sources: where to get it, in the order in which they are tried.
+        filename: official file name of the checkpoint.
+        size: size of the checkpoint in bytes.
+        sha256: its SHA-256, 64 lower-case hex digits.
+        sources: sources of the checkpoint, in the order in which they are tried.
     """
 
     name: str
@@ -126,21 +126,21 @@ class _ModelsFile(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
+    """Loads safe YAML and rejects duplicate keys, of which PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                continue  # refused below
+                continue  # rejected below
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
 def read_models_file(models_file: Path) -> dict[str, CatalogueEntry]:
-    """Read and check the user's models file.
+    """Read and check a user's models file.
 
     Args:
         models_file: the YAML file.
@@ -149,43 +149,36 @@ def read_models_file(models_file: Path) -> dict[str, CatalogueEntry]:
         The entries by name, in the file's order.
 
     Raises:
-        CatalogueError: the file cannot be read, is not of the shape above, or names a checkpoint
-            that is not there; the message says which entry, and what would be right.
+        CatalogueError: the file cannot be read or is invalid, or refers to a checkpoint that does not exist; the
+            message names the entry and says what must hold.
     """
-    models = _parsed(models_file).models
+    models = _parse(models_file).models
     return {name: _entry(name, model, models_file) for name, model in models.items()}
 
 
-def _parsed(models_file: Path) -> _ModelsFile:
+def _parse(models_file: Path) -> _ModelsFile:
     try:
         content = yaml.load(models_file.read_text("utf-8"), Loader=_Loader)  # noqa: S506 a SafeLoader
     except OSError as error:
         raise CatalogueError(
-            f"{models_file}: the models file cannot be read ({error.strerror}); set "
-            "POMONA_MODELS_FILE to a readable file, or leave it unset"
+            f"{models_file}: the models file cannot be read ({error.strerror}); set POMONA_MODELS_FILE to a readable "
+            "file, or leave it unset"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no such date
-        raise CatalogueError(f"{models_file}: the models file is no valid YAML: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
+        raise CatalogueError(f"{models_file}: the models file must be valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise CatalogueError(
-            f"{models_file}: the models file must be a mapping with the one key 'models', not {_kind(content)}"
-        )
+        kind = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise CatalogueError(f"{models_file}: the models file must be a mapping with the key 'models', got {kind}")
     try:
         return _ModelsFile.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(_fault(details) for details in error.errors())
-        raise CatalogueError(f"{models_file}: {faults}") from error
+        problems = "; ".join(_problem(details) for details in error.errors())
+        raise CatalogueError(f"{models_file}: {problems}") from error
 
 
-def _kind(content: object) -> str:
-    if content is None:
-        return "an empty file"
-    return "a list" if isinstance(content, list) else "a lone value"
-
-
-def _fault(details: ErrorDetails) -> str:
-    """One sentence for one fault: which entry, which key, what would be right."""
-    # ("models", entry name, key), or less where the fault lies higher up.
+def _problem(details: ErrorDetails) -> str:
+    """Describe one error: which entry, which key, and what must hold."""
+    # ("models", entry name, key), or a prefix of that.
     where = [str(part) for part in details["loc"]]
     entry = f"model {where[1]!r}: " if len(where) > 1 else ""
     shape: type[BaseModel] = _Model if len(where) > 1 else _ModelsFile
@@ -199,10 +192,10 @@ def _fault(details: ErrorDetails) -> str:
             return f"{entry}must be a mapping with the keys {keys}"
     if where[-1] == "[key]":
         return (
-            f"{entry}a model's name is a string of at most 64 lower-case letters, digits, dots, "
-            "dashes and underscores, and begins with a letter or a digit"
+            f"{entry}the name of a model must be a string of at most 64 lower-case letters, digits, dots, dashes and "
+            "underscores, and begin with a letter or a digit"
         )
-    return f"{entry}{where[-1]!r}: {details['msg']}, not {reprlib.repr(details['input'])}"
+    return f"{entry}{where[-1]!r}: {details['msg']}, got {reprlib.repr(details['input'])}"
 
 
 def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
@@ -210,50 +203,39 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
     try:
         if not path.is_file():
             raise CatalogueError(
-                f"{models_file}: model {name!r}: there is no file {path}; 'file' is a path "
-                "relative to the models file, or an absolute one"
+                f"{models_file}: model {name!r}: the file {path} does not exist; 'file' must be an absolute path, or "
+                "one relative to the models file"
             )
         size = path.stat().st_size
         sha256 = model.sha256 or sha256_of(path)
     except OSError as error:
         raise CatalogueError(
-            f"{models_file}: model {name!r}: {path} cannot be read ({error.strerror}); "
-            "make it readable for the user that runs Pomona"
+            f"{models_file}: model {name!r}: {path} cannot be read ({error.strerror}); make it readable for the user "
+            "that runs Pomona"
         ) from error
-    return CatalogueEntry(
-        name=name,
-        architecture=model.architecture,
-        licence=model.licence,
-        filename=path.name,
-        size=size,
-        sha256=sha256,
-        sources=(LocalFile(path),),
-    )
+    return CatalogueEntry(name, model.architecture, model.licence, path.name, size, sha256, (LocalFile(path),))
 
 
-__all__ = [
-    "CATALOGUE",
-    "Architecture",
-    "CatalogueEntry",
-    "LocalFile",
-    "OfficialAddress",
-    "SourcePackage",
-    "load_catalogue",
-]
+_WEIGHTS: Final = Path(__file__).parent / "weights"
+"""Folder of the checkpoints trained by this project, each with its model card."""
 
-_WEIGHTS = Path(__file__).parent / "weights"
-"""Trained by this project; beside each file lies its model card."""
-
-_SAM_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything"
+_SAM_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything"
 
 
-def _own(name: str, architecture: Architecture, *, size: int, sha256: str) -> CatalogueEntry:
+def _published(architecture: Architecture, filename: str, size: int, sha256: str) -> CatalogueEntry:
+    """Make the entry of a checkpoint that Segment Anything's authors publish."""
+    source = OfficialAddress(f"{_SAM_ADDRESS}/{filename}")
+    return CatalogueEntry(str(architecture), architecture, "Apache-2.0", filename, size, sha256, (source,))
+
+
+def _own(name: str, architecture: Architecture, size: int, sha256: str) -> CatalogueEntry:
+    """Make the entry of a checkpoint trained by this project."""
     filename = f"{name}.safetensors"
     source = LocalFile(_WEIGHTS / filename)
     return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
 
 
-_BUILT_IN = (
+_BUILT_IN: Final = (
     CatalogueEntry(
         name="mobile-sam",
         architecture=Architecture.MOBILE_SAM,
@@ -273,32 +255,23 @@ _BUILT_IN = (
             ),
         ),
     ),
-    CatalogueEntry(
-        name="sam-vit-b",
-        architecture=Architecture.SAM_VIT_B,
-        licence="Apache-2.0",
-        filename="sam_vit_b_01ec64.pth",
+    _published(
+        Architecture.SAM_VIT_B,
+        "sam_vit_b_01ec64.pth",
         size=375_042_383,
         sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_b_01ec64.pth"),),
     ),
-    CatalogueEntry(
-        name="sam-vit-l",
-        architecture=Architecture.SAM_VIT_L,
-        licence="Apache-2.0",
-        filename="sam_vit_l_0b3195.pth",
+    _published(
+        Architecture.SAM_VIT_L,
+        "sam_vit_l_0b3195.pth",
         size=1_249_524_607,
         sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_l_0b3195.pth"),),
     ),
-    CatalogueEntry(
-        name="sam-vit-h",
-        architecture=Architecture.SAM_VIT_H,
-        licence="Apache-2.0",
-        filename="sam_vit_h_4b8939.pth",
+    _published(
+        Architecture.SAM_VIT_H,
+        "sam_vit_h_4b8939.pth",
         size=2_564_550_879,
         sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        sources=(OfficialAddress(f"{_SAM_ADDRESS}/sam_vit_h_4b8939.pth"),),
     ),
     _own(
         "unet-mobilenetv2-citrus",
@@ -319,7 +292,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({entry.name: entry fo
 
 
 def load_catalogue(models_file: Path | None) -> Mapping[str, CatalogueEntry]:
-    """Read the catalogue: the built-in models and the user's own.
+    """Return the catalogue of the built-in models and the user's own.
 
     Args:
         models_file: the user's YAML file, or None for the built-in models alone.
@@ -328,15 +301,12 @@ def load_catalogue(models_file: Path | None) -> Mapping[str, CatalogueEntry]:
         Read-only mapping of names to entries.
 
     Raises:
-        CatalogueError: the file cannot be read, is not of the right shape, takes a built-in name,
-            or names a checkpoint that is not there.
+        CatalogueError: as `read_models_file`, or the file redefines a built-in model.
     """
     if models_file is None:
         return CATALOGUE
     own = read_models_file(models_file)
     for name in own:
         if name in CATALOGUE:
-            raise CatalogueError(
-                f"{models_file}: model {name!r}: that name belongs to a built-in model; choose another"
-            )
+            raise CatalogueError(f"{models_file}: model {name!r}: a built-in model has this name; choose another")
     return MappingProxyType({**CATALOGUE, **own})

@@ -1,28 +1,28 @@
-"""The tree of domain errors.
+"""Domain errors.
 
 PomonaError
 ├── ImageError                    the image cannot be used
-│   ├── NotAnImage                bytes that no image format claims
-│   ├── UnsupportedImageFormat    an image, but of a kind that is not read here
+│   ├── NotAnImage                bytes of no known image format
+│   ├── UnsupportedImageFormat    an image in an unsupported format or pixel type
 │   ├── TruncatedImage            an image that ends early or is damaged
-│   └── TooManyPixels             larger than the pixel limit, told from its header
+│   └── TooManyPixels             larger than the pixel limit, according to its header
 ├── PromptError                   the prompts cannot be used
-│   ├── NoPrompt                  nothing to segment was asked for
-│   ├── MalformedPrompt           numbers that make no point, box or mask
+│   ├── NoPrompt                  there is nothing to segment
+│   ├── MalformedPrompt           numbers that form no valid point, box or mask
 │   ├── PromptOutsideImage        a point or a box beyond the image's edge
 │   └── TooManyPrompts            more prompts or points than the limit
 ├── MaskError                     an encoded mask that does not decode
 ├── UnknownModel                  no catalogue entry of that name
-├── WeightsError                  a checkpoint cannot be had or used
+├── WeightsError                  a checkpoint cannot be fetched or used
 │   ├── NoSource                  every source of a checkpoint failed
-│   ├── WrongHash                 a file is not the one the catalogue names
+│   ├── WrongHash                 a file's SHA-256 differs from the catalogue's
 │   ├── DiskFull                  no room for a checkpoint or a converted model
 │   └── BadCheckpoint             a verified file that does not fit its architecture
 ├── CatalogueError                the user's models file is wrong
-├── DataError                     images or annotations to learn from or measure with cannot be used
+├── DataError                     images or annotations for training or evaluation cannot be used
 └── BackendError                  a device or a compiler failed
     ├── DeviceOutOfMemory         a smaller batch may fit
-    └── DeviceBroken              nothing can run on it any more
+    └── DeviceBroken              the device cannot run anything any more
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PomonaError(Exception):
     """Base of every error that Pomona raises on purpose.
 
     Args:
-        detail: what was wrong and what would be right, for the person who reads it.
+        detail: message for people: what must hold and what was given.
     """
 
     def __init__(self, detail: str) -> None:
@@ -45,15 +45,15 @@ class ImageError(PomonaError):
 
 
 class NotAnImage(ImageError):
-    """The bytes are of no image format."""
+    """The bytes are in no known image format."""
 
 
 class UnsupportedImageFormat(ImageError):
-    """An image, but of a format or pixel type that is not read here."""
+    """The image has an unsupported format or pixel type."""
 
 
 class TruncatedImage(ImageError):
-    """An image that ends early or is damaged."""
+    """The image ends early or is damaged."""
 
 
 class TooManyPixels(ImageError):
@@ -65,11 +65,11 @@ class PromptError(PomonaError):
 
 
 class NoPrompt(PromptError):
-    """No prompt, or a prompt with neither points, box nor mask."""
+    """There is no prompt, or a prompt has neither points, box nor mask."""
 
 
 class MalformedPrompt(PromptError):
-    """Points and labels that do not pair, an empty box, a mask of the wrong size."""
+    """A prompt has unpaired points and labels, an empty box, or a mask of the wrong size."""
 
 
 class PromptOutsideImage(PromptError):
@@ -77,19 +77,19 @@ class PromptOutsideImage(PromptError):
 
 
 class TooManyPrompts(PromptError):
-    """More prompts, or more points in one prompt, than the limit allows."""
+    """There are more prompts, or more points in one prompt, than the limit allows."""
 
 
 class MaskError(PomonaError):
-    """An encoded mask that does not decode."""
+    """An encoded mask cannot be decoded."""
 
 
 class UnknownModel(PomonaError):
-    """No model of that name is in the catalogue, or it is not loaded."""
+    """The named model is not in the catalogue, or not loaded."""
 
 
 class WeightsError(PomonaError):
-    """A checkpoint cannot be had or used."""
+    """A checkpoint cannot be fetched or used."""
 
 
 class NoSource(WeightsError):
@@ -97,7 +97,7 @@ class NoSource(WeightsError):
 
 
 class WrongHash(WeightsError):
-    """A file's SHA-256 is not the one that the catalogue names."""
+    """A file's SHA-256 differs from the one in the catalogue."""
 
 
 class DiskFull(WeightsError):
@@ -105,7 +105,7 @@ class DiskFull(WeightsError):
 
 
 class BadCheckpoint(WeightsError):
-    """A verified file that does not fit its architecture."""
+    """A verified checkpoint does not fit its architecture."""
 
 
 class CatalogueError(PomonaError):
@@ -113,7 +113,7 @@ class CatalogueError(PomonaError):
 
 
 class DataError(PomonaError):
-    """Images or annotations to learn from or measure with cannot be used."""
+    """Images or annotations for training or evaluation cannot be used."""
 
 
 class BackendError(PomonaError):
@@ -121,8 +121,8 @@ class BackendError(PomonaError):
 
 
 class DeviceOutOfMemory(BackendError):
-    """The device has no memory for this batch; a smaller one may fit."""
+    """The device has not enough memory for this batch; a smaller one may fit."""
 
 
 class DeviceBroken(BackendError):
-    """The device failed for good; the process should be replaced."""
+    """The device failed permanently; the process must be replaced."""

@@ -1,9 +1,8 @@
-"""Encoded bytes -> `Image`: upright 8-bit RGB, or an error that says what to send instead.
+"""Decodes JPEG, PNG, WebP, BMP and TIFF files of untrusted origin to upright 8-bit RGB.
 
-JPEG (with MPO, several JPEGs in one file), PNG, WebP, BMP and TIFF are read; of a file with
-several images, the first. The format is told from the leading bytes before any decoder sees them,
-so no decoder runs for a format that is not read here, and the pixel limit is checked from the
-header before a pixel is decoded.
+Of a file with several images (MPO, multi-page TIFF) the first is decoded. The format is determined from the leading
+bytes, so no decoder runs for an unsupported format, and the pixel limit is checked against the header before any pixel
+is decoded.
 """
 
 from __future__ import annotations
@@ -16,24 +15,65 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 from PIL import ExifTags
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from models.errors import TooManyPixels, TruncatedImage, UnsupportedImageFormat
-from models.image_formats import FORMATS, sniff
+from models.errors import NotAnImage, TooManyPixels, TruncatedImage, UnsupportedImageFormat
 from models.types import Image, Pixels, Size
 
-# `load` compares the header with its own limit; Pillow's would warn or raise at another number.
+# `_opened` compares the header with the caller's limit; Pillow's own would warn or raise at another number.
 PIL.Image.MAX_IMAGE_PIXELS = None
 
-# What Pillow's decoders raise on damaged bytes. MemoryError is not among them: that is the
-# machine's fault, not the image's.
-_DAMAGE = (
+ACCEPTED: Final = "JPEG, PNG, WebP, BMP or TIFF"
+"""The supported formats, for error messages."""
+
+# Taken from the plugins so that they are registered: Pillow otherwise imports all of its plugins when the first TIFF or
+# WebP arrives.
+_PILLOW_FORMATS: Final = tuple(
+    str(reader.format) for reader in (JpegImageFile, PngImageFile, WebPImageFile, BmpImageFile, TiffImageFile)
+)
+
+_SUPPORTED: Final = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
+    # Text may start with "BM", so the size of the second header must be a known one or cut off.
+    (re.compile(rb"BM.{12}([\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|.{0,3}\Z)", re.DOTALL), "BMP"),
+    (re.compile(rb"BM.{0,11}\Z", re.DOTALL), "BMP"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]|MM\*\0|II\0\*"), "TIFF"),
+)
+
+
+_UNSUPPORTED: Final = (
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"8BPS"), "PSD"),
+    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb".{4}ftypmif1.{4}.{0,48}avif", re.DOTALL), "AVIF"),
+    (re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"\x00\x00\x01\x00[^\x00]\x00"), "ICO"),
+    (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"), "JPEG XL"),
+    (re.compile(rb"%PDF-"), "PDF"),
+    (
+        re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!doctype svg|<svg).*<svg|\s*<svg", re.I | re.S),
+        "SVG",
+    ),
+)
+
+_SNIFFED: Final = 1024
+
+# What Pillow's decoders raise on damaged bytes. MemoryError is not among them: the machine is at fault then, not the
+# image.
+_DAMAGE: Final = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -48,10 +88,10 @@ _DAMAGE = (
     zlib.error,
 )
 
-# Pillow warns of odd metadata that does not matter here; strangers could fill the log with it.
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+# Pillow warns of odd metadata that does not matter here; callers could fill the log with it.
+_QUIET: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-_TRANSPOSITIONS = {
+_TRANSPOSITIONS: Final = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
     4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,21 +101,20 @@ _TRANSPOSITIONS = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 
-_SWAPPING = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}
+_SWAPPING: Final = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}
 
-_TILE_SIDES = (322, 323)  # TIFF tags
-_BITS_PER_SAMPLE = 258  # TIFF tag
-_TILE_PIXELS = 1 << 24  # a TIFF tile may exceed a small image, but not by this much
-_STRIP = 64  # rows copied at a time: they stay in the cache, 5 times faster than all at once
+_TILE_SIDES: Final = (322, 323)  # TIFF tags
+_BITS_PER_SAMPLE: Final = 258  # TIFF tag
+_TILE_PIXELS: Final = 1 << 24  # a TIFF tile may exceed a small image, but not by this much
+_STRIP: Final = 64  # rows copied at a time: they stay in the cache, 5 times faster than all at once
 
-
-_LEAST_OF_SCALED = 2
-"""Times the size asked for. Left with less to average, the resizing filter shifts masks: IoU 0.97 on the golden
-images where a scaled decode is the size asked for, 0.994 where it is twice that."""
+_LEAST_OF_SCALED: Final = 2
+"""Least size of a scaled decode, in multiples of the final size. With less to average, the resizing filter shifts
+masks: IoU on the golden images was 0.97 for a scaled decode of the final size, 0.994 for one of twice that."""
 
 
 def content_id(data: bytes) -> str:
-    """Name encoded bytes by what they hold.
+    """Compute the content id of encoded bytes.
 
     Args:
         data: an encoded image.
@@ -94,54 +133,53 @@ def decode(data: bytes, *, max_pixels: int) -> Image:
         max_pixels: most pixels (height times width) to decode.
 
     Returns:
-        The image: uint8 (height, width, 3), RGB, C-contiguous, writable, turned upright as its
-        EXIF orientation says.
+        The image: uint8 (height, width, 3), RGB, C-contiguous, writable, EXIF orientation applied.
 
     Raises:
-        NotAnImage: the bytes are of no image format.
-        UnsupportedImageFormat: a format or pixel type that is not read here.
+        NotAnImage: the bytes are in no known image format.
+        UnsupportedImageFormat: the format or pixel type is not supported.
         TooManyPixels: the header announces more than `max_pixels`.
         TruncatedImage: the file ends early or is damaged.
     """
     image = load(data, max_pixels=max_pixels)
     with _damage_as_truncated(image.format or "image"):
-        pixels = to_pixels(_upright(image))
+        pixels = _to_pixels(_upright(image))
     return Image(id=content_id(data), pixels=pixels)
 
 
 def decode_resized(data: bytes, resized: Size, *, max_pixels: int, scaled: bool = False) -> Pixels:
-    """Decode an image straight to the size at which a model sees it.
+    """Decode an image directly to the size of a model's input.
 
-    No full-size array is made, which spares two copies of every pixel.
+    No full-size array is made, which saves two copies of every pixel.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.
-        resized: size to give, height and width after EXIF orientation, at least 1.
+        resized: size of the result after EXIF orientation, height and width at least 1.
         max_pixels: most pixels (height times width) to decode.
-        scaled: a JPEG at least 4 times as large may be decoded at a half, a quarter or an eighth by leaving out DCT
-            coefficients (libjpeg's scaled inverse DCT), to no less than twice the size asked for.
+        scaled: allow a JPEG at least 4 times as large to be decoded at a half, a quarter or an eighth by leaving out
+            DCT coefficients (libjpeg's scaled inverse DCT), to no less than twice `resized`.
 
     Returns:
-        uint8 (height, width, 3) of size `resized`, RGB: where not scaled, exactly what `models.letterbox.resize`
-        makes of `decode`'s pixels.
+        uint8 (height, width, 3) of size `resized`, RGB: unless scaled, exactly the result of
+        `models.letterbox.resize` on the pixels of `decode`.
 
     Raises:
         NotAnImage, UnsupportedImageFormat, TooManyPixels, TruncatedImage: as `decode`.
     """
     with _opened(data, max_pixels) as image:
-        # Only for colours that the decoder gives as RGB: drafts of others may change their mode.
+        # Only if the decoder outputs RGB: drafts of other colour spaces may change the mode.
         if scaled and isinstance(image, JpegImageFile) and image.mode == "RGB":
             upright = (resized.width, resized.height)
             width, height = reversed(upright) if _transposition(image) in _SWAPPING else upright
             image.draft("RGB", (_LEAST_OF_SCALED * width, _LEAST_OF_SCALED * height))
         image.load()
         turned = _upright(image)
-        rgb = turned if turned.mode == "RGB" else PIL.Image.fromarray(to_pixels(turned))
+        rgb = turned if turned.mode == "RGB" else PIL.Image.fromarray(_to_pixels(turned))
         return np.array(rgb.resize((resized.width, resized.height), PIL.Image.Resampling.BILINEAR))
 
 
 def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
-    """Decode an image with Pillow, as it is in the file: own mode, not turned upright.
+    """Decode an image with Pillow, keeping its mode and without applying its EXIF orientation.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.
@@ -151,8 +189,7 @@ def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
         Pillow's image, pixels loaded.
 
     Raises:
-        NotAnImage: the bytes are of no image format.
-        UnsupportedImageFormat: an image format that is not read here.
+        NotAnImage, UnsupportedImageFormat: the bytes are in no supported image format.
         TooManyPixels: the header announces more than `max_pixels`.
         TruncatedImage: the file ends early or is damaged.
     """
@@ -162,38 +199,51 @@ def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
 
 
 def read_size(data: bytes, *, max_pixels: int) -> Size:
-    """Tell an image's size from its header, without decoding it.
+    """Read an image's size from its header, without decoding it.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.
-        max_pixels: most pixels (height times width) that `decode` would take.
+        max_pixels: most pixels (height times width) to accept.
 
     Returns:
-        The size after EXIF orientation, as `decode` gives it.
+        The size after EXIF orientation, as `decode` returns it.
 
     Raises:
-        NotAnImage: the bytes are of no image format.
-        UnsupportedImageFormat: an image format that is not read here.
+        NotAnImage, UnsupportedImageFormat: the bytes are in no supported image format.
         TooManyPixels: the header announces more than `max_pixels`.
         TruncatedImage: the header ends early or is damaged.
     """
     with _opened(data, max_pixels) as image:
         width, height = image.size
-        # Pillow decodes a whole PNG to look for an orientation that is not there, and turns a TIFF's size itself.
+        # Pillow decodes a whole PNG in search of a missing orientation, and turns a TIFF's size itself.
         may_turn = image.format != "TIFF" and (image.format != "PNG" or b"eXIf" in data)
         turned = may_turn and _transposition(image) in _SWAPPING
     return Size(width, height) if turned else Size(height, width)
 
 
+def _sniff(data: bytes) -> str:
+    """Return the format that the leading bytes announce, or raise if it is not supported."""
+    head = data[:_SNIFFED]
+    for pattern, name in _SUPPORTED:
+        if pattern.match(head):
+            return name
+    for pattern, name in _UNSUPPORTED:
+        if pattern.match(head):
+            raise UnsupportedImageFormat(f"The image is {name}. Send {ACCEPTED}.")
+    if not data:
+        raise NotAnImage(f"The image has no bytes. Send {ACCEPTED}.")
+    raise NotAnImage(f"The {len(data)} bytes start like no image format: {data[:8]!r}. Send {ACCEPTED}.")
+
+
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[PIL.Image.Image]:
-    """An image whose header is read and within the limit; damage met inside the block is told as such."""
-    name = sniff(data)
-    # Checked each time, as whoever resets the filters would bring the warnings back.
+    """Yield an image whose header is within the limit; damage found in the block is raised as `TruncatedImage`."""
+    name = _sniff(data)
+    # Checked each time, as resetting the filters elsewhere would bring the warnings back.
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     with _damage_as_truncated(name):
-        image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        image = PIL.Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
         width, height = image.size
         if width < 1 or height < 1:
             raise ValueError(f"its header says {width} x {height} pixels")
@@ -205,11 +255,10 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[PIL.Image.Image]:
         yield image
 
 
-def to_pixels(image: PIL.Image.Image) -> Pixels:
-    """Turn a loaded Pillow image of any mode into 8-bit RGB.
+def _to_pixels(image: PIL.Image.Image) -> Pixels:
+    """Convert a loaded Pillow image of any mode to 8-bit RGB.
 
-    Alpha is dropped and the colours are kept as they are. 16-bit grey is scaled, 65535 to 255;
-    12-bit grey, 4095 to 255.
+    Alpha is dropped and the colours are left unchanged. 16-bit grey is scaled, 65535 to 255; 12-bit grey, 4095 to 255.
 
     Args:
         image: a loaded image.
@@ -218,16 +267,15 @@ def to_pixels(image: PIL.Image.Image) -> Pixels:
         uint8 (height, width, 3), RGB, C-contiguous, writable.
 
     Raises:
-        UnsupportedImageFormat: floating-point pixels, or integers beyond 16 bits.
+        UnsupportedImageFormat: the pixels are floating-point numbers, or integers beyond 16 bits.
     """
     if image.mode == "F":
         raise UnsupportedImageFormat(
-            "The image has floating-point pixels, whose range nobody can tell. "
-            "Scale it to 8 or 16 bits and send it again."
+            "Pixels must be integers of at most 16 bits, got floating-point numbers. Scale the image to 8 or 16 bits."
         )
     if image.mode.startswith("I"):
         return _from_wide_grey(image)
-    # Pillow would translate the transparent colour too, which warns or fails on odd ones.
+    # Pillow would convert the transparent colour too, which warns or fails on odd ones.
     image.info.pop("transparency", None)
     if image.mode in {"La", "RGBa"}:
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
@@ -246,8 +294,7 @@ def _from_wide_grey(image: PIL.Image.Image) -> Pixels:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise UnsupportedImageFormat(
-            f"The image has integer pixels from {low} to {high}; at most 0 to 65535 (16 bits) "
-            "is read. Scale it to 8 or 16 bits and send it again."
+            f"Integer pixels must lie in 0 to 65535 (16 bits), got {low} to {high}. Scale the image to 8 or 16 bits."
         )
     full = 4095 if image.info.get("bits") == (12,) else 65535
     grey = ((values * 255 + full // 2) // full).astype(np.uint8)
@@ -257,7 +304,7 @@ def _from_wide_grey(image: PIL.Image.Image) -> Pixels:
 def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
     """Apply the EXIF orientation, as `PIL.ImageOps.exif_transpose` does.
 
-    That function also rewrites the metadata, which fails on broken metadata that does not matter.
+    That function also rewrites the metadata, which fails on broken metadata that does not matter here.
     """
     transposition = _transposition(image)
     return image if transposition is None else image.transpose(transposition)
@@ -283,8 +330,8 @@ def _damage_as_truncated(name: str) -> Iterator[None]:
         yield
     except PIL.UnidentifiedImageError as error:
         raise TruncatedImage(
-            f"The bytes start like a {name} image, but its header ends early, is damaged or tells of a rare kind "
-            f"of {name}. Send the whole file, or save it as PNG and send that."
+            f"The bytes start like a {name} image, but the header ends early, is damaged or describes a rare kind of "
+            f"{name}. Send the whole file, or save it as PNG and send that."
         ) from error
     except _DAMAGE as error:
         raise TruncatedImage(f"The {name} image ends early or is damaged ({error}). Send the whole file.") from error

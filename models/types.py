@@ -1,4 +1,4 @@
-"""The vocabulary as frozen dataclasses; imports nothing of ours.
+"""Types that all of Pomona shares. This module imports no other module of the project.
 
 Coordinates are pixels of the original image after EXIF orientation, x right, y down; boxes are half-open
 `[x0, y0, x1, y1)`. Sizes are (height, width).
@@ -23,26 +23,26 @@ Logits: TypeAlias = NDArray[np.float32]
 """Mask logits, unbounded; a pixel belongs to the mask where its logit is above 0."""
 
 SemanticMap: TypeAlias = NDArray[np.uint8]
-"""What every pixel shows: uint8 (height, width) of `PixelClass`."""
+"""Class of every pixel: uint8 (height, width) of `PixelClass`."""
 
 FOREGROUND = 1
 BACKGROUND = 0
 
 
 class PixelClass(IntEnum):
-    """What a pixel shows. The first three are what a U-Net tells apart."""
+    """Class of a pixel. A U-Net predicts the first three; the others occur in annotations only."""
 
     BACKGROUND = 0
     HEALTHY = 1
     INFECTED = 2
     FRUIT = 254
-    """Fruit, but nobody said whether healthy or infected."""
+    """Fruit whose annotation does not say whether it is healthy or infected."""
     IGNORE = 255
-    """Nobody said anything: neither trained on nor counted."""
+    """Not annotated: excluded from training and from metrics."""
 
 
 CLASSES: Final = (PixelClass.BACKGROUND, PixelClass.HEALTHY, PixelClass.INFECTED)
-"""In the order of a U-Net's channels."""
+"""The predicted classes, in the order of a U-Net's output channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Size:
 
     @property
     def pixels(self) -> int:
-        """Height times width."""
+        """Number of pixels: height times width."""
         return self.height * self.width
 
 
@@ -63,7 +63,7 @@ class Image:
     """A decoded image.
 
     Attributes:
-        id: hex digits of the content hash of the encoded bytes.
+        id: content hash of the encoded bytes, in hex digits.
         pixels: uint8 (height, width, 3), RGB, EXIF orientation applied.
     """
 
@@ -88,7 +88,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A click: x right, y down, label 1 for foreground or 0 for background."""
+    """A click at (x, y) in pixels; `label` is 1 for foreground, 0 for background."""
 
     x: float
     y: float
@@ -102,9 +102,9 @@ class Prompt:
     Attributes:
         points: clicks in the image.
         box: box around the object, or None.
-        mask: an earlier guess, or None: a binary mask of the image's size (bool (height, width)), or the
-            low-resolution logits that an earlier answer for the same frame returned (float32).
-        multimask: three masks for an ambiguous prompt (whole, part, sub-part); else one.
+        mask: mask to start from, or None: a binary mask of the image's size (bool (height, width)), or the
+            low-resolution logits (float32) of an earlier result for the same letterbox.
+        multimask: return three masks, for an ambiguous prompt (whole, part, sub-part), instead of one.
     """
 
     points: tuple[Point, ...] = ()
@@ -119,10 +119,10 @@ class Mask:
 
     Attributes:
         pixels: bool (height, width) of the original image.
-        logits: float32, the model's low-resolution logits, one per 4 x 4 pixels of what it saw, padding included;
-            (256, 256) for the padded square of 1024.
-        score: predicted IoU; near 0 to 1, and a little above 1 at times, as the model's head is not bounded.
-        stability_score: 0 to 1, IoU of the mask at a threshold 1 above and 1 below (SAM paper, appendix B).
+        logits: float32 low-resolution logits, one per 4 x 4 pixels of the model's input, padding included; (256, 256)
+            for the padded square of 1024.
+        score: predicted IoU, about 0 to 1; it may slightly exceed 1, as the model's head is not bounded.
+        stability_score: 0 to 1, IoU of the masks at logit thresholds of 1 and -1 (SAM paper, appendix B).
         box: tight half-open box in whole pixels; (0, 0, 0, 0) for an empty mask.
         area: pixels in the mask.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 import bentoml
 
-from models.backends.devices import cuda_device_count  # TEMP
+from models.backends.load import cuda_device_count
 from models.errors import PomonaError
 from service import lifecycle
 from service.grpc.server import GrpcServer

@@ -45,7 +45,7 @@ def prepare_files(settings: Settings) -> None:
     """Fetch, verify and convert what the workers will load, once for all of them.
 
     Raises:
-        PomonaError: a checkpoint cannot be had, or cannot be converted.
+        PomonaError: a checkpoint cannot be fetched or converted.
     """
     backend = choose_backend(settings.backend)
     for entry in wanted_entries(settings, load_catalogue(settings.models_file)):

@@ -1,7 +1,7 @@
-"""Fetch, verify and convert what POMONA_MODELS names, then end: `python -m service.prepare`.
+"""Fetch, verify and convert the models of POMONA_MODELS, then end: `python -m service.prepare`.
 
-For the build of an image, and for a step before a server that cannot convert itself. Settings are those of the server,
-and `POMONA_BACKEND` says for which backend. U-Nets for OpenVINO are converted in float32 also where int8 is asked for:
+For building an image, and as a step before a server that cannot convert models itself. The settings are those of the
+server; `POMONA_BACKEND` chooses the backend. U-Nets for OpenVINO are also converted in float32 where int8 is set, as
 machines without instructions for it may run them.
 """
 
@@ -17,22 +17,22 @@ from service.settings import Settings, load_settings
 
 
 def prepare(settings: Settings) -> Iterator[Settings]:
-    """Prepare for `settings`, and for those that another machine may fall back to.
+    """Prepare for `settings`, and for the precision that another machine may fall back to.
 
     Yields:
-        the settings for which all is now there.
+        The settings for which all files now exist.
 
     Raises:
-        PomonaError: a checkpoint cannot be had, or cannot be converted.
+        PomonaError: a checkpoint cannot be fetched or converted.
     """
-    for wished in dict.fromkeys([settings.unet_precision, "fp32"]):
-        these = settings.model_copy(update={"unet_precision": wished})
+    for precision in dict.fromkeys([settings.unet_precision, "fp32"]):
+        these = settings.model_copy(update={"unet_precision": precision})
         prepare_files(these)
         yield these
 
 
 def main() -> None:
-    """Read the settings, prepare, and say what was done."""
+    """Read the settings, prepare, and print what was done."""
     try:
         settings = load_settings()
         logs.configure(settings.log_level)

@@ -13,8 +13,7 @@ from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.backends.load import BackendChoice, ModelStore
-from models.backends.openvino_files import UNetPrecision
+from models.backends.load import BackendChoice, ModelStore, UNetPrecision
 from models.errors import PomonaError
 from models.inspection import GRADES
 from models.types import Size

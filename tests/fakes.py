@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models.backends.base import BackendName, Embedding, check_frame
+from models.backends.base import BackendName, Embedding, check_letterbox
 from models.catalog import Architecture, CatalogueEntry
 from models.errors import BackendError
 from models.letterbox import Letterbox, letterbox_for
@@ -195,7 +195,7 @@ class FakeSam(FakeDevice):
     """Of all calls to `decode` together."""
 
     def prepare(self, pixels: Pixels, frame: Letterbox) -> FakeImage:
-        check_frame(pixels, frame, flexible=self.flexible)
+        check_letterbox(pixels, frame, flexible=self.flexible)
         self.prepares += 1
         self.frames.append(frame)
         return FakeImage(pixels.reshape(-1, 3).mean(axis=0).astype(np.float32), frame.padded)

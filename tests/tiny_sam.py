@@ -16,16 +16,15 @@ from torch import Tensor
 
 from models.backends.base import BackendName, Embedding, normalise
 from models.data.dataset import ClassMap
-from models.data.opening import open_dataset
 from models.data.samples import Sample
+from models.data.sources import DataSource, OpenedSource, open_dataset, open_sources
 from models.letterbox import Letterbox, Padding
 from models.sam.constants import EMBEDDING_STRIDE
 from models.sam.decoder import PromptDecoder
 from models.sam.prompts import PackedPrompts
 from models.synthetic import Layout, RenderOptions, render
-from models.synthetic.folder import write_sample
-from models.training.data_sources import DataSource, OpenedSource, open_sources
-from models.training.sam_embeddings import EmbeddingStore
+from models.synthetic.output import write_sample
+from models.training.sam_data import EmbeddingStore
 from models.types import Logits, Pixels, Size
 
 CHANNELS = 32
@@ -59,8 +58,8 @@ class ColourEncoder:
         self.encoded = 0
         self._mixture = np.random.default_rng(0).normal(0, 1, (CHANNELS, 3)).astype(np.float32)
 
-    def prepare(self, pixels: Pixels, frame: Letterbox) -> NDArray[np.float32]:
-        return normalise(pixels, frame.padded)
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> NDArray[np.float32]:
+        return normalise(pixels, letterbox.padded)
 
     def encode(self, prepared: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         self.encoded += len(prepared)
@@ -103,7 +102,7 @@ def write_scenes(folder: Path, count: int, size: Size = IMAGE, fruits: int = 3) 
 
 
 def write_image(folder: Path, sample: Sample, classes: Mapping[str, str] = MappingProxyType({})) -> OpenedSource:
-    """A set of one image, both to train and to validate on."""
+    """Write a set of one image, both to train and to validate on."""
     write_sample(folder, sample)
     if sample.instance_map is None:
         (folder / "instances").rmdir()

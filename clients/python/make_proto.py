@@ -1,7 +1,7 @@
-"""Makes the client's messages from the service's `.proto` file; a part of `make proto`.
+"""Generates the client's messages from the service's `.proto` file; part of `make proto`.
 
-Only the messages: the methods are a table in `pomona.grpc_messages`, as what protoc makes for them works with no grpcio
-that is older than itself.
+Only the messages: `pomona.grpc_codec` finds the methods in their descriptors, as the code that protoc generates for
+methods needs a grpcio at least as new as itself.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def make(into: Path) -> None:
     """Write the module and its type stub.
 
     Args:
-        into: folder; what else is in it goes.
+        into: folder; other files in it are deleted.
 
     Raises:
-        RuntimeError: protoc refused the file and said why.
+        RuntimeError: protoc refused the file; the message has its output.
     """
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""Installs the wheel in empty environments and runs the client's tests there, on every supported Python at hand.
+"""Installs the wheel in empty environments and runs the client's tests there, on every supported Python installed here.
 
 python -m clients.python.try_wheel WHEEL
 
-An interpreter is at hand where a command of its name runs, as `python3.12`.
+An interpreter is used if a command of its name runs, for example `python3.12`.
 """
 
 # ruff: noqa: S603, T201 (it runs installers and tests, and is for the terminal)
@@ -26,38 +26,38 @@ import importlib.metadata, pomona
 names = sorted(each.metadata["Name"] for each in importlib.metadata.distributions())
 print(*names)
 """
-"""That the client can be imported, and what is installed beside it."""
+"""Imports the client and prints what is installed beside it."""
 
 
 class Failed(Exception):
-    """The wheel is not as it should be; the message says on which Python and what was seen."""
+    """The wheel does not install or its tests fail; the message has the command and its output."""
 
 
 def main(wheel: Path) -> None:
-    """Try every Python, and print a line for each.
+    """Test on every Python and print a line for each.
 
     Raises:
-        Failed: on one of them.
+        Failed: on one of them, or there is no Python.
     """
     tried = 0
     for minor in MINORS:
         python = f"python3.{minor}"
         version = _version(python)
         if version is None:
-            print(f"{python}: not at hand")
+            print(f"{python}: not installed")
             continue
         with tempfile.TemporaryDirectory() as folder:
             print(f"{version}: {try_in(Path(folder), python, wheel)}", flush=True)
         tried += 1
     if not tried:
-        raise Failed("there is no Python to try")
+        raise Failed(f"No Python 3.{MINORS[0]} to 3.{MINORS[-1]} is installed.")
 
 
 def try_in(folder: Path, python: str, wheel: Path) -> str:
-    """Install and test on one Python, and tell what was seen.
+    """Install and test on one Python, and return a summary.
 
     Raises:
-        Failed: a step did.
+        Failed: a command failed.
     """
     environment = folder / "environment"
     interpreter = environment / "bin" / "python"
@@ -66,7 +66,7 @@ def try_in(folder: Path, python: str, wheel: Path) -> str:
     _run(*install, str(wheel))
     alone = _run(str(interpreter), "-c", _LOOK).split()
     _run(*install, f"{wheel}[{EXTRAS}]", "--group", f"{FOLDER / 'pyproject.toml'}:test")
-    # Not the sources beside the tests, but what was installed.
+    # With the installed package, not the sources beside the tests.
     tests = _run(str(interpreter), "-m", "pytest", "--quiet", "-o", "pythonpath=tests", "tests")
     (passed,) = re.findall(r"^(\d+ passed.*) in ", tests, re.MULTILINE)
     return f"{len(alone)} packages ({', '.join(alone)}); with [{EXTRAS}] {passed}"

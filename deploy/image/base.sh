@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A stand-in for docker.io/library/python:3.11-slim, out of Debian's packages, for machines that reach no registry.
+# Builds a substitute for docker.io/library/python:3.11-slim from Debian's packages, where no registry is reachable.
 # usage: base.sh TOOL   (podman or docker; needs root and debootstrap)
 set -euo pipefail
 tool=$1
@@ -10,10 +10,10 @@ trap 'rm -rf "$folder"' EXIT
 chmod 755 "$folder"
 debootstrap --variant=minbase --include=python3.11,python3-venv,ca-certificates bookworm "$folder" >&2
 ln -s python3.11 "$folder/usr/bin/python"
-# What the official image has not either.
+# The official image does not have these either.
 rm -rf "$folder"/var/cache/apt/* "$folder"/var/lib/apt/lists/* "$folder"/var/log/* \
     "$folder"/usr/share/{doc,man,locale,info}/*
-# Behind a proxy that reads TLS this machine's certificates are the ones to trust.
+# Behind a proxy that intercepts TLS, this machine's certificates are the ones to trust.
 cp --dereference /etc/ssl/certs/ca-certificates.crt "$folder/etc/ssl/certs/ca-certificates.crt"
 
 bundle=/etc/ssl/certs/ca-certificates.crt

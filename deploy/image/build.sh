@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One image out of a Bento: `make image`.
+# Builds an image from a Bento: `make image`.
 # usage: build.sh cpu|gpu BENTO   (BENTO: the folder of a built Bento)
-# IMAGE names it (pomona), MODELS are in it, TOOL builds it (podman, buildah or docker), UNET_PRECISION is auto,
-# fp32 or int8, INDEX is a package index other than PyPI.
+# IMAGE: name (pomona); MODELS: models inside; TOOL: podman, buildah or docker; UNET_PRECISION: auto, fp32 or int8;
+# INDEX: a package index other than PyPI.
 set -euo pipefail
 variant=$1
 bento=$2
@@ -10,7 +10,7 @@ here=$(dirname "$0")
 name=${IMAGE:-pomona}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$bento/src/pyproject.toml")
 tool=${TOOL:-$("$here/tool.sh")}
-models=${MODELS:?names the models that are put in}
+models=${MODELS:?must name the models to put into the image}
 
 options=(--file "$here/Dockerfile" --target "$variant" --tag "$name:$version-$variant"
     --build-arg "MODELS=$models" --build-arg "UNET_PRECISION=${UNET_PRECISION:-auto}" --build-arg "VERSION=$version"
@@ -21,6 +21,6 @@ fi
 epoch=$(git -C "$here" log -1 --format=%ct 2>/dev/null || echo 0)
 case $tool in
 docker) docker build --build-arg "SOURCE_DATE_EPOCH=$epoch" "${options[@]}" "$bento" ;;
-# HEALTHCHECK is not part of OCI's own format; the host's network, as a build may run where no bridge can be made.
+# Docker's format, as OCI's has no HEALTHCHECK; the host's network, as a bridge cannot be made everywhere.
 *) "$tool" build --format docker --layers --network host --timestamp "$epoch" "${options[@]}" "$bento" ;;
 esac

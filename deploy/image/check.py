@@ -1,4 +1,4 @@
-"""Proves a built image by running it: `python -m deploy.image.check TOOL IMAGE` (see deploy/test_image.sh)."""
+"""Check a built image by running it: `python -m deploy.image.check TOOL IMAGE` (see deploy/test_image.sh)."""
 
 from __future__ import annotations
 
@@ -27,40 +27,46 @@ from service.proto.generated.pomona.v1.segmentation_pb2_grpc import Segmentation
 
 _IMAGE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
 _FRUIT: Final = (548.0, 190.0)
+_FRUIT_AREA: Final = range(40_000, 48_000)
+"""Of the fruit in _IMAGE, which has about 44,300 pixels."""
+
+_READY: Final = ("python", "-m", "service.supervise", "--check")
+"""Command inside a container that succeeds once the service is ready."""
 
 
 def main(tool: str, image: str) -> None:
-    """Run all checks, and print what was measured as JSON."""
+    """Run all checks, and print what was measured as JSON.
+
+    Raises:
+        CheckFailed: a check failed.
+    """
     measured: dict[str, Any] = {"image": image, "size_mib": check_contents(tool, image)}
-    with running(tool, image, "--network=none") as sealed:
-        # Each look starts a Python in the container: they are kept apart, so this is no measure of time.
-        seconds_until(lambda: sealed.inside(*_CHECK).returncode == 0, every=2)
-        check_sealed(sealed)
+    with running(tool, image, "--network=none") as isolated:
+        # Each try starts a Python inside the container, so the time says nothing.
+        seconds_until(lambda: isolated.inside(*_READY).returncode == 0, every=2)
+        check_file_system(isolated)
     with running(tool, image, "--network=host") as served:
         measured["ready_s"] = seconds_until(lambda: _status(served, "/readyz") == httpx.codes.OK)
         check_answers(served)
         measured["memory_mib"] = _memory_mib(served)
-        measured["stopped_after_s"] = check_end(served)
-    with running(tool, image, "--network=host") as doomed:
-        seconds_until(lambda: _status(doomed, "/readyz") == httpx.codes.OK)
-        measured["ended_after_worker_died_s"] = check_death(doomed)
-    with identity() as (folder, authority), running(tool, image, "--network=host", *_with_tls(folder)) as encrypted:
-        seconds_until(lambda: encrypted.inside(*_CHECK).returncode == 0, every=2)
+        measured["stopped_after_s"] = check_shutdown(served)
+    with running(tool, image, "--network=host") as crashing:
+        seconds_until(lambda: _status(crashing, "/readyz") == httpx.codes.OK)
+        measured["ended_after_worker_died_s"] = check_crash(crashing)
+    with tls_secret() as (folder, authority), running(tool, image, "--network=host", *_with_tls(folder)) as encrypted:
+        seconds_until(lambda: encrypted.inside(*_READY).returncode == 0, every=2)
         check_tls(encrypted, authority)
     sys.stdout.write(json.dumps(measured, indent=2) + "\n")
 
 
-_CHECK: Final = ("python", "-m", "service.supervise", "--check")
-
-
 @contextlib.contextmanager
-def identity() -> Iterator[tuple[Path, trustme.CA]]:
-    """A folder as Kubernetes mounts a secret of TLS, and the authority that issued it."""
+def tls_secret() -> Iterator[tuple[Path, trustme.CA]]:
+    """Make a folder like a mounted TLS secret of Kubernetes; yield it with the authority that issued it."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        folder.chmod(0o755)  # the container's user is another one
+        folder.chmod(0o755)  # the container runs as another user
         (folder / "tls.crt").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
         (folder / "tls.key").write_bytes(issued.private_key_pem.bytes())
         yield folder, authority
@@ -76,17 +82,18 @@ def _with_tls(folder: Path) -> list[str]:
 
 
 def check_contents(tool: str, image: str) -> float:
-    """What the image is, without running the service.
-
-    Returns:
-        its size unpacked, in MiB.
-    """
-    (told,) = json.loads(run(tool, "image", "inspect", image))
-    config = told["Config"]
-    expect(re.fullmatch(r"[1-9]\d*(:\d+)?", config["User"]), f"a numeric user that is not root: {config['User']}")
+    """Check user, labels, health check and packages, and return the unpacked size in MiB."""
+    (inspected,) = json.loads(run(tool, "image", "inspect", image))
+    config = inspected["Config"]
+    expect(
+        re.fullmatch(r"[1-9]\d*(:\d+)?", config["User"]), f"the user must be numeric and not root, got {config['User']}"
+    )
     labels = {name.rpartition(".")[2] for name in config["Labels"] if name.startswith("org.opencontainers.image.")}
-    expect(labels >= {"title", "version", "revision", "licenses"}, f"OCI labels: {labels}")
-    expect("Healthcheck" in config or "Healthcheck" in told or "HealthCheck" in told, "a health check")
+    expect(labels >= {"title", "version", "revision", "licenses"}, f"the OCI labels must be set, got {labels}")
+    expect(
+        "Healthcheck" in config or "Healthcheck" in inspected or "HealthCheck" in inspected,
+        "the image must have a health check",
+    )
     look = (
         "import json, shutil, importlib.util as u;"
         "print(json.dumps([[t for t in ('gcc', 'g++', 'make', 'git', 'pip', 'curl') if shutil.which(t)],"
@@ -94,23 +101,25 @@ def check_contents(tool: str, image: str) -> float:
         " len(json.load(open('/opt/pomona/sbom.json'))['components'])]))"
     )
     tools, modules, components = json.loads(run(tool, "run", "--rm", *LIMITS, "--entrypoint=python", image, "-c", look))
-    expect(not tools, f"no build tools: {tools}")
-    expect("pip" not in modules, "no pip")
-    expect("cpu" not in image.rpartition(":")[2] or not modules, f"no PyTorch in the cpu image: {modules}")
-    expect(components > 30, f"a list of packages: {components}")
-    return round(float(told["Size"]) / 2**20, 1)
+    expect(not tools, f"the image must not contain build tools, got {tools}")
+    expect("pip" not in modules, "the image must not contain pip")
+    expect(
+        "cpu" not in image.rpartition(":")[2] or not modules, f"the cpu image must not contain PyTorch, got {modules}"
+    )
+    expect(components > 30, f"the SBOM must list the packages, got {components}")
+    return round(float(inspected["Size"]) / 2**20, 1)
 
 
-def check_sealed(container: Container) -> None:
-    """Nothing but /tmp can be written."""
+def check_file_system(container: Container) -> None:
+    """Check that only /tmp is writable."""
     write = "import pathlib, sys; pathlib.Path(sys.argv[1], 'x').write_text('')"
     for folder in ("/srv/pomona", "/opt/pomona/cache", "/"):
-        expect(container.inside("python", "-c", write, folder).returncode != 0, f"{folder} is read-only")
-    expect(container.inside("python", "-c", write, "/tmp").returncode == 0, "/tmp can be written")  # noqa: S108
+        expect(container.inside("python", "-c", write, folder).returncode != 0, f"{folder} must be read-only")
+    expect(container.inside("python", "-c", write, "/tmp").returncode == 0, "/tmp must be writable")  # noqa: S108
 
 
 def check_answers(container: Container) -> None:
-    """Masks over HTTP and gRPC, fruits, and metrics that count them."""
+    """Check masks over HTTP and gRPC, fruits, and metrics that count the requests."""
     data = _IMAGE.read_bytes()
     base = f"http://127.0.0.1:{container.http}"
     fields = {"request": json.dumps({"prompts": [{"points": [_FRUIT]}]})}
@@ -124,21 +133,24 @@ def check_answers(container: Container) -> None:
         opened: Any = channel  # the stub's types know asynchronous channels only
         same: Any = SegmentationStub(opened).Segment(messages.SegmentRequest(image=data, prompts=[prompt]), timeout=60)
     over_grpc = same.results[0].masks[0]
-    expect(over_grpc.mask.rle.counts.decode() == best["mask"]["counts"], "one mask over HTTP and gRPC")
-    # The drawn fruit has about 44,300 pixels.
-    expect(40_000 < best["area"] < 48_000, f"the fruit's area: {best['area']}")
+    same_mask = over_grpc.mask.rle.counts.decode() == best["mask"]["counts"]
+    expect(same_mask, "the masks over HTTP and gRPC must be equal")
+    expect(best["area"] in _FRUIT_AREA, f"the fruit's area must be in {_FRUIT_AREA}, got {best['area']}")
 
     fruits = httpx.post(f"{base}/v1/inspect", files={"image": data}, timeout=60)
-    expect(fruits.status_code == httpx.codes.OK and fruits.json()["fruits"], f"fruits: {fruits.text[:500]}")
+    expect(
+        fruits.status_code == httpx.codes.OK and fruits.json()["fruits"],
+        f"fruits must be found, got {fruits.text[:500]}",
+    )
 
-    told = httpx.get(f"{base}/metrics", timeout=10).text
-    answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', told, re.MULTILINE)))
-    expect(answered >= 3, f"three requests in the metrics: {answered}")
-    expect("pomona_model_info{" in told, "the models in the metrics")
+    metrics = httpx.get(f"{base}/metrics", timeout=10).text
+    answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', metrics, re.MULTILINE)))
+    expect(answered >= 3, f"the metrics must count three requests, got {answered}")
+    expect("pomona_model_info{" in metrics, "the metrics must name the models")
 
 
 def check_tls(container: Container, authority: trustme.CA) -> None:
-    """Both doors answer whoever trusts the authority."""
+    """Check that both endpoints answer callers that trust the authority."""
     pem = authority.cert_pem.bytes()
     trusting = ssl.create_default_context(cadata=pem.decode())
     answer = httpx.get(f"https://localhost:{container.http}/v1/models", verify=trusting, timeout=10)
@@ -146,15 +158,13 @@ def check_tls(container: Container, authority: trustme.CA) -> None:
     with grpc.secure_channel(f"localhost:{container.grpc}", grpc.ssl_channel_credentials(pem)) as channel:
         opened: Any = channel  # the stub's types know asynchronous channels only
         listed: Any = SegmentationStub(opened).ListModels(messages.ListModelsRequest(), timeout=10)
-    expect(len(listed.models) == len(answer.json()["models"]), f"the same models over gRPC: {listed}")
+    expect(
+        len(listed.models) == len(answer.json()["models"]), f"the models over HTTP and gRPC must be equal, got {listed}"
+    )
 
 
-def check_end(container: Container) -> float:
-    """Stop with a request in flight: it is answered, and the container ends with 0.
-
-    Returns:
-        seconds from the signal to the end.
-    """
+def check_shutdown(container: Container) -> float:
+    """Check that SIGTERM with a request in flight leads to its answer and exit status 0; return the seconds it took."""
     noise = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), np.uint8)
     file = Path(os.environ.get("TMPDIR", "/tmp")) / f"pomona-{container.http}.png"  # noqa: S108
     Image.fromarray(noise).save(file)
@@ -169,25 +179,21 @@ def check_end(container: Container) -> float:
             timeout=60,
         )
         while not _in_flight(container):
-            expect(not call.done(), "a request that takes a while")
+            expect(not call.done(), "the request must take long enough to be seen in flight")
         started = time.monotonic()
         run(container.tool, "kill", "--signal=TERM", container.id)
         answer = call.result(60)
         status = container.ended(60)
         took = time.monotonic() - started
     file.unlink()
-    expect(answer.status_code == httpx.codes.OK, f"the request in flight: {answer.text[:500]}")
-    expect(len(answer.json()["results"]) == len(prompts), "all its prompts")
-    expect(status == 0, f"a clean end: {status}")
+    expect(answer.status_code == httpx.codes.OK, f"the request in flight must be answered, got {answer.text[:500]}")
+    expect(len(answer.json()["results"]) == len(prompts), "all its prompts must be answered")
+    expect(status == 0, f"the exit status must be 0, got {status}")
     return round(took, 2)
 
 
-def check_death(container: Container) -> float:
-    """Kill the worker: the container ends too, and not with 0.
-
-    Returns:
-        seconds from the one to the other.
-    """
+def check_crash(container: Container) -> float:
+    """Check that the container ends, and not with 0, after its worker was killed; return the seconds it took."""
     kill = (
         "import os, pathlib, signal\n"
         "for each in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
@@ -196,9 +202,9 @@ def check_death(container: Container) -> float:
         "        os.kill(number, signal.SIGKILL)\n"
     )
     started = time.monotonic()
-    expect(container.inside("python", "-c", kill).returncode == 0, "a worker that can be killed")
+    expect(container.inside("python", "-c", kill).returncode == 0, "the worker must be killed")
     status = container.ended(90)
-    expect(status != 0, "an exit status that says so")
+    expect(status != 0, "the exit status must not be 0")
     return round(time.monotonic() - started, 2)
 
 
@@ -210,13 +216,13 @@ def _status(container: Container, path: str) -> int | None:
 
 
 def _in_flight(container: Container) -> bool:
-    told = httpx.get(f"http://127.0.0.1:{container.http}/metrics", timeout=10).text
-    lines = re.findall(r"^pomona_requests_in_progress\{(.*)\} (\S+)$", told, re.MULTILINE)
+    metrics = httpx.get(f"http://127.0.0.1:{container.http}/metrics", timeout=10).text
+    lines = re.findall(r"^pomona_requests_in_progress\{(.*)\} (\S+)$", metrics, re.MULTILINE)
     return any("/v1/segment" in labels and float(value) > 0 for labels, value in lines)
 
 
 def _memory_mib(container: Container) -> float:
-    """Resident memory of all its processes; pages that they share count more than once."""
+    """Return the resident memory of all its processes; pages that they share count more than once."""
     add = (
         "import pathlib, re\n"
         "print(sum(int(found[1]) for each in pathlib.Path('/proc').glob('[0-9]*/status')\n"

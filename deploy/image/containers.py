@@ -1,6 +1,6 @@
-"""Containers of an image, run as Kubernetes would: file system read-only, no capability, limits."""
+"""Run containers of an image as Kubernetes would: with a read-only file system, no capabilities, and limits."""
 
-# ruff: noqa: S603 (it runs containers, which is its purpose)
+# ruff: noqa: S603 (running commands is its purpose)
 from __future__ import annotations
 
 import contextlib
@@ -21,13 +21,12 @@ LIMITS: Final = (
     "--pids-limit=512",
 )
 
-
 _READY_WITHIN_S: Final = 300
-"""A machine that does other work too takes its time; what it took is told."""
+"""Enough for a busy machine; the time that it took is reported."""
 
 
 class CheckFailed(Exception):
-    """The image is not as it should be; the message says what was seen."""
+    """The image fails a check; the message says what must hold and what was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,8 @@ class Container:
     Attributes:
         tool: podman or docker.
         id: the container's.
-        http: port of its HTTP door on this machine.
-        grpc: port of its gRPC door.
+        http: port of its HTTP endpoint on this machine.
+        grpc: port of its gRPC endpoint.
     """
 
     tool: str
@@ -47,22 +46,22 @@ class Container:
     grpc: int
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the container."""
+        """Run a command inside the container."""
         return subprocess.run([self.tool, "exec", self.id, *command], capture_output=True, text=True, check=False)
 
     def ended(self, within: float) -> int:
-        """Wait for its end, and return its exit status."""
+        """Wait until it ends, and return its exit status."""
         return int(run(self.tool, "wait", self.id, timeout=within))
 
     def logs(self) -> str:
-        """What it printed."""
+        """Return what it printed."""
         ran = subprocess.run([self.tool, "logs", self.id], capture_output=True, text=True, check=False)
         return ran.stdout + ran.stderr
 
 
 @contextlib.contextmanager
 def running(tool: str, image: str, *options: str) -> Iterator[Container]:
-    """Run a container with these options of the tool, and remove it; what it printed is shown where a check fails."""
+    """Run a container with the given options, and remove it at the end; if a check fails, print its output."""
     http, other = _free_ports(2)
     ports = (f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
     made = Container(tool, run(tool, "run", "--detach", *options, *LIMITS, *ports, image), http, other)
@@ -76,14 +75,18 @@ def running(tool: str, image: str, *options: str) -> Iterator[Container]:
 
 
 def seconds_until(condition: Callable[[], bool], every: float = 0.1) -> float:
-    """Seconds until `condition()` holds, asked `every` so many seconds.
+    """Wait until `condition()` holds, and return the seconds that it took.
+
+    Args:
+        condition: tried again and again.
+        every: seconds between two tries.
 
     Raises:
         CheckFailed: it took too long.
     """
     started = time.monotonic()
     while not condition():
-        expect(time.monotonic() - started < _READY_WITHIN_S, f"readiness within {_READY_WITHIN_S} s")
+        expect(time.monotonic() - started < _READY_WITHIN_S, f"the container must be ready within {_READY_WITHIN_S} s")
         time.sleep(every)
     return round(time.monotonic() - started, 2)
 
@@ -97,10 +100,10 @@ def _free_ports(count: int) -> list[int]:
 
 
 def run(*command: str, timeout: float = 120) -> str:
-    """What a command printed.
+    """Run a command and return what it printed.
 
     Raises:
-        CheckFailed: it failed.
+        CheckFailed: the command failed.
     """
     ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     expect(ran.returncode == 0, f"{' '.join(command)}: {ran.stderr}")
@@ -108,10 +111,10 @@ def run(*command: str, timeout: float = 120) -> str:
 
 
 def expect(truth: object, what: str) -> None:
-    """See that something holds.
+    """Check that something holds.
 
     Raises:
-        CheckFailed: it does not.
+        CheckFailed: it does not; the message is `what`.
     """
     if not truth:
         raise CheckFailed(what)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which program builds images here: podman, buildah or docker, the first that is there and answers.
+# Prints which program builds images here: the first of podman, buildah and docker that works.
 set -euo pipefail
 for tool in podman buildah docker; do
     if "$tool" info >/dev/null 2>&1; then
@@ -7,5 +7,5 @@ for tool in podman buildah docker; do
         exit
     fi
 done
-echo "No podman, buildah or docker answers on this machine." >&2
+echo "None of podman, buildah and docker works on this machine." >&2
 exit 1

@@ -1,4 +1,4 @@
-"""The benchmark's model on LitServe: a multipart form with a file, batches of what waits, one worker.
+"""The benchmark's model on LitServe: a multipart form with a file, batches of whatever waits, one worker.
 
 python -m loadtest.peers.serve_litserve PORT
 """
@@ -10,43 +10,43 @@ from typing import Any
 import litserve
 from starlette.requests import Request
 
-from loadtest.peers.model import ANSWER, BATCH, Work
+from loadtest.peers import ANSWER, BATCH, Work
 
 
 class BenchApi(litserve.LitAPI):
     """Reads the image and answers nothing about it."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe's)
-        """Once per worker."""
-        self._work = Work.told()
+        """Read the work of this worker."""
+        self._work = Work.from_environment()
 
     def decode_request(self, request: Request) -> bytes:
-        """The image's bytes; what comes is the form, whatever the annotation that asks for it says."""
+        """Return the image's bytes; LitServe passes the parsed form whatever the annotation says."""
         form: Any = request
         data: bytes = form["image"].file.read()
         return data
 
     def batch(self, inputs: Sequence[bytes]) -> Sequence[bytes]:
-        """As they are."""
+        """Return the inputs unchanged."""
         return inputs
 
     def predict(self, x: Sequence[bytes]) -> list[dict[str, list[int]]]:
-        """One answer for each."""
+        """Return an answer for each image."""
         self._work.run(len(x))
         return [ANSWER] * len(x)
 
     def unbatch(self, output: Sequence[object]) -> Sequence[object]:
-        """As they are."""
+        """Return the outputs unchanged."""
         return output
 
     def encode_response(self, output: object) -> object:
-        """As it is."""
+        """Return the output unchanged."""
         return output
 
 
 def main() -> None:
-    """Serve on the port that the first argument says."""
-    timeout_ms = Work.told().timeout_ms
+    """Serve on the port given as the first argument."""
+    timeout_ms = Work.from_environment().timeout_ms
     server = litserve.LitServer(
         BenchApi(max_batch_size=BATCH),
         accelerator="cpu",

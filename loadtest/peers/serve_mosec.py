@@ -1,4 +1,4 @@
-"""The benchmark's model on mosec: the body is the image, batches without a wait to speak of, one worker.
+"""The benchmark's model on mosec: the body is the image, batches of whatever waits, one worker.
 
 python -m loadtest.peers.serve_mosec --port PORT --timeout MS
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mosec import Server, Worker
 
-from loadtest.peers.model import ANSWER, BATCH, Work
+from loadtest.peers import ANSWER, BATCH, Work
 
 _SHORTEST_WAIT_MS = 1  # 0 would mean the default of 10
 
@@ -17,14 +17,14 @@ class BenchWorker(Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._work = Work.told()
+        self._work = Work.from_environment()
 
     def deserialize(self, data: bytes) -> bytes:
-        """As it is."""
+        """Return the body unchanged."""
         return data
 
     def forward(self, data: list[bytes]) -> list[dict[str, list[int]]]:
-        """One answer for each."""
+        """Return an answer for each image."""
         self._work.run(len(data))
         return [ANSWER] * len(data)
 

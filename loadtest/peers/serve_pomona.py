@@ -1,4 +1,4 @@
-"""Pomona itself, door, pipeline, queue and cache, with the benchmark's model in place of a loaded SAM.
+"""Pomona itself, from its endpoints to its scheduler and cache, around the benchmark's model instead of a loaded SAM.
 
 bentoml serve loadtest.peers.serve_pomona:Pomona
 """
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.peers.model import BATCH, Work
+from loadtest.peers import BATCH, Work
 from models.backends.base import BackendName, Embedding, SamBackend
 from models.catalog import CatalogueEntry
 from models.letterbox import Letterbox
@@ -23,11 +23,10 @@ from models.types import Logits, Pixels, Size
 from service import app, lifecycle
 
 _OUTSIDE: Final = -8.0
-"""A logit: every mask is empty, as the other servers' answers are."""
-
+"""Logit of every pixel: all masks are empty, as the other servers' answers are."""
 
 _SQUARE: Final = Size(INPUT_SIDE // EMBEDDING_STRIDE, INPUT_SIDE // EMBEDDING_STRIDE)
-"""Cells of the full square."""
+"""Size in cells of the full square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +35,24 @@ class _Embedding:
 
 
 class BenchSam:
-    """Encodes at no cost; decodes at the benchmark's."""
+    """SAM backend that encodes at no cost and decodes at the cost of the benchmark's model."""
 
     name: BackendName = "openvino"
     device: str = "bench"
     image_batches: tuple[int, ...] = (1,)
     prompt_batches: tuple[int, ...] = (1,)
-    """On the full square, which is `BATCH` on the benchmark's image."""
+    """Counted in full squares: one is `BATCH` of the benchmark's images."""
     flexible: bool = True
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def prepare(self, pixels: Pixels, frame: Letterbox) -> _Embedding:  # noqa: ARG002 (the interface's)
-        """Nothing to prepare."""
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> _Embedding:  # noqa: ARG002 (the interface's)
+        """Prepare nothing."""
         return _Embedding()
 
     def encode(self, prepared: Sequence[_Embedding]) -> list[Embedding]:
-        """Nothing to encode."""
+        """Encode nothing."""
         return list(prepared)
 
     def decode(
@@ -62,7 +61,7 @@ class BenchSam:
         image_index: NDArray[np.int64],
         prompts: PackedPrompts,
     ) -> tuple[Logits, NDArray[np.float32]]:
-        """Take the batch's time and find nothing."""
+        """Wait as long as the batch takes, and return empty masks."""
         count = len(image_index)
         self._work.run(round(count * BATCH * prompts.cells.pixels / _SQUARE.pixels))
         scale = EMBEDDING_STRIDE // LOGITS_STRIDE
@@ -71,17 +70,17 @@ class BenchSam:
 
 
 def _load(entry: CatalogueEntry, backend: BackendName, model_store: object, **options: object) -> SamBackend:  # noqa: ARG001
-    return BenchSam(Work.told())
+    return BenchSam(Work.from_environment())
 
 
-def _no_files(*wanted: object) -> Path:  # noqa: ARG001
+def _no_files(*arguments: object) -> Path:  # noqa: ARG001
     return Path()
 
 
-# The one seam: what loads a model. All else is the service as it is.
-for name, instead in (("load_sam", _load), ("ensure_files", _no_files)):
+# Only what loads a model is replaced; all else is the service as it is.
+for name, replacement in (("load_sam", _load), ("ensure_files", _no_files)):
     if not hasattr(lifecycle, name):
-        raise RuntimeError(f"service.lifecycle has no {name} any more")
-    setattr(lifecycle, name, instead)
+        raise AttributeError(f"service.lifecycle must have {name} to be replaced by the benchmark's")
+    setattr(lifecycle, name, replacement)
 
 Pomona = app.Pomona

@@ -1,7 +1,7 @@
-"""What runs a model on a device: PyTorch (CUDA, CPU) and OpenVINO (CPU) behind one small interface."""
+"""Executes models on devices: PyTorch (CUDA, CPU) and OpenVINO (CPU) behind one interface."""
 
 import sys
 
-# OpenVINO, as soon as it is imported, and NNCF tell an analytics service that they are used, unless this package of
-# theirs cannot be imported. Nothing here calls anybody uninvited.
+# OpenVINO, when it is imported, and NNCF report their use to an analytics service unless this package of theirs cannot
+# be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

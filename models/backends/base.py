@@ -1,4 +1,4 @@
-"""The interface that every backend of a SAM offers."""
+"""The interfaces that backends of SAMs and U-Nets implement, and the checks and preprocessing that they share."""
 
 from __future__ import annotations
 
@@ -8,54 +8,56 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.letterbox import Letterbox
-from models.sam.constants import INPUT_SIDE, PADDING_STEP, PIXEL_MEAN, PIXEL_STD
+from models.letterbox import INPUT_SIDE, PADDING_STEP, Letterbox
+from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
 from models.types import Logits, Pixels, Size
+from models.unet.letterbox import UNetLetterbox
 
 BackendName = Literal["torch", "openvino"]
 
 MAX_GRIDS: Final = 8
-"""Position grids that a backend keeps, one for each shape of letterbox, 4 MiB at most."""
+"""Position grids that a backend caches, one per shape of letterbox, at most 4 MiB each."""
 
 _SCALE: Final = (1 / np.asarray(PIXEL_STD)).astype(np.float32)
 _SHIFT: Final = (-np.asarray(PIXEL_MEAN) / np.asarray(PIXEL_STD)).astype(np.float32)
 
 
 class Embedding(Protocol):
-    """One image's embedding, kept where the backend computes: float32 (256, h, w) of the letterbox's cells.
+    """One image's embedding in the device's memory: float32 (256, h, w) for h x w cells of the letterbox.
 
-    4 MiB for the square of 1024.
+    It takes 4 MiB for the square of 1024.
     """
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds on the device."""
+        """Size in bytes on the device."""
         ...
 
 
 class SamBackend(Protocol):
-    """One SAM on one device. `prepare` may be called from any thread, `encode` and `decode` from one at a time."""
+    """One SAM on one device. `prepare` is thread-safe; `encode` and `decode` may be called by one thread at a time."""
 
     name: BackendName
     device: str
     image_batches: tuple[int, ...]
-    """Rising sizes of `encode` batches that may pay; the runner measures which does."""
+    """Candidate sizes of `encode` batches, rising; the runner measures which size pays."""
+
     prompt_batches: tuple[int, ...]
-    """Rising sizes of `decode` batches that may pay; the last keeps memory bounded."""
+    """Candidate sizes of `decode` batches, rising; the last one bounds memory."""
 
     flexible: bool
-    """Whether letterboxes of any side and padding are taken, in multiples of 64; else only the square of 1024."""
+    """Whether letterboxes of any side and padding in multiples of 64 are supported, or only the square of 1024."""
 
     def prepare(self, pixels: Pixels, letterbox: Letterbox) -> Any:
-        """Turn an image into what `encode` takes.
+        """Convert an image to the input of `encode`.
 
         Args:
             pixels: uint8 (height, width, 3) of size `letterbox.resized`.
-            letterbox: how the image lies in the model's square.
+            letterbox: letterbox of the image.
 
         Raises:
-            ValueError: pixels of another size, or a letterbox that this model has no answer to.
+            ValueError: the pixels have another size, or the model does not support the letterbox.
         """
         ...
 
@@ -63,7 +65,7 @@ class SamBackend(Protocol):
         """Encode prepared images in one batch.
 
         Args:
-            prepared: of images whose letterboxes are equal in `padded`.
+            prepared: results of `prepare` for letterboxes of equal `padded`.
 
         Raises:
             ValueError: the padded sizes differ.
@@ -80,57 +82,94 @@ class SamBackend(Protocol):
         """Decode P prompts on their images in one batch.
 
         Args:
-            embeddings: of the I images in the batch, h x w cells each, with equal `side` and `padded`.
+            embeddings: embeddings of the batch's images, h x w cells each, with equal `side` and `padded`.
             image_index: int64 (P,), each prompt's image.
-            prompts: P of them, packed for these letterboxes; in all at most the cells of the last of `prompt_batches`
-                on the full square.
+            prompts: P prompts, packed for these letterboxes; together at most as many cells as the last of
+                `prompt_batches` has on the full square.
 
         Returns:
             logits float32 (P, 4, 4 h, 4 w), padding included, and predicted IoU float32 (P, 4).
 
         Raises:
-            ValueError: embeddings of other cells than the prompts were packed for.
+            ValueError: the embeddings have other cells than the prompts were packed for.
             BackendError: the device failed.
         """
         ...
 
 
-def check_frame(pixels: Pixels, letterbox: Letterbox, *, flexible: bool) -> None:
-    """Refuse an image that an encoder would take and answer wrongly.
+class UNetBackend(Protocol):
+    """One U-Net on one device. `prepare` is thread-safe; `infer` may be called by one thread at a time."""
+
+    name: BackendName
+    device: str
+    image_batches: tuple[int, ...]
+    """Candidate sizes of `infer` batches, rising; the runner measures which size pays."""
+
+    def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Any:
+        """Convert an image to the input of `infer`.
+
+        Args:
+            pixels: uint8 (height, width, 3) of size `letterbox.resized`.
+            letterbox: letterbox of the image.
+
+        Raises:
+            ValueError: the pixels have another size.
+        """
+        ...
+
+    def infer(self, prepared: Sequence[Any]) -> list[NDArray[np.float32]]:
+        """Run the network on prepared images in one batch.
+
+        Args:
+            prepared: results of `prepare` for letterboxes of equal `padded`.
+
+        Returns:
+            for each image float32 (5, height, width) of `padded`: logits of background, healthy and infected, then
+            offsets right and down, see `models.unet.instances`.
+
+        Raises:
+            ValueError: the padded sizes differ.
+            BackendError: the device failed.
+        """
+        ...
+
+
+def check_letterbox(pixels: Pixels, letterbox: Letterbox, *, flexible: bool) -> None:
+    """Check an image that an encoder would accept but encode wrongly.
 
     Args:
         pixels: uint8 (height, width, 3).
-        letterbox: said to be theirs.
+        letterbox: the letterbox given for the image.
         flexible: see `SamBackend`.
 
     Raises:
-        ValueError: pixels of another size, or a letterbox that this model has no answer to.
+        ValueError: the pixels have another size, or the model does not support the letterbox.
     """
-    if pixels.shape[:2] != (letterbox.resized.height, letterbox.resized.width):
-        raise ValueError(f"pixels of shape {pixels.shape} for a letterbox of {letterbox.resized}")
-    padded = letterbox.padded
-    if not flexible and (letterbox.side != INPUT_SIDE or padded != Size(INPUT_SIDE, INPUT_SIDE)):
+    resized, padded = letterbox.resized, letterbox.padded
+    if pixels.shape[:2] != (resized.height, resized.width):
+        raise ValueError(f"the pixels must have the shape {(resized.height, resized.width, 3)}, got {pixels.shape}")
+    if not flexible and not letterbox.is_reference:
         raise ValueError(
-            f"This model's position embeddings are of the padded square of {INPUT_SIDE} pixels; "
-            f"it has no answer to {padded.width} x {padded.height} pixels of a square of {letterbox.side}."
+            f"this model's position embeddings require the padded square of {INPUT_SIDE} pixels, "
+            f"got {padded.width} x {padded.height} pixels of a square of {letterbox.side}"
         )
     if padded.height % PADDING_STEP or padded.width % PADDING_STEP:
-        raise ValueError(f"{padded.width} x {padded.height} pixels are not multiples of {PADDING_STEP}.")
+        raise ValueError(f"padded sizes must be multiples of {PADDING_STEP}, got {padded.width} x {padded.height}")
 
 
 def check_cells(shapes: Sequence[tuple[int, ...]], prompts: PackedPrompts) -> None:
-    """Refuse embeddings that `prompts` were not packed for.
+    """Check that embeddings have the cells that `prompts` were packed for.
 
     Args:
-        shapes: of the embeddings, (256, h, w) each.
-        prompts: what is to be decoded on them.
+        shapes: shapes of the embeddings, (256, h, w) each.
+        prompts: prompts to decode on them.
 
     Raises:
-        ValueError: a shape is not of the prompts' cells.
+        ValueError: a shape has other cells.
     """
     cells = (prompts.cells.height, prompts.cells.width)
     if any(shape[1:] != cells for shape in shapes):
-        raise ValueError(f"embeddings of shapes {shapes} and prompts for {cells} cells do not go together")
+        raise ValueError(f"the embeddings must have {cells} cells, as the prompts were packed for, got shapes {shapes}")
 
 
 def normalise(pixels: Pixels, padded: Size) -> NDArray[np.float32]:
@@ -138,7 +177,7 @@ def normalise(pixels: Pixels, padded: Size) -> NDArray[np.float32]:
 
     Args:
         pixels: uint8 (height, width, 3), at most of size `padded`.
-        padded: what the encoder sees.
+        padded: size of the encoder's input.
 
     Returns:
         float32 (3, height, width) of size `padded`; zero right of and below the image.
@@ -150,3 +189,20 @@ def normalise(pixels: Pixels, padded: Size) -> NDArray[np.float32]:
         np.multiply(pixels[..., channel], _SCALE[channel], out=inside)
         inside += _SHIFT[channel]
     return normalised
+
+
+def stack(prepared: Sequence[Pixels]) -> Pixels:
+    """Stack padded images to one batch.
+
+    Args:
+        prepared: uint8 (height, width, 3) each.
+
+    Returns:
+        uint8 (images, height, width, 3).
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    if len({image.shape for image in prepared}) > 1:
+        raise ValueError("images of different padded sizes must go into separate batches")
+    return np.stack(prepared)

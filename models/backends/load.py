@@ -1,32 +1,44 @@
-"""From a catalogue entry to a model on a device."""
+"""Loads the models of catalogue entries onto devices."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from models.backends.base import BackendName, SamBackend
-from models.backends.cpu_features import multiplies_bf16
-from models.backends.devices import cuda_device_count
-from models.backends.openvino_files import UNetPrecision, converted_folder, ensure_converted, is_int8
-from models.backends.unet_base import UNetBackend
+import pynvml
+
+from models.backends.base import BackendName, SamBackend, UNetBackend
+from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, is_int8
+from models.backends.cpu import has_bf16_instructions
 from models.catalog import CatalogueEntry, Family
 from models.errors import BackendError
 from models.weights.fetch import fetch
+
+__all__ = [
+    "BackendChoice",
+    "ModelStore",
+    "UNetPrecision",
+    "choose_backend",
+    "cuda_device_count",
+    "ensure_files",
+    "load_sam",
+    "load_unet",
+]
 
 BackendChoice = Literal["auto", "torch", "openvino"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStore:
-    """Where checkpoints and converted models lie.
+    """Folders of checkpoints and converted models.
 
     Attributes:
-        cache_dir: written to: downloaded checkpoints and converted models.
-        weights_dir: read only, tried first: checkpoints that somebody put there, or None.
-        unet_precision: in which U-Nets are run on OpenVINO.
+        cache_dir: folder for downloaded checkpoints and converted models.
+        weights_dir: read-only folder of checkpoints, searched first, or None.
+        unet_precision: precision of U-Nets on OpenVINO.
     """
 
     cache_dir: Path
@@ -34,21 +46,36 @@ class ModelStore:
     unet_precision: UNetPrecision = "fp32"
 
 
+def cuda_device_count() -> int:
+    """Count the CUDA devices of this process, by `CUDA_VISIBLE_DEVICES` or the driver, without importing PyTorch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        return int(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def choose_backend(choice: BackendChoice) -> BackendName:
-    """`auto` is PyTorch where there is a CUDA device, else OpenVINO."""
+    """Resolve "auto": PyTorch if there is a CUDA device, else OpenVINO."""
     if choice != "auto":
         return choice
     return "torch" if cuda_device_count() else "openvino"
 
 
 def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:
-    """Fetch, verify and convert what `backend` needs to run `entry`; does nothing where all is there.
+    """Fetch, verify and convert the files that `backend` needs to run `entry`, unless they are there already.
 
     Returns:
         the checkpoint for PyTorch, the folder of converted models for OpenVINO.
 
     Raises:
-        WeightsError: the checkpoint cannot be had.
+        WeightsError: the checkpoint cannot be fetched.
         BackendError: the conversion failed.
     """
     if backend == "openvino":
@@ -57,9 +84,9 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
             return folder
         if not _can_convert():
             raise BackendError(
-                f"{entry.name} is not among the converted models in {model_store.cache_dir}, and nothing can be "
-                "converted here, as PyTorch is not installed: run `python -m service.prepare` where PyTorch is, with "
-                "the same POMONA_CACHE_DIR."
+                f"{entry.name} has no converted models in {model_store.cache_dir}, and converting needs PyTorch, which "
+                "is not installed. Run `python -m service.prepare` where PyTorch is installed, with the same "
+                "POMONA_CACHE_DIR."
             )
     checkpoint = fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     if backend == "torch":
@@ -75,22 +102,22 @@ def load_sam(
     device_index: int = 0,
     threads: int = 0,
 ) -> SamBackend:
-    """Load a SAM, fetching and converting it first where that was not done before.
+    """Load a SAM; fetch and convert it first if that was not done before.
 
     Args:
-        entry: of the family "sam".
-        backend: what runs it.
-        model_store: where its files lie.
-        device_index: which CUDA device, where there is more than one.
+        entry: entry of the family "sam".
+        backend: backend to run it.
+        model_store: folders of its files.
+        device_index: index of the CUDA device, if there are several.
         threads: CPU threads of one inference on OpenVINO; 0 for all cores.
 
     Raises:
-        ValueError: an entry of another family.
-        WeightsError: the checkpoint cannot be had, or does not fit its architecture.
+        ValueError: the entry is of another family.
+        WeightsError: the checkpoint cannot be fetched, or does not fit its architecture.
         BackendError: the device or the model compiler failed.
     """
     path = _files_of_family("sam", entry, backend, model_store)
-    # Imported here: serving with OpenVINO needs no PyTorch in memory, and PyTorch no OpenVINO.
+    # Imported here: serving with OpenVINO must not load PyTorch, nor the other way round.
     if backend == "openvino":
         from models.backends.openvino_backend import OpenVinoSam
 
@@ -112,11 +139,11 @@ def load_unet(
     """Load a U-Net; arguments and errors are those of `load_sam`, for an entry of the family "unet"."""
     path = _files_of_family("unet", entry, backend, model_store)
     if backend == "openvino":
-        from models.backends.unet_openvino import OpenVinoUNet
+        from models.backends.openvino_backend import OpenVinoUNet
 
-        bf16 = model_store.unet_precision != "fp32" and multiplies_bf16() and not is_int8(path)
+        bf16 = model_store.unet_precision != "fp32" and has_bf16_instructions() and not is_int8(path)
         return OpenVinoUNet(path, threads=threads, bf16=bf16)
-    from models.backends.unet_torch import TorchUNet
+    from models.backends.torch_backend import TorchUNet
     from models.weights.checkpoints import load_state_dict
 
     return TorchUNet(entry.architecture, load_state_dict(path), _torch_device(device_index))
@@ -124,15 +151,15 @@ def load_unet(
 
 def _files_of_family(family: Family, entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:
     if entry.architecture.family != family:
-        raise ValueError(f"{entry.name} is a {entry.architecture}, of the family {entry.architecture.family!r}")
+        raise ValueError(f"{entry.name} must be of the family {family!r}, got {entry.architecture.family!r}")
     return ensure_files(entry, backend, model_store)
 
 
 def _converted(entry: CatalogueEntry, model_store: ModelStore) -> Path:
-    wished = converted_folder(entry, model_store.cache_dir, model_store.unet_precision)
-    if wished.is_dir() or _can_convert():
-        return wished
-    # Whoever converted for this machine could not try int8.
+    folder = converted_folder(entry, model_store.cache_dir, model_store.unet_precision)
+    if folder.is_dir() or _can_convert():
+        return folder
+    # The machine that converted for this one may not have been able to try int8.
     return converted_folder(entry, model_store.cache_dir, "fp32")
 
 

@@ -1,1 +1,1 @@
-"""Images to test, show and train with."""
+"""Annotated images: readers of their formats, samples, splits."""

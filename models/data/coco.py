@@ -1,8 +1,7 @@
-"""COCO's instances JSON (https://cocodataset.org/#format-data) -> items.
+"""Read COCO's instances JSON (https://cocodataset.org/#format-data).
 
-Outlines are filled by pixel centres, which may differ from pycocotools by a pixel along the edge. Groups
-(`iscrowd`) are IGNORE, as in COCO's own evaluation. Coordinates are pixels, so the image must have the size that the
-file says, upright.
+Outlines are filled by pixel centres, which may differ from pycocotools by a pixel along the edge. Groups (`iscrowd`)
+are IGNORE, as in COCO's own evaluation. Coordinates are pixels, so the upright image must have the stated size.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
-from models.data.image_files import ImageFolder
-from models.data.regions import Drawn, Region, paint, region_of_mask, region_of_rings
+from models.data.dataset import ClassMap, Dataset, ImageFolder, Item, Problem, name_items
+from models.data.regions import Region, paint, region_of_mask, region_of_rings
+from models.data.samples import LabelMaps
 from models.errors import DataError, MaskError
 from models.masks import MAX_PIXELS, Rle, decode_rle
 from models.types import BinaryMask, PixelClass, Size
@@ -55,10 +54,10 @@ class Objects:
     """The annotations of one image, as they are in the file.
 
     Attributes:
-        size: of the image, as the file says.
-        objects: the annotations.
-        categories: names by id.
-        classes: what the names mean.
+        size: size of the image, as the file states.
+        objects: annotations.
+        categories: category names by id.
+        classes: meaning of the names.
     """
 
     size: Size
@@ -66,8 +65,8 @@ class Objects:
     categories: Mapping[int | str, str]
     classes: ClassMap
 
-    def draw(self, size: Size) -> Drawn:
-        """Draw them; see `models.data.dataset.Annotation`."""
+    def rasterise(self, size: Size) -> LabelMaps:
+        """Rasterise the objects; see `models.data.dataset.Annotation`."""
         if size != self.size:
             raise DataError(
                 f"was annotated at {self.size.width} x {self.size.height} pixels, but the upright image has "
@@ -82,8 +81,8 @@ class Objects:
         return paint(regions, size)
 
     def content(self) -> bytes:
-        """The outlines with their class names as JSON, keys sorted."""
-        said = [
+        """Return the outlines with their class names as JSON with sorted keys."""
+        content = [
             {
                 "category": self.categories.get(each.get("category_id", "")),
                 "segmentation": each.get("segmentation"),
@@ -91,7 +90,7 @@ class Objects:
             }
             for each in self.objects
         ]
-        return json.dumps(said, sort_keys=True).encode()
+        return json.dumps(content, sort_keys=True).encode()
 
     def _region(self, annotation: _Json) -> Region:
         try:
@@ -99,14 +98,14 @@ class Objects:
         except ValidationError as error:
             raise DataError(_faults(error)) from error
         if checked.category_id not in self.categories:
-            raise DataError(f"is of category {checked.category_id}, which the file does not list")
+            raise DataError(f"has category {checked.category_id}, which the file does not list")
         pixel_class = self.classes.of_name(self.categories[checked.category_id])
         if checked.iscrowd:
             pixel_class = PixelClass.IGNORE
         if isinstance(checked.segmentation, _Runs):
             return region_of_mask(pixel_class, _decode(checked.segmentation, self.size))
         if not checked.segmentation:
-            raise DataError("has no outline, only a box; outlines or RLE are read")
+            raise DataError("has only a box; outlines or RLE are required")
         if any(len(ring) % 2 for ring in checked.segmentation):
             raise DataError("has an outline with an odd number of coordinates")
         return region_of_rings(pixel_class, [np.array(ring).reshape(-1, 2) for ring in checked.segmentation], self.size)
@@ -116,21 +115,21 @@ def open_coco(file: Path, content: _Json, images: ImageFolder, classes: ClassMap
     """List what a COCO file annotates.
 
     Args:
-        file: the JSON file, to name it in problems.
-        content: what it holds.
-        images: where the images are.
-        classes: what the category names mean.
+        file: the JSON file, named in problems.
+        content: parsed content of the file.
+        images: folder of the images.
+        classes: meaning of the category names.
 
     Returns:
-        The set: all images that are listed, those without annotations too, as images without fruit. An image that
-        is not there and an annotation of an image that is not listed are problems.
+        The set of all listed images; those without annotations are images without fruit. Missing images and annotations
+        of images that are not listed are problems.
 
     Raises:
-        DataError: no lists of images, annotations and categories, or a broken category.
+        DataError: a list of images, annotations or categories is missing, or a category is invalid.
     """
     lists = [content.get(key) for key in ("images", "annotations", "categories")]
     if not all(isinstance(each, list) for each in lists):
-        raise DataError(f"{file}: COCO's format has the lists 'images', 'annotations' and 'categories'.")
+        raise DataError(f"{file}: must have the lists 'images', 'annotations' and 'categories' of COCO's format.")
     listed, annotations, named = (each or [] for each in lists)
     categories = _categories(file, named)
     problems: list[Problem] = []
@@ -153,11 +152,11 @@ def open_coco(file: Path, content: _Json, images: ImageFolder, classes: ClassMap
             problems.append(Problem(file, f"image number {number}: {error.detail}"))
         else:
             if path in items:
-                problems.append(Problem(path, "is listed several times; the first counts"))
+                problems.append(Problem(path, "is listed several times; only the first counts"))
             size = Size(image.height, image.width)
             items.setdefault(path, Item(path, Objects(size, of_image[image.id], categories, classes)))
-    lost = of_image.keys() - seen
-    problems += [Problem(file, f"image {each} is annotated, but not listed") for each in sorted(map(str, lost))]
+    unlisted = of_image.keys() - seen
+    problems += [Problem(file, f"image {each} is annotated, but not listed") for each in sorted(map(str, unlisted))]
     return Dataset("coco", file, name_items(images.folder, items.values()), tuple(problems))
 
 
@@ -171,12 +170,12 @@ def _categories(file: Path, named: list[object]) -> dict[int | str, str]:
 
 def _decode(runs: _Runs, size: Size) -> BinaryMask:
     if runs.size != (size.height, size.width):
-        raise DataError(f"has RLE of size {list(runs.size)}; {[size.height, size.width]} is right")
+        raise DataError(f"must have RLE of size {[size.height, size.width]}, has {list(runs.size)}")
     if isinstance(runs.counts, str):
         return decode_rle(Rle(runs.size, runs.counts), max_pixels=MAX_PIXELS)
     # Compared before summing as numpy's integers: JSON's have no limit.
     if sum(runs.counts) != size.pixels:
-        raise DataError(f"has runs that do not add up to {size.pixels} pixels")
+        raise DataError(f"has RLE counts that do not add up to {size.pixels} pixels")
     values = np.arange(len(runs.counts)) % 2 == 1
     return np.repeat(values, runs.counts).reshape(size.width, size.height).T
 

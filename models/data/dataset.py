@@ -1,70 +1,71 @@
-"""A set of annotated images that loads them one at a time, and what is wrong with it."""
+"""A set of annotated images that loads them one at a time, its problems, and the files that annotations name."""
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tqdm import tqdm
 
 from models import images
-from models.data.regions import Drawn
-from models.data.samples import Sample
+from models.data.samples import LabelMaps, Sample
 from models.errors import DataError, ImageError, MaskError
 from models.masks import MAX_PIXELS
 from models.types import Image, PixelClass, Size
 
-_STUDY_NAMES: Final = {"Healthy": PixelClass.HEALTHY, "Infected": PixelClass.INFECTED}
-_STUDY_VALUES: Final = {0: PixelClass.BACKGROUND, 1: PixelClass.HEALTHY, 2: PixelClass.INFECTED}
+_DEFAULT_NAMES: Final = {"Healthy": PixelClass.HEALTHY, "Infected": PixelClass.INFECTED}
+_DEFAULT_VALUES: Final = {0: PixelClass.BACKGROUND, 1: PixelClass.HEALTHY, 2: PixelClass.INFECTED}
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMap:
-    """What the classes of an annotation mean.
+    """The pixel classes that the class names or mask values of an annotation mean.
 
-    A class that is not listed makes its image a problem; list it as BACKGROUND to leave its regions out, or as
-    IGNORE to neither train on nor count its pixels.
+    A class that is not listed makes its image a problem. List it as BACKGROUND to leave its regions out, or as IGNORE
+    to neither train on nor count its pixels.
 
     Attributes:
-        names: of class names, as Label Studio and COCO write them; upper and lower case differ.
-        values: of the values of index masks, 0 to 65535.
+        names: meaning of class names in Label Studio and COCO; case-sensitive.
+        values: meaning of the values of index masks, 0 to 65535.
     """
 
-    names: Mapping[str, PixelClass] = field(default_factory=lambda: dict(_STUDY_NAMES))
-    values: Mapping[int, PixelClass] = field(default_factory=lambda: dict(_STUDY_VALUES))
+    names: Mapping[str, PixelClass] = field(default_factory=lambda: dict(_DEFAULT_NAMES))
+    values: Mapping[int, PixelClass] = field(default_factory=lambda: dict(_DEFAULT_VALUES))
 
     @classmethod
     def of(cls, words: Mapping[str, str]) -> ClassMap:
-        """Add to the study's classes, or change them, by words as settings hold them.
+        """Extend or change the default classes (Healthy, Infected; 0, 1, 2) by words, as settings hold them.
 
         Args:
             words: class names or mask values to "background", "healthy", "infected", "fruit" or "ignore";
                 `{"Orange": "fruit"}` or `{"1": "fruit", "2": "fruit"}`.
 
         Returns:
-            The map; whole numbers count as names and as values.
+            The class map; whole numbers count as names and as values.
 
         Raises:
-            DataError: a word that is no pixel class.
+            DataError: a word is not a pixel class.
         """
-        names, values = dict(_STUDY_NAMES), dict(_STUDY_VALUES)
+        names, values = dict(_DEFAULT_NAMES), dict(_DEFAULT_VALUES)
         for key, word in words.items():
             if word.upper() not in PixelClass.__members__:
                 known = ", ".join(each.name.lower() for each in PixelClass)
-                raise DataError(f"The class {key!r} is mapped to {word!r}; what pixels may show is {known}.")
+                raise DataError(f"class {key!r} must be mapped to one of {known}, got {word!r}.")
             names[key] = PixelClass[word.upper()]
             if key.isascii() and key.isdecimal():
                 values[int(key)] = names[key]
         return cls(names, values)
 
     def of_name(self, name: str) -> PixelClass:
-        """What a class name means.
+        """Return the pixel class of a class name.
 
         Raises:
-            DataError: it is not listed.
+            DataError: the name is not listed.
         """
         if name not in self.names:
             raise DataError(f"the class {name!r} is not in the class map ({', '.join(self.names)})")
@@ -77,44 +78,44 @@ class Problem:
 
     Attributes:
         file: the image or the annotation file.
-        what: what is wrong with it.
+        message: what is wrong with it.
     """
 
     file: Path
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
+        return f"{self.file}: {self.message}"
 
 
 def unusable(root: Path, broken: Sequence[object]) -> DataError:
-    """The error that names all of a set's broken images.
+    """Make the error that lists all broken images of a set.
 
     Args:
-        root: of the set.
-        broken: what is wrong, a line each.
+        root: root of the set.
+        broken: problems, one a line.
     """
     listed = "\n".join(f"  {each}" for each in broken)
-    return DataError(f"{len(broken)} images of {root} cannot be used; mend them or leave them out:\n{listed}")
+    return DataError(f"{len(broken)} images of {root} cannot be used; fix or remove them:\n{listed}")
 
 
 class Annotation(Protocol):
-    """What somebody said about one image, not yet drawn."""
+    """The annotation of one image, not yet rasterised."""
 
-    def draw(self, size: Size) -> Drawn:
-        """Draw it for an upright image of that size.
+    def rasterise(self, size: Size) -> LabelMaps:
+        """Rasterise it for an upright image of a size.
 
         Raises:
-            DataError: it cannot be drawn, or is for an image of another size.
-            MaskError: an outline or a mask of it does not decode.
-            OSError: a file of it cannot be read.
+            DataError: the annotation is invalid, or was made for an image of another size.
+            MaskError: an outline or a mask does not decode.
+            OSError: a file cannot be read.
         """
 
     def content(self) -> bytes:
-        """What was said, the same bytes whenever the same was said.
+        """Return the content of the annotation as bytes; equal annotations give equal bytes.
 
         Raises:
-            OSError: a file of it cannot be read.
+            OSError: a file cannot be read.
         """
 
 
@@ -123,8 +124,8 @@ class Item:
     """An image and its annotation.
 
     Attributes:
-        image: its file.
-        annotation: what somebody said about it.
+        image: image file.
+        annotation: annotation of it.
     """
 
     image: Path
@@ -133,13 +134,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Annotated images, loaded one at a time; can be sent to other processes.
+    """Annotated images, loaded one at a time; can be pickled to other processes.
 
     Attributes:
         kind: "label-studio", "coco" or "folders".
-        root: what it was opened from.
-        items: by name.
-        problems: those seen on opening; `check` finds the others.
+        root: folder or file that it was opened from.
+        items: images by name.
+        problems: problems seen on opening; `check` finds the others.
     """
 
     kind: str
@@ -156,7 +157,7 @@ class Dataset:
         return tuple(sorted(self.items))
 
     def load(self, name: str) -> Sample:
-        """Read one image and draw its annotation.
+        """Read an image and rasterise its annotation.
 
         Args:
             name: one of `names`.
@@ -165,24 +166,24 @@ class Dataset:
             The sample.
 
         Raises:
-            DataError: no such name, or the image or its annotation cannot be used.
+            DataError: there is no such name, or the image or its annotation cannot be used.
         """
         if name not in self.items:
-            raise DataError(f"{self.root}: there is no image {name!r} in this set.")
+            raise DataError(f"{self.root}: no image {name!r} in this set.")
         try:
             return self._read(name)
         except DataError as error:
             raise DataError(f"{self.items[name].image}: {error.detail}") from error
 
     def check(self, names: Sequence[str] | None = None, *, progress: bool = True) -> tuple[Problem, ...]:
-        """Load every image once.
+        """Load every image once, and collect the problems.
 
         Args:
-            names: of these images; None for all.
-            progress: draw a bar on a terminal.
+            names: names of the images to load; None for all.
+            progress: whether to show a progress bar on a terminal.
 
         Returns:
-            All problems, those seen on opening first; none when every listed image can be used.
+            All problems, those seen on opening first; empty if every listed image can be used.
         """
         found = list(self.problems)
         listed = self.names if names is None else names
@@ -197,24 +198,24 @@ class Dataset:
         item = self.items[name]
         try:
             image = _decode(item.image)
-            drawn = item.annotation.draw(image.size)
+            labels = item.annotation.rasterise(image.size)
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror or error})") from error
         except (ImageError, MaskError) as error:
             raise DataError(error.detail) from error
-        return Sample(name, image.pixels, drawn.semantic, drawn.instances, drawn.instance_map)
+        return Sample(name, image.pixels, labels.semantic, labels.instances, labels.instance_map)
 
 
 def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
     """Name items by their files, without the ending.
 
     Args:
-        root: the folder of all images.
-        items: one for each image.
+        root: folder of all images.
+        items: one item for each image.
 
     Returns:
-        Items by the file's name; where several have the same, those by their path below `root`, with the ending where
-        even that is the same without it.
+        Items by file name; those whose file names are equal by their path below `root`, and with the ending if even
+        those paths are equal.
     """
     paths = [(item.image.relative_to(root), item) for item in items]
     stems = Counter(path.stem for path, _ in paths)
@@ -230,3 +231,105 @@ def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
 
 def _decode(path: Path) -> Image:
     return images.decode(path.read_bytes(), max_pixels=MAX_PIXELS)
+
+
+_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts it before the name of an upload
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the image files in a folder and below it, sorted, without hidden ones.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        found = [path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file()]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+class ImageFolder:
+    """The images of a folder, found by the names that annotation files give them.
+
+    Args:
+        folder: folder to search, with all folders below it.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in list_images(folder):
+            for name in {path.name, _stored_name(path.name)}:
+                self._by_name[name].append(path)
+
+    def find(self, reference: str) -> Path:
+        """Find an image by its file's name.
+
+        Args:
+            reference: name, path or URL, such as Label Studio's `/data/upload/1/1a2b3c4d-name.jpg` or
+                `/data/local-files/?d=folder/name.jpg`. Its folders only decide between files of the same name.
+
+        Returns:
+            The image's path.
+
+        Raises:
+            DataError: there is no such image, or several match equally well.
+        """
+        wanted = _path_of(reference)
+        for name in (wanted.name, _UPLOAD_PREFIX.sub("", wanted.name, count=1)):
+            found = self._by_name.get(name, [])
+            if len(found) > 1:
+                exact = self.folder / wanted
+                found = [exact] if exact in found else _closest(found, wanted)
+            if len(found) > 1:
+                raise DataError(f"several images are called {name!r}: {', '.join(map(str, found))}")
+            if found:
+                return found[0]
+        raise DataError(f"no image {wanted.name!r} in {self.folder}")
+
+
+def names_image(reference: str) -> bool:
+    """Tell whether a text can be the name, path or URL of a supported image."""
+    return _path_of(reference).suffix.lower() in _ENDINGS
+
+
+def _path_of(reference: str) -> PurePosixPath:
+    try:
+        url = urlsplit(reference.replace("\\", "/"))
+    except ValueError:  # brackets that are not an address
+        return PurePosixPath(reference)
+    if len(url.scheme) < 2:  # a path: it may hold "?", "#" or "%", and begin with a Windows drive
+        local = parse_qs(url.query).get("d") if url.path.rstrip("/").endswith("/data/local-files") else None
+        return PurePosixPath(local[0] if local else _unquoted(reference.replace("\\", "/"), url.path))
+    return PurePosixPath((parse_qs(url.query).get("d") or [unquote(url.path)])[0])
+
+
+def _unquoted(reference: str, path: str) -> str:
+    """Decode the path of an upload, which Label Studio writes as that of a URL; other tools write plain paths."""
+    return unquote(path) if path.startswith("/data/") else reference
+
+
+def _stored_name(name: str) -> str:
+    """Return the name under which Django, hence Label Studio, stores an uploaded file."""
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
+
+
+def _closest(found: list[Path], wanted: PurePosixPath) -> list[Path]:
+    """Return the paths that share the most folders with the wanted path, from the file upwards."""
+    shared = [_shared_tail(path, wanted) for path in found]
+    return [path for path, tail in zip(found, shared, strict=True) if tail == max(shared)]
+
+
+def _shared_tail(path: Path, wanted: PurePosixPath) -> int:
+    count = 0
+    # Without the file name, which already matches with or without the prefix of an upload.
+    for one, other in zip(reversed(path.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

@@ -1,8 +1,8 @@
-"""Plain folders -> items.
+"""Read annotated images from plain folders.
 
-images/NAME.jpg       photographs, in folders of their own if wanted; or .png, .webp, .bmp, .tif
-masks/NAME.png        index PNG: what every pixel shows, by value (0 background, 1 healthy, 2 infected, unless told)
-instances/NAME.png    optional: 8- or 16-bit index PNG, the number of the fruit, 0 for none
+images/NAME.jpg       photographs, also .png, .webp, .bmp or .tif; may lie in subfolders
+masks/NAME.png        index PNG of class values (by default 0 background, 1 healthy, 2 infected)
+instances/NAME.png    optional: 8- or 16-bit index PNG of fruit numbers, 0 for none
 split.json            optional; see `models.data.splits`
 """
 
@@ -15,39 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import images
-from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
-from models.data.image_files import list_images
-from models.data.regions import Drawn, list_instances
-from models.data.samples import InstanceMap
+from models.data.dataset import ClassMap, Dataset, Item, Problem, list_images, name_items
+from models.data.samples import InstanceMap, LabelMaps, list_instances
 from models.errors import DataError, ImageError
 from models.masks import MAX_PIXELS
 from models.types import PixelClass, SemanticMap, Size
 
-# Pillow's names for grey of 1 to 16 bits, and for a palette, whose indices count.
+# Pillow's names for grey of 1 to 16 bits, and for a palette, of which the indices are read.
 _INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
 
-_UNLISTED = 128  # no pixel class
+_UNLISTED = 128  # not a pixel class
 
 
 @dataclass(frozen=True, slots=True)
 class IndexMasks:
-    """Index PNGs of one image.
+    """The index PNGs of one image.
 
     Attributes:
-        mask: the file of classes.
-        instances: the file of fruit numbers, or None.
-        classes: what the values mean.
+        mask: file of class values.
+        instances: file of fruit numbers, or None.
+        classes: meaning of the values.
     """
 
     mask: Path
     instances: Path | None
     classes: ClassMap
 
-    def draw(self, size: Size) -> Drawn:
-        """Read them; see `models.data.dataset.Annotation`."""
+    def rasterise(self, size: Size) -> LabelMaps:
+        """Read the files; see `models.data.dataset.Annotation`."""
         semantic = self._semantic(_read_index(self.mask, size))
         if self.instances is None:
-            return Drawn(semantic)
+            return LabelMaps(semantic)
         numbers: InstanceMap = _read_index(self.instances, size).astype(np.uint16)
         stray = int(np.count_nonzero((numbers != 0) & (semantic == PixelClass.BACKGROUND)))
         if stray:
@@ -55,10 +53,10 @@ class IndexMasks:
                 f"{self.instances.parent.name} and {self.mask.parent.name} differ: {stray} pixels of fruits "
                 "are background in the mask"
             )
-        return Drawn(semantic, list_instances(semantic, numbers), numbers)
+        return LabelMaps(semantic, list_instances(semantic, numbers), numbers)
 
     def content(self) -> bytes:
-        """The files' bytes."""
+        """Return the bytes of the files."""
         return b"".join(each.read_bytes() for each in (self.mask, self.instances) if each is not None)
 
     def _semantic(self, values: NDArray[np.integer]) -> SemanticMap:
@@ -71,7 +69,7 @@ class IndexMasks:
         if unlisted.any():
             found = ", ".join(map(str, np.unique(values[unlisted])[:5]))
             known = ", ".join(f"{value} {each.name.lower()}" for value, each in self.classes.values.items())
-            raise DataError(f"the mask {self.mask.name} has values that the class map has not: {found} ({known})")
+            raise DataError(f"the mask {self.mask.name} has values outside the class map: {found} (it has {known})")
         return semantic
 
 
@@ -79,13 +77,13 @@ def open_folders(root: Path, photographs: Path, classes: ClassMap) -> Dataset:
     """List the images of a folder that have masks.
 
     Args:
-        root: holds `masks` and maybe `instances`.
-        photographs: the folder of photographs.
-        classes: what the masks' values mean.
+        root: folder of `masks` and, optionally, `instances`.
+        photographs: folder of the photographs.
+        classes: meaning of the mask values.
 
     Returns:
-        The set. An image without mask and a mask without image are problems; so are two images that differ in
-        their ending only, as one mask cannot be of both.
+        The set. Images without a mask and masks without an image are problems, and so are images that differ only in
+        their ending, because they would share a mask.
 
     Raises:
         DataError: a folder cannot be read.
@@ -100,7 +98,7 @@ def open_folders(root: Path, photographs: Path, classes: ClassMap) -> Dataset:
         if not mask.is_file():
             problems.append(Problem(image, f"has no mask {mask}"))
         elif numbered and not instances.is_file():
-            problems.append(Problem(image, f"has no instances {instances}, though others have"))
+            problems.append(Problem(image, f"has no instances {instances}, although others have"))
         elif mask in items:
             problems.append(Problem(image, f"shares its mask with {items[mask].image.name}; the first counts"))
         else:
@@ -117,7 +115,7 @@ def _read_index(path: Path, size: Size) -> NDArray[np.integer]:
     except (OSError, ImageError) as error:
         raise DataError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error
     if image.mode not in _INDEX_MODES:
-        raise DataError(f"{path.parent.name}/{path.name} has colours (mode {image.mode}); an index PNG is right")
+        raise DataError(f"{path.parent.name}/{path.name} must be an index PNG, has mode {image.mode}")
     if (image.height, image.width) != (size.height, size.width):
         raise DataError(
             f"{path.parent.name}/{path.name} has {image.width} x {image.height} pixels, but the upright image "

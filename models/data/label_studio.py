@@ -1,13 +1,13 @@
-"""Label Studio's JSON export, full or JSON-MIN -> items.
+"""Read Label Studio's JSON export, full or JSON-MIN.
 
-Read are polygons, brush masks, rectangles and ellipses, turned ones too. Coordinates are percent of the image as the
-browser showed it: upright. So a copy of another size will do, as long as its proportions are the same; but an
-annotation for the image as it lies in a file that asks to be turned is refused.
+Polygons, brush masks, rectangles and ellipses are read, rotated ones too. Coordinates are percentages of the image as
+the browser showed it: upright. A copy of another size therefore fits as long as its proportions are the same, but an
+annotation made without applying the EXIF orientation of the file is rejected.
 
-Of several annotations of an image the one marked as ground truth counts, else the last that was not cancelled. Results
-that are no regions (choices, ratings, texts, relations) and predictions are not read. An annotation without any region
-says that there is no fruit. JSON-MIN does not tell which results belong together, so there only regions that carry
-their class themselves are read.
+If an image has several annotations, the one marked as ground truth counts, otherwise the last one that was not
+cancelled. Results that are not regions (choices, ratings, texts, relations) and predictions are skipped. An annotation
+without any region means that there is no fruit. JSON-MIN does not say which results belong together, so only regions
+that carry their class themselves are read from it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
-from models.data.image_files import ImageFolder, names_image
-from models.data.regions import Drawn, paint
-from models.data.shapes import draw_result
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError
+
+from models.data.dataset import ClassMap, Dataset, ImageFolder, Item, Problem, name_items, names_image
+from models.data.regions import Region, paint, region_of_mask, region_of_rings
+from models.data.samples import LabelMaps
 from models.errors import DataError
-from models.types import Size
+from models.masks import MAX_PIXELS
+from models.types import PixelClass, Size
 
 _Json: TypeAlias = Mapping[str, Any]
 
@@ -35,25 +40,25 @@ class Results:
     """The results of one annotation, as they are in the file.
 
     Attributes:
-        results: those with a `value`.
-        classes: what their labels mean.
+        results: results with a `value`.
+        classes: meaning of their labels.
     """
 
     results: Sequence[_Json]
     classes: ClassMap
 
-    def draw(self, size: Size) -> Drawn:
-        """Draw them; see `models.data.dataset.Annotation`."""
+    def rasterise(self, size: Size) -> LabelMaps:
+        """Rasterise the results; see `models.data.dataset.Annotation`."""
         regions = []
         for number, result in enumerate(self.results, start=1):
             try:
-                regions.append(draw_result(result, self.classes, size))
+                regions.append(region_of_result(result, self.classes, size))
             except DataError as error:
                 raise DataError(f"region {result.get('id') or number}: {error.detail}") from error
         return paint(regions, size)
 
     def content(self) -> bytes:
-        """The results as JSON, keys sorted."""
+        """Return the results as JSON with sorted keys."""
         return json.dumps(self.results, sort_keys=True).encode()
 
 
@@ -61,14 +66,14 @@ def open_label_studio(export: Path, tasks: Sequence[object], images: ImageFolder
     """List what an export annotates.
 
     Args:
-        export: the JSON file, to name it in problems.
-        tasks: what it holds.
-        images: where the images are.
-        classes: what the labels mean.
+        export: the JSON file, named in problems.
+        tasks: parsed content of the file.
+        images: folder of the images.
+        classes: meaning of the labels.
 
     Returns:
-        The set. A task without annotation, with cancelled ones only, or without its image is a problem, and so is a
-        second one of the same image.
+        The set. Tasks without an annotation, with only cancelled annotations, or without their image are problems, and
+        so is a second task of the same image.
     """
     items: dict[Path, Item] = {}
     problems: list[Problem] = []
@@ -80,26 +85,26 @@ def open_label_studio(export: Path, tasks: Sequence[object], images: ImageFolder
             problems.append(Problem(export, f"task {identity}: {error.detail}"))
             continue
         if item.image in items:
-            problems.append(Problem(item.image, "is annotated by several tasks; the first counts"))
+            problems.append(Problem(item.image, "is annotated by several tasks; only the first counts"))
         items.setdefault(item.image, item)
     return Dataset("label-studio", export, name_items(images.folder, items.values()), tuple(problems))
 
 
 def _item(task: object, images: ImageFolder, classes: ClassMap) -> Item:
     if not isinstance(task, Mapping):
-        raise DataError("is not an object")
+        raise DataError("must be an object")
     results = _results(task)
     return Item(_image(task, images), Results(results, classes))
 
 
 def _image(task: _Json, images: ImageFolder) -> Path:
-    data = task.get("data", task)  # JSON-MIN has the data's keys at the top
+    data = task.get("data", task)  # JSON-MIN has the keys of the data at the top
     references = [task.get("file_upload"), data.get("image") if isinstance(data, Mapping) else None]
     if isinstance(data, Mapping):
         references += data.values()
     named = [each for each in references if isinstance(each, str) and names_image(each)]
     if not named:
-        raise DataError("names no image; a URL or path that ends like one, such as .jpg, is right")
+        raise DataError("must name an image by a URL or path with an image ending such as .jpg")
     for reference in named[:-1]:
         try:
             return images.find(reference)
@@ -113,23 +118,23 @@ def _results(task: _Json) -> list[_Json]:
         return list(_minimal_results(task))
     annotations = task["annotations"]
     if not isinstance(annotations, list) or not all(isinstance(each, Mapping) for each in annotations):
-        raise DataError("has 'annotations' that are no list of objects")
+        raise DataError("must have a list of objects as 'annotations'")
     if not annotations:
         raise DataError("is not annotated")
     kept = [each for each in annotations if not each.get("was_cancelled")]
     if not kept:
         raise DataError("was skipped by its annotator")
     chosen = next((each for each in kept if each.get("ground_truth")), None)
-    # Written as ISO 8601 in one time zone, so they sort as text; of equal ones the last.
+    # Written as ISO 8601 in one time zone, so they sort as text; of equal times the last counts.
     chosen = chosen or max(reversed(kept), key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""))
     results = chosen.get("result")
     if not isinstance(results, list) or not all(isinstance(each, Mapping) for each in results):
-        raise DataError("has an annotation whose 'result' is no list of objects")
+        raise DataError("must have a list of objects as 'result' of its annotation")
     return list(_regions(results))
 
 
 def _minimal_results(task: _Json) -> Iterator[_Json]:
-    """Results as the full export has them: JSON-MIN writes `value` and the size into one object."""
+    """Convert results to the form of the full export: JSON-MIN writes `value` and the size into one object."""
     if task.get("annotation_id") is None:
         raise DataError("is not annotated")
     for key, values in task.items():
@@ -141,7 +146,7 @@ def _minimal_results(task: _Json) -> Iterator[_Json]:
 
 
 def _regions(results: Sequence[_Json]) -> Iterator[_Json]:
-    """The regions with their class; the shape alone that some projects write as well is left out."""
+    """Select regions with a class, without the duplicate shapes that some projects also write."""
     labelled = {each.get("id") for each in results if _has_labels(each)}
     for result in results:
         if _has_labels(result) or (result.get("type") in _REGIONS and result.get("id") not in labelled):
@@ -150,3 +155,224 @@ def _regions(results: Sequence[_Json]) -> Iterator[_Json]:
 
 def _has_labels(result: _Json) -> bool:
     return str(result.get("type", "")).endswith("labels")
+
+
+_HALF_COVERED: Final = 128
+_ELLIPSE_VERTICES: Final = 720  # within 0.001 % of the radius
+
+
+class _Polygon(BaseModel):
+    points: list[tuple[FiniteFloat, FiniteFloat]] = Field(min_length=3)
+    closed: Literal[True] = True
+
+
+class _Rectangle(BaseModel):
+    x: FiniteFloat
+    y: FiniteFloat
+    width: PositiveFloat
+    height: PositiveFloat
+    rotation: FiniteFloat = 0
+
+
+class _Ellipse(BaseModel):
+    x: FiniteFloat
+    y: FiniteFloat
+    radius_x: PositiveFloat = Field(alias="radiusX")
+    radius_y: PositiveFloat = Field(alias="radiusY")
+    rotation: FiniteFloat = 0
+
+
+class _Brush(BaseModel):
+    format: Literal["rle"]
+    rle: list[Annotated[int, Field(ge=0, le=255)]]
+
+
+class _Result(BaseModel):
+    original_width: PositiveInt
+    original_height: PositiveInt
+    image_rotation: float | None = None
+    value: dict[str, Any]
+
+
+_Shape: TypeAlias = _Polygon | _Rectangle | _Ellipse | _Brush
+
+# By a key that only this shape has.
+_SHAPES: Final[Mapping[str, type[_Shape]]] = {
+    "points": _Polygon,
+    "rle": _Brush,
+    "radiusX": _Ellipse,
+    "height": _Rectangle,
+}
+
+
+def region_of_result(result: Mapping[str, Any], classes: ClassMap, size: Size) -> Region:
+    """Rasterise one result.
+
+    Args:
+        result: result with `type`, `original_width`, `original_height` and `value`, as in the full export.
+        classes: meaning of its label.
+        size: size of the upright image.
+
+    Raises:
+        DataError: the class is not listed, the shape is not supported or invalid, the annotated image had other
+            proportions, or the region covers no pixel.
+    """
+    try:
+        checked = _Result.model_validate(result)
+        kind = next((key for key in _SHAPES if key in checked.value), None)
+        if kind is None:
+            raise DataError(f"must be a polygon, brush mask, rectangle or ellipse, got {result.get('type', 'no type')}")
+        shape = _SHAPES[kind].model_validate(checked.value)
+    except ValidationError as error:
+        raise DataError("; ".join(_fault(details["loc"], details["msg"]) for details in error.errors()[:3])) from error
+    if checked.image_rotation:
+        raise DataError(f"was drawn on an image rotated by {checked.image_rotation:g} degrees; rotate it back first")
+    pixel_class = _class_of(checked.value, classes)
+    labelled = Size(checked.original_height, checked.original_width)
+    check_proportions(labelled, size)
+    match shape:
+        case _Brush():
+            return region_of_mask(pixel_class, _brush_mask(bytes(shape.rle), labelled, size))
+        case _Polygon():
+            ring = np.array(shape.points) * _percent(size)
+        case _Rectangle():
+            ring = _rectangle(shape, size)
+        case _Ellipse():
+            ring = _ellipse(shape, size)
+    return region_of_rings(pixel_class, [ring], size)
+
+
+def check_proportions(labelled: Size, size: Size) -> None:
+    """Reject an annotation that was made for an image of other proportions.
+
+    Args:
+        labelled: size of the image according to the annotation.
+        size: size of the upright image.
+
+    Raises:
+        DataError: the proportions differ by more than rounding a copy to whole pixels explains.
+    """
+    if labelled == size:
+        return
+    turned = (labelled.height, labelled.width) == (size.width, size.height)
+    off = abs(labelled.width * size.height - labelled.height * size.width)
+    if turned or off > labelled.width + labelled.height:
+        hint = "; it was annotated without applying its EXIF orientation" if turned else ""
+        raise DataError(
+            f"was annotated at {labelled.width} x {labelled.height} pixels, but the upright image has "
+            f"{size.width} x {size.height}{hint}"
+        )
+
+
+def _fault(where: tuple[int | str, ...], what: str) -> str:
+    return f"{'.'.join(map(str, where)) or 'value'}: {what}"
+
+
+def _class_of(value: Mapping[str, Any], classes: ClassMap) -> PixelClass:
+    names = [name for key, each in value.items() if key.endswith("labels") and isinstance(each, list) for name in each]
+    if not names:
+        raise DataError("has no class")
+    found = {classes.of_name(str(name)) for name in names}
+    if len(found) > 1:
+        raise DataError(f"must have one class, has {', '.join(map(str, names))}")
+    return found.pop()
+
+
+def _percent(size: Size) -> NDArray[np.float64]:
+    return np.array([size.width, size.height]) / 100
+
+
+def _brush_mask(rle: bytes, labelled: Size, size: Size) -> NDArray[np.bool_]:
+    alpha = decode_brush(rle, labelled)
+    if labelled != size:
+        alpha = np.asarray(cv2.resize(alpha, (size.width, size.height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    mask: NDArray[np.bool_] = alpha >= _HALF_COVERED
+    return mask
+
+
+def _rectangle(shape: _Rectangle, size: Size) -> NDArray[np.float64]:
+    """Return the corners, rotated clockwise about the corner that was the upper left one."""
+    corner = np.array([shape.x, shape.y]) * _percent(size)
+    sides = np.array([[0, 0], [shape.width, 0], [shape.width, shape.height], [0, shape.height]]) * _percent(size)
+    return corner + sides @ _rotation(shape.rotation)
+
+
+def _ellipse(shape: _Ellipse, size: Size) -> NDArray[np.float64]:
+    """Return points of the outline, rotated clockwise about the centre."""
+    angles = np.linspace(0, 2 * np.pi, _ELLIPSE_VERTICES, endpoint=False)
+    radii = np.array([shape.radius_x, shape.radius_y]) * _percent(size)
+    around = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii
+    return np.array([shape.x, shape.y]) * _percent(size) + around @ _rotation(shape.rotation)
+
+
+def _rotation(degrees: float) -> NDArray[np.float64]:
+    """Return the matrix that rotates row vectors [x, y], y down, clockwise."""
+    angle = np.deg2rad(degrees)
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+
+_CHANNELS: Final = 4
+_WORD_BITS: Final = 8
+_HEADER_BITS: Final = 32 + 5 + 4 * 4
+_PADDING: Final = bytes(8)  # reading a few bytes at once never runs over the end
+
+
+def decode_brush(data: bytes, size: Size) -> NDArray[np.uint8]:
+    """Decode a brush mask. Its run-length encoding is not COCO's.
+
+    A brush mask is an RGBA image, row by row, of which only alpha counts, packed as the library @thi.ng/rle-pack does
+    (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack): a bit stream, highest bit first. A header gives
+    the number of words (32 bits), the bits of a word less 1 (5 bits) and four lengths less 1 of counts (4 bits each).
+    Chunks follow: one bit that distinguishes a repeated word from a list of words, two bits that choose the length of
+    the count, the count less 1, and the one word or the list of words.
+
+    Args:
+        data: the numbers of `value.rle` as bytes.
+        size: size of the image when it was painted: `original_height`, `original_width`.
+
+    Returns:
+        uint8 (height, width): alpha, 0 for no paint to 255; strokes have smooth edges.
+
+    Raises:
+        DataError: the mask is too large or of another size, or the stream ends early or has too many words.
+    """
+    if size.pixels > MAX_PIXELS:
+        raise DataError(f"the brush mask must have at most {MAX_PIXELS} pixels, has {size.pixels}")
+    if len(data) * 8 < _HEADER_BITS:
+        raise DataError(f"the brush mask's {len(data)} bytes are too few for its header")
+    header = int.from_bytes(data[:7], "big") >> (56 - _HEADER_BITS)
+    words, word_bits = header >> 21, (header >> 16 & 31) + 1
+    if words != size.pixels * _CHANNELS or word_bits != _WORD_BITS:
+        raise DataError(
+            f"the brush mask must have {_CHANNELS} words of {_WORD_BITS} bits for each of {size.height} x {size.width} "
+            f"pixels, has {words} words of {word_bits} bits"
+        )
+    count_bits = [(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
+    return _unpack(data, words, count_bits)[_CHANNELS - 1 :: _CHANNELS].reshape(size.height, size.width)
+
+
+def _unpack(data: bytes, words: int, count_bits: list[int]) -> NDArray[np.uint8]:
+    stream = data + _PADDING
+    stored = np.frombuffer(stream, np.uint8).astype(np.uint16)
+    unpacked = np.zeros(words, np.uint8)
+    at, done, end = _HEADER_BITS, 0, len(data) * 8
+    while done < words:
+        # At most 1 + 2 + 16 + 8 bits, starting anywhere in a byte.
+        window = int.from_bytes(stream[at >> 3 : (at >> 3) + 5], "big") << (at & 7) & 0xFFFFFFFFFF
+        bits = count_bits[window >> 37 & 3]
+        count = (window >> (37 - bits) & (1 << bits) - 1) + 1
+        repeated = window >> 39
+        first = at + 3 + bits
+        at = first + (_WORD_BITS if repeated else count * _WORD_BITS)
+        if at > end:
+            raise DataError(f"the brush mask ends after {done} of {words} words")
+        if done + count > words:
+            raise DataError(f"the brush mask has more than its {words} words")
+        if repeated:
+            unpacked[done : done + count] = window >> (29 - bits) & 255
+        else:
+            byte, shift = first >> 3, first & 7
+            pieces = stored[byte : byte + count + 1]
+            unpacked[done : done + count] = (pieces[:-1] << shift | pieces[1:] >> (8 - shift)) & 255
+        done += count
+    return unpacked

@@ -1,4 +1,4 @@
-"""One annotated image, whatever it was read from."""
+"""One annotated image, whatever format it was read from."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from models.masks import bounding_box
 from models.types import PixelClass, Pixels, SemanticMap, Size
 
 InstanceMap: TypeAlias = NDArray[np.uint16]
-"""Which fruit every pixel belongs to: uint16 (height, width) of `Instance.id`, 0 where there is none."""
+"""The fruit that each pixel belongs to: uint16 (height, width) of `Instance.id`, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +20,9 @@ class Instance:
     """One fruit of an image.
 
     Attributes:
-        id: its number in the instance map, at least 1.
+        id: number in the instance map, at least 1.
         box: half-open box of its visible pixels, in whole pixels.
-        pixel_class: HEALTHY, INFECTED where any of it is, or FRUIT where nobody said.
+        pixel_class: INFECTED if any of it is, otherwise HEALTHY, or FRUIT if its health is unknown.
     """
 
     id: int
@@ -30,16 +31,25 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LabelMaps:
+    """An annotation, pixel by pixel; the attributes are those of `Sample`."""
+
+    semantic: SemanticMap
+    instances: tuple[Instance, ...] = ()
+    instance_map: InstanceMap | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """An annotated image.
 
     Attributes:
-        name: of its file, without the ending; unique in its set.
+        name: file name without the ending; unique in its set.
         pixels: uint8 (height, width, 3), RGB, EXIF orientation applied.
-        semantic: uint8 (height, width) of `PixelClass`; INFECTED are the infected pixels alone, where the annotation
-            tells them from the rest of the fruit.
-        instances: by id.
-        instance_map: uint16 (height, width), None where fruits were not told apart.
+        semantic: uint8 (height, width) of `PixelClass`; only infected pixels are INFECTED, if the annotation separates
+            them from the rest of the fruit.
+        instances: fruits by id.
+        instance_map: uint16 (height, width); None if the annotation does not separate fruits.
     """
 
     name: str
@@ -52,3 +62,28 @@ class Sample:
     def size(self) -> Size:
         """Size of the image."""
         return Size(self.pixels.shape[0], self.pixels.shape[1])
+
+
+def list_instances(semantic: SemanticMap, instance_map: InstanceMap) -> tuple[Instance, ...]:
+    """List the fruits of an image by number.
+
+    Args:
+        semantic: uint8 (height, width) of `PixelClass`.
+        instance_map: uint16 (height, width), 0 where there is no fruit.
+
+    Returns:
+        The fruits: INFECTED if any pixel is, otherwise the class of most pixels, HEALTHY or FRUIT.
+    """
+    listed = []
+    for number in np.flatnonzero(np.bincount(instance_map.ravel())[1:]) + 1:
+        x0, y0, x1, y1 = box = bounding_box(instance_map == number)
+        pixels = semantic[y0:y1, x0:x1][instance_map[y0:y1, x0:x1] == number]
+        listed.append(Instance(int(number), box, _class_of(pixels)))
+    return tuple(listed)
+
+
+def _class_of(pixels: SemanticMap) -> PixelClass:
+    if (pixels == PixelClass.INFECTED).any():
+        return PixelClass.INFECTED
+    healthy = np.count_nonzero(pixels == PixelClass.HEALTHY)
+    return PixelClass.HEALTHY if healthy > np.count_nonzero(pixels == PixelClass.FRUIT) else PixelClass.FRUIT

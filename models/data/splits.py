@@ -1,8 +1,8 @@
-"""Divides images into parts to train, validate and test on, which share no image.
+"""Split images into parts for training, validation and testing, which share no image.
 
-A split by content looks at each image's bytes alone: it is the same on every machine, copies of an image under other
-names fall into the same part, and an image that was in a part stays there when others are added. It knows nothing of
-frames of the same scene: where there are such, write a split file that keeps them together.
+A split by content depends only on the bytes of each image: it is the same on every machine, copies of an image under
+other names fall into the same part, and an image stays in its part when others are added. It knows nothing of frames of
+the same scene; if there are any, write a split file that keeps them together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.data.dataset import Dataset, Item
 from models.errors import DataError
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import sha256_of
 
 SPLIT_FILE: Final = "split.json"
 
@@ -35,40 +35,42 @@ class Split:
     """Parts of a set that share no image.
 
     Attributes:
-        parts: names of images, sorted, by the part's name: "train", "val", "test", and others that a file adds.
-        unused: names that are in no part.
+        parts: sorted names of images by part: "train", "val", "test", and others that a file adds.
+        unused: names of images in no part.
     """
 
     parts: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...] = ()
 
     def of(self, part: str) -> tuple[str, ...]:
-        """Names of one part.
+        """Return the names of one part.
 
         Raises:
-            DataError: there is no such part, or nothing in it.
+            DataError: there is no such part, or it is empty.
         """
         if not self.parts.get(part):
-            raise DataError(f"The split has no images for {part!r}; it has them for {', '.join(self.parts)}.")
+            raise DataError(f"The split has no images for {part!r}; its parts are {', '.join(self.parts)}.")
         return self.parts[part]
 
 
 def split_by_content(dataset: Dataset, *, validation: float = 0.15, test: float = 0.15) -> Split:
-    """Divide by the hash of each image's bytes.
+    """Split by the hash of each image's bytes.
 
     Args:
-        dataset: the images.
-        validation: share to validate on, 0 to 1; met only on average, as each image falls on its own.
+        dataset: images to split.
+        validation: share to validate on, 0 to 1; met only on average, because each image is assigned on its own.
         test: share to test on.
 
     Returns:
         The parts "train", "val" and "test".
 
     Raises:
-        DataError: shares that leave nothing to train on, or an image that cannot be read.
+        DataError: the shares leave nothing to train on, or an image cannot be read.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise DataError(f"Shares of {validation} to validate and {test} to test leave nothing to train on.")
+        raise DataError(
+            f"validation and test must be at least 0 and leave something to train on, got {validation} and {test}."
+        )
     parts: dict[str, list[str]] = {TRAIN: [], VALIDATION: [], TEST: []}
     for name, digest in _digests(dataset).items():
         place = int(digest[:16], 16) / 16**16
@@ -77,26 +79,22 @@ def split_by_content(dataset: Dataset, *, validation: float = 0.15, test: float 
 
 
 def read_split(file: Path, dataset: Dataset) -> Split:
-    """Read parts from a file.
+    """Read a split from a file.
 
     Args:
-        file: JSON, an object of lists of names: `{"train": ["a", "b"], "val": ["c"], "test": ["d"]}`; any other parts
-            too.
-        dataset: the images that it divides.
-
-    Returns:
-        The parts.
+        file: JSON object of lists of names, `{"train": ["a", "b"], "val": ["c"], "test": ["d"]}`; other parts may be
+            added.
+        dataset: images that it splits.
 
     Raises:
-        DataError: not such a file, a name that is not in the set, or an image that is in two parts, be it under two
-            names.
+        DataError: the file is not a split, a name is not in the set, or an image is in two parts, even under two names.
     """
     try:
         listed = _FILE.validate_json(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
     except ValidationError as error:
-        raise DataError(f"{file}: a split is an object of lists of names, such as train, val and test.") from error
+        raise DataError(f"{file}: must be a JSON object of lists of names, such as train, val and test.") from error
     unknown = sorted({name for names in listed.values() for name in names} - dataset.items.keys())
     if unknown:
         raise DataError(f"{file}: {len(unknown)} names are not in the set: {', '.join(unknown[:5])}.")
@@ -123,23 +121,23 @@ def write_split(file: Path, split: Split) -> None:
 
 
 def data_hash(dataset: Dataset, names: Iterable[str]) -> str:
-    """Name the data that a model learned from or was measured with, for its card.
+    """Hash the data that a model was trained on or measured with.
 
     Args:
-        dataset: the images.
-        names: those that count; their order does not.
+        dataset: images.
+        names: names of the images that count, in any order.
 
     Returns:
-        64 hex digits of SHA-256 over the images' bytes and what their annotations say; not over names, nor over what
-        the class map makes of it.
+        64 hex digits of SHA-256 over the bytes of the images and the contents of their annotations, but not over names
+        or the class map.
 
     Raises:
-        DataError: a name that is not in the set, or a file that cannot be read.
+        DataError: a name is not in the set, or a file cannot be read.
     """
     chosen = sorted(set(names))
     missing = [name for name in chosen if name not in dataset.items]
     if missing:
-        raise DataError(f"{dataset.root}: there is no image {missing[0]!r} in this set.")
+        raise DataError(f"{dataset.root}: no image {missing[0]!r} in this set.")
     whole = hashlib.sha256()
     for digest in sorted(_annotated_digest(dataset.items[name]) for name in chosen):
         whole.update(digest)
@@ -148,14 +146,14 @@ def data_hash(dataset: Dataset, names: Iterable[str]) -> str:
 
 def _annotated_digest(item: Item) -> bytes:
     try:
-        said = hashlib.sha256(item.annotation.content()).hexdigest()
+        content = hashlib.sha256(item.annotation.content()).hexdigest()
     except OSError as error:
         raise DataError(f"{item.image}: its annotation cannot be read ({error.strerror}).") from error
-    return hashlib.sha256(f"{_digest(item)} {said}".encode()).digest()
+    return hashlib.sha256(f"{_digest(item)} {content}".encode()).digest()
 
 
 def _digests(dataset: Dataset) -> dict[str, str]:
-    with ThreadPoolExecutor(max_workers=4) as pool:  # the disk is what takes long
+    with ThreadPoolExecutor(max_workers=4) as pool:  # reading from disk takes longest
         return dict(zip(dataset.names, pool.map(_digest, (dataset.items[name] for name in dataset.names)), strict=True))
 
 

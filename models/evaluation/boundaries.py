@@ -13,8 +13,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from models.evaluation.metrics import check_same_size
 from models.masks import bounding_box
+from models.metrics import check_same_size
 from models.types import BinaryMask
 
 TOLERANCE: Final = 0.0075

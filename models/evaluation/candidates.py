@@ -17,7 +17,7 @@ from models.evaluation.named_models import find_models
 from models.evaluation.sam_subject import SamCandidate, SamSetup
 from models.evaluation.unet_subject import UNetCandidate
 from models.sam.constants import INPUT_SIDE, PADDING_STEP
-from models.training.run_folder import RunFolder
+from models.weights.run_folder import RunFolder
 
 NONE: Final = "none"
 """Leaves a family out."""

@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 
 from models.backends.load import ModelStore, choose_backend
 from models.catalog import load_catalogue
+from models.data.sources import DataSource, add_data_arguments
 from models.evaluation.candidates import NONE, Asked, Place, open_panel
 from models.evaluation.data_sets import ALL, data_sets
 from models.evaluation.errors import CannotEvaluate
@@ -20,8 +21,6 @@ from models.evaluation.measuring import measure_set
 from models.evaluation.provenance import commit, machine
 from models.evaluation.results import ImageFile, Results, write_results
 from models.evaluation.shots import ImageSet, rendered_set
-from models.training.data_arguments import add_data_arguments
-from models.training.data_sources import DataSource
 
 RESULTS: Final = "results.json"
 

@@ -9,12 +9,11 @@ from typing import Final
 from tqdm import tqdm
 
 from models.data.dataset import ClassMap, Dataset, unusable
-from models.data.opening import open_dataset
+from models.data.sources import DataSource, find_split, open_dataset
 from models.data.splits import TEST, Split, data_hash
 from models.errors import DataError
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.shots import ImageSet, Shot
-from models.training.data_sources import DataSource, divided
 from models.types import PixelClass
 
 EXTRA_TEST: Final = "extra_test"
@@ -51,7 +50,7 @@ def data_sets(sources: Sequence[DataSource], parts: Sequence[str], *, progress: 
 
 def _sets_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[ImageSet]:
     dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
-    split, divided_by = divided(dataset, source)
+    split, divided_by = find_split(dataset, source)
     wanted = list(dict.fromkeys(parts)) or [TEST, *([EXTRA_TEST] if split.parts.get(EXTRA_TEST) else [])]
     return [_part(name, dataset, split, (part, divided_by), progress=progress) for part in wanted]
 

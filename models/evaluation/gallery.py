@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from models.data.samples import Sample
 from models.evaluation.answers import Answer
-from models.evaluation.metrics import is_fruit
 from models.evaluation.results import ImageFile
+from models.metrics import is_fruit
 from models.types import BinaryMask, PixelClass, Pixels
 
 KEPT: Final = 3

@@ -11,8 +11,8 @@ import safetensors
 from models.catalog import Architecture, CatalogueEntry, Family, LocalFile, read_models_file
 from models.errors import UnknownModel
 from models.evaluation.errors import CannotEvaluate
-from models.training.run_folder import RunFolder
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import sha256_of
+from models.weights.run_folder import RunFolder
 
 
 def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntry]) -> list[CatalogueEntry]:

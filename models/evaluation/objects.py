@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.data.samples import InstanceMap
 from models.errors import DataError
-from models.evaluation.metrics import check_same_size
+from models.metrics import check_same_size
 from models.types import BinaryMask
 
 

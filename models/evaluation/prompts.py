@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 
 from models.data.samples import Sample
-from models.training.sam_clicks import centre_of
-from models.types import BinaryMask, Box, PixelClass, Point, Prompt, Size
+from models.sam.clicks import CAREFUL_USER, centre_point, jittered_box
+from models.types import BinaryMask, PixelClass, Prompt
 
-JITTER: Final = 0.05
+JITTER: Final = CAREFUL_USER.deviation
 """Standard deviation of each of a box's sides, as a share of the box's length across that side."""
 
-FURTHEST: Final = 2.0
+FURTHEST: Final = CAREFUL_USER.most_deviations
 """Most that a side moves, in standard deviations."""
 
 
@@ -51,32 +51,5 @@ def wanted_fruits(sample: Sample, seed: int) -> list[Wanted]:
         box = jittered_box(instance.box, sample.size, rng)
         mask = (sample.instance_map == instance.id) & counted
         if mask.any():
-            found.append(Wanted(mask, Prompt(box=box, multimask=False), Prompt(points=(_centre(mask, instance.box),))))
+            found.append(Wanted(mask, Prompt(box=box, multimask=False), Prompt((centre_point(mask, instance.box),))))
     return found
-
-
-def jittered_box(box: tuple[int, int, int, int], size: Size, rng: np.random.Generator) -> Box:
-    """Move each side of a box by normal noise, as nobody draws boxes to the pixel.
-
-    Args:
-        box: half-open `[x0, y0, x1, y1)` in whole pixels, not empty.
-        size: of the image.
-        rng: draws the noise.
-
-    Returns:
-        A box within the image, at least a pixel wide and high; each side at most `JITTER * FURTHEST` of the box's
-        length from where it was, so sides never swap.
-    """
-    x0, y0, x1, y1 = box
-    lengths = np.array([x1 - x0, y1 - y0] * 2, np.float64)
-    moved = np.asarray(box, np.float64) + JITTER * lengths * np.clip(rng.normal(size=4), -FURTHEST, FURTHEST)
-    limits = np.array([size.width, size.height], np.float64)
-    low = np.clip(moved[:2], 0, limits - 1)
-    high = np.clip(moved[2:], low + 1, limits)
-    return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-
-
-def _centre(mask: BinaryMask, box: tuple[int, int, int, int]) -> Point:
-    x0, y0, x1, y1 = box
-    x, y = centre_of(mask[y0:y1, x0:x1])
-    return Point(x0 + x, y0 + y)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from models.backends.base import BackendName
-from models.backends.cpu_share import quota
+from models.backends.cpu import cpu_quota
 
 UNKNOWN: Final = "unknown"
 
@@ -31,7 +31,7 @@ def machine(backend: BackendName, threads: int) -> dict[str, str]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     told = {
         "processor": names[0] if names else platform.processor() or UNKNOWN,
-        "cores": str(quota() or os.cpu_count() or UNKNOWN),
+        "cores": str(cpu_quota() or os.cpu_count() or UNKNOWN),
         "backend": backend,
         "threads": str(threads) if threads else "all",
         "python": platform.python_version(),

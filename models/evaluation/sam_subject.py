@@ -12,13 +12,13 @@ from models import images
 from models.backends.base import Embedding, SamBackend
 from models.catalog import CatalogueEntry
 from models.evaluation.answers import Answer, Prompted, Stopwatch
-from models.evaluation.metrics import mask_iou
 from models.evaluation.prompts import FURTHEST, JITTER, Wanted, wanted_fruits
 from models.evaluation.results import Subject
 from models.evaluation.shots import Shot
 from models.evaluation.unet_subject import Inspected
 from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import MAX_PIXELS
+from models.metrics import mask_iou
 from models.refinement import cut_out, prompt_for, refined
 from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import masks_of

@@ -17,7 +17,7 @@ RENDERED: Final = "rendered"
 
 FIRST_SEED: Final = 0
 END_OF_SEEDS: Final = 500_000
-"""From here on scenes are validated and trained on, see `models.training.unet_images`."""
+"""From here on scenes are validated and trained on, see `models.training.unet_data`."""
 
 SIZES: Final = (Size(224, 448), Size(480, 640), Size(768, 1024), Size(640, 480))
 """Of rendered scenes, in turn."""

@@ -18,7 +18,8 @@ from models.data.samples import Sample
 from models.errors import DataError
 from models.evaluation.bootstrap import Estimate, Statistic, estimate
 from models.evaluation.boundaries import TOLERANCE, boundary_fit
-from models.evaluation.metrics import (
+from models.evaluation.objects import ObjectCounts, count_objects
+from models.metrics import (
     Confusion,
     class_confusion,
     dice,
@@ -29,7 +30,6 @@ from models.evaluation.metrics import (
     mean_counted,
     ratio,
 )
-from models.evaluation.objects import ObjectCounts, count_objects
 from models.types import CLASSES, BinaryMask, PixelClass, SemanticMap
 
 _NAMES: Final = tuple(each.name.lower() for each in CLASSES)

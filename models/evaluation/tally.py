@@ -14,9 +14,9 @@ from models.data.samples import InstanceMap, Sample
 from models.evaluation import calibration, results
 from models.evaluation.answers import Answer
 from models.evaluation.bootstrap import estimate
-from models.evaluation.metrics import dice, iou, mean_counted, ratio
 from models.evaluation.results import CalibrationBin, ImageScore, Interval, Measured, Subject
 from models.evaluation.summary import ImageMeasure, measure, summarise
+from models.metrics import dice, iou, mean_counted, ratio
 
 TOTAL: Final = "total"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from models import images
-from models.backends.unet_base import UNetBackend
+from models.backends.base import UNetBackend
 from models.catalog import CatalogueEntry
 from models.evaluation.answers import Answer, Stopwatch
 from models.evaluation.results import Subject

@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to an encoder and a decoder, strictly."""
+"""Builds the encoder and the decoder of a SAM from the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from models.errors import BadCheckpoint
 from models.sam.attention import fuse_attention
 from models.sam.constants import EMBEDDING_CHANNELS, EMBEDDING_STRIDE, INPUT_SIDE
 from models.sam.decoder import PromptDecoder
 from models.sam.tiny_vit import TinyViTEncoder, translate_names
+from models.weights.checkpoints import mismatch
 
 _ENCODER = "image_encoder."
 
@@ -26,10 +26,10 @@ class SamModel:
     """The two halves of a SAM in evaluation mode, float32 on the CPU.
 
     Attributes:
-        encoder: normalised float32 (batch, 3, height, width) to float32 (batch, 256, height / 16, width / 16).
-        decoder: embeddings and prompts to logits and predicted IoUs.
-        flexible: whether the encoder takes any multiples of 64; else, for its absolute position embeddings, only the
-            square of 1024.
+        encoder: maps normalised float32 (batch, 3, height, width) to float32 (batch, 256, height / 16, width / 16).
+        decoder: maps embeddings and prompts to logits and predicted IoUs.
+        flexible: whether the encoder takes all multiples of 64; else only the square of 1024, because of its absolute
+            position embeddings.
     """
 
     encoder: nn.Module
@@ -45,7 +45,7 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
         state_dict: a checkpoint's tensors under segment-anything's names (for `mobile-sam`, MobileSAM's).
 
     Raises:
-        BadCheckpoint: a tensor is missing, left over, or of the wrong shape.
+        BadCheckpoint: a tensor is missing, unexpected, or of the wrong shape.
     """
     parts = ARCHITECTURES[architecture]()
     tensors = dict(state_dict)
@@ -56,10 +56,7 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
     try:
         parts.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
-        raise BadCheckpoint(
-            f"The checkpoint does not fit the architecture {architecture}: {_first_lines(error)} "
-            "Name the architecture that it was trained with."
-        ) from error
+        raise mismatch(architecture, error) from error
     parts.eval().requires_grad_(requires_grad=False)
     return SamModel(
         parts.image_encoder,
@@ -69,7 +66,7 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
 
 
 class _Parts(nn.Module):
-    """The three modules under the names that checkpoints use."""
+    """The three modules of a SAM under the names that checkpoints use."""
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
         super().__init__()
@@ -105,8 +102,3 @@ ARCHITECTURES: Final[Mapping[str, Callable[[], _Parts]]] = {
     "sam-vit-l": partial(_segment_anything, "vit_l"),
     "sam-vit-h": partial(_segment_anything, "vit_h"),
 }
-
-
-def _first_lines(error: RuntimeError, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + " …"

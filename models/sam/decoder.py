@@ -1,13 +1,15 @@
 """SAM's prompt encoder and mask decoder for prompts of different images in one call.
 
-The weights and layers are segment-anything's; what differs is the order of the work. The reference repeats one
-image's embedding for every prompt. Here each prompt gathers its own image's embedding, and what the first
-transformer block projects from the embedding alone is computed once per image and gathered too. Rows with fewer
-tokens than their batch are filled up, and the fillers are masked out of every attention, so that a prompt's answer
-does not depend on its batch mates.
+The weights and layers are segment-anything's; the order of the work differs. The reference repeats one image's
+embedding for every prompt. Here each prompt gathers its own image's embedding, and the first transformer block's
+projections of the embedding are computed once per image and gathered too. Rows with fewer tokens than their batch are
+filled up, and the fillers are masked out of every attention, so that a prompt's result does not depend on the rest of
+its batch.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
@@ -16,12 +18,12 @@ from torch import Tensor, nn
 
 from models.sam.constants import LABEL_FILLER, LABEL_PADDING
 
-# Large enough that its softmax weight is exactly zero, small enough for bfloat16.
-_MASKED_OUT = -1e9
+_MASKED_OUT: Final = -1e9
+"""Large enough that the softmax weight is exactly zero, small enough for bfloat16."""
 
 
 class PromptDecoder(nn.Module):
-    """Embeddings and prompts to low-resolution logits and predicted IoUs.
+    """Maps embeddings and prompts to low-resolution logits and predicted IoUs.
 
     Args:
         prompt_encoder: segment-anything's, with its weights loaded.
@@ -35,7 +37,7 @@ class PromptDecoder(nn.Module):
 
     @property
     def position_matrix(self) -> Tensor:
-        """The frequencies float32 (2, 128) that `models.sam.positions` needs."""
+        """The checkpoint's frequencies float32 (2, 128) for `models.sam.prompts.position_grid`."""
         matrix: Tensor = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         return matrix
 
@@ -56,8 +58,8 @@ class PromptDecoder(nn.Module):
             points: float32 (P, N, 2), x and y as fractions of the model's square, 0 to 1.
             labels: int64 (P, N): 1 foreground, 0 background, 2 and 3 a box's corners, -1 SAM's padding point,
                 -2 a filler.
-            image_pe: float32 (1, h * w, 256), where the cells lie, see `models.sam.positions`.
-            mask_inputs: float32 (P, 1, 4 h, 4 w) logits of an earlier guess, or None where no prompt has one.
+            image_pe: float32 (1, h * w, 256), from `models.sam.prompts.position_grid`.
+            mask_inputs: float32 (P, 1, 4 h, 4 w) mask prompts as logits, or None if the prompts have no mask.
 
         Returns:
             logits float32 (P, 4, 4 h, 4 w) and predicted IoU float32 (P, 4).
@@ -67,7 +69,7 @@ class PromptDecoder(nn.Module):
             dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
             images = (embeddings + dense).flatten(2).transpose(1, 2)
         else:
-            # A mask prompt makes the image's features its own: nothing is left to share.
+            # A mask prompt changes its image's features: prompts cannot share them.
             dense = self.prompt_encoder.mask_downscaling(mask_inputs)
             images = (embeddings[image_index] + dense).flatten(2).transpose(1, 2)
             image_index = torch.arange(labels.shape[0], device=labels.device)
@@ -76,7 +78,7 @@ class PromptDecoder(nn.Module):
         return self._masks(tokens, features.transpose(1, 2).reshape(-1, features.shape[-1], height, width))
 
     def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens float32 (P, 5 + N, 256) and the attention bias of fillers float32 (P, 1, 1, 5 + N)."""
+        """Return tokens float32 (P, 5 + N, 256) and the attention bias of fillers float32 (P, 1, 1, 5 + N)."""
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         positions = encoder.pe_layer._pe_encoding(points)
         kinds = torch.cat([encoder.not_a_point_embed.weight] + [e.weight for e in encoder.point_embeddings])
@@ -93,7 +95,7 @@ class PromptDecoder(nn.Module):
     def _transform(
         self, images: Tensor, image_pe: Tensor, image_index: Tensor, tokens: Tensor, token_bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """SAM's two-way transformer: tokens (P, T, C) and images (I, hw, C) to tokens and features (P, hw, C)."""
+        """Apply SAM's two-way transformer to tokens (P, T, C) and images (I, hw, C): tokens, features (P, hw, C)."""
         transformer = self.mask_decoder.transformer
         queries = tokens
         features = images
@@ -124,7 +126,7 @@ class PromptDecoder(nn.Module):
         return transformer.norm_final_attn(queries + attended), features
 
     def _masks(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoUs from tokens (P, T, C) and features (P, C, h, w)."""
+        """Compute logits and predicted IoUs from tokens (P, T, C) and features (P, C, h, w)."""
         decoder = self.mask_decoder
         upscaled = decoder.output_upscaling(features)
         weights = torch.stack(
@@ -141,7 +143,7 @@ def _attention(layer: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor |
 
 
 def _attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention over projected q, k, v (batch, length, channels), `bias` added to the scores."""
+    """Compute attention over projected q, k, v (batch, length, channels), with `bias` added to the scores."""
     q, k, v = (x.reshape(*x.shape[:2], layer.num_heads, -1).transpose(1, 2) for x in (q, k, v))
     out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     result: Tensor = layer.out_proj(out.transpose(1, 2).flatten(2))

@@ -1,9 +1,9 @@
-"""From the decoder's low-resolution logits to masks of the original image.
+"""Computes masks of the original image from the decoder's low-resolution logits.
 
-The reference enlarges the logits to the padded image, cuts the padding off and resizes to the original image, both
-steps bilinear. Each is linear and treats rows and columns apart, so together they are a product with four weights per
-row and per column of the image. It is taken only where the logits come near a threshold, a stripe of the image at a
-time: no float array of the image's size is ever made.
+The reference upsamples the logits to the padded image, crops the padding and resizes to the original image, both
+bilinearly. Both steps are linear and separable, so together they are a product with four weights per row and per column
+of the image. It is computed only where the logits come near a threshold, one stripe of the image at a time: no float
+array of the image's size is ever made.
 """
 
 from __future__ import annotations
@@ -16,40 +16,39 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.letterbox import Letterbox
+from models.letterbox import LOGITS_STRIDE, Letterbox
 from models.masks import bounding_box
-from models.sam.constants import LOGITS_STRIDE
 from models.types import Logits, Mask
 
 _STABILITY_OFFSET: Final = 1.0
 """segment-anything's `stability_score_offset`."""
 
 _ROUNDING: Final = 1e-3
-"""More than float32 can lift what is interpolated between logits below a threshold."""
+"""More than float32 rounding can lift an interpolated value above the logits it is interpolated from."""
 
 _BLOCK: Final = 8192
-"""Rows or columns of the image whose weights are held at a time; bounds them for an image that is one long line."""
+"""Most rows or columns of the image whose weights are held at a time; matters for an image that is one long line."""
 
 _PRODUCT: Final = 1 << 18
-"""Multiplications of one matrix product. OpenBLAS starts its own threads above, which would compete with the model's;
-and a stripe's logits stay in the cache."""
+"""Most multiplications of one matrix product: above, OpenBLAS starts threads, which compete with the model's, and a
+stripe's logits no longer fit the cache."""
 
 
 def masks_of(logits: Logits, scores: NDArray[np.float32], letterbox: Letterbox, *, multimask: bool) -> tuple[Mask, ...]:
-    """One prompt's masks: three, best predicted IoU first, or the one that the model keeps for clear prompts.
+    """Compute one prompt's masks: three, best predicted IoU first, or the one for unambiguous prompts.
 
     Args:
-        logits: float32 (4, height, width) of size `letterbox.logits`, the decoder's row of this prompt.
+        logits: float32 (4, height, width) of size `letterbox.logits`, the decoder's output for this prompt.
         scores: float32 (4,), its predicted IoUs.
-        letterbox: of the prompt's image.
-        multimask: tokens 1 to 3 instead of token 0, as the reference chooses them.
+        letterbox: letterbox of the prompt's image.
+        multimask: use tokens 1 to 3 instead of token 0, as the reference does.
     """
     tokens = sorted((1, 2, 3), key=lambda token: -scores[token]) if multimask else [0]
     return tuple(_mask(logits[token], float(scores[token]), letterbox) for token in tokens)
 
 
 def _mask(logits: Logits, score: float, letterbox: Letterbox) -> Mask:
-    """One mask. Its stability score is the IoU at thresholds +1 and -1 (SAM paper, appendix B), 0 if both are empty."""
+    """Compute one mask. Its stability score is 0 if the masks at both thresholds are empty."""
     pixels = np.zeros((letterbox.original.height, letterbox.original.width), np.bool_)
     left, top, right, bottom = bounding_box(logits > -_STABILITY_OFFSET - _ROUNDING)
     down = _Axis(letterbox.logits.height, letterbox.resized.height, letterbox.original.height)
@@ -83,8 +82,8 @@ class _Axis:
     """Rows or columns, from the low-resolution logits to the image.
 
     Attributes:
-        cells: of the logits, padding included.
-        resized: pixels of the image as the model sees it, without the padding.
+        cells: cells of the logits, padding included.
+        resized: pixels of the image in the model's input, without the padding.
         original: pixels of the image.
     """
 
@@ -93,7 +92,7 @@ class _Axis:
     original: int
 
     def reach(self, first: int, last: int) -> range:
-        """The pixels of the image that may depend on the cells from `first` to before `last`."""
+        """Return the pixels of the image that may depend on the cells from `first` to before `last`."""
         scale = self.original / self.resized
         # Half a cell and, in the second step, one pixel further each way; then outwards to whole pixels.
         start = (LOGITS_STRIDE * (first - 0.5) - 1) * scale - 1
@@ -101,7 +100,7 @@ class _Axis:
         return range(max(0, math.floor(start)), min(self.original, math.ceil(stop)))
 
     def cells_of(self, pixels: range) -> slice:
-        """The cells that a range of pixels of the image depends on, at least one pixel."""
+        """Return the cells that a range of at least one pixel of the image depends on."""
         cells, _ = self._taps(pixels.start, pixels.start + 1)
         ends, _ = self._taps(pixels.stop - 1, pixels.stop)
         return slice(int(cells[0, 0]), int(ends[-1, 0]) + 1)
@@ -112,12 +111,12 @@ class _Axis:
         """Interpolate along the first axis, stripe by stripe.
 
         Args:
-            pixels: of the image, what to compute.
+            pixels: pixels of the image to compute.
             logits: float32 (cells, others).
-            offset: the cell that `logits` begins with.
+            offset: the first cell in `logits`.
 
         Yields:
-            Where a stripe starts and stops, counted from the first of `pixels`, and its values, float32 (n, others).
+            Start and stop of a stripe, counted from the first of `pixels`, and its values, float32 (n, others).
         """
         step = self._step(len(pixels), logits.shape[1])
         for begin in range(pixels.start, pixels.stop, _BLOCK):
@@ -135,7 +134,7 @@ class _Axis:
                 yield begin + start - pixels.start, begin + stop - pixels.start, values
 
     def _step(self, pixels: int, others: int) -> int:
-        """Pixels of a stripe."""
+        """Return the number of pixels of a stripe."""
         cells_per_pixel = self.resized / self.original / LOGITS_STRIDE
         step = min(pixels, _BLOCK)
         while step > 1 and step * (step * cells_per_pixel + 3) * others > _PRODUCT:
@@ -143,7 +142,7 @@ class _Axis:
         return step
 
     def _taps(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """What the pixels from `start` to before `stop` depend on: cells (4, n), rising, and their weights (4, n)."""
+        """Return the cells (4, n), rising, and their weights (4, n) for the pixels from `start` to before `stop`."""
         low, high, share = _bilinear(np.arange(start, stop), self.resized, self.resized / self.original)
         cells, shares = [], []
         for pixels, weight in ((low, 1 - share), (high, share)):
@@ -156,7 +155,7 @@ class _Axis:
 def _bilinear(
     at: NDArray[np.intp], inputs: int, scale: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Which two inputs a bilinear resize mixes for the outputs `at`, and the share of the second; as OpenCV has it."""
+    """Return the two inputs that OpenCV's bilinear resize mixes for the outputs `at`, and the second's weight."""
     centre = np.clip((at + 0.5) * scale - 0.5, 0, inputs - 1)
     low = centre.astype(np.intp)
     return low, np.minimum(low + 1, inputs - 1), centre - low

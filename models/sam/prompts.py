@@ -1,7 +1,8 @@
-"""Prompts of different images packed into one rectangular batch for the decoder."""
+"""Checks prompts and packs those of different images into one rectangular batch for the decoder. Needs no PyTorch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,30 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import MalformedPrompt, NoPrompt, PromptOutsideImage
-from models.letterbox import Letterbox
+from models.letterbox import EMBEDDING_STRIDE, LOGITS_STRIDE, Letterbox
 from models.masks import bounding_box
-from models.sam.constants import (
-    LABEL_BOX_BOTTOM_RIGHT,
-    LABEL_BOX_TOP_LEFT,
-    LABEL_FILLER,
-    LABEL_PADDING,
-    LOGITS_STRIDE,
-)
+from models.sam.constants import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT, LABEL_FILLER, LABEL_PADDING
 from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Logits, Prompt, Size
 
 _CONFIDENCE: Final = 1e-6
-"""A binary mask prompt is given to the model as logits of this and 1 minus this: about -13.8 and 13.8, the size of what
-the decoder itself returns well inside and outside an object. At half of that, a mask prompt alone is lost on it."""
+"""Binary mask prompts become logits of this probability and 1 minus this: about -13.8 and 13.8, as the decoder itself
+returns well outside and inside an object. At half of that, the decoder ignores a mask prompt that comes alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedPrompts:
-    """P prompts as the decoder takes them, padded to the N tokens of the longest, on images of h x w cells.
+    """P prompts on images of h x w cells as the decoder takes them, padded to N tokens each.
 
     Attributes:
         points: float32 (P, N, 2), x and y as fractions of the model's square, 0 to 1; centres of pixels.
         labels: int64 (P, N), see `models.sam.constants`.
-        mask_inputs: float32 (P, 1, 4 h, 4 w) logits, or None where the prompts bring no mask.
+        mask_inputs: float32 (P, 1, 4 h, 4 w) logits, or None if the prompts have no mask.
         side: side of the model's square in pixels.
         cells: h and w of every prompt's embedding.
     """
@@ -47,59 +42,57 @@ class PackedPrompts:
 
 
 def check(prompt: Prompt, letterbox: Letterbox) -> None:
-    """Refuse a prompt that has no meaning on an image of `letterbox`.
+    """Check that a prompt is valid for the image of `letterbox`.
 
     Raises:
-        NoPrompt: neither points, box nor mask.
-        MalformedPrompt: an unknown label, a number that is not finite, an empty box, a mask of another size than the
-            image, logits of another size than the letterbox's.
-        PromptOutsideImage: a point or a box corner beyond the image.
+        NoPrompt: there are neither points, box nor mask.
+        MalformedPrompt: a label is unknown, a number is not finite, the box is empty, or the mask has neither the
+            image's size nor, as logits, the letterbox's.
+        PromptOutsideImage: a point or a box corner lies beyond the image.
     """
     size = letterbox.original
     if not prompt.points and prompt.box is None and prompt.mask is None:
-        raise NoPrompt("A prompt needs points, a box or a mask.")
+        raise NoPrompt("A prompt must have points, a box or a mask.")
     for number, point in enumerate(prompt.points):
         if point.label not in (FOREGROUND, BACKGROUND):
-            raise MalformedPrompt(f"labels[{number}] is {point.label}: 1 is foreground, 0 is background.")
+            raise MalformedPrompt(f"labels[{number}] must be 1 (foreground) or 0 (background), got {point.label}.")
         if not np.isfinite((point.x, point.y)).all():
-            raise MalformedPrompt(f"points[{number}] is not a pair of finite numbers.")
+            raise MalformedPrompt(f"points[{number}] must be two finite numbers, got ({point.x:g}, {point.y:g}).")
         if not (0 <= point.x < size.width and 0 <= point.y < size.height):
             raise PromptOutsideImage(
-                f"points[{number}] is at ({point.x:g}, {point.y:g}), outside the image of "
-                f"{size.width} x {size.height} pixels (x to the right, y down, after EXIF orientation)."
+                f"points[{number}] must lie in the image of {size.width} x {size.height} pixels (x to the right, y "
+                f"down, after EXIF orientation), got ({point.x:g}, {point.y:g})."
             )
     if prompt.box is not None:
         _check_box(prompt.box, size)
     mask = prompt.mask
     if mask is not None:
-        wanted = size if mask.dtype == np.bool_ else letterbox.logits
-        if mask.shape != (wanted.height, wanted.width):
+        needed = size if mask.dtype == np.bool_ else letterbox.logits
+        if mask.shape != (needed.height, needed.width):
             raise MalformedPrompt(
-                f"The mask has {mask.shape[1]} x {mask.shape[0]} cells; "
-                f"{wanted.width} x {wanted.height} would be right for this image."
+                f"The mask must have {needed.width} x {needed.height} cells for this image, "
+                f"got {mask.shape[1]} x {mask.shape[0]}."
             )
         if mask.dtype != np.bool_ and not np.isfinite(mask).all():
-            raise MalformedPrompt("The mask's logits are not all finite numbers.")
+            raise MalformedPrompt("The logits of the mask must be finite numbers.")
 
 
 def _check_box(box: Box, size: Size) -> None:
     corners = (box.x0, box.y0, box.x1, box.y1)
     if not np.isfinite(corners).all():
-        raise MalformedPrompt(f"The box {list(corners)} is not four finite numbers.")
+        raise MalformedPrompt(f"A box must be four finite numbers, got {list(corners)}.")
     if not (box.x0 < box.x1 and box.y0 < box.y1):
-        raise MalformedPrompt(
-            f"The box {list(corners)} is empty: [x0, y0, x1, y1] with x0 < x1 and y0 < y1 would be right."
-        )
+        raise MalformedPrompt(f"A box must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {list(corners)}.")
     if box.x0 < 0 or box.y0 < 0 or box.x1 > size.width or box.y1 > size.height:
         raise PromptOutsideImage(
-            f"The box {list(corners)} reaches beyond the image of {size.width} x {size.height} pixels."
+            f"A box must lie in the image of {size.width} x {size.height} pixels, got {list(corners)}."
         )
 
 
 def pack(prompts: Sequence[Prompt], letterboxes: Sequence[Letterbox]) -> PackedPrompts:
     """Pack checked prompts, each with the letterbox of its own image, into one batch.
 
-    Either all prompts bring a mask or none does: the decoder has one path for each.
+    Either all prompts have a mask or none does: the decoder has one path for each case.
 
     Args:
         prompts: at least one.
@@ -110,11 +103,13 @@ def pack(prompts: Sequence[Prompt], letterboxes: Sequence[Letterbox]) -> PackedP
             mixed.
     """
     if len(prompts) != len(letterboxes) or not prompts:
-        raise ValueError(f"{len(prompts)} prompts and {len(letterboxes)} letterboxes: equal and at least one")
+        raise ValueError(
+            f"there must be as many letterboxes as prompts, at least one, got {len(letterboxes)} and {len(prompts)}"
+        )
     if len({prompt.mask is None for prompt in prompts}) == 2:
-        raise ValueError("prompts with and without a mask go into batches of their own")
+        raise ValueError("prompts with and without a mask must go into separate batches")
     if len({(letterbox.side, letterbox.padded) for letterbox in letterboxes}) > 1:
-        raise ValueError("images of different sides or padded sizes go into batches of their own")
+        raise ValueError("images of different sides or padded sizes must go into separate batches")
     rows = [_tokens(prompt, letterbox) for prompt, letterbox in zip(prompts, letterboxes, strict=True)]
     width = _padded_width(max(len(labels) for _, labels in rows))
     points = np.zeros((len(rows), width, 2), np.float32)
@@ -131,13 +126,35 @@ def pack(prompts: Sequence[Prompt], letterboxes: Sequence[Letterbox]) -> PackedP
     return PackedPrompts(points, labels, mask_inputs, letterboxes[0].side, letterboxes[0].cells)
 
 
+def position_grid(matrix: NDArray[np.float32], side: int, cells: Size) -> NDArray[np.float32]:
+    """Encode the centres of an embedding's cells, as segment-anything's `PositionEmbeddingRandom` does.
+
+    Positions are fractions of the square, so a smaller embedding has the top left part of the square's grid.
+
+    Args:
+        matrix: float32 (2, 128), the checkpoint's random frequencies.
+        side: side of the model's square in pixels.
+        cells: size of the embedding.
+
+    Returns:
+        float32 (1, height * width, 256), -1 to 1, row by row.
+    """
+    stride = EMBEDDING_STRIDE / side
+    ys = (np.arange(cells.height) + 0.5) * stride
+    xs = (np.arange(cells.width) + 0.5) * stride
+    along_x, along_y = (2 * math.pi * np.outer(2 * at - 1, row) for at, row in zip((xs, ys), matrix, strict=True))
+    angles = (along_y[:, None] + along_x[None, :]).reshape(1, cells.pixels, -1)
+    grid: NDArray[np.float32] = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+    return grid
+
+
 def _padded_width(tokens: int) -> int:
-    """The next power of two, at least 2: few shapes for a compiler to specialise on."""
+    """Return the next power of two, at least 2: compilers then specialise on few shapes."""
     return max(2, 1 << (tokens - 1).bit_length()) if tokens else 2
 
 
 def _tokens(prompt: Prompt, letterbox: Letterbox) -> tuple[NDArray[np.float32], list[int]]:
-    """A prompt's points (n, 2) as fractions of the model's square and its labels, in the reference's order."""
+    """Return a prompt's points (n, 2) as fractions of the model's square, and its labels, in the reference's order."""
     coords = [(point.x, point.y) for point in prompt.points]
     labels = [point.label for point in prompt.points]
     box = prompt.box
@@ -156,9 +173,9 @@ def _tokens(prompt: Prompt, letterbox: Letterbox) -> tuple[NDArray[np.float32], 
 
 
 def _box_of(mask: BinaryMask | Logits, letterbox: Letterbox) -> Box | None:
-    """The box of a mask prompt in the image, or None where the mask is empty.
+    """Return the box of a mask prompt in the image, or None if the mask is empty.
 
-    Off the square of 1024 that they were trained on, the checkpoints lose a mask that comes alone.
+    In inputs other than the square of 1024 that they were trained on, the checkpoints ignore a mask that comes alone.
     """
     x0, y0, x1, y1 = bounding_box(mask > 0)
     if x1 == 0:
@@ -171,7 +188,7 @@ def _box_of(mask: BinaryMask | Logits, letterbox: Letterbox) -> Box | None:
 
 
 def _mask_input(mask: BinaryMask | Logits, letterbox: Letterbox) -> NDArray[np.float32]:
-    """Logits float32 of the letterbox's size."""
+    """Return a mask prompt as float32 logits of the letterbox's size."""
     if mask.dtype != np.bool_:
         return np.asarray(mask, np.float32)
     resized = cv2.resize(

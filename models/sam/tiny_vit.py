@@ -1,7 +1,7 @@
 """MobileSAM's image encoder: timm's TinyViT-5M with SAM's neck (Zhang et al. 2023, arXiv:2306.14289).
 
-Two things differ from timm's classifier: the last patch merging keeps its resolution, so that 1024 pixels give
-64 x 64 cells as SAM's decoder expects, and SAM's neck stands in place of the classifier's head.
+Two things differ from timm's classifier: the last patch merging keeps the resolution, so that 1024 pixels give 64 x 64
+cells as SAM's decoder expects, and SAM's neck replaces the classifier's head.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CLASSIFIER: Final = ("norm_head.", "head.")
 
 
 class TinyViTEncoder(nn.Module):
-    """Normalised images to embeddings.
+    """Maps normalised images to embeddings.
 
     Input float32 (batch, 3, height, width), normalised, height and width multiples of 64: it has no absolute position
     embedding. Output float32 (batch, 256, height / 16, width / 16).
@@ -55,7 +55,7 @@ class TinyViTEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Encode images; see the class."""
         embedding: Tensor = self.neck(self.stages(self.patch_embed(images)))
         return embedding
 
@@ -63,8 +63,8 @@ class TinyViTEncoder(nn.Module):
 def translate_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of MobileSAM's `image_encoder` to timm's names.
 
-    The checkpoint's classifier head, which segmentation never uses, is left out. MobileSAM keeps a stage's
-    down-sampling at the end of the stage before it, timm at its start.
+    The checkpoint's classifier head, which segmentation does not use, is dropped. MobileSAM has a stage's down-sampling
+    at the end of the stage before it, timm at its start.
 
     Args:
         state_dict: names as in the checkpoint, without the `image_encoder.` prefix.

@@ -1,4 +1,4 @@
-"""Random numbers, noise and colours that the rest is painted with."""
+"""Random numbers, noise and colours that the renderer paints with."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _PORES: Final = 44  # from one side of a tile to the other
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A stream of random numbers of its own for each key; the algorithm is named, so that it stays."""
+    """Return the random generator of a key. The algorithm is named so that the numbers stay the same."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def linear(*srgb: float) -> Rgb:
-    """A colour as the screen shows it (sRGB, 0 to 255) in linear light (IEC 61966-2-1)."""
+    """Convert an sRGB colour, 0 to 255, to linear light (IEC 61966-2-1)."""
     share = np.clip(np.array(srgb) / 255, 0, 1)
     return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def dot(sphere: Field, vector: NDArray[np.float64]) -> Field:
-    """Inner product of unit vectors (3, height, width) with one vector."""
+    """Return the inner product of unit vectors (3, height, width) with one vector."""
     x, y, z = vector.astype(np.float32)
     return np.asarray(x * sphere[0] + y * sphere[1] + z * sphere[2])
 
 
 def tangents(centre: NDArray[np.float64], angle: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two unit vectors across the sphere at `centre`, at right angles, the first turned by `angle`."""
+    """Return two orthogonal unit vectors tangent to the sphere at `centre`, the first rotated by `angle`."""
     helper = np.eye(3)[int(np.abs(centre).argmin())]
     first = np.cross(centre, helper)
     first /= np.linalg.norm(first)
@@ -47,14 +47,14 @@ def tangents(centre: NDArray[np.float64], angle: float) -> tuple[NDArray[np.floa
 
 
 def smoothstep(low: float, high: float, values: Field) -> Field:
-    """0 below `low`, 1 above `high`, smooth between (Hermite); `low` above `high` gives the reverse."""
+    """Interpolate smoothly (Hermite) from 0 below `low` to 1 above `high`; `low` may be above `high`."""
     t = (values - low) * (1 / (high - low))
     np.clip(t, 0, 1, out=t)
     return np.asarray(t * t * (3 - 2 * t))
 
 
 def mix(base: Field, colour: Field, weight: Field) -> None:
-    """Move `base` (height, width, 3) towards a colour by `weight` (height, width), 0 to 1, in place."""
+    """Blend a colour into `base` (height, width, 3) by `weight` (height, width), 0 to 1, in place."""
     base += (colour - base) * weight[..., None]
 
 
@@ -64,7 +64,7 @@ def resized(field: Field, shape: tuple[int, ...], interpolation: int = cv2.INTER
 
 
 def blurred(field: Field, sigma: float) -> Field:
-    """Gaussian blur; wide ones at a lower resolution, where they cost less and look the same."""
+    """Blur with a Gaussian; wide ones at a lower resolution, which is cheaper and looks the same."""
     if sigma < 0.2:
         return field
     if sigma > 4:
@@ -76,7 +76,7 @@ def blurred(field: Field, sigma: float) -> Field:
 
 
 def lattice(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float]) -> Field:
-    """Smooth noise of about unit variance with `cells` (down, across) bumps over `shape`, whatever the resolution."""
+    """Return smooth noise of about unit variance with `cells` (down, across) bumps, whatever the resolution."""
     down, across = (max(2, min(1024, round(count) + 1)) for count in cells)
     small = rng.standard_normal((down, across), np.float32)
     shrinks = down > shape[0] or across > shape[1]
@@ -85,9 +85,9 @@ def lattice(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float
 
 @lru_cache(maxsize=1)
 def clouds() -> tuple[Field, ...]:
-    """Noise that repeats seamlessly: float32 (n, n, 3), unit variance, with its halved copies.
+    """Return seamless noise, float32 (n, n, 3) of unit variance, and its halved copies.
 
-    The first two channels are clouds of all sizes, the third is of small grains alone.
+    The first two channels are clouds of all sizes, the third has only small grains.
     """
     rng = generator(1)
     down = np.fft.fftfreq(_TILE)[:, None] * _TILE
@@ -106,7 +106,7 @@ def clouds() -> tuple[Field, ...]:
 
 @lru_cache(maxsize=1)
 def pores() -> tuple[Field, ...]:
-    """The oil glands of peel, seamless: float32 (n, n), depth 0 to about 1, with its halved copies."""
+    """Return seamless oil glands of peel, float32 (n, n), depth 0 to about 1, and their halved copies."""
     rng = generator(2)
     cell = _TILE / _PORES
     rows, columns = np.mgrid[0:_PORES, 0:_PORES].astype(np.float64)
@@ -130,15 +130,15 @@ def _halved(tile: Field) -> tuple[Field, ...]:
 
 
 def sampled(tile: tuple[Field, ...], u: Field, v: Field, *, period: float, pixel: float, key: int) -> Field:
-    """Look a seamless tile up.
+    """Sample a seamless tile.
 
     Args:
-        tile: with its halved copies.
-        u: where, float32 (height, width).
-        v: likewise.
+        tile: the tile and its halved copies.
+        u: first coordinate, float32 (height, width).
+        v: second coordinate, likewise.
         period: length in u and v that the whole tile covers.
-        pixel: length in u and v of one pixel of the image: chooses the copy, so that nothing flickers.
-        key: of a random offset and turn.
+        pixel: length in u and v of one pixel of the image; chooses the copy, which avoids aliasing.
+        key: key of a random offset and rotation.
 
     Returns:
         float32 (height, width, channels of the tile).
@@ -148,8 +148,8 @@ def sampled(tile: tuple[Field, ...], u: Field, v: Field, *, period: float, pixel
     side = source.shape[0]
     angle, *offset = generator(key).uniform(0, (2 * np.pi, side, side)).tolist()
     cos, sin = math.cos(angle) * side / period, math.sin(angle) * side / period
-    x = cos * u + (-sin) * v + (offset[0])
-    y = sin * u + cos * v + (offset[1])
+    x = cos * u + (-sin) * v + offset[0]
+    y = sin * u + cos * v + offset[1]
     x -= np.floor(x / side) * side
     y -= np.floor(y / side) * side
     return np.asarray(cv2.remap(source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32)

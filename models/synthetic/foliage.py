@@ -14,14 +14,14 @@ from models.synthetic.fields import Field, blurred, lattice, linear, mix, smooth
 from models.synthetic.scene import Lighting, Scene
 from models.types import Size
 
-_LONG: Final = 256  # pixels of a drawn leaf's length
+_LONG: Final = 256  # length of the sprite of a leaf in pixels
 
 
 @lru_cache(maxsize=1)
 def _leaf() -> tuple[Field, ...]:
-    """A leaf from its stalk (left) to its tip, with halved copies: covered, side, veins, along.
+    """Return a leaf from its stalk (left) to its tip, and its halved copies.
 
-    They are the share of the pixel, -1 or 1, 0 to 1, and 0 at the stalk to 1 at the tip.
+    Channels: covered share of the pixel; side of the blade, -1 or 1; veins, 0 to 1; 0 at the stalk to 1 at the tip.
     """
     rows, columns = np.mgrid[0 : _LONG // 2, 0:_LONG].astype(np.float32)
     along = (columns + 0.5) / _LONG
@@ -42,7 +42,7 @@ def _leaf() -> tuple[Field, ...]:
 def _draw_leaf(
     canvas: Field, rng: np.random.Generator, stalk: tuple[float, float], *, length: float, angle: float, light: Lighting
 ) -> tuple[tuple[slice, slice], Field] | None:
-    """Draw one leaf from its stalk (in pixels); returns its window and the share of each pixel that it covers."""
+    """Draw a leaf from its stalk (in pixels); return its window and the share of each pixel that it covers."""
     height, width = canvas.shape[:2]
     levels = _leaf()
     level = int(np.clip(math.floor(math.log2(max(_LONG / length, 1)) + 0.5), 0, len(levels) - 1))
@@ -86,7 +86,7 @@ def _draw_leaf(
 
 
 def paint_foliage(scene: Scene, size: Size, rng: np.random.Generator) -> Field:
-    """A crown of leaves: blurred ones far behind with sky between them, sharp ones nearer."""
+    """Paint a crown of leaves: blurred ones far behind with sky between them, sharp ones nearer."""
     shape = (size.height, size.width)
     unit = math.sqrt(size.pixels)
     gaps = smoothstep(rng.uniform(0.6, 1.6), 2.2, lattice(rng, shape, (9, 9)))
@@ -113,13 +113,13 @@ def _any_leaf(
 
 
 def paint_front_leaves(scene: Scene, canvas: Field, instances: InstanceMap, rng: np.random.Generator) -> None:
-    """Hang some leaves before the fruit; the pixels they cover belong to no fruit any more.
+    """Hang some leaves in front of the fruit; the pixels they cover no longer belong to a fruit.
 
     Args:
-        scene: what is drawn.
+        scene: the scene.
         canvas: float32 (height, width, 3), painted in place.
         instances: uint16 (height, width), set to 0 behind the leaves.
-        rng: of the random numbers.
+        rng: random generator.
     """
     unit = math.sqrt(canvas.shape[0] * canvas.shape[1])
     for fruit in scene.fruits:
@@ -129,7 +129,7 @@ def paint_front_leaves(scene: Scene, canvas: Field, instances: InstanceMap, rng:
             stalk = (fruit.centre[:2] + rim) * unit + (canvas.shape[1] / 2, canvas.shape[0] / 2)
             length = fruit.radius * unit * rng.uniform(0.8, 1.9)
             inward = rng.normal(around + math.pi, 0.9)
-            drawn = _draw_leaf(canvas, rng, (stalk[0], stalk[1]), length=length, angle=inward, light=scene.lighting)
-            if drawn is not None:
-                window, covered = drawn
+            leaf = _draw_leaf(canvas, rng, (stalk[0], stalk[1]), length=length, angle=inward, light=scene.lighting)
+            if leaf is not None:
+                window, covered = leaf
                 instances[window][covered >= 0.5] = 0

@@ -1,4 +1,4 @@
-"""Where fruit lies: centres of balls on a ground that the camera sees at an angle."""
+"""Where fruit lies: places of balls on a ground that the camera sees at an angle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.synthetic.options import Layout
+from models.synthetic.scene import Layout
 
 _TRIES: Final = 60
 _SHRINK: Final = 0.93
-_BUMPY: Final = 1.1  # bumps reach over the ball
+_BUMPY: Final = 1.1  # bumps reach beyond the ball
 _DISC: Final = np.array(
     [(x, y) for x in np.linspace(-0.9, 0.9, 9) for y in np.linspace(-0.9, 0.9, 9) if x * x + y * y < 0.8]
 )
@@ -27,43 +27,43 @@ class Ground:
 
     Attributes:
         extent: width and height of the image.
-        elevation: half of pi looks straight down.
+        elevation: angle of the camera; pi / 2 looks straight down.
     """
 
     extent: tuple[float, float]
     elevation: float
 
     def seen(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        """Of a point `y` away and `z` above the ground's origin: right, down and nearness in the view frame."""
+        """Project a point `y` away from and `z` above the ground's origin to x, y, z of the view frame."""
         sin, cos = math.sin(self.elevation), math.cos(self.elevation)
         return x, -(y * sin + z * cos), z * sin - y * cos
 
     def away(self, y: float, z: float) -> float:
-        """How far away on the ground something at height `z` is that is seen at `y` below the centre."""
+        """Return how far away on the ground a point at height `z` is that is seen at `y` below the centre."""
         return -(y + z * math.cos(self.elevation)) / math.sin(self.elevation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
-    """What is to be placed.
+    """A fruit to place.
 
     Attributes:
-        radius: of the ball around it.
-        outline: (2, 2); an offset d in the image, in radii, is inside its outline where d @ outline @ d < 1.
+        radius: radius of the ball around it.
+        outline: (2, 2); an offset d in the image, in radii, is inside the outline if d @ outline @ d < 1.
     """
 
     radius: float
     outline: NDArray[np.float64]
 
     def reach(self, right: float, down: float) -> float:
-        """From its centre to its outline in a direction of the image."""
+        """Return the distance from its centre to its outline in a direction of the image."""
         direction = np.array([right, down]) / max(math.hypot(right, down), 1e-9)
         return self.radius / math.sqrt(float(direction @ self.outline @ direction))
 
 
 @dataclass(frozen=True, slots=True)
 class Ball:
-    """A place for one fruit, in the view frame; `number` says for which of them."""
+    """The place of one fruit in the view frame; `number` is the index of the fruit."""
 
     x: float
     y: float
@@ -72,21 +72,21 @@ class Ball:
     number: int
 
     def hides(self, other: Ball) -> bool:
-        """Whether most of `other` is behind this one."""
+        """Tell whether most of `other` is behind this ball."""
         return math.hypot(self.x - other.x, self.y - other.y) < 0.8 * max(self.radius, other.radius)
 
 
 def arrange(rng: np.random.Generator, ground: Ground, bodies: Sequence[Body], layout: Layout) -> list[Ball]:
-    """Find a place for every body; all shrink together until there is one.
+    """Find a place for every body; all bodies shrink together until there is one.
 
     Args:
-        rng: of the random numbers.
-        ground: what they lie on.
-        bodies: of the wished sizes.
+        rng: random generator.
+        ground: the ground that they lie on.
+        bodies: fruits of the wanted sizes.
         layout: how they lie.
 
     Returns:
-        As many balls as bodies, from far to near.
+        One ball for each body, from far to near.
     """
     while True:
         if layout is Layout.TOUCHING:
@@ -101,7 +101,7 @@ def arrange(rng: np.random.Generator, ground: Ground, bodies: Sequence[Body], la
 
 
 def _shown(ball: Ball, nearer: Sequence[Ball], ground: Ground) -> bool:
-    """Whether a sixth of it or more is in the image and behind none of the others."""
+    """Tell whether at least a sixth of a ball is inside the image and not hidden by nearer ones."""
     points = np.array([ball.x, ball.y]) + _DISC * ball.radius
     seen = (np.abs(points) < np.array(ground.extent) / 2).all(axis=1)
     for other in nearer:
@@ -110,7 +110,7 @@ def _shown(ball: Ball, nearer: Sequence[Ball], ground: Ground) -> bool:
 
 
 def _dropped(rng: np.random.Generator, ground: Ground, radii: Sequence[float], layout: Layout) -> list[Ball] | None:
-    """Let one after the other fall straight down, at random places where it may stay."""
+    """Drop one after the other straight down at random places, until it lies where it may stay."""
     balls: list[Ball] = []
     lying: list[tuple[float, float, float, float]] = []
     spread = np.array(ground.extent) * (1.0 if layout is not Layout.PILED else rng.uniform(0.4, 0.9))
@@ -150,7 +150,7 @@ def _may_stay(ball: Ball, others: Sequence[Ball], height: float, layout: Layout,
 
 
 def _touching(rng: np.random.Generator, ground: Ground, bodies: Sequence[Body]) -> list[Ball] | None:
-    """Push each against one that lies already, then move all into the image."""
+    """Push each against one that is already placed, then move all into the image."""
     lying: list[tuple[float, float]] = []
     for body in bodies:
         for _ in range(_TRIES):
@@ -162,7 +162,7 @@ def _touching(rng: np.random.Generator, ground: Ground, bodies: Sequence[Body]) 
             angle = rng.uniform(0, 2 * math.pi)
             right, away = math.cos(angle), math.sin(angle)
             seen = right, -away * math.sin(ground.elevation)
-            # Feet of balls of different radii are nearer than their centres; fruit is nearer still than its balls.
+            # Feet of balls of different radii are closer than their centres; fruits are closer still than their balls.
             near = (body.reach(*seen) + anchor.reach(*seen)) / (body.radius + anchor.radius)
             reach = 2 * math.sqrt(body.radius * anchor.radius) * min(near, 1.0) * 0.99
             x, y = x0 + reach * right, y0 + reach * away
@@ -203,7 +203,7 @@ def _inside(ball: Ball, ground: Ground) -> bool:
 
 
 def cup_centres(ground: Ground, pitch: float) -> list[tuple[float, float]]:
-    """Where the cups are that lie wholly in the image."""
+    """Return the centres of the cups that lie entirely inside the image."""
     columns, rows = (max(1, math.floor(length / pitch)) for length in ground.extent)
     return [
         ((column - (columns - 1) / 2) * pitch, (row - (rows - 1) / 2) * pitch)

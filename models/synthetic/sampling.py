@@ -1,4 +1,4 @@
-"""Draws a scene by lot: what, how many, where, how lit, how photographed."""
+"""Draw a random scene: what it shows, how many, where, how it is lit and how it is photographed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.synthetic.fields import generator, tangents
+from models.synthetic.fields import Rgb, generator, tangents
 from models.synthetic.layout import Ball, Body, Ground, arrange, cup_centres
-from models.synthetic.options import Background, Layout, RenderOptions
 from models.synthetic.scene import (
+    Background,
     Fruit,
+    Lamp,
+    Layout,
+    Lens,
     Lesion,
     LesionKind,
+    Lighting,
     Mark,
     MarkKind,
+    RenderOptions,
     Scene,
     Species,
     Vector,
 )
-from models.synthetic.shooting import lens_of, lighting_of, plain_lens
 from models.synthetic.surface import outline_of
 
 _Kind = TypeVar("_Kind")
@@ -76,7 +80,7 @@ _SMALLEST: Final = 0.02  # a radius as a share of the image's width
 
 @dataclass(frozen=True, slots=True)
 class _Usual:
-    """What fruit of one image has in common."""
+    """What the fruits of one image have in common."""
 
     species: Species
     ripeness: float
@@ -91,11 +95,11 @@ class _Shape:
 
 
 def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions) -> Scene:
-    """Draw a scene by lot; equal arguments give equal scenes.
+    """Draw a random scene; equal arguments give equal scenes.
 
     Args:
-        seed: of the random numbers.
-        extent: width and height, their product 1.
+        seed: seed of the random numbers.
+        extent: width and height; their product is 1.
         options: what is fixed.
     """
     rng = generator(seed, 0)
@@ -140,11 +144,11 @@ def _elevation(rng: np.random.Generator, background: Background) -> float:
 def _balls(
     rng: np.random.Generator, ground: Ground, background: Background, shapes: Sequence[_Shape], layout: Layout | None
 ) -> tuple[list[Ball], float]:
-    """Places of the fruit, and the distance between cups or rollers."""
+    """Return the places of the fruits, and the distance between cups or rollers."""
     count, smallest = len(shapes), _SMALLEST * ground.extent[0]
     fitting = min(0.46 / math.sqrt(max(count, 1)), 0.48 * min(ground.extent))
     if count <= 2 and layout in {None, Layout.LOOSE} and rng.random() < 0.2:
-        fitting *= 1.7  # a close look: the fruit fills the image
+        fitting *= 1.7  # a close-up: the fruit fills the image
     radius = max(smallest, fitting * math.exp(rng.uniform(math.log(0.38), 0)))
     radii = radius * rng.uniform(0.82, 1.12, count)
     radii[rng.random(count) < 0.1] *= 0.6
@@ -181,12 +185,12 @@ def _infected(rng: np.random.Generator, count: int, share: float) -> NDArray[np.
 
 
 def _shape(rng: np.random.Generator, usual: Species, elevation: float | None) -> _Shape:
-    """Half axes, and how the fruit lies: flat fruit on its flat side, long fruit on its long one, round fruit anyhow.
+    """Draw half axes and rotation: flat fruit lies on its flat side, long fruit on its long side, round fruit anyhow.
 
     Args:
-        rng: of the random numbers.
-        usual: what most fruit of the image is.
-        elevation: of the camera above the ground, None for fruit that hangs.
+        rng: random generator.
+        usual: species of most fruit of the image.
+        elevation: angle of the camera above the ground; None for hanging fruit.
     """
     species = _pick(rng, _SPECIES) if rng.random() < 0.08 else usual
     pole = {
@@ -228,7 +232,7 @@ def _fruit(rng: np.random.Generator, ball: Ball, shape: _Shape, usual: _Usual, *
 
 
 def _seen(rng: np.random.Generator, rotation: NDArray[np.float64], nearness: float) -> Vector:
-    """A random direction that the camera sees, in the fruit's own frame; 1 looks straight at it, 0 from the side."""
+    """Draw a visible direction in the fruit's own frame; a nearness of 1 faces the camera, 0 is at the rim."""
     z = rng.uniform(nearness, 1)
     angle, across = rng.uniform(0, 2 * math.pi), math.sqrt(1 - z * z)
     seen: Vector = rotation @ np.array([across * math.cos(angle), across * math.sin(angle), z])
@@ -236,7 +240,7 @@ def _seen(rng: np.random.Generator, rotation: NDArray[np.float64], nearness: flo
 
 
 def _lesions(rng: np.random.Generator, rotation: NDArray[np.float64]) -> tuple[Lesion, ...]:
-    """Lesions of mostly one kind; the first is on the side that is seen."""
+    """Draw lesions of mostly one kind; the first is on the visible side."""
     kind = _pick(rng, _LESIONS)
     lesions = []
     for number in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
@@ -256,3 +260,59 @@ def _marks(rng: np.random.Generator, rotation: NDArray[np.float64]) -> tuple[Mar
         low, high = _MARK_RADII[kind]
         marks.append(Mark(kind, _seen(rng, rotation, 0.0), rng.uniform(low, high), int(rng.integers(1 << 31))))
     return tuple(marks)
+
+
+def _tinted(rng: np.random.Generator, strength: float, spread: float) -> Rgb:
+    """Draw light between candle and overcast sky."""
+    warmth = rng.normal(0, spread)
+    return np.array([math.exp(warmth), 1, math.exp(-1.3 * warmth)], np.float32) * strength
+
+
+def lighting_of(rng: np.random.Generator, background: Background, elevation: float) -> Lighting:
+    """Draw a key lamp, sometimes a second and a third, sky and bounce."""
+    lamps = []
+    outside = background is Background.FOLIAGE
+    count = 1 if outside else int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))
+    for number in range(count):
+        height = math.radians(rng.uniform(28, 82))
+        around = rng.uniform(0, 2 * math.pi)
+        if outside:
+            around = rng.uniform(1.15, 1.85) * math.pi  # the sun stands on the camera's side, or to the side
+        x, away, up = math.cos(height) * math.cos(around), math.cos(height) * math.sin(around), math.sin(height)
+        sin, cos = math.sin(elevation), math.cos(elevation)
+        direction = np.array([x, -(away * sin + up * cos), up * sin - away * cos])
+        strength = rng.uniform(0.55, 1.3) if number == 0 else rng.uniform(0.15, 0.5)
+        lamps.append(Lamp(direction, _tinted(rng, strength, 0.08), 0.1 if outside else float(rng.beta(1.5, 1.5))))
+    sky = rng.uniform(0.2, 0.6)
+    bounce = {Background.BLACK: 0.01, Background.WHITE: 0.55, Background.TABLE: 0.4}.get(background, 0.15)
+    dapple = float(rng.uniform(0.5, 1)) if rng.random() < (0.55 if outside else 0.06) else 0.0
+    return Lighting(
+        lamps=tuple(lamps),
+        sky=_tinted(rng, sky, 0.12),
+        bounce=_tinted(rng, bounce * rng.uniform(0.5, 1), 0.08),
+        dapple=dapple,
+        key=int(rng.integers(1 << 31)),
+    )
+
+
+def plain_lens(rng: np.random.Generator) -> Lens:
+    """Return a perfect camera."""
+    return Lens(rng.uniform(0.85, 1.1), np.ones(3, np.float32), 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
+
+
+def lens_of(rng: np.random.Generator, background: Background) -> Lens:
+    """Draw a camera: mostly a good one, sometimes a bad one."""
+    line = background in {Background.BELT, Background.ROLLERS, Background.CUPS}
+    defocus = rng.uniform(0.3, 1.6) if rng.random() < 0.85 else rng.uniform(1.6, 6)
+    return Lens(
+        exposure=math.exp(rng.normal(-0.05, 0.25)),
+        balance=np.array([math.exp(rng.normal(0, 0.06)), 1, math.exp(rng.normal(0, 0.09))], np.float32),
+        contrast=rng.uniform(0, 1),
+        vignetting=rng.uniform(0, 0.5) if rng.random() < 0.6 else 0.0,
+        defocus=defocus,
+        motion=rng.uniform(2, 14) if rng.random() < (0.3 if line else 0.1) else 0.0,
+        motion_angle=0.0 if line else rng.uniform(0, math.pi),
+        sharpening=rng.uniform(0, 1) if rng.random() < 0.5 else 0.0,
+        noise=math.exp(rng.uniform(math.log(0.003), math.log(0.04))),
+        jpeg_quality=int(rng.integers(45, 98)),
+    )

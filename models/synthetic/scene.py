@@ -1,4 +1,4 @@
-"""What is in an image: frozen, free of pixels, the same whatever the image's size.
+"""What an image shows: the options that a caller fixes, and the scene, free of pixels and of the image's size.
 
 Lengths are in units of the mean side, the square root of width times height. Positions are in the view frame: x
 right, y down, z towards the camera, the image's centre at the origin; the projection is parallel.
@@ -8,20 +8,86 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import PomonaError
 from models.synthetic.fields import Rgb
-from models.synthetic.options import Background
+
+MAX_FRUITS: Final = 24
+
+
+class CannotRender(PomonaError):
+    """The seed, the size or the options of a rendering are out of range."""
+
+
+class Background(StrEnum):
+    """What is behind the fruit."""
+
+    BELT = "belt"
+    ROLLERS = "rollers"
+    CUPS = "cups"
+    TABLE = "table"
+    CLOTH = "cloth"
+    FOLIAGE = "foliage"
+    WHITE = "white"
+    BLACK = "black"
+
+
+class Layout(StrEnum):
+    """How the fruits lie.
+
+    LOOSE fruits may touch, hide parts of one another and cross the border of the image. The others lie entirely inside
+    the image: APART with gaps between them, TOUCHING side by side, PILED on top of one another.
+    """
+
+    LOOSE = "loose"
+    APART = "apart"
+    TOUCHING = "touching"
+    PILED = "piled"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """What is fixed about an image; everything else is random.
+
+    Attributes:
+        background: what is behind the fruit; None for any.
+        fruits: number of fruits, 0 to 24; None for 0 to 12. Leaves may hide one completely.
+        layout: how the fruits lie; None for any. With None, cups and foliage place fruit in their own way.
+        infected_share: share of the fruits that have lesions, 0 to 1; a share that gives no whole number of fruits is
+            rounded up or down at random. Hidden lesions do not show, so fewer fruits may look infected.
+        distractors: whether fruit has harmless marks: stickers, drops, dust, leaf fragments, wind scars.
+        camera: whether there is blur, noise, vignetting and JPEG compression.
+
+    Raises:
+        CannotRender: a number is out of range, or fruit in cups cannot have the layout.
+    """
+
+    background: Background | None = None
+    fruits: int | None = None
+    layout: Layout | None = None
+    infected_share: float = 0.45
+    distractors: bool = True
+    camera: bool = True
+
+    def __post_init__(self) -> None:
+        if self.fruits is not None and not 0 <= self.fruits <= MAX_FRUITS:
+            raise CannotRender(f"fruits must be 0 to {MAX_FRUITS}, got {self.fruits}.")
+        if not 0 <= self.infected_share <= 1:
+            raise CannotRender(f"infected_share must be 0 to 1, got {self.infected_share}.")
+        if self.background is Background.CUPS and self.layout not in {None, Layout.APART}:
+            raise CannotRender(f"layout must be apart with cups, got {self.layout}.")
+
 
 Vector: TypeAlias = NDArray[np.float64]
 """float64 (3,)."""
 
 
 class Species(StrEnum):
-    """What kind of citrus."""
+    """Species of citrus."""
 
     ORANGE = "orange"
     MANDARIN = "mandarin"
@@ -40,7 +106,7 @@ class LesionKind(StrEnum):
 
 
 class MarkKind(StrEnum):
-    """What lies on peel or looks odd and does no harm; its pixels stay healthy."""
+    """What lies on peel or looks odd but is harmless; its pixels stay healthy."""
 
     STICKER = "sticker"
     DROPS = "drops"
@@ -54,10 +120,10 @@ class Lesion:
     """One lesion, or one cluster of spots.
 
     Attributes:
-        kind: what it is.
+        kind: kind of lesion.
         centre: unit vector in the fruit's own frame.
         radius: length of the chord from the centre to the edge, on a fruit of radius 1.
-        key: of its random details.
+        key: key of its random details.
     """
 
     kind: LesionKind
@@ -68,7 +134,7 @@ class Lesion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """A harmless mark; attributes as those of `Lesion`."""
+    """A harmless mark; its attributes are those of `Lesion`."""
 
     kind: MarkKind
     centre: Vector
@@ -81,17 +147,17 @@ class Fruit:
     """One fruit: an ellipsoid with a bumpy outline.
 
     Attributes:
-        species: what it is.
-        centre: in the view frame.
-        radius: of its longest half axis.
+        species: species of citrus.
+        centre: centre in the view frame.
+        radius: length of its longest half axis.
         axes: half axes as shares of the radius, along its own x, y, z; the stem is at +y.
-        rotation: (3, 3); takes the view frame to the fruit's own.
+        rotation: (3, 3) matrix from the view frame to the fruit's own frame.
         ripeness: 0 green to 1 fully coloured.
         gloss: 0 dull to 1 waxed.
         wrinkles: 0 none to 1 deep, around the stem.
         lesions: painted in this order.
         marks: painted over the lesions.
-        key: of its random details.
+        key: key of its random details.
     """
 
     species: Species
@@ -113,8 +179,8 @@ class Lamp:
 
     Attributes:
         direction: unit vector towards it, in the view frame.
-        colour: of its light, times its strength.
-        softness: 0 a point, which casts hard shadows, to 1 a wide panel.
+        colour: colour of its light times its strength.
+        softness: 0 for a point, which casts hard shadows, to 1 for a wide panel.
     """
 
     direction: Vector
@@ -128,10 +194,10 @@ class Lighting:
 
     Attributes:
         lamps: the first casts shadows.
-        sky: light from all over the upper side.
+        sky: diffuse light from above.
         bounce: light from the ground.
-        dapple: 0 even light to 1 sun through leaves.
-        key: of the dapples.
+        dapple: 0 for even light to 1 for sun through leaves.
+        key: key of the dapples.
     """
 
     lamps: tuple[Lamp, ...]
@@ -148,14 +214,14 @@ class Lens:
     Attributes:
         exposure: factor on all light.
         balance: factors on red, green and blue.
-        contrast: 0 none to 1 strong, of the tone curve.
+        contrast: contrast of the tone curve, 0 for none to 1 for strong.
         vignetting: loss of light in the corners, 0 to 1.
         defocus: standard deviation of the blur, in thousandths of the mean side.
-        motion: length of the smear, likewise.
+        motion: length of the motion blur, likewise.
         motion_angle: its direction in radians.
-        sharpening: 0 none to 1 strong.
+        sharpening: 0 for none to 1 for strong.
         noise: standard deviation at middle grey, 0 to 1 being black to white.
-        jpeg_quality: 1 to 100, None for no compression.
+        jpeg_quality: 1 to 100; None for no compression.
     """
 
     exposure: float
@@ -172,17 +238,17 @@ class Lens:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """All that an image shows.
+    """Everything that an image shows.
 
     Attributes:
         extent: width and height; their product is 1.
         background: what is behind the fruit.
-        elevation: of the camera above the ground in radians; half of pi looks straight down.
-        pitch_of_rows: distance between rollers or cups; without meaning for other backgrounds.
+        elevation: angle of the camera above the ground in radians; pi / 2 looks straight down.
+        pitch_of_rows: distance between rollers or cups; unused with other backgrounds.
         fruits: from far to near.
         lighting: all light.
         lens: what the camera does to it.
-        key: of the background's random details.
+        key: key of the random details of the background.
     """
 
     extent: tuple[float, float]
@@ -196,5 +262,5 @@ class Scene:
 
     @property
     def up(self) -> Vector:
-        """Away from the ground, in the view frame."""
+        """Unit vector away from the ground, in the view frame."""
         return np.array([0.0, -np.cos(self.elevation), np.sin(self.elevation)])

@@ -1,1 +1,1 @@
-"""Training: U-Nets from annotated and rendered images, SAM from annotated ones."""
+"""Train U-Nets on annotated and rendered images, and fine-tune SAM on annotated ones."""

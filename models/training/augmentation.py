@@ -1,7 +1,7 @@
-"""Images made to look as they might have: moved, turned, lit, blurred and noisy.
+"""Random changes of images: moved, rotated, lit, blurred and noisy.
 
-What moves the image moves its classes alike, those by the nearest neighbour: a class is never between two others.
-Changes of colour are one linear map of red, green and blue, so that they cost one pass over the image.
+Classes move with the image, by the nearest neighbour, because classes cannot be interpolated. Changes of colour are one
+linear map of red, green and blue, so that they cost one pass over the image.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.constants import PADDING
 
 _LUMA: Final = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
-_CHANCE: Final = 0.3  # of blur, and of noise
+_CHANCE: Final = 0.3  # probability of blur, and of noise
 
 _Whole = TypeVar("_Whole", np.uint8, np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How far images are changed, by lot.
+    """How far images are changed at random.
 
     Attributes:
-        flip: chance to mirror left and right, 0 to 1.
-        flip_vertical: chance to mirror top and bottom.
-        rotation: most degrees either way.
-        smallest: least factor on the scale at which the network would see the image, above 0.
-        largest: greatest factor, at least `smallest`.
-        brightness: most that the factor on all light differs from 1, 0 to below 1.
-        contrast: likewise of the factor on differences from the image's mean.
+        flip: probability of a horizontal flip, 0 to 1.
+        flip_vertical: probability of a vertical flip.
+        rotation: largest rotation in degrees.
+        smallest: smallest factor on the scale at which the network would see the image, above 0.
+        largest: largest factor, at least `smallest`.
+        brightness: largest difference from 1 of the factor on all light, 0 to 1.
+        contrast: likewise of the factor on differences from the mean of the image.
         saturation: likewise of the factor on differences from grey.
-        hue: most degrees of rotation about the axis of greys.
-        blur: greatest standard deviation in pixels.
-        noise: greatest standard deviation, of 255.
+        hue: largest rotation about the axis of greys in degrees.
+        blur: largest standard deviation in pixels.
+        noise: largest standard deviation, of 255.
 
     Raises:
-        CannotTrain: a number outside its range.
+        CannotTrain: a number is out of range.
     """
 
     flip: float = 0.5
@@ -63,22 +63,26 @@ class Augmentation:
         shares = (self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation)
         others = (self.rotation, self.hue, self.blur, self.noise)
         if not all(0 <= each <= 1 for each in shares) or not all(0 <= each <= 360 for each in others):
-            raise CannotTrain("Augmentation: chances and factors are 0 to 1, angles and deviations at least 0.")
+            raise CannotTrain(
+                f"Augmentation: probabilities and factors must be 0 to 1, angles and deviations 0 to 360, got {self}."
+            )
         if not 0 < self.smallest <= self.largest < math.inf:
-            raise CannotTrain(f"Augmentation: scales from {self.smallest} to {self.largest} are none.")
+            raise CannotTrain(
+                f"Augmentation: scales must be above 0 and rising, got {self.smallest} to {self.largest}."
+            )
 
 
 UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0)
-"""Nothing is drawn by lot but which part of an image that is larger than the crop is seen."""
+"""No change; only the visible part of an image that is larger than its crop is random."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Where the image's points come to lie in the crop.
+    """How an image is placed in a crop.
 
     Attributes:
-        matrix: float64 (2, 3): x, y of the image to x, y of the crop; pixels' corners have whole numbers.
-        scale: of it, above 0.
+        matrix: float64 (2, 3), from x, y of the image to x, y of the crop; corners of pixels have whole coordinates.
+        scale: its scale, above 0.
         crop: size of the crop.
     """
 
@@ -96,19 +100,19 @@ def place(
     *,
     about: tuple[float, float] | None = None,
 ) -> Placement:
-    """Draw by lot how an image lies in a crop.
+    """Place an image in a crop at random.
 
     Args:
-        size: of the image.
-        crop: of the crop.
+        size: size of the image.
+        crop: size of the crop.
         scale: crop pixels per image pixel before augmentation.
-        augmentation: how far to go.
-        rng: draws the lots.
-        about: x and y of the image that come to lie within a quarter of the crop of its middle, None for any.
+        augmentation: how far to move the image.
+        rng: random generator.
+        about: x and y of the image to place within a quarter of the crop from its centre; None for no such point.
 
     Returns:
-        The placement. Before it is turned, the image lies within the crop or the crop within the image, each way,
-        unless it is about a point.
+        The placement. Without `about` and before rotation, in each direction the image lies within the crop or the crop
+        within the image.
     """
     factor = math.exp(rng.uniform(math.log(augmentation.smallest), math.log(augmentation.largest)))
     scale *= factor
@@ -126,19 +130,19 @@ def place(
 
 
 def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
-    """Move an image into its crop; beside the image is `PADDING`.
+    """Move an image into its crop; outside the image is `PADDING`.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
-        placement: where to.
+        placement: placement of the image.
 
     Returns:
-        uint8 of size `placement.crop`; shrunk as `models.letterbox.resize` does it.
+        uint8 of size `placement.crop`; shrunk as by `models.letterbox.resize`.
     """
     height, width = pixels.shape[:2]
     matrix = placement.matrix
     if placement.scale < 1:
-        # First the averaging filter that serving uses: the warp alone would skip pixels.
+        # First the averaging filter that serving uses, because the warp alone would skip pixels.
         small = max(1, round(width * placement.scale)), max(1, round(height * placement.scale))
         pixels = np.asarray(PIL.Image.fromarray(pixels).resize(small, PIL.Image.Resampling.BILINEAR))
         matrix = matrix @ np.diag((width / small[0], height / small[1], 1.0))
@@ -146,25 +150,25 @@ def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
 
 
 def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
-    """Move an image's classes into its crop; beside the image is IGNORE.
+    """Move the classes of an image into its crop; outside the image is IGNORE.
 
     Args:
         semantic: uint8 (height, width) of `PixelClass`.
-        placement: where to.
+        placement: placement of the image.
 
     Returns:
         uint8 of size `placement.crop`.
     """
-    beside = (int(PixelClass.IGNORE),)
-    return _warped(semantic, placement.matrix, placement.crop, cv2.INTER_NEAREST, beside)
+    outside = (int(PixelClass.IGNORE),)
+    return _warped(semantic, placement.matrix, placement.crop, cv2.INTER_NEAREST, outside)
 
 
 def move_instances(instance_map: InstanceMap, placement: Placement) -> InstanceMap:
-    """Move an image's fruits into its crop; beside the image is none.
+    """Move the fruits of an image into its crop; outside the image is none.
 
     Args:
         instance_map: uint16 (height, width).
-        placement: where to.
+        placement: placement of the image.
 
     Returns:
         uint16 of size `placement.crop`.
@@ -173,12 +177,12 @@ def move_instances(instance_map: InstanceMap, placement: Placement) -> InstanceM
 
 
 def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
-    """Change light and colours, blur, and add noise, by lot.
+    """Change light and colours, blur and add noise, at random.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
-        augmentation: how far to go.
-        rng: draws the lots.
+        augmentation: how far to change the image.
+        rng: random generator.
 
     Returns:
         uint8 of the same shape.
@@ -209,18 +213,20 @@ def _relit(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator)
 
 
 def _about_greys(angle: float) -> NDArray[np.float64]:
-    """Rotation about (1, 1, 1), (3, 3): Rodrigues' formula."""
+    """Return the rotation (3, 3) about (1, 1, 1): Rodrigues' formula."""
     axis = np.full(3, 1 / math.sqrt(3))
     cross = np.array(((0, -axis[2], axis[1]), (axis[2], 0, -axis[0]), (-axis[1], axis[0], 0)))
     return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
 
 
 def _warped(
-    values: NDArray[_Whole], matrix: NDArray[np.float64], crop: Size, how: int, beside: tuple[int, ...]
+    values: NDArray[_Whole], matrix: NDArray[np.float64], crop: Size, interpolation: int, outside: tuple[int, ...]
 ) -> NDArray[_Whole]:
-    # OpenCV counts from the centres of pixels.
+    # In OpenCV, whole coordinates are the centres of pixels.
     matrix = matrix.copy()
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     size = (crop.width, crop.height)
-    moved = cv2.warpAffine(values, matrix, size, flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=beside)
+    moved = cv2.warpAffine(
+        values, matrix, size, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=outside
+    )
     return np.asarray(moved, values.dtype)

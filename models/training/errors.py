@@ -1,4 +1,4 @@
-"""What goes wrong in training besides data and checkpoints."""
+"""Errors of training, besides those of data and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from models.errors import PomonaError
 
 
 class CannotTrain(PomonaError):
-    """Options that make no sense, a run folder that does not fit them, or a training that came to nothing."""
+    """Options are out of range, a run folder does not match them, or a training failed."""

@@ -1,4 +1,4 @@
-"""What a trained model is and how it came about (Mitchell et al., "Model Cards for Model Reporting", 2019)."""
+"""Model cards of trained models (Mitchell et al., "Model Cards for Model Reporting", 2019)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,9 @@ import yaml
 
 from models.catalog import CATALOGUE
 from models.training.errors import CannotTrain
-from models.training.run_folder import RunFolder
+from models.weights.run_folder import RunFolder
 
 _PACKAGES = ("numpy", "opencv-python-headless", "safetensors", "segmentation-models-pytorch", "timm", "torch")
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """What a run is to make.
-
-    Attributes:
-        out: the run's folder.
-        name: what a request will call the model.
-        licence: of its weights.
-    """
-
-    out: Path
-    name: str
-    licence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +26,21 @@ class ModelCard:
     """A trained model.
 
     Attributes:
-        name: what a request will call it: lower-case letters, digits, dots, dashes, underscores.
-        architecture: as the zoo knows it.
-        file: the checkpoint's name, beside the card.
-        sha256: of that file.
-        size: of that file in bytes.
-        licence: of the weights, as the user states it.
-        task: what it does, in one sentence.
-        initial_weights: what it began from, with origin and licence.
-        data: of each source: parts, hash, licence, as recorded.
-        chosen_by: what the score is.
-        score: of the best epoch.
-        best_epoch: counted from 0.
-        epochs: that were run.
+        name: name in requests: lower-case letters, digits, dots, dashes, underscores.
+        architecture: architecture in the catalogue.
+        file: name of the checkpoint, beside the card.
+        sha256: hash of that file.
+        size: size of that file in bytes.
+        licence: licence of the weights, as the user states it.
+        task: what the model does, in one sentence.
+        initial_weights: weights that the training started from, with origin and licence.
+        data: parts, hash and licence of each source.
+        chosen_by: meaning of the score.
+        score: score of the best epoch.
+        best_epoch: best epoch, counted from 0.
+        epochs: number of epochs that were run.
         validation: measures of the best epoch, by name.
-        options: of the run.
+        options: options of the run.
         remarks: what a user should know.
     """
 
@@ -78,27 +63,27 @@ class ModelCard:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no models file could give a model, before hours are spent on it.
+    """Reject a model name that a models file cannot have, before hours are spent on it.
 
     Raises:
-        CannotTrain: it is none, or a built-in model's.
+        CannotTrain: the name is invalid, or is that of a built-in model.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) or name in CATALOGUE:
         raise CannotTrain(
-            f"{name!r} is no name for a model: at most 64 lower-case letters, digits, dots, dashes and underscores are "
-            "right, and none of a built-in model."
+            "A model name must be at most 64 lower-case letters, digits, dots, dashes and underscores, and not that of "
+            f"a built-in model, got {name!r}."
         )
 
 
 def write_card(folder: RunFolder, card: ModelCard) -> str:
-    """Write the card as JSON and as Markdown, and a models file with the model.
+    """Write a card as JSON and as Markdown, and a models file with the model.
 
     Args:
-        folder: holds the checkpoint too.
-        card: what to write.
+        folder: run folder with the checkpoint.
+        card: card to write.
 
     Returns:
-        The models file's text.
+        The text of the models file.
 
     Raises:
         OSError: the folder cannot be written.
@@ -112,13 +97,13 @@ def write_card(folder: RunFolder, card: ModelCard) -> str:
 
 
 def models_entry(card: ModelCard) -> str:
-    """A models file with this one model, as `models.catalog` reads it from the card's folder."""
+    """Return a models file with this one model, as `models.catalog` reads it from the card's folder."""
     keys = {"architecture": card.architecture, "file": card.file, "licence": card.licence, "sha256": card.sha256}
     return str(yaml.safe_dump({"models": {card.name: keys}}, sort_keys=False, allow_unicode=True))
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a training gives."""
+    """Return the versions of Python and of the packages that influence the outcome of a training."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -129,7 +114,7 @@ def versions() -> dict[str, str]:
 
 
 def _markdown(card: ModelCard) -> str:
-    known = {name: value for name, value in card.validation.items() if not math.isnan(value)}
+    measured = {name: value for name, value in card.validation.items() if not math.isnan(value)}
     return "\n".join([
         f"# {card.name}",
         "",
@@ -140,15 +125,15 @@ def _markdown(card: ModelCard) -> str:
             "file": f"{card.file}, {card.size:,} bytes",
             "SHA-256": card.sha256,
             "licence": card.licence,
-            "began from": card.initial_weights,
+            "initial weights": card.initial_weights,
             "epochs": f"{card.epochs}, best {card.best_epoch} (counted from 0)",
         }),
         "## Validation",
         "",
-        f"The best epoch was chosen by {card.chosen_by}: {card.score:.4f}. It was chosen on these very images, so",
-        "the numbers are a little too good; the test part was not touched.",
+        f"The best epoch was chosen by {card.chosen_by}: {card.score:.4f}. It was chosen on these images, so the",
+        "numbers are slightly optimistic; the test part was not used.",
         "",
-        *_table("measure", "value", {name: f"{value:.4f}" for name, value in known.items()}),
+        *_table("measure", "value", {name: f"{value:.4f}" for name, value in measured.items()}),
         "## Data",
         "",
         *[line for name, record in card.data.items() for line in (f"### {name}", "", *_table("", "", record))],
@@ -176,7 +161,7 @@ def _cell(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """JSON knows no NaN."""
+    """Replace what JSON does not have, such as NaN."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

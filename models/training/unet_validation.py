@@ -1,9 +1,9 @@
-"""How well a U-Net does on each source of images, seen as serving sees them.
+"""Validation of a U-Net on each source of images, with the code that serves it.
 
-Images are shrunk, padded and enlarged again by serving's own code, and compared at their own size. Each source has
-measures of its own; the score that chooses the best epoch is the mean over the sources of their mean IoU, each source
-weighing the same however many images it has. A source's mean IoU is over the pixels of all its images together: of
-background, healthy and infected where its annotations tell them apart, else of background and fruit.
+Images are shrunk, padded and enlarged again as in serving, and compared at their own size. Each source has its own
+measures. The score that chooses the best epoch is the mean over the sources of their mean IoU; each source has the same
+weight, however many images it has. The mean IoU of a source is over the pixels of all its images together: of
+background, healthy and infected if its annotations separate them, otherwise of background and fruit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from models.data.samples import Sample
-from models.evaluation.metrics import class_confusion, fruit_confusion, iou, mean_counted
+from models.data.sources import OpenedSource
 from models.letterbox import resize
-from models.training.data_sources import OpenedSource
-from models.training.fitting import Validation
-from models.training.machine import Machine
-from models.training.unet_images import one_thread
+from models.metrics import class_confusion, fruit_confusion, iou, mean_counted
+from models.training.options import Machine
+from models.training.trainer import Validation
+from models.training.unet_data import one_thread
 from models.types import CLASSES, PixelClass, Pixels, SemanticMap
 from models.unet.build import PixelsToLogits
 from models.unet.instances import MIN_REGION, fruit_labels
@@ -33,21 +33,21 @@ from models.unet.letterbox import UNetLetterbox, pad, unet_letterbox
 from models.unet.postprocess import class_map
 
 SCORE: Final = "the mean over the sources of their mean IoU over pixels"
-"""What `Validation.score` is, in words."""
+"""Meaning of `Validation.score`."""
 
 RENDERED: Final = "rendered"
 """Name of the source of rendered scenes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """What a network says of one image, and what is right.
+class Prediction:
+    """The prediction of a network for an image, and the truth.
 
     Attributes:
-        source: name of the image's source.
-        predicted: uint8 (height, width) of the image's size: BACKGROUND, HEALTHY or INFECTED.
-        fruits: how many the network tells apart.
-        truth: the annotation.
+        source: name of the source of the image.
+        predicted: uint8 (height, width) of the image: BACKGROUND, HEALTHY or INFECTED.
+        fruits: number of fruits that the network separates.
+        truth: annotation of the image.
     """
 
     source: str
@@ -62,22 +62,22 @@ class Truth:
 
     Attributes:
         semantic: uint8 (height, width) of `PixelClass`.
-        fruits: how many are seen with at least `MIN_REGION` cells; None where fruits were not told apart.
+        fruits: number of visible fruits of at least `MIN_REGION` cells; None if fruits are not separated.
     """
 
     semantic: SemanticMap
     fruits: int | None
 
 
-_Seen: TypeAlias = tuple[str, Pixels, UNetLetterbox, Truth]
+_Prepared: TypeAlias = tuple[str, Pixels, UNetLetterbox, Truth]
 
 
-class UNetValidation:
-    """Judges networks on the validation parts.
+class UNetValidator:
+    """Validates networks on the validation parts of sources.
 
     Args:
-        sources: sets; their validation parts are read again for each network.
-        rendered: scenes, kept in memory.
+        sources: sets; their validation parts are read for each validation.
+        rendered: rendered scenes, kept in memory.
         machine: device and workers.
     """
 
@@ -85,14 +85,14 @@ class UNetValidation:
         self.names = [each.name for each in sources] + ([RENDERED] if rendered else [])
         self._device = torch.device(machine.device)
         images = _Images(sources, rendered)
-        self._loader: DataLoader[_Seen] = DataLoader(
+        self._loader: DataLoader[_Prepared] = DataLoader(
             images,
             sampler=range(len(images)),
             batch_size=None,  # images of any shape
             num_workers=machine.workers,
             persistent_workers=machine.workers > 0,
             worker_init_fn=one_thread,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             generator=torch.Generator(),
         )
 
@@ -105,58 +105,58 @@ class UNetValidation:
             "IoU of healthy and infected": [
                 f"{name}/{kind}_iou" for name in self.names for kind in ("healthy", "infected")
             ],
-            "share of images with all fruits told apart": [f"{name}/counted_right" for name in self.names],
+            "share of images with the right number of fruits": [f"{name}/counted_right" for name in self.names],
         }
 
-    def of(self, network: nn.Module) -> Validation:
-        """Validator a network in evaluation mode.
+    def validate(self, network: nn.Module) -> Validation:
+        """Validate a network in evaluation mode.
 
         Args:
-            network: as `models.unet.build` gives it, on the device.
+            network: network of `models.unet.build` on the device.
 
         Returns:
-            `SOURCE/MEASURE` for each of `mean_iou`, `fruit_iou`, `background_iou`, `healthy_iou`, `infected_iou` (over
-            all pixels), `fruit_iou_per_image`, and `counted_right`, the share of images in which as many fruits are
-            told apart as are seen; NaN where it does not count.
+            The score, and `SOURCE/MEASURE` for each of `mean_iou`, `fruit_iou`, `background_iou`, `healthy_iou`,
+            `infected_iou` (over all pixels), `fruit_iou_per_image`, and `counted_right`, the share of images with the
+            right number of separate fruits; NaN where it does not apply.
 
         Raises:
             DataError: an image cannot be used.
         """
         counts: dict[str, list[_Counts]] = {name: [] for name in self.names}
-        for judged in self.judgements(network):
-            counts[judged.source].append(_counts(judged))
+        for each in self.predictions(network):
+            counts[each.source].append(_counts(each))
         measures: dict[str, float] = {}
         for name, counted in counts.items():
             measures |= {f"{name}/{measure}": value for measure, value in _measures(counted).items()}
         means = np.array([measures[f"{name}/mean_iou"] for name in self.names])
         return Validation(float(mean_counted(means)), measures)
 
-    def judgements(self, network: nn.Module) -> Iterator[Judged]:
-        """What the network says of every image, at the image's own size."""
+    def predictions(self, network: nn.Module) -> Iterator[Prediction]:
+        """Predict every image at its own size."""
         whole = PixelsToLogits(network).to(self._device)
         with torch.inference_mode():
-            for name, pixels, frame, truth in self._loader:
+            for name, pixels, letterbox, truth in self._loader:
                 batch = torch.from_numpy(pixels)[None].to(self._device)
                 output = whole(batch)[0].float().cpu().contiguous().numpy()
-                yield Judged(name, class_map(output, frame), int(fruit_labels(output, frame).max()), truth)
+                yield Prediction(name, class_map(output, letterbox), int(fruit_labels(output, letterbox).max()), truth)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counts:
-    """Of one image: confusions, int64 (3, 3) and (2, 2), and whether the number of fruits is right."""
+    """Confusions of an image, int64 (3, 3) and (2, 2), and whether its number of fruits is right."""
 
     classes: NDArray[np.int64]
     fruit: NDArray[np.int64]
     right: float
 
 
-def _counts(judged: Judged) -> _Counts:
-    predicted, truth = judged.predicted, judged.truth
-    # Of an image whose fruit is not told apart, background alone would say too much good of a network.
+def _counts(prediction: Prediction) -> _Counts:
+    predicted, truth = prediction.predicted, prediction.truth
+    # In an image with fruit of unknown health, background alone would flatter a network.
     unknown = (truth.semantic == PixelClass.FRUIT).any()
     size = (len(CLASSES), len(CLASSES))
     classes = np.zeros(size, np.int64) if unknown else class_confusion(predicted, truth.semantic)
-    right = math.nan if truth.fruits is None else float(judged.fruits == truth.fruits)
+    right = math.nan if truth.fruits is None else float(prediction.fruits == truth.fruits)
     return _Counts(classes, fruit_confusion(predicted, truth.semantic), right)
 
 
@@ -176,7 +176,7 @@ def _measures(counts: Sequence[_Counts]) -> dict[str, float]:
     }
 
 
-class _Images(Dataset[_Seen]):
+class _Images(Dataset[_Prepared]):
     def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample]) -> None:
         self._listed = [(each, name) for each in sources for name in each.validation]
         self._rendered = rendered
@@ -184,25 +184,26 @@ class _Images(Dataset[_Seen]):
     def __len__(self) -> int:
         return len(self._listed) + len(self._rendered)
 
-    def __getitem__(self, index: int) -> _Seen:
+    def __getitem__(self, index: int) -> _Prepared:
         if index < len(self._listed):
             source, name = self._listed[index]
-            return _seen(source.name, source.dataset.load(name))
-        return _seen(RENDERED, self._rendered[index - len(self._listed)])
+            return _prepare(source.name, source.dataset.load(name))
+        return _prepare(RENDERED, self._rendered[index - len(self._listed)])
 
 
-def _seen(name: str, sample: Sample) -> _Seen:
-    frame = unet_letterbox(sample.size)
-    return name, pad(resize(sample.pixels, frame), frame), frame, Truth(sample.semantic, _fruits(sample, frame))
+def _prepare(name: str, sample: Sample) -> _Prepared:
+    letterbox = unet_letterbox(sample.size)
+    pixels = pad(resize(sample.pixels, letterbox), letterbox)
+    return name, pixels, letterbox, Truth(sample.semantic, _fruits(sample, letterbox))
 
 
-def _fruits(sample: Sample, frame: UNetLetterbox) -> int | None:
+def _fruits(sample: Sample, letterbox: UNetLetterbox) -> int | None:
     if sample.instance_map is None:
         return None
-    smallest = MIN_REGION * frame.original.pixels / frame.resized.pixels
+    smallest = MIN_REGION * letterbox.original.pixels / letterbox.resized.pixels
     areas = np.bincount(sample.instance_map.ravel())[1:]
     return int(np.count_nonzero(areas >= smallest))
 
 
-def _as_it_is(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item

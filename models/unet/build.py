@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors, or from chance alone, to a U-Net (Ronneberger et al. 2015)."""
+"""Builds U-Nets (Ronneberger et al. 2015) with the weights of a checkpoint or with random ones."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from models.errors import BadCheckpoint
 from models.unet.constants import OUTPUTS, PIXEL_MEAN, PIXEL_STD
+from models.weights.checkpoints import mismatch
 
 ENCODERS: Final[Mapping[str, str]] = {"unet-resnet18": "resnet18", "unet-mobilenetv2": "mobilenet_v2"}
-"""The encoder of every architecture, under the name that segmentation-models-pytorch gives it."""
+"""Names of the architectures' encoders in segmentation-models-pytorch."""
 
 
 def new_unet(architecture: str, seed: int) -> nn.Module:
-    """An untrained network, float32 on the CPU, in training mode.
+    """Build an untrained network, float32 on the CPU, in training mode.
 
     Args:
         architecture: a key of `ENCODERS`.
-        seed: of the weights; PyTorch's own generator is left as it was.
+        seed: seed of the weights; the state of PyTorch's global generator is not changed.
 
     Returns:
-        Normalised float32 (batch, 3, height, width), both multiples of 32, to float32 (batch, 5, height, width): the
-        logits of `models.data.samples.CLASSES`, and votes right and down in `OFFSET_UNIT`s, see
+        A module from normalised float32 (batch, 3, height, width), both sides multiples of 32, to float32 (batch, 5,
+        height, width): the logits of `models.types.CLASSES`, and offsets right and down in units of `OFFSET_UNIT`, see
         `models.unet.instances`. Its tensors have segmentation-models-pytorch's names.
     """
     with torch.random.fork_rng(devices=[]):
@@ -44,25 +44,24 @@ def build_unet(architecture: str, state_dict: Mapping[str, Tensor]) -> nn.Module
         As `new_unet`, in evaluation mode.
 
     Raises:
-        BadCheckpoint: a tensor is missing, left over, or of the wrong shape.
+        BadCheckpoint: a tensor is missing, unexpected, or of the wrong shape.
     """
     network = _network(architecture)
     try:
         # Copies into the network's own tensors, and so converts to float32.
         network.load_state_dict(dict(state_dict), strict=True)
     except RuntimeError as error:
-        raise BadCheckpoint(
-            f"The checkpoint does not fit the architecture {architecture}: {_first_lines(error)} "
-            f"Name the architecture that it was trained with; {OUTPUTS} channels are expected, as training here makes."
+        raise mismatch(
+            architecture, error, f", with {OUTPUTS} output channels as `make train-unet` makes them"
         ) from error
     return network.eval().requires_grad_(requires_grad=False)
 
 
 class PixelsToLogits(nn.Module):
-    """A network with the normalisation before it: what backends run.
+    """A network with normalisation before it, as backends run it.
 
     Args:
-        network: as `build_unet` gives it.
+        network: network from `build_unet`.
     """
 
     mean: Tensor
@@ -83,8 +82,3 @@ class PixelsToLogits(nn.Module):
 def _network(architecture: str) -> nn.Module:
     network: nn.Module = smp.Unet(ENCODERS[architecture], encoder_weights=None, in_channels=3, classes=OUTPUTS)
     return network
-
-
-def _first_lines(error: RuntimeError, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + " …"

@@ -1,11 +1,11 @@
-"""Tells fruits apart, those that touch and those whose parts a leaf divides: every cell votes for a middle.
+"""Separates the fruits in a U-Net's output, also those that touch or are divided by a leaf: cells vote for centres.
 
-The network gives each cell the way to the middle of its fruit. Votes of one fruit fall together; where many do, there
-is a fruit. The one with the most votes comes first and takes them along, so that the rest of a large fruit's scattered
-votes make no second one. A cell belongs to the fruit that its vote comes nearest to, in radii of that fruit. The idea
-is that of the generalised Hough transform (Ballard, Pattern Recognition 1981), the regression that of Panoptic-DeepLab
-(Cheng et al., CVPR 2020), here without its map of centres; ways are followed as in Cellpose (Stringer et al., Nature
-Methods 2021).
+The network predicts each cell's offset to the centre of its fruit. Votes of one fruit accumulate at its centre. The
+centre with the most votes is taken first and its votes are removed, so that the scattered rest of a large fruit's votes
+does not make a second one. A cell belongs to the fruit whose centre its vote is nearest to, measured in radii of that
+fruit. The idea is that of the generalised Hough transform (Ballard, Pattern Recognition 1981), the regression that of
+Panoptic-DeepLab (Cheng et al., CVPR 2020), here without its centre map; offsets are followed as in Cellpose (Stringer
+et al., Nature Methods 2021).
 """
 
 from __future__ import annotations
@@ -16,76 +16,124 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.unet.cells import against_background, favoured, unpadded
-from models.unet.constants import OFFSET_UNIT
+from models.types import CLASSES
+from models.unet.constants import OFFSET_UNIT, OUTPUTS
 from models.unet.letterbox import UNetLetterbox
 
 MIN_REGION: Final = 16
-"""Cells, 4 x 4 of 448 x 224: smaller regions are specks."""
+"""Least number of cells of a fruit, 4 x 4 of 448 x 224: smaller regions are specks."""
 
 _COARSE: Final = 2
-"""Cells: votes are gathered in squares of this side."""
+"""Side in cells of the squares in which votes are counted."""
 
 _BLUR: Final = 1.5
-"""Standard deviation, in such squares, with which they are gathered."""
+"""Standard deviation, in such squares, of the Gaussian that smooths the counts."""
 
 _STEPS: Final = 8
-"""Ways that are followed after the first."""
+"""Number of times that offsets are followed further after the first."""
 
 _ITS_OWN: Final = 1.0
-"""Radii: votes nearer to a middle are its fruit's."""
+"""Distance in radii up to which votes belong to a centre while centres are searched."""
 
 _FEWEST: Final = 0.25
-"""Of the area of a disc with the fruit's radius: fewer votes are strays, and their cells go to the fruits beside."""
+"""Least number of votes as a share of the area of a disc with the fruit's radius. With fewer, a centre is dropped and
+its cells go to its neighbours."""
 
 _TOO_FAR: Final = 1.0
-"""Radii: a vote that misses every middle by more belongs to no fruit."""
+"""Distance in radii from every centre above which a vote belongs to no fruit."""
 
 _MOST: Final = 128
-"""Places in an image that are looked at: those with the most votes."""
+"""Most candidate centres in an image."""
+
+
+def unpad(output: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.float32]:
+    """Return the part of an output that lies on the image.
+
+    Args:
+        output: float32 (5, height, width) of size `letterbox.padded`.
+        letterbox: letterbox of the image.
+
+    Returns:
+        A view of size `letterbox.resized`.
+
+    Raises:
+        ValueError: the output has another size.
+    """
+    expected = (OUTPUTS, letterbox.padded.height, letterbox.padded.width)
+    if output.shape != expected:
+        raise ValueError(f"the output must have the shape {expected}, got {output.shape}")
+    return output[:, : letterbox.resized.height, : letterbox.resized.width]
+
+
+def fruit_margins(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Subtract the background's logits from those of healthy and infected: two maps are cheaper to resize than three.
+
+    Args:
+        cells: float32 (3 or more, height, width), the logits of the classes first.
+
+    Returns:
+        float32 (2, height, width).
+    """
+    margins: NDArray[np.float32] = cells[1 : len(CLASSES)] - cells[0]
+    return margins
+
+
+def predicted_class(healthy: NDArray[np.float32], infected: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the class of the largest logit, the first of equal ones.
+
+    Args:
+        healthy: margins of healthy over background, any shape.
+        infected: margins of infected over background, same shape.
+
+    Returns:
+        uint8 of the same shape: BACKGROUND, HEALTHY or INFECTED.
+    """
+    classes = (infected > healthy).view(np.uint8)
+    classes += 1
+    classes *= np.maximum(healthy, infected) > 0
+    return classes
 
 
 def fruit_labels(output: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.int32]:
-    """Which fruit each cell belongs to.
+    """Label each cell with the fruit that it belongs to.
 
     Args:
-        output: float32 (5, height, width) of size `letterbox.padded`, as `UNetBackend.infer` gives it.
-        letterbox: of the image.
+        output: float32 (5, height, width) of size `letterbox.padded`, from `UNetBackend.infer`.
+        letterbox: letterbox of the image.
 
     Returns:
-        int32 (height, width) of size `letterbox.resized`: 0 where there is no fruit, else its number from 1 on,
-        the largest fruit first. No fruit has fewer than `MIN_REGION` cells.
+        int32 (height, width) of size `letterbox.resized`: 0 for background, else the fruit's number from 1 on, the
+        largest fruit first. No fruit has fewer than `MIN_REGION` cells.
 
     Raises:
-        ValueError: an output of another size.
+        ValueError: the output has another size.
     """
-    cells = unpadded(output, letterbox)
-    fruit = favoured(*against_background(cells)) > 0
+    cells = unpad(output, letterbox)
+    fruit = predicted_class(*fruit_margins(cells)) > 0
     rows, columns = np.nonzero(fruit)
     labels = np.zeros(cells.shape[1:], np.int32)
     if len(rows) < MIN_REGION:
         return labels
-    votes = _followed(cells[3:] * np.float32(OFFSET_UNIT), fruit, rows, columns)
-    ways = votes - np.stack((columns, rows))
-    # Half of a disc's points are within 0.71 radii of its middle, and the mean way to it is 2/3 of a radius.
-    radii = np.maximum(np.hypot(ways[0], ways[1]) * 1.5, 1.0)
-    middles = _middles(votes, radii, letterbox)
-    labels[rows, columns] = _nearest(votes, middles)
-    return _numbered(labels)
+    votes = _follow(cells[3:] * np.float32(OFFSET_UNIT), fruit, rows, columns)
+    offsets = votes - np.stack((columns, rows))
+    # The mean distance of a disc's points to its centre is 2/3 of the radius.
+    radii = np.maximum(np.hypot(offsets[0], offsets[1]) * 1.5, 1.0)
+    labels[rows, columns] = _nearest(votes, _find_centres(votes, radii, letterbox))
+    return _renumber(labels)
 
 
-def _followed(
-    ways: NDArray[np.float32], fruit: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]
+def _follow(
+    offsets: NDArray[np.float32], fruit: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Where ways lead, float32 (2, cells) x, y: from the cell where one ends the next is taken, while there is fruit.
+    """Follow offsets from cell to cell while they stay on fruit; return where they end, float32 (2, cells) x, y.
 
-    Ways near a middle are good. Those from the rim of a fruit larger than any that was trained on are too short.
+    Offsets near a centre are good. Those from the rim of a fruit larger than any in training are too short.
     """
     height, width = fruit.shape
     cells = np.mgrid[:height, :width][::-1].astype(np.float32)
-    places = (cells + ways)[:, rows, columns]
-    # Many ways lead over few cells: none of these may mislead them alone.
-    ends = cells + np.stack([cv2.medianBlur(channel, 3) for channel in ways])
+    places = (cells + offsets)[:, rows, columns]
+    # Many paths cross few cells: no single one of these may mislead them.
+    ends = cells + np.stack([cv2.medianBlur(channel, 3) for channel in offsets])
     for _ in range(_STEPS):
         across = np.clip(np.rint(places[0]), 0, width - 1).astype(np.intp)
         down = np.clip(np.rint(places[1]), 0, height - 1).astype(np.intp)
@@ -93,17 +141,17 @@ def _followed(
     return places
 
 
-class _Middles(NamedTuple):
-    """Where fruits are: float32 (fruits, 2) x, y and float32 (fruits,) radius, in cells."""
+class _Centres(NamedTuple):
+    """Centres of fruits, float32 (fruits, 2) x, y, and radii, float32 (fruits,), in cells."""
 
     places: NDArray[np.float32]
     radii: NDArray[np.float32]
 
 
-def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: UNetLetterbox) -> _Middles:
-    """Where votes are densest there is a middle; its votes are taken away, and the densest place of the rest is next.
+def _find_centres(votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: UNetLetterbox) -> _Centres:
+    """Find centres one by one: the densest place is a centre; its votes are removed before the next search.
 
-    The larger a fruit, the further its votes scatter: whoever looks for all peaks at once finds several in a large one.
+    The larger a fruit, the further its votes scatter: searching all peaks at once finds several in a large fruit.
     """
     left, sizes = votes, radii
     seen: list[tuple[int, bool, NDArray[np.float32], float]] = []
@@ -112,16 +160,16 @@ def _middles(votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: 
         count = int(np.count_nonzero(own))
         seen.append((count, count >= max(MIN_REGION, _FEWEST * np.pi * radius**2), place, radius))
         left, sizes = left[:, ~own], sizes[~own]
-    # Where none has enough, the one with the most.
+    # If none has enough votes, keep the one with the most.
     kept = [each for each in seen if each[1]] or [max(seen, key=lambda each: each[0])]
-    found = _Middles(np.stack([place for *_, place, _ in kept]), np.array([radius for *_, radius in kept], np.float32))
-    return _with_enough(votes, found)
+    found = _Centres(np.stack([place for *_, place, _ in kept]), np.array([radius for *_, radius in kept], np.float32))
+    return _drop_weak(votes, found)
 
 
 def _densest(
     votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: UNetLetterbox
 ) -> tuple[NDArray[np.float32], float, NDArray[np.bool_]]:
-    """The place with the most votes, float32 (2,) x, y; the radius of its fruit; and which votes are its own."""
+    """Return the place with the most votes, float32 (2,) x, y; the radius of its fruit; and which votes are its own."""
     height, width = (-(-side // _COARSE) for side in (letterbox.resized.height, letterbox.resized.width))
     across = np.clip(votes[0] * (1 / _COARSE), 0, width - 1).astype(np.intp)
     down = np.clip(votes[1] * (1 / _COARSE), 0, height - 1).astype(np.intp)
@@ -137,26 +185,26 @@ def _densest(
 
 
 def _within(votes: NDArray[np.float32], place: NDArray[np.float32], distance: float) -> NDArray[np.bool_]:
-    """Which votes are at most so far from a place; the nearest in any case."""
+    """Select the votes within a distance of a place, at least the nearest one."""
     off = np.square(votes[0] - place[0]) + np.square(votes[1] - place[1])
     return np.asarray(off <= max(distance**2, float(off.min())))
 
 
-def _with_enough(votes: NDArray[np.float32], middles: _Middles) -> _Middles:
-    """Without those that get too few votes; at least one is left."""
-    areas = np.bincount(_nearest(votes, middles), minlength=len(middles.radii) + 1)[1:]
-    share = areas / (np.pi * middles.radii**2)
+def _drop_weak(votes: NDArray[np.float32], centres: _Centres) -> _Centres:
+    """Drop centres with too few votes; keep at least one."""
+    areas = np.bincount(_nearest(votes, centres), minlength=len(centres.radii) + 1)[1:]
+    share = areas / (np.pi * centres.radii**2)
     kept = (share >= _FEWEST) & (areas >= MIN_REGION)
     if not kept.any():
         kept[int(np.argmax(areas))] = True
-    return _Middles(middles.places[kept], middles.radii[kept])
+    return _Centres(centres.places[kept], centres.radii[kept])
 
 
-def _nearest(votes: NDArray[np.float32], middles: _Middles) -> NDArray[np.int32]:
-    """The number from 1 on of the middle that each vote is nearest to, in its radii; 0 beyond `_TOO_FAR`."""
+def _nearest(votes: NDArray[np.float32], centres: _Centres) -> NDArray[np.int32]:
+    """Return the number from 1 on of the centre nearest to each vote, in its radii; 0 beyond `_TOO_FAR`."""
     best = np.full(votes.shape[1], np.square(_TOO_FAR), np.float32)
     chosen = np.zeros(votes.shape[1], np.int32)
-    for number, ((x, y), radius) in enumerate(zip(*middles, strict=True), start=1):
+    for number, ((x, y), radius) in enumerate(zip(*centres, strict=True), start=1):
         distance = (np.square(votes[0] - x) + np.square(votes[1] - y)) / np.square(radius)
         nearer = distance < best
         best[nearer] = distance[nearer]
@@ -164,8 +212,8 @@ def _nearest(votes: NDArray[np.float32], middles: _Middles) -> NDArray[np.int32]
     return chosen
 
 
-def _numbered(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Numbered by falling area, without specks."""
+def _renumber(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Remove specks and number the fruits by falling area."""
     areas = np.bincount(labels.ravel())
     numbers = np.zeros(len(areas), np.int32)
     ranked = [int(label) for label in np.argsort(-areas, kind="stable") if label and areas[label] >= MIN_REGION]

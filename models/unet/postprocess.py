@@ -1,8 +1,8 @@
-"""From a U-Net's logits to a class map of the original image and to regions of fruit.
+"""Computes the class map of the original image and the regions of fruit from a U-Net's output.
 
-Between the centres of four cells of the logits, bilinear interpolation mixes just those four. Where all four favour
-the same class, so does every mixture of them: only pixels between cells that disagree have to be computed. That is done
-a strip of rows at a time: no float array of the image's size is ever made.
+Between the centres of four cells of the logits, bilinear interpolation mixes just those four. If all four predict the
+same class, so does every mixture of them: only pixels between cells that disagree have to be computed. They are
+computed in strips of rows, so that no float array of the image's size is ever made.
 """
 
 from __future__ import annotations
@@ -16,32 +16,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.types import CLASSES, PixelClass, SemanticMap
-from models.unet.axes import Axis
-from models.unet.cells import against_background, favoured, unpadded
-from models.unet.instances import fruit_labels
+from models.unet.instances import fruit_labels, fruit_margins, predicted_class, unpad
 from models.unet.letterbox import UNetLetterbox
 
 INFECTED_SHARE: Final = 0.02
-"""A fruit is infected from this share of its pixels on; a few stray pixels do not condemn it."""
+"""Least share of infected pixels of a fruit of class INFECTED; a few stray pixels do not count."""
 
 _STRIP: Final = 64
-"""Rows of the image that are computed at a time."""
+"""Rows of the image per strip."""
 
 _GAP: Final = 128
-"""Columns that agree are computed too where fewer of them lie between two runs that do not: a call costs more."""
+"""Runs of columns closer than this are computed together: a call costs more than the columns between."""
 
 _PRODUCT: Final = 1 << 18
-"""Multiplications of one matrix product. Above, OpenBLAS starts its own threads, which compete with the model's."""
+"""Most multiplications of one matrix product. Above, OpenBLAS starts threads, which compete with the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Positions of an image's rows or columns among cells: two neighbouring cells and the weight of the second.
+
+    Pixel centres are at half coordinates, as in PyTorch's `interpolate(align_corners=False)` and OpenCV's
+    `INTER_LINEAR`.
+
+    Attributes:
+        low: intp (pixels,).
+        high: intp (pixels,), `low` or the next.
+        share: float32 (pixels,), 0 to 1.
+    """
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    share: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, cells: int, pixels: int) -> Axis:
+        """Make the axis of a whole image."""
+        centre = np.clip((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0, cells - 1)
+        low = centre.astype(np.intp)
+        return cls(low, np.minimum(low + 1, cells - 1), (centre - low).astype(np.float32))
+
+    def pixels_of(self, first: int, last: int) -> range:
+        """Return the pixels next to any of the cells from `first` to before `last`."""
+        start = np.searchsorted(self.high, first, "left")
+        return range(int(start), int(np.searchsorted(self.low, last - 1, "right")))
+
+    def part(self, pixels: range, first: int) -> Axis:
+        """Return the axis of some pixels alone, with cells counted from `first`."""
+        chosen = slice(pixels.start, pixels.stop)
+        return Axis(self.low[chosen] - first, self.high[chosen] - first, self.share[chosen])
+
+    def weights(self, pixels: slice) -> NDArray[np.float32]:
+        """Return the interpolation matrix float32 (pixels, cells), cells from the first `low` to the last `high`."""
+        base = int(self.low[pixels.start])
+        weights = np.zeros((pixels.stop - pixels.start, int(self.high[pixels.stop - 1]) + 1 - base), np.float32)
+        row = np.arange(len(weights))
+        weights[row, self.low[pixels] - base] = 1 - self.share[pixels]
+        weights[row, self.high[pixels] - base] += self.share[pixels]
+        return weights
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A fruit, healthy or infected, also where it touches others.
+    """One fruit, healthy or infected, separated from those that it touches.
 
-    Box and area are counted in cells of the logits, `original` / `resized` pixels each way.
+    Box and area are measured in cells of the logits, each of `original` / `resized` pixels.
 
     Attributes:
-        pixel_class: INFECTED from `INFECTED_SHARE` infected pixels on, else HEALTHY.
+        pixel_class: INFECTED if the share of infected cells is at least `INFECTED_SHARE`, else HEALTHY.
         box: half-open box in whole pixels of the original image.
         area: pixels of the original image.
         score: 0 to 1, mean probability of fruit, healthy or infected, in the region.
@@ -53,21 +95,21 @@ class Region:
     score: float
 
 
-def class_map(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> SemanticMap:
-    """The class of every pixel: the largest of the bilinearly enlarged logits, the first of equal ones.
+def class_map(output: NDArray[np.float32], letterbox: UNetLetterbox) -> SemanticMap:
+    """Compute the class of every pixel: the largest of the bilinearly resized logits, the first of equal ones.
 
     Args:
-        logits: float32 (5, height, width) of size `letterbox.padded`, as `UNetBackend.infer` gives them.
-        letterbox: of the image.
+        output: float32 (5, height, width) of size `letterbox.padded`, from `UNetBackend.infer`.
+        letterbox: letterbox of the image.
 
     Returns:
         uint8 (height, width) of size `letterbox.original`: BACKGROUND, HEALTHY or INFECTED.
 
     Raises:
-        ValueError: logits of another size.
+        ValueError: the output has another size.
     """
-    fruit = against_background(unpadded(logits, letterbox))
-    cells = favoured(*fruit)
+    margins = fruit_margins(unpad(output, letterbox))
+    cells = predicted_class(*margins)
     down = Axis.of(letterbox.resized.height, letterbox.original.height)
     across = Axis.of(letterbox.resized.width, letterbox.original.width)
     classes = cells.take(across.low, axis=1).take(down.low, axis=0)
@@ -79,15 +121,15 @@ def class_map(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> Semantic
         if not uncertain.any():
             continue
         weights = down.weights(rows)
-        wide = [_widened(one[first : first + weights.shape[1]], letterbox.original.width) for one in fruit]
+        wide = [_widen(one[first : first + weights.shape[1]], letterbox.original.width) for one in margins]
         for columns in _runs(uncertain, max(1, _PRODUCT // weights.size)):
             healthy, infected = (weights @ one[:, columns] for one in wide)
-            classes[rows, columns] = favoured(healthy, infected)
+            classes[rows, columns] = predicted_class(healthy, infected)
     return classes
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Softmax over the classes.
+    """Compute the softmax over the classes.
 
     Args:
         logits: float32 (3, height, width).
@@ -100,31 +142,31 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(powers, np.float32)
 
 
-def objects(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> list[Region]:
-    """The fruits that `models.unet.instances` tells apart.
+def objects(output: NDArray[np.float32], letterbox: UNetLetterbox) -> list[Region]:
+    """Find the fruits, by `models.unet.instances`.
 
     Args:
-        logits: float32 (5, height, width) of size `letterbox.padded`.
-        letterbox: of the image.
+        output: float32 (5, height, width) of size `letterbox.padded`.
+        letterbox: letterbox of the image.
 
     Returns:
         The fruits, largest first.
 
     Raises:
-        ValueError: logits of another size.
+        ValueError: the output has another size.
     """
-    cells = unpadded(logits, letterbox)
-    labels = fruit_labels(logits, letterbox)
+    cells = unpad(output, letterbox)
+    labels = fruit_labels(output, letterbox)
     rows, columns = np.nonzero(labels)
     label_of = labels[rows, columns]
-    chances = probabilities(cells[: len(CLASSES), rows, columns])[PixelClass.BACKGROUND]
-    sick = favoured(*against_background(cells[:, rows, columns])) == PixelClass.INFECTED
+    background = probabilities(cells[: len(CLASSES), rows, columns])[PixelClass.BACKGROUND]
+    is_infected = predicted_class(*fruit_margins(cells[:, rows, columns])) == PixelClass.INFECTED
     areas = np.bincount(label_of)
-    fruit = np.bincount(label_of, weights=1 - chances, minlength=len(areas))
-    infected = np.bincount(label_of, weights=sick, minlength=len(areas))
+    fruit = np.bincount(label_of, weights=1 - background, minlength=len(areas))
+    infected = np.bincount(label_of, weights=is_infected, minlength=len(areas))
     return [
         Region(
-            pixel_class=_verdict(infected[label] / areas[label]),
+            pixel_class=PixelClass.INFECTED if infected[label] / areas[label] >= INFECTED_SHARE else PixelClass.HEALTHY,
             box=_box(labels == label, letterbox),
             area=round(int(areas[label]) * letterbox.original.pixels / letterbox.resized.pixels),
             score=min(1.0, float(fruit[label] / areas[label])),
@@ -133,17 +175,13 @@ def objects(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> list[Regio
     ]
 
 
-def _widened(cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+def _widen(cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """Interpolate along the rows: float32 (height, width)."""
     return np.asarray(cv2.resize(cells, (width, len(cells)), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _verdict(infected_share: float) -> PixelClass:
-    return PixelClass.INFECTED if infected_share >= INFECTED_SHARE else PixelClass.HEALTHY
-
-
 def _box(inside: NDArray[np.bool_], letterbox: UNetLetterbox) -> tuple[int, int, int, int]:
-    """From cells to pixels, outwards."""
+    """Return the bounding box of cells in pixels, rounded outwards."""
     left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
     original, resized = letterbox.original, letterbox.resized
     return (
@@ -154,23 +192,23 @@ def _box(inside: NDArray[np.bool_], letterbox: UNetLetterbox) -> tuple[int, int,
     )
 
 
-def _disagreeing(favoured: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether a cell and its neighbours to the right, below, and below to the right favour different classes.
+def _disagreeing(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mark the cells that differ in class from a neighbour to the right, below, or below to the right.
 
     Args:
-        favoured: uint8 (height, width).
+        classes: uint8 (height, width).
 
     Returns:
-        bool (height, width); beyond the last row and column the last is repeated.
+        bool (height, width).
     """
-    grown = np.pad(favoured, ((0, 1), (0, 1)), mode="edge")
+    grown = np.pad(classes, ((0, 1), (0, 1)), mode="edge")
     below = grown[1:] != grown[:-1]
     beside = grown[:, 1:] != grown[:, :-1]
     return np.asarray(below[:, :-1] | below[:, 1:] | beside[:-1])
 
 
 def _runs(uncertain: NDArray[np.bool_], widest: int) -> Iterator[slice]:
-    """Runs of columns that hold every uncertain one, of which there is at least one; each run at most `widest`."""
+    """Yield runs of columns, at most `widest` each, that cover all uncertain ones; there is at least one."""
     at = np.flatnonzero(uncertain)
     breaks = np.flatnonzero(np.diff(at) > _GAP)
     starts = at[np.concatenate(([0], breaks + 1))]

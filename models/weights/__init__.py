@@ -1,1 +1,1 @@
-"""Checkpoints: fetched, verified, read."""
+"""Fetches, verifies and reads checkpoints."""

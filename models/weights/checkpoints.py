@@ -1,7 +1,8 @@
-"""Reading a checkpoint file into tensors; torch is imported only when one is read."""
+"""Reads and hashes checkpoint files. PyTorch is imported only when a checkpoint is read."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,30 +12,58 @@ if TYPE_CHECKING:
     import torch
 
 
+def sha256_of(path: Path) -> str:
+    """Hash a file with SHA-256 without reading it into memory at once.
+
+    Returns:
+        64 lower-case hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict onto the CPU, never running code that a file may carry.
+    """Read a state dict onto the CPU, without running code that the file may carry.
 
     Args:
-        path: a `.safetensors` file, or one that torch.save wrote (any other suffix).
+        path: a `.safetensors` file, or a file written by torch.save (any other suffix).
 
     Returns:
         Tensors by parameter name.
 
     Raises:
-        BadCheckpoint: the file cannot be read, or holds something other than named tensors.
+        BadCheckpoint: the file cannot be read, or does not hold named tensors.
     """
     try:
         content = _read(path)
-    except Exception as error:  # unpicklers raise whatever they trip over
+    except Exception as error:  # unpicklers raise anything
         raise BadCheckpoint(
-            f"{path}: not a readable checkpoint ({_first_line(error)}); expected a .safetensors "
-            "file, or a state dict of plain tensors written by torch.save"
+            f"{path} must be a .safetensors file, or a state dict of plain tensors written by torch.save; "
+            f"reading it failed ({_first_line(error)})"
         ) from error
     return _named_tensors(path, content)
 
 
+def mismatch(architecture: str, error: RuntimeError, advice: str = "") -> BadCheckpoint:
+    """Make the error for a checkpoint whose tensors do not fit an architecture.
+
+    Args:
+        architecture: the architecture's name.
+        error: exception of `load_state_dict`; its text may list hundreds of tensors.
+        advice: further advice to the user, after a comma.
+    """
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else text[:300] + " …"
+    return BadCheckpoint(
+        f"The checkpoint does not fit the architecture {architecture}: {text} "
+        f"Name the architecture that it was trained with{advice}."
+    )
+
+
 def _read(path: Path) -> object:
-    # Imported here: the serving process imports this module and may hold no torch.
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -49,10 +78,12 @@ def _named_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
     import torch
 
     if not isinstance(content, dict) or not content:
-        raise BadCheckpoint(f"{path}: holds {_kind(content)}, not a state dict; save model.state_dict() alone")
+        raise BadCheckpoint(f"{path} must hold a state dict, got {_kind(content)}; save model.state_dict() alone")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise BadCheckpoint(f"{path}: {name!r} is {_kind(tensor)}, not a tensor; save model.state_dict() alone")
+            raise BadCheckpoint(
+                f"{path}: {name!r} must be a tensor, got {_kind(tensor)}; save model.state_dict() alone"
+            )
     return content
 
 

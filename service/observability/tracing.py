@@ -167,17 +167,15 @@ Without tracers nothing is recorded, and a caller's context is only handed on: t
 """
 
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
 
 _W3C: Final = TraceContextTextMapPropagator()
 
@@ -297,8 +295,7 @@ def took(part: Part, seconds: float) -> None:
 
 import threading
 import uuid
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from models.errors import PomonaError
 

@@ -7,11 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from models.cropped_masks import CroppedMask, polygons_of, rle_of
 from models.inspection import Fruit, Grade, grade_of
 from models.letterbox import Letterbox
-from models.masks import Rle, encode_logits, encode_png, encode_rle
-from models.polygons import Polygon, encode_polygons
+from models.masks import CroppedMask, Rle, encode_logits, encode_png, encode_rle, rle_of
+from models.polygons import Polygon, encode_polygons, polygons_of
 from models.types import BinaryMask, Mask, PixelClass, SemanticMap, Size
 from models.unet.letterbox import UNetLetterbox
 from service.api import schema
@@ -34,9 +33,7 @@ def _polygons(polygons: list[Polygon]) -> schema.PolygonsMask:
 
 def _logits(mask: Mask) -> schema.LogitsMask:
     encoded = encode_logits(mask.logits)
-    return schema.LogitsMask.model_construct(
-        shape=encoded.shape, dtype="float16", data=__import__("base64").b64decode(encoded.data)
-    )  # TEMP
+    return schema.LogitsMask.model_construct(shape=encoded.shape, dtype="float16", data=encoded.data)  # TEMP
 
 
 _ENCODERS: Final[Mapping[schema.MaskFormat, Callable[[Mask], schema.EncodedMask]]] = {

@@ -14,8 +14,7 @@ from typing import Any, Final
 from models.backends.base import Embedding
 from models.inspection import Fruit, Grade, Inspection, inspect
 from models.letterbox import resize
-from models.inspection_overlay import draw_fruits  # TEMP
-from models.overlay import encode_overlay
+from models.overlay import draw_fruits, encode_overlay
 from models.types import Pixels
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from service.api import schema

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from statistics import median_high
 from typing import Any, Final
 
-from models.inspection import Inspection
-from models.refinement import cut_out as crop_mask, prompt_for, refined as refine  # TEMP
+from models.backends.base import Embedding
+from models.inspection import Inspection, crop_mask, prompt_for, refine
 from models.letterbox import Letterbox, resize
-from models.cropped_masks import CroppedMask  # TEMP
+from models.masks import CroppedMask
 from models.sam.postprocess import masks_of
 from models.types import Pixels, Size
-from models.backends.base import Embedding
 from service.api.context import RequestContext
 from service.api.schema import EmbedRequest
 from service.errors import DeadlineUnreachable

@@ -436,11 +436,7 @@ def _prompt(number: int, prompt: schema.Prompt, max_pixels: int) -> Prompt:
         if isinstance(prompt.mask, schema.RleMask):
             mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
         elif prompt.mask is not None:
-            mask = decode_logits(
-                EncodedLogits(
-                    prompt.mask.shape, prompt.mask.dtype, __import__("base64").b64encode(prompt.mask.data).decode()
-                )
-            )
+            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
     except MaskError as error:
         raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
     return Prompt(

@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-from models.backends.base import BackendName, SamBackend
-from models.backends.unet_base import UNetBackend
+from models.backends.base import BackendName, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
-from service.scheduler.queue import DeviceQueue
 from service.runners.keys import Key, Owner, megapixels, share  # noqa: F401
 from service.scheduler.policy import Limits
+from service.scheduler.queue import DeviceQueue
 
 _GOOD_ENOUGH: Final = 1.05
 """A batch size whose time per item is within this of the best is preferred where it is smaller: it answers sooner."""

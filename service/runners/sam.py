@@ -6,7 +6,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -18,10 +18,10 @@ from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import INPUT_SIDE, LOGITS_SIDE, MASK_TOKENS
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Point, Prompt, Size
-from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
-from service.runners.keys import Key, decode_key, encode_key, megapixels, share
 from service.runners.base import Runner, best_size
+from service.runners.keys import Key, decode_key, encode_key, megapixels, share
 from service.scheduler.policy import Limits, WorkItem
+from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
 
 _SPARE: Final = 0.25
 """Of a request's time, kept where a smaller letterbox could do: single encodings were measured to take up to a third longer

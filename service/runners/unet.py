@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backends.unet_base import UNetBackend
+from models.backends.base import UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.types import Pixels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
-from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
-from service.runners.keys import Key, infer_key, megapixels
 from service.runners.base import Runner, best_size
+from service.runners.keys import Key, infer_key, megapixels
 from service.scheduler.policy import Limits, WorkItem
+from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
 
 
 class UNetRunner(Runner):

@@ -1,9 +1,11 @@
 from __future__ import annotations
+
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Generic, TypeVar
+
 from service.errors import DeadlineUnreachable, Overloaded
 from service.scheduler.latency import ArrivalRate, LatencyModel
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from models.errors import DeviceBroken
-from service.scheduler.policy import BatchPolicy, QueueOptions, WorkItem
 from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded, problem_of
-from service.runners.keys import Key
 from service.observability.observer import Observer
 from service.observability.tracing import Ride, record_batch
+from service.runners.keys import Key
 from service.scheduler.latency import LatencyModel
+from service.scheduler.policy import BatchPolicy, QueueOptions, WorkItem
 
 T = TypeVar("T")
 

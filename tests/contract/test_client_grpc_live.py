@@ -1,4 +1,4 @@
-"""The blocking Python client against the gRPC door: streams of cameras, and what becomes of them."""
+"""The sync Python client against the gRPC server: streams of cameras."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ def test_a_late_frame_is_late_and_those_behind_it_are_not(live: LiveDoor, pomona
 
 
 class Cancelled(logging.Handler):
-    """Waits for the log's line of a stream that was cancelled."""
+    """Waits for the log line of a stream that was cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said = threading.Event()
+        self.seen = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() == "stream" and vars(record)["grpc_status"] == "CANCELLED":
-            self.said.set()
+            self.seen.set()
 
 
 def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomona: Client) -> None:
@@ -86,7 +86,7 @@ def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomo
         answered.set()
         live.do(lambda door: door.unet_runner.images.reach(seen + 4))  # with the one that holds the device
         answers.close()  # type: ignore[attr-defined] # it is a generator
-        assert cancelled.said.wait(PATIENCE_S)
+        assert cancelled.seen.wait(PATIENCE_S)
     finally:
         log.removeHandler(cancelled)
         log.setLevel(logging.NOTSET)
@@ -94,7 +94,7 @@ def test_leaving_a_stream_cancels_its_frames_in_the_service(live: LiveDoor, pomo
     assert not {81, 82} & set(live.door.unet.encoded)
 
 
-def test_a_service_that_stops_breaks_the_stream_and_tells_what_was_answered() -> None:
+def test_a_service_that_stops_breaks_the_stream_with_what_was_answered() -> None:
     with live_door(grpc=True) as leaving, Client(leaving.grpc_address, retry=Retry(attempts=1)) as pomona:
         answers = pomona.stream((image_bytes(red) for red in range(9)), Segment(ONE), in_flight=1)
         assert next(answers).frame_id == "0"

@@ -27,19 +27,19 @@ def test_a_users_own_checkpoint_gives_on_openvino_what_it_gives_on_pytorch(tmp_p
     entry = load_catalogue(models_file)["mine"]
     model_store = ModelStore(tmp_path / "cache")
     image = np.random.default_rng(1).integers(0, 256, (600, 1024, 3), np.uint8)
-    frame = letterbox_for(Size(600, 1024))
+    letterbox = letterbox_for(Size(600, 1024))
     guess: Logits = np.random.default_rng(2).normal(0, 8, (256, 256)).astype(np.float32)
     batches = ([Prompt((Point(500, 375),)), Prompt((Point(10, 20), Point(900, 500, 0)))], [Prompt(mask=guess)])
 
     outputs = []
     for backend in ("torch", "openvino"):
         sam = load_sam(entry, backend, model_store)
-        embeddings = sam.encode([sam.prepare(image, frame)])
+        embeddings = sam.encode([sam.prepare(image, letterbox)])
         for other in (letterbox_for(Size(600, 1024), padding="none"), letterbox_for(Size(300, 512), side=512)):
-            with pytest.raises(ValueError, match="has no answer to"):
+            with pytest.raises(ValueError, match="require the padded square of 1024 pixels"):
                 sam.prepare(np.zeros((other.resized.height, other.resized.width, 3), np.uint8), other)
         for prompts in batches:
-            packed = pack(prompts, [frame] * len(prompts))
+            packed = pack(prompts, [letterbox] * len(prompts))
             outputs.append(sam.decode(embeddings, np.zeros(len(prompts), np.int64), packed))
 
     for (logits, scores), (expected, expected_scores) in zip(outputs[2:], outputs[:2], strict=True):

@@ -15,11 +15,11 @@ from models.catalog import CATALOGUE, load_catalogue
 from models.letterbox import letterbox_for, resize
 from models.sam.prompts import pack
 from models.training.__main__ import main
-from models.training.run_folder import RunFolder
-from models.training.sam_embeddings import EmbeddingStore, load_embedding
+from models.training.sam_data import EmbeddingStore, load_embedding
 from models.types import Box, Point, Prompt, Size
 from models.weights.checkpoints import load_state_dict
 from models.weights.fetch import fetch
+from models.weights.run_folder import RunFolder
 from tests.tiny_sam import scene, write_scenes
 
 pytestmark = pytest.mark.checkpoint
@@ -50,7 +50,7 @@ def test_all_but_the_mask_decoder_is_unchanged_to_the_last_bit(folder: RunFolder
     assert all(name.startswith("mask_decoder.") for name in moved)
 
 
-def test_the_card_tells_the_measures_before_and_after(folder: RunFolder) -> None:
+def test_the_card_has_the_measures_before_and_after(folder: RunFolder) -> None:
     card = json.loads(folder.card_json.read_text("utf-8"))
     for name in ("box_iou", "point_iou", "score_error", "score_correlation"):
         assert card["validation"].keys() >= {name, f"{name} before"}
@@ -58,16 +58,16 @@ def test_the_card_tells_the_measures_before_and_after(folder: RunFolder) -> None
     assert card["file"] == folder.model.name
 
 
-def test_the_zoo_serves_it_alike_on_pytorch_and_on_openvino(
+def test_it_is_served_alike_on_pytorch_and_on_openvino(
     folder: RunFolder, torch_sam: SamBackend, tmp_path: Path
 ) -> None:
     entry = load_catalogue(folder.models_file)["scenes"]
-    frame = letterbox_for(IMAGE, SIDE, "none")
-    pixels = resize(scene(9, IMAGE).pixels, frame)
+    letterbox = letterbox_for(IMAGE, SIDE, "none")
+    pixels = resize(scene(9, IMAGE).pixels, letterbox)
     answers = []
     for sam in (*(load_sam(entry, backend, ModelStore(tmp_path)) for backend in ("torch", "openvino")), torch_sam):
-        embeddings = sam.encode([sam.prepare(pixels, frame)])
-        answers.append(sam.decode(embeddings, np.zeros(len(PROMPTS), np.int64), pack(PROMPTS, [frame] * 2)))
+        embeddings = sam.encode([sam.prepare(pixels, letterbox)])
+        answers.append(sam.decode(embeddings, np.zeros(len(PROMPTS), np.int64), pack(PROMPTS, [letterbox] * 2)))
     (logits, scores), (compiled, compiled_scores), (official, official_scores) = answers
     # Two compilers round differently; 1e-3 of the range is the parity tests' measure.
     assert np.abs(logits - compiled).max() <= 1e-3 * np.abs(logits).max()
@@ -83,13 +83,13 @@ def test_a_kept_embedding_gives_the_masks_of_a_fresh_one_of_another_backend(
 ) -> None:
     pixels = scene(9, IMAGE).pixels
     store = EmbeddingStore(tmp_path, revision="r", side=SIDE, padding="none", open_backend=lambda: openvino_sam)
-    frame, file = store.ensure(pixels)
+    letterbox, file = store.ensure(pixels)
     kept = load_embedding(file)
-    (fresh,) = torch_sam.encode([torch_sam.prepare(resize(pixels, frame), frame)])
+    (fresh,) = torch_sam.encode([torch_sam.prepare(resize(pixels, letterbox), letterbox)])
     expected = torch.as_tensor(fresh)
     # float16 keeps 11 bits: its rounding of the largest value, and that of two encoders.
     assert float((kept - expected).abs().max()) <= 2e-3 * float(expected.abs().max())
-    packed = pack(PROMPTS, [frame] * 2)
+    packed = pack(PROMPTS, [letterbox] * 2)
     index = np.zeros(len(PROMPTS), np.int64)
     (logits, scores), (exact, exact_scores) = (
         torch_sam.decode([embedding], index, packed) for embedding in (kept, fresh)

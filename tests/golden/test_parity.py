@@ -14,12 +14,11 @@ from torch import Tensor
 from models.errors import BadCheckpoint
 from models.letterbox import letterbox_for
 from models.sam.build import SamModel, build_sam
-from models.sam.positions import position_grid
-from models.sam.prompts import pack
+from models.sam.prompts import pack, position_grid
 from models.types import Box, Logits, Point, Prompt, Size
 
 SIZES = ["vit_b", "vit_l", "vit_h"]
-FRAME = letterbox_for(Size(1024, 1024))
+LETTERBOX = letterbox_for(Size(1024, 1024))
 GUESS: Logits = np.random.default_rng(5).normal(0, 8, (256, 256)).astype(np.float32)
 
 
@@ -64,7 +63,7 @@ def test_the_position_grid_agrees_with_the_reference_and_a_smaller_one_is_its_co
     np.testing.assert_array_equal(corner[0].reshape(44, 28, 256), whole[0].reshape(64, 64, 256)[:44, :28])
 
 
-def test_the_position_embeddings_of_a_vit_take_no_other_frame(pair: Pair) -> None:
+def test_the_position_embeddings_of_a_vit_take_no_other_letterbox(pair: Pair) -> None:
     assert not pair.ours.flexible
 
 
@@ -83,7 +82,7 @@ def test_the_decoder_agrees_with_the_reference(pair: Pair, name: str) -> None:
     prompt = PROMPTS[name]
     torch.manual_seed(2)
     embedding = torch.randn(1, 256, 64, 64)
-    packed = pack([prompt], [FRAME])
+    packed = pack([prompt], [LETTERBOX])
     with torch.inference_mode():
         logits, scores = pair.ours.decoder(
             embedding,
@@ -118,6 +117,6 @@ def reference_decode(sam: Sam, embedding: Tensor, prompt: Prompt) -> tuple[Tenso
     return logits, scores
 
 
-def test_a_checkpoint_of_another_architecture_is_refused_by_name() -> None:
+def test_a_checkpoint_of_another_architecture_is_rejected_by_name() -> None:
     with pytest.raises(BadCheckpoint, match=r"does not fit the architecture mobile-sam: .*image_encoder"):
         build_sam("mobile-sam", {"image_encoder.pos_embed": torch.zeros(1)})

@@ -43,12 +43,14 @@ def scaled(prompt: Prompt, times: float) -> Prompt:
     )
 
 
-def masks(backend: SamBackend, pixels: NDArray[np.uint8], frame: Letterbox, prompts: list[Prompt]) -> list[BinaryMask]:
-    embedding = backend.encode([backend.prepare(pixels, frame)])[0]
-    rows, columns = frame.resized.height // 4, frame.resized.width // 4
+def masks(
+    backend: SamBackend, pixels: NDArray[np.uint8], letterbox: Letterbox, prompts: list[Prompt]
+) -> list[BinaryMask]:
+    embedding = backend.encode([backend.prepare(pixels, letterbox)])[0]
+    rows, columns = letterbox.resized.height // 4, letterbox.resized.width // 4
     found: list[BinaryMask] = []
     for prompt in prompts:
-        logits: Logits = backend.decode([embedding], np.zeros(1, np.int64), pack([prompt], [frame]))[0][0]
+        logits: Logits = backend.decode([embedding], np.zeros(1, np.int64), pack([prompt], [letterbox]))[0][0]
         found += [logits[token, :rows, :columns] > 0 for token in ((1, 2, 3) if prompt.multimask else (0,))]
     return found
 
@@ -60,13 +62,13 @@ def test_decoding_a_large_jpeg_at_half_its_size_keeps_the_masks(openvino_sam: Sa
         times = LONGEST / max(pixels.shape[:2])
         data = enlarged(pixels, times)
         width, height = PIL.Image.open(io.BytesIO(data)).size
-        frame = letterbox_for(Size(height, width), padding="none")
+        letterbox = letterbox_for(Size(height, width), padding="none")
         prompts = [scaled(case.prompt, times) for case in CASES if case.image == name]
         whole, half = (
             masks(
                 openvino_sam,
-                decode_resized(data, frame.resized, max_pixels=LONGEST**2, scaled=scaled_decoding),
-                frame,
+                decode_resized(data, letterbox.resized, max_pixels=LONGEST**2, scaled=scaled_decoding),
+                letterbox,
                 prompts,
             )
             for scaled_decoding in (False, True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from models.backends.cpu_features import multiplies_bf16
+from models.backends.cpu import has_bf16_instructions
 from models.backends.load import ModelStore, load_unet
-from models.backends.unet_agreement import Agreement, Answer
+from models.backends.precision import Agreement, Answer
 from models.catalog import CATALOGUE
 from models.letterbox import resize
 from models.synthetic import render
@@ -21,7 +21,7 @@ SCENES = 16
 ENTRY = CATALOGUE["unet-mobilenetv2-citrus"]
 
 
-@pytest.mark.skipif(not multiplies_bf16(), reason="bfloat16 is used on processors with instructions for it alone")
+@pytest.mark.skipif(not has_bf16_instructions(), reason="bfloat16 is used on processors with instructions for it alone")
 def test_in_bfloat16_the_default_network_finds_the_same_fruit_and_lesions(tmp_path: Path) -> None:
     exactly, served = (Agreement.between(answers("fp32", tmp_path), answers(way, tmp_path)) for way in ("fp32", "auto"))
     assert exactly.iou["fruit"] == exactly.iou["infected"] == 1
@@ -38,11 +38,11 @@ def answers(precision: str, cache: Path) -> list[Answer]:
     def each() -> Iterator[Answer]:
         for seed in range(SCENES):
             pixels = render(seed, SIZE).pixels
-            (output,) = unet.infer([unet.prepare(resize(pixels, FRAME), FRAME)])
-            yield Answer.of(output, FRAME)
+            (output,) = unet.infer([unet.prepare(resize(pixels, LETTERBOX), LETTERBOX)])
+            yield Answer.of(output, LETTERBOX)
 
     return list(each())
 
 
 SIZE = Size(224, 448)
-FRAME = unet_letterbox(SIZE)
+LETTERBOX = unet_letterbox(SIZE)

@@ -10,11 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.backends.base import BackendName
+from models.backends.base import BackendName, UNetBackend
+from models.backends.converted_models import UNET
 from models.backends.load import ModelStore, ensure_files, load_sam, load_unet
-from models.backends.openvino_device import compile_model
-from models.backends.openvino_files import UNET
-from models.backends.unet_base import UNetBackend
+from models.backends.openvino_backend import compile_model
 from models.catalog import CATALOGUE, CatalogueEntry, load_catalogue
 from models.errors import BackendError, BadCheckpoint
 from models.types import Pixels, Size
@@ -54,13 +53,13 @@ def loaded(entries: Mapping[str, CatalogueEntry], folder: Path) -> dict[tuple[st
     }
 
 
-def image(frame: UNetLetterbox, seed: int) -> Pixels:
-    shape = (frame.resized.height, frame.resized.width, 3)
+def image(letterbox: UNetLetterbox, seed: int) -> Pixels:
+    shape = (letterbox.resized.height, letterbox.resized.width, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def infer(unet: UNetBackend, frame: UNetLetterbox, *seeds: int) -> list[NDArray[np.float32]]:
-    return unet.infer([unet.prepare(image(frame, seed), frame) for seed in seeds])
+def infer(unet: UNetBackend, letterbox: UNetLetterbox, *seeds: int) -> list[NDArray[np.float32]]:
+    return unet.infer([unet.prepare(image(letterbox, seed), letterbox) for seed in seeds])
 
 
 def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
@@ -69,21 +68,21 @@ def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> N
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("frame", [UPRIGHT, LYING], ids=["upright", "lying"])
+@pytest.mark.parametrize("letterbox", [UPRIGHT, LYING], ids=["upright", "lying"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_backends_give_the_logits_of_the_plain_network(
-    loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, frame: UNetLetterbox
+    loaded: dict[tuple[str, BackendName], UNetBackend], architecture: str, letterbox: UNetLetterbox
 ) -> None:
     network = new_unet(architecture, ARCHITECTURES.index(architecture))
     network = PixelsToLogits(network.half().float().eval())  # what a stand-in keeps
     with torch.inference_mode():
-        expected = network(torch.from_numpy(pad(image(frame, 0), frame)[None]))[0].numpy()
+        expected = network(torch.from_numpy(pad(image(letterbox, 0), letterbox)[None]))[0].numpy()
     for backend in BACKENDS:
         unet = loaded[architecture, backend]
-        (found,) = infer(unet, frame, 0)
+        (found,) = infer(unet, letterbox, 0)
         assert unet.name == backend
         assert found.dtype == np.float32
-        assert found.shape == (5, frame.padded.height, frame.padded.width)
+        assert found.shape == (5, letterbox.padded.height, letterbox.padded.width)
         assert_close(found, expected)
 
 
@@ -122,12 +121,12 @@ def test_answers_outlive_the_next_inference(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_wrong_sizes_are_refused(loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName) -> None:
+def test_wrong_sizes_are_rejected(loaded: dict[tuple[str, BackendName], UNetBackend], backend: BackendName) -> None:
     unet = loaded["unet-mobilenetv2", backend]
-    with pytest.raises(ValueError, match="for a frame of"):
+    with pytest.raises(ValueError, match="the pixels must have the shape"):
         unet.prepare(image(LYING, 0), UPRIGHT)
-    mixed = [unet.prepare(image(frame, 0), frame) for frame in (UPRIGHT, LYING)]
-    with pytest.raises(ValueError, match="batches of their own"):
+    mixed = [unet.prepare(image(letterbox, 0), letterbox) for letterbox in (UPRIGHT, LYING)]
+    with pytest.raises(ValueError, match="separate batches"):
         unet.infer(mixed)
 
 
@@ -180,10 +179,10 @@ def test_a_broken_conversion_says_which_folder_to_delete(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_entry_of_the_other_family_is_refused(
+def test_an_entry_of_the_other_family_is_rejected(
     entries: Mapping[str, CatalogueEntry], backend: BackendName, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="mobile-sam is a mobile-sam, of the family 'sam'"):
+    with pytest.raises(ValueError, match="mobile-sam must be of the family 'unet', got 'sam'"):
         load_unet(CATALOGUE["mobile-sam"], backend, ModelStore(tmp_path))
-    with pytest.raises(ValueError, match="of the family 'unet'"):
+    with pytest.raises(ValueError, match="must be of the family 'sam', got 'unet'"):
         load_sam(entries["unet-resnet18"], backend, ModelStore(tmp_path))

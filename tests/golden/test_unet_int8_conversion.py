@@ -11,9 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.backends.cpu_features import multiplies_int8
+from models.backends.converted_models import PRECISION, converted_folder
+from models.backends.cpu import has_int8_instructions
 from models.backends.load import ModelStore, load_unet
-from models.backends.openvino_files import PRECISION, converted_folder
 from models.catalog import load_catalogue
 from models.types import Size
 from models.unet.build import new_unet
@@ -23,7 +23,7 @@ ENTRY = "models: {blind: {architecture: unet-mobilenetv2, licence: CC0-1.0, file
 BLIND = np.array([1, 0, 0, 0, 0], np.float32)
 
 
-@pytest.mark.skipif(not multiplies_int8(), reason="int8 is tried on processors with instructions for it alone")
+@pytest.mark.skipif(not has_int8_instructions(), reason="int8 is tried on processors with instructions for it alone")
 def test_a_network_that_finds_no_fruit_is_served_in_float32_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -38,8 +38,8 @@ def test_a_network_that_finds_no_fruit_is_served_in_float32_and_the_log_says_so(
     with caplog.at_level(logging.INFO, "pomona.openvino"):
         unet = load_unet(entry, "openvino", model_store)
 
-    frame = unet_letterbox(Size(64, 96), 64 * 96)
-    (output,) = unet.infer([unet.prepare(np.zeros((64, 96, 3), np.uint8), frame)])
+    letterbox = unet_letterbox(Size(64, 96), 64 * 96)
+    (output,) = unet.infer([unet.prepare(np.zeros((64, 96, 3), np.uint8), letterbox)])
     np.testing.assert_array_equal(output, np.broadcast_to(BLIND[:, None, None], (5, 64, 96)))
     folder = converted_folder(entry, model_store.cache_dir, "int8")
     assert json.loads((folder / PRECISION).read_text())["precision"] == "fp32"

@@ -112,7 +112,7 @@ def pixels_of(mask: schema.ScoredMask) -> BinaryMask:
     elif isinstance(encoded, schema.PolygonsMask):
         pixels = decode_polygons(encoded.polygons, SIZE)
     else:
-        logits = decode_logits(EncodedLogits(encoded.shape, encoded.dtype, encoded.data))
+        logits = decode_logits(EncodedLogits(encoded.shape, encoded.dtype, base64.b64decode(encoded.data)))
         pixels = enlarged(logits)
     ys, xs = np.nonzero(pixels)
     assert mask.area == len(ys)

@@ -59,7 +59,7 @@ def test_all_formats_hold_the_same_mask(client: httpx.Client, drawn: Drawn, know
     for other in (png, polygons):
         np.testing.assert_array_equal(pixels_of(other), pixels_of(rle))
     assert isinstance(logits.mask, schema.LogitsMask)
-    values = decode_logits(EncodedLogits(logits.mask.shape, logits.mask.dtype, logits.mask.data))
+    values = decode_logits(EncodedLogits(logits.mask.shape, logits.mask.dtype, base64.b64decode(logits.mask.data)))
     assert iou(enlarged(values), pixels_of(rle)) >= 0.999  # half precision moves single pixels
 
 

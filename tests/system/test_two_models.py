@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest.bare import SAM, UNET
-from loadtest.server import running
+from loadtest.saturation import UNET
+from loadtest.server import MODEL, running
 from tests.system.calls import draw
 
 pytestmark = pytest.mark.checkpoint
@@ -41,6 +41,6 @@ def test_two_models_on_one_device_never_run_at_the_same_time(tmp_path: Path) -> 
             client.get("/metrics").text,
             re.MULTILINE,
         )
-    assert sorted((runner, stage) for runner, stage, _ in busy) == [(SAM, "encode"), (UNET, "infer")]
+    assert sorted((runner, stage) for runner, stage, _ in busy) == [(MODEL, "encode"), (UNET, "infer")]
     # Each batch is timed on the device: two at a time would add up to more than has passed.
     assert sum(float(seconds) for _, _, seconds in busy) <= passed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,8 +12,8 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-from models.backends.encoder_tools import lower_weights, variants_of
-from models.sam.attention import Form, Forms, RelativeAttention, fuse_attention, set_forms
+from models.backends.torch_backend import convert_weights_to_bf16
+from models.sam.attention import Form, RelativeAttention, bound_attention_memory, fuse_attention
 
 FORMS: list[Form] = ["mask", "appended"]
 IMAGES = 2
@@ -70,24 +69,43 @@ def test_a_head_of_the_real_sizes_agrees_with_the_reference(channels: int, side:
     torch.testing.assert_close(ours(tokens), expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(("windows", "whole"), list(itertools.product(FORMS, FORMS)))
-@pytest.mark.parametrize("channels", [64, 80])
-def test_an_encoder_agrees_with_the_reference_whatever_the_forms(channels: int, windows: Form, whole: Form) -> None:
+def in_form(form: Form, channels: int) -> tuple[ImageEncoderViT, ImageEncoderViT]:
+    """The reference's encoder, and the same with fused attention in one form in all blocks."""
     reference = small_vit(channels)
     ours = copy.deepcopy(reference)
     fuse_attention(ours)
-    set_forms(ours, Forms(windows, whole))
+    for block in ours.blocks:
+        block.attn.form = form
+    return reference, ours
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("channels", [64, 80])
+def test_an_encoder_agrees_with_the_reference(channels: int, form: Form) -> None:
+    reference, ours = in_form(form, channels)
     expected = reference(images())
+    largest = float(expected.abs().max())
     # Four blocks of rounding.
-    torch.testing.assert_close(ours(images()), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
-
-
-def test_the_biases_matter_in_that_comparison() -> None:
-    reference = small_vit(64)
-    expected = reference(images())
-    for block in reference.blocks:
+    torch.testing.assert_close(ours(images()), expected, rtol=0, atol=1e-4 * largest)
+    for block in ours.blocks:
         block.attn.rel_pos_w.zero_()
-    assert float((reference(images()) - expected).abs().max()) > 0.01 * float(expected.abs().max())
+    assert float((ours(images()) - expected).abs().max()) > 0.01 * largest, "the biases must matter"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_biases_in_bfloat16_are_as_precise_as_the_references(form: Form) -> None:
+    reference, ours = in_form(form, 80)
+    exact = reference(images())
+    with torch.autocast("cpu", torch.bfloat16):
+        error, theirs = ((encoder(images()).float() - exact).norm() for encoder in (ours, reference))
+    # Both round at about the same places; a bias lost or doubled would be ten times as far away.
+    assert float(error) <= 1.5 * float(theirs)
+
+
+def test_only_attention_to_the_whole_image_changes_its_form_to_bound_memory() -> None:
+    _, ours = in_form("mask", 64)
+    bound_attention_memory(ours)
+    assert [block.attn.form for block in ours.blocks] == ["mask", "appended", "mask", "appended"]
 
 
 def test_a_checkpoint_of_the_reference_loads_strictly() -> None:
@@ -99,46 +117,14 @@ def test_a_checkpoint_of_the_reference_loads_strictly() -> None:
     assert list(ours.state_dict()) == names
 
 
-def test_the_forms_of_the_blocks_are_set_by_their_kind() -> None:
-    ours = small_vit(64)
-    fuse_attention(ours)
-    set_forms(ours, Forms(windows="appended", whole="mask"))
-    assert [block.attn.form for block in ours.blocks] == ["appended", "mask", "appended", "mask"]
-
-
-def test_variants_share_their_weights_and_agree() -> None:
-    encoder = small_vit(64)
-    fuse_attention(encoder)
-    plain, *others = variants_of(encoder).values()
-    assert plain is encoder
-    assert len(others) == 3
-    expected = plain(images())
-    for variant in others:
-        assert all(ours is theirs for ours, theirs in zip(variant.parameters(), plain.parameters(), strict=True))
-        torch.testing.assert_close(variant(images()), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
-
-
-def test_weights_kept_in_bfloat16_answer_as_those_that_autocast_converts() -> None:
+def test_weights_stored_in_bfloat16_give_the_results_of_autocast() -> None:
     encoder = small_vit(64)
     fuse_attention(encoder)
     with torch.autocast("cpu", torch.bfloat16):
         expected = encoder(images())
-        lower_weights(encoder)
+        convert_weights_to_bf16(encoder)
         ours = encoder(images())
     assert torch.equal(ours, expected)
     kept = {name for name, tensor in encoder.named_parameters() if tensor.dtype == torch.float32}
     assert all("norm" in name or "pos" in name or name.startswith("neck") for name in kept)
     assert not any(name.endswith(("qkv.weight", "lin1.weight")) for name in kept)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_in_bfloat16_the_biases_stay_as_precise_as_the_references(form: Form) -> None:
-    reference = small_vit(80)
-    ours = copy.deepcopy(reference)
-    fuse_attention(ours)
-    set_forms(ours, Forms(form, form))
-    exact = reference(images())
-    with torch.autocast("cpu", torch.bfloat16):
-        error, theirs = ((encoder(images()).float() - exact).norm() for encoder in (ours, reference))
-    # Both round at about the same places; a bias lost or doubled would be ten times as far away.
-    assert float(error) <= 1.5 * float(theirs)

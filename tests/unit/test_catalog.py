@@ -60,12 +60,6 @@ def test_a_users_model_joins_the_catalogue_with_the_size_and_hash_of_its_file(
     assert entry.sources == (LocalFile(models_file.parent / "my_oranges.safetensors"),)
 
 
-@pytest.mark.parametrize("architecture", ["unet-resnet18", "unet-mobilenetv2"])
-def test_a_users_unet_joins_the_catalogue_as_one(models_file: Path, architecture: str) -> None:
-    models_file.write_text(as_yaml(architecture=architecture))
-    assert load_catalogue(models_file)["my-oranges"].architecture.family == "unet"
-
-
 @pytest.mark.parametrize("name", OWN)
 def test_a_network_trained_here_lies_beside_the_card_that_describes_it(name: str, tmp_path: Path) -> None:
     entry = CATALOGUE[name]
@@ -118,24 +112,24 @@ def test_a_relative_models_file_still_names_its_checkpoint_after_a_change_of_fol
             id="an unknown key",
         ),
         pytest.param(as_yaml(licence=None), ["'my-oranges'", "'licence' is missing"], id="a missing key"),
-        pytest.param(as_yaml(file="lost.pt"), ["'my-oranges'", "there is no file", "lost.pt"], id="no file"),
-        pytest.param(as_yaml(file="."), ["'my-oranges'", "there is no file"], id="a folder"),
+        pytest.param(as_yaml(file="lost.pt"), ["'my-oranges'", "does not exist", "lost.pt"], id="no file"),
+        pytest.param(as_yaml(file="."), ["'my-oranges'", "does not exist"], id="a folder"),
         pytest.param(as_yaml(sha256="abc"), ["'my-oranges'", "'sha256'"], id="no SHA-256"),
         pytest.param(as_yaml("My Oranges"), ["lower-case letters"], id="a name with a space"),
         pytest.param(as_yaml("12"), ["lower-case letters"], id="a name that YAML reads as a number"),
         pytest.param("models:\n  a: b\n", ["'a'", "must be a mapping"], id="an entry that is text"),
         pytest.param("models:\n", ["'models'", "dictionary"], id="no entries"),
         pytest.param("modles: {}\n", ["unknown key 'modles'"], id="a misspelt top key"),
-        pytest.param("- mobile-sam\n", ["must be a mapping", "a list"], id="a list"),
-        pytest.param("", ["must be a mapping", "an empty file"], id="an empty file"),
-        pytest.param("models: [\n", ["no valid YAML"], id="broken YAML"),
-        pytest.param("models: !!python/name:os.system\n", ["no valid YAML"], id="a Python object"),
-        pytest.param("a: 1\na: 2\n", ["'a' is given twice", "line 2"], id="a key given twice"),
-        pytest.param("a: 2026-13-01\n", ["no valid YAML", "month"], id="no such date"),
-        pytest.param("? [a]\n: b\n", ["no valid YAML"], id="a list as a key"),
+        pytest.param("- mobile-sam\n", ["must be a mapping", "got a list"], id="a list"),
+        pytest.param("", ["must be a mapping", "got an empty file"], id="an empty file"),
+        pytest.param("models: [\n", ["must be valid YAML"], id="broken YAML"),
+        pytest.param("models: !!python/name:os.system\n", ["must be valid YAML"], id="a Python object"),
+        pytest.param("a: 1\na: 2\n", ["duplicate key 'a'", "line 2"], id="a key given twice"),
+        pytest.param("a: 2026-13-01\n", ["must be valid YAML", "month"], id="no such date"),
+        pytest.param("? [a]\n: b\n", ["must be valid YAML"], id="a list as a key"),
     ],
 )
-def test_a_wrong_models_file_is_refused_with_the_file_the_entry_and_what_would_be_right(
+def test_an_invalid_models_file_is_rejected_with_the_entry_and_the_rule(
     models_file: Path, content: str, words: list[str]
 ) -> None:
     models_file.write_text(content)
@@ -145,12 +139,9 @@ def test_a_wrong_models_file_is_refused_with_the_file_the_entry_and_what_would_b
         assert word in caught.value.detail
 
 
-def test_a_models_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_models_file_that_does_not_exist_or_is_not_text_is_rejected(models_file: Path) -> None:
     with pytest.raises(CatalogueError, match="POMONA_MODELS_FILE"):
-        load_catalogue(tmp_path / "models.yaml")
-
-
-def test_a_models_file_that_is_no_text_is_refused(models_file: Path) -> None:
+        load_catalogue(models_file)
     models_file.write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(CatalogueError, match="no valid YAML"):
+    with pytest.raises(CatalogueError, match="must be valid YAML"):
         load_catalogue(models_file)

@@ -28,18 +28,18 @@ def test_a_state_dict_comes_back_from_either_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04", None])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_a_file_that_is_no_checkpoint_is_rejected(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadCheckpoint, match=rf"{name}: not a readable checkpoint"):
+    with pytest.raises(BadCheckpoint, match=rf"{name} must be a \.safetensors file"):
         load_state_dict(tmp_path / name)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
+def test_a_checkpoint_that_would_run_code_is_rejected_and_runs_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"a": RunsCode()}, tmp_path / "a.pt")
-    with pytest.raises(BadCheckpoint, match="not a readable checkpoint"):
+    with pytest.raises(BadCheckpoint, match=r"must be a \.safetensors file"):
         load_state_dict(tmp_path / "a.pt")
     assert capsys.readouterr().out == ""
 
@@ -47,12 +47,12 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"model": TENSORS, "epoch": 3}, "'model' is a dict, not a tensor"),
-        ([torch.ones(1)], "holds a list"),
-        ({}, "holds nothing"),
+        ({"model": TENSORS, "epoch": 3}, "'model' must be a tensor, got a dict"),
+        ([torch.ones(1)], "must hold a state dict, got a list"),
+        ({}, "must hold a state dict, got nothing"),
     ],
 )
-def test_anything_but_named_tensors_is_refused_with_what_to_save(tmp_path: Path, content: object, words: str) -> None:
+def test_anything_but_named_tensors_is_rejected_with_what_to_save(tmp_path: Path, content: object, words: str) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(BadCheckpoint, match=words) as caught:
         load_state_dict(tmp_path / "a.pt")

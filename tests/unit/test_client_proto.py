@@ -18,10 +18,10 @@ def test_the_generated_code_is_what_make_proto_makes(tmp_path: Path) -> None:
     made, committed = texts(tmp_path), texts(GENERATED)
     assert made.keys() == committed.keys()
     stale = [name for name in made if made[name] != committed[name]]
-    assert stale == [], "make proto would bring them up to date"
+    assert stale == [], "run make proto"
 
 
-def test_the_generated_code_needs_nothing_of_the_service_s() -> None:
+def test_the_generated_code_does_not_import_the_service() -> None:
     assert all(
         "service" not in line for line in texts(GENERATED)["segmentation_pb2.py"].splitlines() if "import" in line
     )

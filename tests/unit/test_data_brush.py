@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from models.data.brush import decode_brush
+from models.data.label_studio import decode_brush
 from models.errors import DataError
 from models.types import Size
 
@@ -51,7 +51,7 @@ def packed(words: NDArray[np.uint8], chunks: Sequence[int]) -> bytes:
 
 
 @pytest.mark.parametrize("data", [GREY, COLOURED], ids=["grey", "coloured"])
-def test_what_label_studios_own_tool_packs_is_unpacked(data: str) -> None:
+def test_masks_packed_by_label_studio_are_decoded(data: str) -> None:
     assert (decode_brush(bytes.fromhex(data), Size(6, 9)) == ALPHA).all()
 
 
@@ -73,13 +73,13 @@ def test_runs_of_65536_words_are_read() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 6, 7, 12, 35])
-def test_a_stream_that_ends_early_is_refused(kept: int) -> None:
+def test_a_stream_that_ends_early_is_rejected(kept: int) -> None:
     with pytest.raises(DataError, match=r"too few|ends after"):
         decode_brush(bytes.fromhex(GREY)[:kept], Size(6, 9))
 
 
 @pytest.mark.parametrize("repeated", [True, False])
-def test_a_stream_with_too_many_words_is_refused(repeated: bool) -> None:
+def test_a_stream_with_too_many_words_is_rejected(repeated: bool) -> None:
     ten = np.zeros(10, np.uint8) if repeated else np.arange(10, dtype=np.uint8)
     data = bytearray(packed(ten, [10]))
     data[3] = 4  # of which one pixel takes four
@@ -87,10 +87,10 @@ def test_a_stream_with_too_many_words_is_refused(repeated: bool) -> None:
         decode_brush(bytes(data), Size(1, 1))
 
 
-def test_another_size_is_refused_before_memory_is_taken() -> None:
-    with pytest.raises(DataError, match="216 words of 8 bits"):
+def test_another_size_is_rejected_before_memory_is_taken() -> None:
+    with pytest.raises(DataError, match="has 216 words of 8 bits"):
         decode_brush(bytes.fromhex(GREY), Size(9999, 9999))
-    with pytest.raises(DataError, match="limit"):
+    with pytest.raises(DataError, match="at most"):
         decode_brush(bytes.fromhex(GREY), Size(100_000, 100_000))
 
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 
 from models.data.coco import Objects
 from models.data.dataset import ClassMap, Dataset
-from models.data.opening import open_dataset
+from models.data.sources import open_dataset
 from models.errors import DataError
 from models.types import PixelClass, Size
 from tests.annotated import write_image, write_json
@@ -84,7 +84,7 @@ def test_outlines_are_filled_as_pycocotools_does_but_for_the_edge(
     objects = Objects(
         Size(40, 80), [{"category_id": 3, "segmentation": [ring.ravel().tolist()]}], {3: "Healthy"}, ClassMap()
     )
-    ours = objects.draw(Size(40, 80)).semantic == PixelClass.HEALTHY
+    ours = objects.rasterise(Size(40, 80)).semantic == PixelClass.HEALTHY
     # Pixels that differ have the outline within a pixel of their centre: it is sampled ten times a pixel.
     steps = np.linspace(0, 1, 800)[:, None, None]
     outline = (ring + steps * (np.roll(ring, -1, axis=0) - ring)).reshape(-1, 2)
@@ -102,14 +102,14 @@ def test_outlines_are_filled_as_pycocotools_does_but_for_the_edge(
         ({"category_id": 3, "segmentation": [BOX[:4]]}, "at least three"),
         ({"category_id": 3, "segmentation": [["a"] * 6]}, "segmentation"),
         ({"category_id": 3, "segmentation": [[200, 200, 300, 200, 300, 300]]}, "covers no pixel"),
-        ({"category_id": 3, "segmentation": {"size": [80, 40], "counts": [3200]}}, "[40, 80] is right"),
+        ({"category_id": 3, "segmentation": {"size": [80, 40], "counts": [3200]}}, "[40, 80], has [80, 40]"),
         ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [3000, 10**30]}}, "do not add up"),
         ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [-1, 3201]}}, "counts"),
         ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": "zz"}}, "RLE"),
         ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [3200]}}, "covers no pixel"),
     ],
 )
-def test_a_broken_annotation_is_told(tmp_path: Path, broken: dict[str, object], says: str) -> None:
+def test_a_broken_annotation_is_reported(tmp_path: Path, broken: dict[str, object], says: str) -> None:
     dataset = opened(tmp_path, [{"category_id": 3, "segmentation": [BOX]}, broken])
     with pytest.raises(DataError) as caught:
         dataset.load("a")
@@ -117,13 +117,13 @@ def test_a_broken_annotation_is_told(tmp_path: Path, broken: dict[str, object], 
     assert says in caught.value.detail
 
 
-def test_a_image_of_another_size_is_told(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_reported(tmp_path: Path) -> None:
     listed = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 80}]
     (problem,) = opened(tmp_path, [], images=listed).check(progress=False)
-    assert problem.what == "was annotated at 40 x 80 pixels, but the upright image has 80 x 40"
+    assert problem.message == "was annotated at 40 x 80 pixels, but the upright image has 80 x 40"
 
 
-def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
+def test_missing_and_invalid_entries_of_the_lists_is_reported(tmp_path: Path) -> None:
     listed = [
         {"id": 1, "file_name": "images/a.jpg", "width": 80, "height": 40},
         {"id": 2, "file_name": "gone.jpg", "width": 80, "height": 40},
@@ -137,10 +137,10 @@ def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
     ]
     dataset = opened(tmp_path, annotations, images=listed)
     assert dataset.names == ("a",)
-    said = "\n".join(each.what for each in dataset.problems)
+    said = "\n".join(each.message for each in dataset.problems)
     for part in (
         "annotation number 2 has no 'image_id'",
-        "image number 2: there is no image 'gone.jpg'",
+        "image number 2: no image 'gone.jpg'",
         "image number 3: width",
         "is listed several times",
         "image number 5",
@@ -150,7 +150,7 @@ def test_what_is_lost_or_broken_in_the_lists_is_told(tmp_path: Path) -> None:
     assert len(dataset.problems) == 6
 
 
-def test_broken_lists_are_refused(tmp_path: Path) -> None:
+def test_broken_lists_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lists 'images', 'annotations' and 'categories'"):
         opened(tmp_path, [], categories=None)
     with pytest.raises(DataError, match="categories: name"):

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.data.dataset import ClassMap, Dataset
-from models.data.opening import open_dataset
+from models.data.sources import open_dataset
 from models.data.splits import read_split
 from models.errors import DataError
 from models.types import PixelClass
@@ -23,7 +23,7 @@ def opened(root: Path, classes: ClassMap | None = None) -> Dataset:
     return open_dataset(root, classes=classes)
 
 
-def test_index_masks_are_read_and_fruits_not_told_apart(tmp_path: Path) -> None:
+def test_index_masks_are_read_and_without_separate_fruits(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.jpg")
     write_index(tmp_path / "masks" / "a.png", MASK)
     sample = opened(tmp_path).load("a")
@@ -51,7 +51,7 @@ def test_instances_of_8_or_16_bits_are_read(tmp_path: Path, dtype: type[np.uint8
     assert (sample.instance_map == numbers).all()
 
 
-def test_values_are_mapped_as_told(tmp_path: Path) -> None:
+def test_values_are_mapped_by_the_class_map(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.jpg")
     mask = MASK.astype(np.uint16)
     mask[0, 0] = 1000
@@ -62,10 +62,10 @@ def test_values_are_mapped_as_told(tmp_path: Path) -> None:
     assert sample.semantic[0, 0] == PixelClass.IGNORE
 
 
-def test_a_value_that_is_not_listed_is_told(tmp_path: Path) -> None:
+def test_a_value_that_is_not_listed_is_reported(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.jpg")
     write_index(tmp_path / "masks" / "a.png", np.where(MASK == 2, 255, MASK).astype(np.uint8))
-    with pytest.raises(DataError, match=r"has not: 255 \(0 background, 1 healthy, 2 infected\)"):
+    with pytest.raises(DataError, match=r"outside the class map: 255 \(it has 0 background, 1 healthy, 2 infected\)"):
         opened(tmp_path).load("a")
 
 
@@ -80,7 +80,7 @@ def test_palette_and_one_bit_masks_are_index_masks(tmp_path: Path) -> None:
     assert (opened(tmp_path).load("a").semantic == (MASK > 0)).all()
 
 
-def test_masks_that_do_not_fit_are_told_file_by_file(tmp_path: Path) -> None:
+def test_masks_that_do_not_fit_are_reported_file_by_file(tmp_path: Path) -> None:
     for name in "abcdefg":
         write_image(tmp_path / "images" / f"{name}.jpg", orientation=6 if name == "e" else 1)
         write_index(tmp_path / "masks" / f"{name}.png", MASK)
@@ -94,10 +94,10 @@ def test_masks_that_do_not_fit_are_told_file_by_file(tmp_path: Path) -> None:
     write_index(tmp_path / "masks" / "i.png", MASK)
     write_image(tmp_path / "images" / "a.png")
     dataset = opened(tmp_path)
-    problems = {each.file.name: each.what for each in dataset.check(progress=False)}
+    problems = {each.file.name: each.message for each in dataset.check(progress=False)}
     for file, part in {
         "b.jpg": "masks/b.png has 80 x 39 pixels, but the upright image has 80 x 40",
-        "c.jpg": "has colours (mode RGB)",
+        "c.jpg": "must be an index PNG, has mode RGB",
         "d.jpg": "masks/d.png cannot be read: The 4 bytes",
         "e.jpg": "has 80 x 40 pixels, but the upright image has 40 x 80",
         "f.jpg": "are background in the mask",
@@ -118,17 +118,17 @@ def test_folders_within_are_searched_and_name_what_is_not_unique(tmp_path: Path)
     assert opened(tmp_path).names == ("b", "mon/a", "tue/a")
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="not a folder"):
         opened(tmp_path)
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="no images"):
         opened(tmp_path)
 
 
-def test_words_that_are_no_class_are_refused() -> None:
-    with pytest.raises(DataError, match="'rotten'; what pixels may show is background, healthy"):
+def test_words_that_are_not_a_class_are_rejected() -> None:
+    with pytest.raises(DataError, match=r"class '1' must be mapped to one of background, healthy, .* got 'rotten'"):
         ClassMap.of({"1": "rotten"})
 
 

@@ -24,70 +24,70 @@ def box(pixel_class: PixelClass, x0: int, y0: int, x1: int, y1: int) -> Region:
 
 
 def test_each_region_is_a_fruit_numbered_as_annotated() -> None:
-    drawn = paint([box(HEALTHY, 0, 0, 5, 5), box(INFECTED, 10, 0, 20, 10), box(FRUIT, 0, 10, 5, 15)], SIZE)
-    assert [(each.id, each.box, each.pixel_class) for each in drawn.instances] == [
+    labels = paint([box(HEALTHY, 0, 0, 5, 5), box(INFECTED, 10, 0, 20, 10), box(FRUIT, 0, 10, 5, 15)], SIZE)
+    assert [(each.id, each.box, each.pixel_class) for each in labels.instances] == [
         (1, (0, 0, 5, 5), HEALTHY),
         (2, (10, 0, 20, 10), INFECTED),
         (3, (0, 10, 5, 15), FRUIT),
     ]
-    assert drawn.semantic[2, 2] == HEALTHY
-    assert drawn.semantic[5, 15] == INFECTED
-    assert drawn.semantic[12, 2] == FRUIT
-    assert np.count_nonzero(drawn.semantic) == 25 + 100 + 25
+    assert labels.semantic[2, 2] == HEALTHY
+    assert labels.semantic[5, 15] == INFECTED
+    assert labels.semantic[12, 2] == FRUIT
+    assert np.count_nonzero(labels.semantic) == 25 + 100 + 25
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_infected_region_mostly_inside_a_fruit_is_a_lesion_of_it(order: int) -> None:
     # 6 of the lesion's 10 columns lie in the fruit.
     regions = [box(HEALTHY, 0, 0, 12, 12), box(INFECTED, 6, 2, 16, 5)][::order]
-    drawn = paint(regions, SIZE)
-    (fruit,) = drawn.instances
+    labels = paint(regions, SIZE)
+    (fruit,) = labels.instances
     assert fruit.pixel_class is INFECTED
     assert fruit.box == (0, 0, 16, 12)  # the union
-    assert drawn.instance_map is not None
-    assert np.count_nonzero(drawn.instance_map) == 144 + 4 * 3
-    assert np.count_nonzero(drawn.semantic == INFECTED) == 30
-    assert np.count_nonzero(drawn.semantic == HEALTHY) == 144 - 18
+    assert labels.instance_map is not None
+    assert np.count_nonzero(labels.instance_map) == 144 + 4 * 3
+    assert np.count_nonzero(labels.semantic == INFECTED) == 30
+    assert np.count_nonzero(labels.semantic == HEALTHY) == 144 - 18
 
 
 def test_an_infected_region_half_outside_is_a_fruit_of_its_own() -> None:
-    drawn = paint([box(HEALTHY, 0, 0, 12, 12), box(INFECTED, 7, 2, 17, 5)], SIZE)
-    assert [each.pixel_class for each in drawn.instances] == [HEALTHY, INFECTED]
+    labels = paint([box(HEALTHY, 0, 0, 12, 12), box(INFECTED, 7, 2, 17, 5)], SIZE)
+    assert [each.pixel_class for each in labels.instances] == [HEALTHY, INFECTED]
 
 
 def test_a_lesion_belongs_to_the_fruit_that_holds_most_of_it() -> None:
-    drawn = paint([box(HEALTHY, 0, 0, 10, 20), box(HEALTHY, 10, 0, 21, 20), box(INFECTED, 6, 4, 12, 8)], SIZE)
-    assert [each.pixel_class for each in drawn.instances] == [INFECTED, HEALTHY]
+    labels = paint([box(HEALTHY, 0, 0, 10, 20), box(HEALTHY, 10, 0, 21, 20), box(INFECTED, 6, 4, 12, 8)], SIZE)
+    assert [each.pixel_class for each in labels.instances] == [INFECTED, HEALTHY]
 
 
 def test_a_lesion_inside_two_fruits_belongs_to_the_one_on_top() -> None:
     large, small, lesion = box(HEALTHY, 0, 0, 20, 20), box(HEALTHY, 4, 4, 14, 14), box(INFECTED, 6, 6, 9, 9)
-    drawn = paint([large, small, lesion], SIZE)
-    assert [each.pixel_class for each in drawn.instances] == [HEALTHY, INFECTED]
-    assert np.count_nonzero(drawn.semantic == INFECTED) == 9
+    labels = paint([large, small, lesion], SIZE)
+    assert [each.pixel_class for each in labels.instances] == [HEALTHY, INFECTED]
+    assert np.count_nonzero(labels.semantic == INFECTED) == 9
 
 
 def test_smaller_fruits_lie_on_top_and_lesions_only_on_their_own() -> None:
     small, large = box(HEALTHY, 8, 0, 14, 10), box(HEALTHY, 0, 0, 12, 20)
     lesion = box(INFECTED, 2, 2, 11, 6)  # of the large fruit, reaches under the small one
     for regions in ([small, large, lesion], [lesion, large, small]):
-        drawn = paint(regions, SIZE)
-        assert (drawn.semantic[2:6, 8:14] == HEALTHY).all()
-        assert (drawn.semantic[2:6, 2:8] == INFECTED).all()
-        assert drawn.instance_map is not None
-        assert len(np.unique(drawn.instance_map[0:10, 8:14])) == 1
+        labels = paint(regions, SIZE)
+        assert (labels.semantic[2:6, 8:14] == HEALTHY).all()
+        assert (labels.semantic[2:6, 2:8] == INFECTED).all()
+        assert labels.instance_map is not None
+        assert len(np.unique(labels.instance_map[0:10, 8:14])) == 1
 
 
 def test_of_equal_fruits_the_later_lies_on_top_and_a_hidden_one_is_not_listed() -> None:
-    drawn = paint([box(HEALTHY, 0, 0, 5, 5), box(FRUIT, 0, 0, 5, 5)], SIZE)
-    assert [(each.id, each.pixel_class) for each in drawn.instances] == [(2, FRUIT)]
+    labels = paint([box(HEALTHY, 0, 0, 5, 5), box(FRUIT, 0, 0, 5, 5)], SIZE)
+    assert [(each.id, each.pixel_class) for each in labels.instances] == [(2, FRUIT)]
 
 
 def test_ignored_regions_lie_on_top_but_take_nothing_from_a_fruit() -> None:
-    drawn = paint([box(IGNORE, 0, 0, 5, 20), box(HEALTHY, 3, 0, 12, 12)], SIZE)
-    assert (drawn.semantic[:, :5] == IGNORE).all()
-    assert drawn.instances[0].box == (3, 0, 12, 12)
-    assert drawn.instances[0].pixel_class is HEALTHY
+    labels = paint([box(IGNORE, 0, 0, 5, 20), box(HEALTHY, 3, 0, 12, 12)], SIZE)
+    assert (labels.semantic[:, :5] == IGNORE).all()
+    assert labels.instances[0].box == (3, 0, 12, 12)
+    assert labels.instances[0].pixel_class is HEALTHY
 
 
 def test_background_regions_change_nothing() -> None:
@@ -95,11 +95,11 @@ def test_background_regions_change_nothing() -> None:
     assert (with_leaf.semantic == paint([box(HEALTHY, 0, 0, 12, 12)], SIZE).semantic).all()
 
 
-def test_no_region_is_a_image_without_fruit() -> None:
-    drawn = paint([], SIZE)
-    assert not drawn.semantic.any()
-    assert drawn.instances == ()
-    assert drawn.semantic.shape == (20, 30)
+def test_no_region_is_an_image_without_fruit() -> None:
+    labels = paint([], SIZE)
+    assert not labels.semantic.any()
+    assert labels.instances == ()
+    assert labels.semantic.shape == (20, 30)
 
 
 @given(
@@ -123,20 +123,20 @@ def test_outlines_are_filled_as_over_the_whole_image(points: list[tuple[float, f
         # A sliver whose only centre lies on its edge, where rounding decides.
         assert np.count_nonzero(expected) <= 1
         return
-    drawn = np.zeros((20, 30), np.bool_)
-    drawn[region.place] = region.mask
-    assert region.area == np.count_nonzero(drawn)
-    assert np.count_nonzero(drawn != expected) <= 1  # a centre on an edge, where rounding decides
+    labels = np.zeros((20, 30), np.bool_)
+    labels[region.window] = region.mask
+    assert region.area == np.count_nonzero(labels)
+    assert np.count_nonzero(labels != expected) <= 1  # a centre on an edge, where rounding decides
 
 
-def test_an_outline_beside_the_image_is_refused() -> None:
+def test_an_outline_beside_the_image_is_rejected() -> None:
     for shift in (-100, 100):
         ring = np.array([[0.0, 0.0], [10.0, 0.0], [10.0, 10.0]]) + shift
         with pytest.raises(DataError, match="covers no pixel"):
             region_of_rings(HEALTHY, [ring], SIZE)
 
 
-def test_an_outline_that_is_none_is_refused() -> None:
+def test_an_invalid_outline_is_rejected() -> None:
     with pytest.raises(MaskError, match="at least three"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [10.0, 0.0]])], SIZE)
     with pytest.raises(DataError, match="not finite"):

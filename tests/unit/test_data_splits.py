@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.dataset import ClassMap, Dataset
-from models.data.opening import open_dataset
+from models.data.sources import open_dataset
 from models.data.splits import Split, data_hash, read_split, split_by_content, write_split
 from models.errors import DataError
 from tests.annotated import square, task, write_image, write_index, write_json
@@ -39,7 +39,7 @@ def test_parts_share_nothing_and_copies_stay_together(dataset: Dataset, validati
     assert part_of(split, "copy_7") == part_of(split, "p07")
 
 
-def test_a_image_falls_where_its_bytes_say(dataset: Dataset) -> None:
+def test_an_image_falls_where_its_bytes_say(dataset: Dataset) -> None:
     split = split_by_content(dataset, validation=0.25, test=0.25)
     for name in dataset.names:
         share = int.from_bytes(hashlib.sha256(dataset.items[name].image.read_bytes()).digest()[:8], "big") / 2**64
@@ -55,12 +55,12 @@ def test_images_stay_in_their_part_when_others_are_added(dataset: Dataset) -> No
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.2), (0.5, 0.5), (0.2, -0.1), (float("nan"), 0.1)])
-def test_shares_that_leave_nothing_to_train_on_are_refused(dataset: Dataset, validation: float, test: float) -> None:
-    with pytest.raises(DataError, match="nothing to train on"):
+def test_shares_that_leave_nothing_to_train_on_are_rejected(dataset: Dataset, validation: float, test: float) -> None:
+    with pytest.raises(DataError, match="leave something to train on"):
         split_by_content(dataset, validation=validation, test=test)
 
 
-def test_a_split_is_written_and_read_again(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_split_is_read_as_it_was_written(dataset: Dataset, tmp_path: Path) -> None:
     split = split_by_content(dataset)
     write_split(tmp_path / "split.json", split)
     assert read_split(tmp_path / "split.json", dataset) == split
@@ -87,14 +87,14 @@ def test_a_file_may_have_other_parts_and_leave_images_out(dataset: Dataset, tmp_
         ([1], "object of lists of names"),
     ],
 )
-def test_a_split_that_mixes_or_invents_images_is_refused(
+def test_a_split_with_shared_or_unknown_images_is_rejected(
     dataset: Dataset, tmp_path: Path, content: object, says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
         read_split(write_json(tmp_path / "split.json", content), dataset)
 
 
-def test_a_missing_split_file_is_told(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_missing_split_file_is_reported(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_split(tmp_path / "split.json", dataset)
 
@@ -122,7 +122,7 @@ def test_the_data_hash_is_of_the_contents_in_any_order(dataset: Dataset, tmp_pat
         data_hash(dataset, ["gone"])
 
 
-def test_the_data_hash_tells_annotations_apart_but_not_class_maps(tmp_path: Path) -> None:
+def test_the_data_hash_depends_on_annotations_but_not_on_class_maps(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
 
     def hashed(label: str, classes: Mapping[str, str]) -> str:

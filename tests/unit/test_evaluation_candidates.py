@@ -9,9 +9,9 @@ from models.errors import CatalogueError, UnknownModel, WeightsError
 from models.evaluation.candidates import Asked, Place, open_panel, sam_setups
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.named_models import find_models
-from models.training.checkpoint_files import write_weights
+from models.training.run_files import write_weights
 from models.unet.build import new_unet
-from models.weights.digests import sha256_of
+from models.weights.checkpoints import sha256_of
 from tests.fakes import LOADED_UNET
 from tests.untrained import write_untrained_unet
 

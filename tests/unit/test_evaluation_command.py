@@ -6,7 +6,7 @@ import pytest
 from models.catalog import Architecture
 from models.evaluation.__main__ import main
 from models.evaluation.results import read_results
-from models.synthetic.folder import write_sample
+from models.synthetic.output import write_sample
 from tests.knowing_unet import discs
 from tests.untrained import write_untrained_unet
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.evaluation.prompts import FURTHEST, JITTER, jittered_box, wanted_fruits
+from models.evaluation.prompts import FURTHEST, JITTER, wanted_fruits
+from models.sam.clicks import jittered_box
 from models.types import Box, PixelClass, Size
 from tests.knowing_unet import discs
 

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.data.sources import DataSource
 from models.errors import DataError
 from models.evaluation.data_sets import data_sets
 from models.evaluation.errors import CannotEvaluate
 from models.evaluation.shots import END_OF_SEEDS, rendered_set
-from models.synthetic.folder import write_sample
-from models.training.data_sources import DataSource
-from models.training.unet_images import FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
+from models.synthetic.output import write_sample
+from models.training.unet_data import FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
 from tests.knowing_unet import discs
 
 PARTS = {"train": ["a"], "val": ["b"], "test": ["c", "d"], "extra_test": ["e"]}

@@ -14,8 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from models.backends import load
+from models.backends.converted_models import NNCF, converted_folder
 from models.backends.load import ModelStore, ensure_files
-from models.backends.openvino_files import NNCF, converted_folder
 from models.catalog import CATALOGUE
 from models.errors import BackendError
 from service.settings import Settings
@@ -80,7 +80,7 @@ class NotInstalled:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, NotInstalled())
-import service.app, service.prepare, models.backends.openvino_backend, models.backends.unet_openvino
+import service.app, service.prepare, models.backends.openvino_backend
 print("imported")
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

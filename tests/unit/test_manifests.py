@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm's own engine: what is in `deploy/rendered`, and what Kubernetes takes."""
+"""Tests of the Helm chart, rendered by Helm's own engine: `deploy/rendered`, and what Kubernetes accepts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from tests.identity import Identity
 
 VERSIONS: Final = ("1.35", "1.36", "1.37")
 CUSTOM: Final = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
-"""Kinds that operators define: Kubernetes itself has no schema for them."""
-DECIDED: Final = {
+"""Kinds that operators define: Kubernetes has no schema for them."""
+
+DERIVED: Final = {
     "http_host",
     "http_port",
     "grpc_port",
@@ -32,7 +33,8 @@ DECIDED: Final = {
     "cache_dir",
     "backend",
 } | {"drain_timeout_s"}
-"""Settings that the chart makes of its own values."""
+"""Settings that the chart derives from its own values."""
+
 NAMES: Final = tuple(variants())
 
 
@@ -54,37 +56,37 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_the_rendered_files_are_what_the_chart_gives_now(variant: str) -> None:
+def test_the_rendered_files_are_up_to_date(variant: str) -> None:
     golden = (RENDERED / f"{variant}.yaml").read_text()
-    assert rendered(variants()[variant]) == golden, "`make manifests` renders them anew"
+    assert rendered(variants()[variant]) == golden, "run `make manifests`"
 
 
-def test_a_rendered_file_belongs_to_every_variant_and_to_nothing_else() -> None:
+def test_every_variant_has_a_rendered_file() -> None:
     assert {path.stem for path in RENDERED.iterdir()} == set(NAMES) == {"minimal", "cpu", "gpu", "all"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("variant", NAMES)
-def test_kubernetes_takes_every_field(variant: str, version: str) -> None:
+def test_kubernetes_accepts_every_field(variant: str, version: str) -> None:
     native = [document for document in documents(variant) if document["kind"] not in CUSTOM]
     assert {document["kind"] for document in native} >= {"Deployment", "Service", "ConfigMap", "ServiceAccount"}
     for document in native:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_versions_are_the_newest_three_whose_schemas_are_known() -> None:
+def test_the_newest_known_version_of_kubernetes_is_tested() -> None:
     newest = kubernetes_validate.latest_version()
     assert newest.startswith(f"{VERSIONS[-1]}.")
 
 
-def test_a_misspelt_field_would_be_found() -> None:
+def test_a_misspelt_field_is_detected() -> None:
     (service,) = of_kind("minimal", "Service")
     misspelt = {**service, "spec": {**service["spec"], "selektor": {}}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(misspelt, VERSIONS[0], strict=True)
 
 
-def test_everything_that_points_at_something_points_at_what_is_there() -> None:
+def test_references_between_objects_resolve() -> None:
     for variant in NAMES:
         deployments = {one["metadata"]["name"]: one["spec"]["template"] for one in of_kind(variant, "Deployment")}
         for service in of_kind(variant, "Service"):
@@ -122,7 +124,7 @@ def test_pods_are_restricted(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_the_grace_period_holds_what_comes_before_the_kill(variant: str) -> None:
+def test_the_grace_period_covers_pre_stop_and_drain(variant: str) -> None:
     for pod in pods(variant):
         (container,) = pod["containers"]
         waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -131,7 +133,7 @@ def test_the_grace_period_holds_what_comes_before_the_kill(variant: str) -> None
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_the_three_probes_ask_different_things(variant: str) -> None:
+def test_the_three_probes_differ(variant: str) -> None:
     for pod in pods(variant):
         (container,) = pod["containers"]
         probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
@@ -141,7 +143,7 @@ def test_the_three_probes_ask_different_things(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_every_variable_is_a_setting_of_the_service_and_its_value_is_taken(variant: str, identity: Identity) -> None:
+def test_every_variable_is_a_valid_setting_of_the_service(variant: str, identity: Identity) -> None:
     (config,) = of_kind(variant, "ConfigMap")[:1]
     for pod in pods(variant):
         given = {**config["data"], **environment(pod["containers"][0])}
@@ -153,19 +155,19 @@ def test_every_variable_is_a_setting_of_the_service_and_its_value_is_taken(varia
         Settings(**ours | {name: files[name] for name in ours.keys() & files})
 
 
-def test_the_chart_takes_every_setting_that_it_does_not_decide_itself() -> None:
+def test_the_chart_accepts_every_setting_that_it_does_not_derive() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     taken = set(schema["properties"]["settings"]["propertyNames"]["enum"])
-    assert taken == Settings.model_fields.keys() - DECIDED
+    assert taken == Settings.model_fields.keys() - DERIVED
 
 
-def test_the_chart_loads_what_the_service_loads_by_itself() -> None:
+def test_the_chart_loads_the_default_models_of_the_service() -> None:
     (pod,) = pods("minimal")
     models = environment(pod["containers"][0])["POMONA_MODELS"].split(",")
     assert tuple(models) == Settings.model_fields["models"].default
 
 
-def test_a_gpu_pod_asks_for_one_device_and_the_node_that_has_it() -> None:
+def test_a_gpu_pod_requests_one_device_on_a_gpu_node() -> None:
     (pod,) = pods("gpu")
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -176,7 +178,7 @@ def test_a_gpu_pod_asks_for_one_device_and_the_node_that_has_it() -> None:
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
 
 
-def test_with_tls_nothing_is_open_without() -> None:
+def test_with_tls_there_is_no_plain_text() -> None:
     for pod in pods("all"):
         (container,) = pod["containers"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
@@ -188,7 +190,7 @@ def test_with_tls_nothing_is_open_without() -> None:
         }
 
 
-def test_dashboards_and_rules_are_those_of_the_observability_folder() -> None:
+def test_dashboards_and_rules_equal_those_of_the_observability_folder() -> None:
     source = CHART.parent / "observability"
     (rules,) = of_kind("all", "PrometheusRule")
     assert rules["spec"] == yaml.safe_load((source / "rules.yaml").read_text())
@@ -209,18 +211,18 @@ def test_dashboards_and_rules_are_those_of_the_observability_folder() -> None:
         ({"autoscaling": {"kind": "cpu"}}, "autoscaling/kind"),
     ],
 )
-def test_values_that_mean_nothing_are_refused_by_name(values: dict[str, Any], named: str) -> None:
+def test_unknown_values_are_refused_by_name(values: dict[str, Any], named: str) -> None:
     with pytest.raises(HelmValuesError, match=named):
         render(values)
 
 
-def test_the_notes_tell_how_to_reach_every_service() -> None:
+def test_the_notes_show_how_to_reach_every_service() -> None:
     for variant in NAMES:
-        told = notes(yaml.safe_load(variants()[variant].read_text()))
-        assert all(f"service/{service['metadata']['name']}" in told for service in of_kind(variant, "Service"))
+        printed = notes(yaml.safe_load(variants()[variant].read_text()))
+        assert all(f"service/{service['metadata']['name']}" in printed for service in of_kind(variant, "Service"))
 
 
-def test_no_file_of_the_chart_is_left_out_of_a_package(tmp_path: Path) -> None:
+def test_a_packaged_chart_has_its_dashboards_and_rules(tmp_path: Path) -> None:
     from helm_python.chart import Chart, package
 
     with Chart.load(package(CHART, destination=tmp_path)) as packed:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
+from models import metrics
 from models.errors import DataError
-from models.evaluation import metrics
 from models.types import BinaryMask, PixelClass, SemanticMap
 
 # pycocotools decodes through an interface that numpy 2 warns of.

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import overlay
-from models.types import BinaryMask, Box, Pixels, Point
+from models.inspection import GRADES, Fruit, Grade, measure_fruit
+from models.masks import CroppedMask
+from models.types import BinaryMask, Box, PixelClass, Pixels, Point, Size
 
 GREY: Pixels = np.full((200, 300, 3), 128, np.uint8)
 
@@ -54,7 +56,7 @@ def test_masks_have_colours_of_their_own_and_later_tints_hide_no_outline() -> No
     assert tuple(drawn[40, 100]) == overlay.PALETTE[1]
 
 
-def test_masks_take_the_colours_that_they_are_given() -> None:
+def test_given_colours_are_cyclic() -> None:
     stripes = [block(10 * row, 0, 10 * row + 10, 300) for row in range(3)]
     drawn = overlay.draw_overlay(GREY, stripes, colours=[(1, 2, 3), (4, 5, 6)])
     assert [tuple(drawn[10 * row, 0]) for row in range(3)] == [(1, 2, 3), (4, 5, 6), (1, 2, 3)]
@@ -67,12 +69,6 @@ def test_a_class_map_comes_back_with_its_indices_and_its_colours(shape: tuple[in
     assert (image.format, image.mode) == ("PNG", "P")
     np.testing.assert_array_equal(np.asarray(image), classes)
     np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(overlay.CLASS_COLOURS)[classes])
-
-
-def test_colours_repeat_when_there_are_more_masks_than_colours() -> None:
-    stripes = [block(10 * row, 0, 10 * row + 10, 300) for row in range(len(overlay.PALETTE) + 1)]
-    drawn = overlay.draw_overlay(GREY, stripes)
-    assert tuple(drawn[0, 0]) == tuple(drawn[10 * len(overlay.PALETTE), 0]) == overlay.PALETTE[0]
 
 
 def test_an_empty_mask_draws_nothing() -> None:
@@ -101,37 +97,6 @@ def test_a_box_is_drawn_on_the_pixels_inside_its_half_open_edges() -> None:
     assert (drawn[60, 70] == 128).all()
 
 
-def test_the_given_image_is_left_alone() -> None:
-    pixels = GREY.copy()
-    pixels.flags.writeable = False
-    overlay.draw_overlay(pixels, [block(0, 0, 9, 9)], points=[Point(5, 5)], boxes=[Box(1, 1, 9, 9)])
-    assert np.array_equal(pixels, GREY)
-
-
-def test_a_mask_that_is_a_view_is_drawn_alike() -> None:
-    mask = block(50, 60, 120, 140)
-    view = np.asfortranarray(mask)
-    assert np.array_equal(overlay.draw_overlay(GREY, [view]), overlay.draw_overlay(GREY, [mask]))
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.lists(st.tuples(st.floats(-9, 50), st.floats(-9, 50)), max_size=3),
-)
-def test_images_of_any_size_are_drawn(height: int, width: int, places: list[tuple[float, float]]) -> None:
-    pixels = np.zeros((height, width, 3), np.uint8)
-    drawn = overlay.draw_overlay(
-        pixels,
-        [np.ones((height, width), np.bool_)],
-        points=[Point(x, y) for x, y in places],
-        boxes=[Box(0, 0, x, y) for x, y in places],
-    )
-    assert drawn.shape == pixels.shape
-    assert drawn.dtype == np.uint8
-
-
 def test_the_encoded_overlay_is_a_png_of_the_same_pixels() -> None:
     drawn = overlay.draw_overlay(GREY, [block(50, 60, 120, 140)])
     data = overlay.encode_overlay(drawn)
@@ -140,13 +105,103 @@ def test_the_encoded_overlay_is_a_png_of_the_same_pixels() -> None:
     assert np.array_equal(np.asarray(image), drawn)
 
 
-def test_the_palette_holds_distinct_colours() -> None:
-    assert len(set(overlay.PALETTE)) == len(overlay.PALETTE)
-    assert all(0 <= value <= 255 for colour in overlay.PALETTE for value in colour)
-
-
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_a_mask_thinner_than_its_outline_is_all_outline(side: int) -> None:
     mask = block(50, 60, 50 + side, 140)
     drawn = overlay.draw_overlay(GREY, [mask])
     assert (drawn[mask] == overlay.PALETTE[0]).all()
+
+
+# Inspected fruits
+
+SCENE_SIZE = Size(224, 448)
+SCENE: Pixels = np.full((224, 448, 3), 128, np.uint8)
+
+
+def fruit(box: tuple[int, int, int, int], infected: float = 0, size: Size = SCENE_SIZE) -> Fruit:
+    """A fruit that fills its box, its upper rows infected."""
+    x0, y0, x1, y1 = box
+    classes = np.zeros((size.height, size.width), np.uint8)
+    classes[y1 - round(infected * (y1 - y0)) : y1, x0:x1] = PixelClass.INFECTED
+    return measure_fruit(CroppedMask(np.ones((y1 - y0, x1 - x0), np.bool_), x0, y0, size), classes, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("infected", "colour"),
+    [
+        (0, overlay.GRADE_COLOURS[0]),
+        (0.03, overlay.GRADE_COLOURS[1]),
+        (0.2, overlay.GRADE_COLOURS[2]),
+        (0.5, overlay.REJECT_COLOUR),
+    ],
+)
+def test_the_outline_has_the_grades_colour_and_a_dark_line_inside(
+    infected: float, colour: tuple[int, int, int]
+) -> None:
+    drawn = overlay.draw_fruits(SCENE, [fruit((100, 50, 200, 150), infected)], GRADES)
+    assert [tuple(pixel) for pixel in drawn[90, 100:102].tolist()] == [colour] * 2
+    assert drawn[90, 102].max() < 60
+    assert (drawn[90, 104:195] == 128).all()
+    assert (drawn[:50] == 128).all()
+
+
+def test_the_infected_part_is_tinted() -> None:
+    drawn = overlay.draw_fruits(SCENE, [fruit((100, 50, 200, 150), 0.4)], GRADES)
+    mixed = np.array([128] * 3) * 0.55 + np.array(overlay.CLASS_COLOURS[PixelClass.INFECTED]) * 0.45
+    assert np.abs(drawn[135, 150] - mixed).max() <= 1
+    assert (drawn[100, 150] == 128).all()
+
+
+def count_white(drawn: Pixels) -> int:
+    return int((drawn.min(axis=2) > 200).sum())
+
+
+def test_each_fruit_has_a_label() -> None:
+    none = count_white(overlay.draw_fruits(SCENE, [], GRADES))
+    one = count_white(overlay.draw_fruits(SCENE, [fruit((20, 50, 120, 150))], GRADES))
+    two = count_white(overlay.draw_fruits(SCENE, [fruit((20, 50, 120, 150)), fruit((220, 50, 320, 150))], GRADES))
+    longer = count_white(overlay.draw_fruits(SCENE, [fruit((20, 50, 120, 150), 0.5)], GRADES))
+    assert none == 0
+    assert 20 < one < longer
+    assert two == 2 * one
+
+
+def test_labels_of_small_fruits_side_by_side_do_not_cover_each_other() -> None:
+    # Each is narrower than its label.
+    row = [fruit((100 + 24 * number, 100, 124 + 24 * number, 124)) for number in range(3)]
+    one = count_white(overlay.draw_fruits(SCENE, row[:1], GRADES))
+    assert count_white(overlay.draw_fruits(SCENE, row, GRADES)) == 3 * one
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    boxes=st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=4),
+)
+def test_fruits_and_prompts_are_drawn_in_images_of_any_size(
+    height: int, width: int, boxes: list[tuple[float, float, float, float]]
+) -> None:
+    size = Size(height, width)
+    fruits = []
+    for x, y, across, down in boxes:
+        x0, y0 = int(x * (width - 1)), int(y * (height - 1))
+        x1, y1 = x0 + 1 + int(across * (width - 1 - x0)), y0 + 1 + int(down * (height - 1 - y0))
+        fruits.append(fruit((x0, y0, x1, y1), 0.3, size))
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels.flags.writeable = False
+    points = [Point(70 * x - 5, 70 * y - 5) for x, y, _, _ in boxes]
+    corners = [Box(0, 0, point.x, point.y) for point in points]
+    for drawn in (
+        overlay.draw_fruits(pixels, fruits, [Grade("only", 0)]),
+        overlay.draw_overlay(pixels, [np.ones((height, width), np.bool_)], points=points, boxes=corners),
+    ):
+        assert drawn.shape == (height, width, 3)
+        assert drawn.dtype == np.uint8
+    assert not pixels.any()
+
+
+def test_colours_of_grades_are_cyclic() -> None:
+    grades = [Grade(str(number), number / 10) for number in range(6)]
+    drawn = overlay.draw_fruits(SCENE, [fruit((100, 50, 200, 150), 0.4)], grades)
+    assert tuple(drawn[100, 100].tolist()) == overlay.GRADE_COLOURS[4 % len(overlay.GRADE_COLOURS)]

@@ -459,9 +459,9 @@ async def test_an_overlay_is_drawn_into_the_image_even_when_its_embedding_is_at_
     ("prompt", "error", "says"),
     [
         (Prompt(), NoPrompt, "points, a box or a mask"),
-        (Prompt((Point(1, 1, 7),)), MalformedPrompt, r"labels\[0\] is 7"),
+        (Prompt((Point(1, 1, 7),)), MalformedPrompt, r"labels\[0\] must be 1"),
         (Prompt((Point(float("nan"), 1),)), MalformedPrompt, "finite"),
-        (Prompt(box=Box(9, 1, 9, 5)), MalformedPrompt, "empty"),
+        (Prompt(box=Box(9, 1, 9, 5)), MalformedPrompt, "with x0 < x1"),
         (Prompt(mask=rectangle(1, 1, 2, 2, Size(95, 128))), MalformedPrompt, "128 x 96"),
         (Prompt((Point(128, 1, BACKGROUND),)), PromptOutsideImage, r"points\[0\]"),
         (Prompt(box=Box(0, 0, 128, 96.5)), PromptOutsideImage, "128 x 96"),

@@ -24,11 +24,11 @@ def marked(size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("scale", [0.21, 0.5, 1.0, 2.3])
-def test_a_coloured_marker_stays_on_its_label_whatever_is_drawn(scale: float) -> None:
+def test_a_coloured_marker_stays_on_its_label_whatever_is_random(scale: float) -> None:
     size = Size(round(90 / scale), round(120 / scale))
     pixels, semantic = marked(size)
     seen = 0
-    for seed in range(40):
+    for seed in range(24):
         placement = place(size, Size(96, 128), scale, Augmentation(), np.random.default_rng(seed))
         moved, classes = move_pixels(pixels, placement), move_classes(semantic, placement)
         assert moved.shape == (96, 128, 3)
@@ -42,10 +42,9 @@ def test_a_coloured_marker_stays_on_its_label_whatever_is_drawn(scale: float) ->
         seen += 1
         # Edges may differ by half a pixel: about a twentieth of so small a block.
         assert np.count_nonzero(red & infected) / union > 0.85, seed
-        assert np.count_nonzero(beside != ignored) / ignored.size < 0.05, (
-            seed
-        )  # enlarged, the edge is 2 pixels of mixture
-    assert seen > 30
+        # Enlarged, the edge is a mixture of 2 pixels.
+        assert np.count_nonzero(beside != ignored) / ignored.size < 0.05, seed
+    assert seen > 18
 
 
 def test_a_crop_about_a_point_has_it_near_its_middle() -> None:
@@ -60,7 +59,7 @@ def test_a_crop_about_a_point_has_it_near_its_middle() -> None:
         assert (move_classes(semantic, placement) == PixelClass.INFECTED).any()
 
 
-def test_nothing_is_drawn_where_nothing_may_change() -> None:
+def test_nothing_changes_without_augmentation() -> None:
     pixels, semantic = marked(Size(64, 96))
     rng = np.random.default_rng(0)
     placement = place(Size(64, 96), Size(64, 96), 1.0, UNCHANGED, rng)
@@ -79,7 +78,7 @@ def test_a_certain_flip_mirrors_image_and_classes(changes: dict[str, float], axi
     assert np.array_equal(move_classes(semantic, placement), np.flip(semantic, axis))
 
 
-def test_a_smaller_image_lies_whole_within_its_crop_and_beside_it_nothing_counts() -> None:
+def test_a_smaller_image_lies_entirely_within_its_crop_and_nothing_counts_outside_it() -> None:
     pixels = np.full((40, 40, 3), 200, np.uint8)
     corners = set()
     for seed in range(20):
@@ -121,7 +120,7 @@ def test_grey_stays_grey_when_hue_and_saturation_change() -> None:
         assert np.abs(changed.astype(int) - 130).max() <= 1  # rounding
 
 
-def test_blur_and_noise_come_by_lot() -> None:
+def test_blur_and_noise_come_at_random() -> None:
     pixels, _ = marked(Size(64, 96))
     for changes in ({"blur": 3.0}, {"noise": 20.0}):
         augmentation = dataclasses.replace(UNCHANGED, **changes)
@@ -129,19 +128,7 @@ def test_blur_and_noise_come_by_lot() -> None:
         assert 0.5 < np.mean(same) < 0.9  # 0.7 expected
 
 
-def test_the_same_lots_give_the_same_image() -> None:
-    pixels, _ = marked(Size(80, 100))
-
-    def once() -> np.ndarray:
-        rng = np.random.default_rng(7)
-        return recolour(
-            move_pixels(pixels, place(Size(80, 100), Size(64, 64), 1, Augmentation(), rng)), Augmentation(), rng
-        )
-
-    assert np.array_equal(once(), once())
-
-
 @pytest.mark.parametrize("changes", [{"flip": 1.1}, {"smallest": 0.0}, {"smallest": 2.0, "largest": 1.0}, {"blur": -1}])
-def test_an_augmentation_out_of_range_is_refused(changes: dict[str, float]) -> None:
+def test_an_augmentation_out_of_range_is_rejected(changes: dict[str, float]) -> None:
     with pytest.raises(CannotTrain, match="Augmentation"):
         Augmentation(**changes)

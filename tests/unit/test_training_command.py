@@ -1,61 +1,81 @@
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from models.training.__main__ import main
-from models.training.data_arguments import add_data_arguments
-from models.training.data_sources import DataSource
-from models.training.unet_command import add_recipe_arguments, options_of
-from models.training.unet_options import PRESETS
+from models.data.sources import DataSource
+from models.training.__main__ import command_line, main, sam_options, unet_options
+from models.training.options import PRESETS, SamOptions
 
 
-def parsed(*words: str) -> tuple[DataSource, ...]:
-    parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
-    sources: tuple[DataSource, ...] = parser.parse_args(words).data
-    return sources
+def sources(*words: str) -> tuple[DataSource, ...]:
+    parsed: tuple[DataSource, ...] = command_line().parse_args(["unet", "--out", "run", *words]).data
+    return parsed
 
 
-def test_options_belong_to_the_data_before_them() -> None:
-    first, second = parsed(
+def test_data_options_apply_to_the_data_before_them() -> None:
+    first, second = sources(
         "--data", "a", "--classes", "1=fruit, Rotten Orange=infected", "--data-weight", "2.5",
         "--data", "b.json", "--images", "p", "--split", "s.json", "--data-licence", "MIT",
     )  # fmt: skip
     assert first == DataSource(Path("a"), {"1": "fruit", "Rotten Orange": "infected"}, weight=2.5)
     assert second == DataSource(Path("b.json"), images=Path("p"), split=Path("s.json"), licence="MIT")
-    assert parsed() == ()
+    assert sources() == ()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("--classes", "1=fruit"), "belongs to the --data before it"),
-        (("--data", "a", "--classes", "fruit"), "is not of the form"),
+        (("--classes", "1=fruit"), "--classes must follow the --data"),
+        (("--data", "a", "--classes", "fruit"), "must have the form NAME=CLASS"),
         (("--data", "a", "--data-weight", "much"), "--data-weight"),
     ],
 )
-def test_data_options_that_cannot_be_read_are_refused(
-    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_data_options_are_rejected(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parsed(*words)
-    assert said in capsys.readouterr().err
+        sources(*words)
+    assert message in capsys.readouterr().err
 
 
-def test_a_failed_training_says_why_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["unet", "--out", str(tmp_path / "run"), "--data", str(tmp_path / "missing"), "--quiet"])
-    assert code == 1
-    assert "there is no such file or folder" in capsys.readouterr().err
-    assert main(["unet", "--out", str(tmp_path / "run"), "--batch", "1"]) == 1
-    assert "at least 2" in capsys.readouterr().err
+def test_a_failed_training_reports_why_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    for command, message in (
+        (["unet", *out, "--data", str(tmp_path / "missing"), "--quiet"], "there is no such file or folder"),
+        (["unet", *out, "--batch", "1"], "batch must be at least 2"),
+        (["unet", *out, "--workers", "-1"], "--workers and --threads must be at least 0"),
+        (["sam", *out, "--size", "100"], "multiple of 64, got 100"),
+    ):
+        assert main(command) == 1
+        assert message in capsys.readouterr().err
 
 
-def test_what_is_given_replaces_the_presets() -> None:
-    parser = argparse.ArgumentParser()
-    add_recipe_arguments(parser)
-    study = options_of(parser.parse_args(["--preset", "study", "--batch", "16", "--seed", "7"]))
+def test_options_that_are_given_replace_those_of_the_preset() -> None:
+    study = unet_options(
+        command_line().parse_args(["unet", "--out", "x", "--preset", "study", "--batch", "16", "--seed", "7"])
+    )
     assert (study.batch, study.fit.seed, study.loss) == (16, 7, "dice")
-    assert options_of(parser.parse_args([])) == PRESETS["default"]
+    assert unet_options(command_line().parse_args(["unet", "--out", "x"])) == PRESETS["default"]
+    assert sam_options(command_line().parse_args(["sam", "--out", "x"])) == SamOptions()
+    small = sam_options(command_line().parse_args(["sam", "--out", "x", "--size", "512", "--epochs", "3"]))
+    assert (small.side, small.fit.epochs, small.fit.learning_rate) == (512, 3, 1e-4)
+
+
+@pytest.mark.parametrize("command", ["unet", "sam"])
+def test_every_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    for option in (
+        "--data",
+        "--classes",
+        "--split",
+        "--resume",
+        "--learning-rate",
+        "--schedule",
+        "--seed",
+        "--threads",
+    ):
+        assert f"  {option}" in text

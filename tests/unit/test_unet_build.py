@@ -57,17 +57,19 @@ def test_weights_stored_in_float16_load_as_float32(architecture: str, tmp_path: 
     ("change", "words"),
     [
         pytest.param({"encoder.conv1.weight": None}, r"Missing key.*encoder\.conv1\.weight", id="missing"),
-        pytest.param({"extra": torch.zeros(1)}, r"Unexpected key.*extra", id="left over"),
-        pytest.param({"segmentation_head.0.bias": torch.zeros(4)}, r"size mismatch.*5 channels", id="four classes"),
+        pytest.param({"extra": torch.zeros(1)}, r"Unexpected key.*extra", id="unexpected"),
+        pytest.param(
+            {"segmentation_head.0.bias": torch.zeros(4)}, r"size mismatch.*5 output channels", id="four classes"
+        ),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(change: dict[str, torch.Tensor | None], words: str) -> None:
+def test_a_checkpoint_that_does_not_fit_is_rejected(change: dict[str, torch.Tensor | None], words: str) -> None:
     tensors = {**new_unet("unet-resnet18", 0).state_dict(), **change}
     with pytest.raises(BadCheckpoint, match=rf"does not fit the architecture unet-resnet18: .*{words}"):
         build_unet("unet-resnet18", {name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
-def test_a_checkpoint_of_the_other_architecture_is_refused() -> None:
+def test_a_checkpoint_of_the_other_architecture_is_rejected() -> None:
     with pytest.raises(BadCheckpoint, match="Name the architecture that it was trained with"):
         build_unet("unet-resnet18", new_unet("unet-mobilenetv2", 0).state_dict())
 

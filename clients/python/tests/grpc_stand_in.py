@@ -1,9 +1,9 @@
-"""A gRPC service that is not there, on a real socket: it answers what a test says."""
+"""The service of `stand_in` over gRPC, and streams of frames."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,102 +11,24 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from stand_in import INSPECTED, MODELS, SEGMENTED
+from stand_in import INSPECTED, PATIENCE_S, Problem, Received, StandIn
 
 from pomona._proto import segmentation_pb2 as pb
+from pomona.grpc_codec import decode, encode
 
-PATIENCE_S: Final = 10.0
-
-_SAM: Final = pb.SamModel(name="mobile-sam", revision="6dbb", input_size=1024, padding=pb.PADDING_NONE)
-_IMAGE: Final = pb.Image(id="6ae3", width=16, height=8)
-
-
-def _rle(counts: str) -> pb.EncodedMask:
-    return pb.EncodedMask(rle=pb.RleMask(height=8, width=16, counts=counts.encode()))
-
-
-INSPECTED_MESSAGE: Final = pb.InspectResponse(
-    request_id=INSPECTED["request_id"],
-    image=_IMAGE,
-    unet=pb.UnetModel(name="my-unet", revision="0f5c", input_width=448, input_height=224),
-    fruits=[
-        pb.Fruit(
-            id=1,
-            box=pb.PixelBox(x0=2, y0=1, x1=6, y1=6),
-            area=20,
-            mask=_rle("a05300000_2"),
-            infected_mask=_rle("k0170e2"),
-            infected_fraction=0.1,
-            pixel_class=pb.PIXEL_CLASS_INFECTED,
-            confidence=0.98,
-            grade="B",
-        )
-    ],
-    mode=pb.INSPECT_MODE_FAST,
-    frame=pb.Frame(),
-    batch=pb.Batch(infer=1),
-    timing=pb.Timing(decode_ms=1, queue_ms=1, infer_ms=18, postprocess_ms=2, total_ms=22.4),
-)
-SEGMENTED_MESSAGE: Final = pb.SegmentResponse(
-    request_id=SEGMENTED["request_id"],
-    image=_IMAGE,
-    model=_SAM,
-    results=[
-        pb.PromptResult(
-            masks=[
-                pb.ScoredMask(
-                    mask=_rle("a05300000_2"),
-                    score=0.9,
-                    stability_score=0.95,
-                    box=pb.PixelBox(x0=2, y0=1, x1=6, y1=6),
-                    area=20,
-                )
-            ]
-        )
-    ],
-    batch=pb.Batch(encode=1, prompt=1),
-    timing=pb.Timing(decode_ms=1, queue_ms=1, encode_ms=400, prompt_ms=30, postprocess_ms=2, total_ms=434),
-)
-MODELS_MESSAGE: Final = pb.ListModelsResponse(
-    models=[
-        pb.Model(**{name: value for name, value in model.items() if name != "family"}, family=pb.MODEL_FAMILY_SAM)
-        for model in MODELS["models"]
-    ]
-)
-ANSWERS: Final[Mapping[str, Any]] = {
-    "Inspect": INSPECTED_MESSAGE,
-    "Segment": SEGMENTED_MESSAGE,
-    "ListModels": MODELS_MESSAGE,
-    "Embed": pb.EmbedResponse(request_id="e", image=_IMAGE, model=_SAM),
-}
-_REQUESTS: Final[Mapping[str, Any]] = {
-    "Inspect": pb.InspectRequest,
-    "Segment": pb.SegmentRequest,
-    "ListModels": pb.ListModelsRequest,
-    "Embed": pb.EmbedRequest,
-    "Semantic": pb.SemanticRequest,
-    "InspectStream": pb.InspectStreamRequest,
-    "SegmentStream": pb.SegmentStreamRequest,
-}
-
-
-@dataclass(frozen=True)
-class Got:
-    """A call as it came in; `left` are the seconds of its gRPC deadline."""
-
-    method: str
-    message: Any
-    metadata: dict[str, str]
-    left: float
+_METHODS: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].methods_by_name
+_OPERATIONS: Final = {"ListModels": "models"}
+_LARGEST_MESSAGE: Final = 1 << 20
 
 
 @dataclass
-class Told(Exception):
-    """Ends a call with a status, with details where there is a code."""
+class Status(Exception):
+    """Ends a call or a stream with a status, and with details where there is a code."""
 
     status: grpc.StatusCode
-    words: str = "no luck"
+    details: str = "no luck"
     code: str | None = None
     retry_after: float | None = None
     raw: bytes | None = None
@@ -123,7 +45,7 @@ class Told(Exception):
             retry = error_details_pb2.RetryInfo()
             retry.retry_delay.FromMilliseconds(int(1000 * self.retry_after))
             details.append(retry)
-        status = status_pb2.Status(code=self.status.value[0], message=self.words)
+        status = status_pb2.Status(code=self.status.value[0], message=self.details)
         for detail in details:
             packed = AnyMessage()
             packed.Pack(detail)
@@ -133,9 +55,9 @@ class Told(Exception):
 
 @dataclass
 class Frames:
-    """One camera's stream as it came in: its settings, and its frames as far as they were read."""
+    """One stream as the service reads it: its settings, and its frames so far."""
 
-    settings: pb.StreamSettings
+    settings: Any
     metadata: dict[str, str]
     messages: Iterator[Any]
     request_id: str = "s"
@@ -149,10 +71,10 @@ class Frames:
         return message
 
     def find(self, frame_id: str) -> int:
-        """Read until a frame is there, and tell its number: threads send frames in an order of their own."""
+        """Read until a frame is there, and return its number: threads send frames in an order of their own."""
         while frame_id not in self.numbers:
             message = self.next()
-            self.numbers[message.request.frame.frame_id] = self.read
+            self.numbers[message.request.frame_id] = self.read
         return self.numbers[frame_id]
 
     def rest(self) -> Iterator[Any]:
@@ -160,96 +82,88 @@ class Frames:
             self.read += 1
             yield message
 
-    def reply(self, number: int, **fields: Any) -> pb.InspectStreamResponse:
-        if not fields:
-            fields = {"outcome": pb.FRAME_OUTCOME_ANSWERED, "response": INSPECTED_MESSAGE}
-        return pb.InspectStreamResponse(request_id=f"{self.request_id}.{number}", **fields)
+    def reply(self, number: int, **fields: Any) -> Any:
+        fields = fields or {"outcome": "answered", "response": INSPECTED}
+        return encode({"request_id": f"{self.request_id}.{number}", **fields}, pb.InspectStreamResponse.DESCRIPTOR)
 
 
 @dataclass
-class GrpcStandIn:
-    """Attributes: where it answers; what came in; how it answers calls and streams; whether a call was cancelled."""
+class GrpcStandIn(StandIn):
+    """Also: the server; the streams; how it answers a stream."""
 
-    address: str
-    server: grpc.Server
-    got: list[Got] = field(default_factory=list)
+    server: Any = None
     streams: list[Frames] = field(default_factory=list)
-    answer: Callable[[Got], Any] = lambda got: ANSWERS[got.method]
     stream: Callable[[Frames], Iterator[Any]] = lambda frames: (
         frames.reply(number) for number, _ in enumerate(frames.rest(), start=1)
     )
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def always(self, told: Exception) -> None:
-        """End every call like this."""
-
-        def refuse(got: Got) -> Any:
-            raise told
-
-        self.answer = refuse
-
-    def wait_for(self, done: Callable[[], bool]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(done, PATIENCE_S)
 
 
 class _Handler(grpc.GenericRpcHandler):
-    stand_in: GrpcStandIn
+    service_: GrpcStandIn
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         name = handler_call_details.method.rpartition("/")[2]
-        if name not in _REQUESTS or not handler_call_details.method.startswith("/pomona.v1.Segmentation/"):
+        if handler_call_details.method != f"/pomona.v1.Segmentation/{name}" or name not in _METHODS:
             return None
+        method, service = _METHODS[name], self.service_
         metadata = {key: str(value) for key, value in handler_call_details.invocation_metadata or ()}
 
+        def end(context: grpc.ServicerContext, status: Status) -> Any:
+            context.set_trailing_metadata(status.trailing())
+            context.abort(status.status, status.details)
+
         def unary(message: Any, context: grpc.ServicerContext) -> bytes:
-            got = Got(name, message, metadata, context.time_remaining())
-            with self.stand_in.changed:
-                self.stand_in.got.append(got)
-                self.stand_in.changed.notify_all()
-            context.add_callback(self.stand_in.cancelled.set)
-            try:
-                answer = self.stand_in.answer(got)
-            except Told as told:
-                context.set_trailing_metadata(told.trailing())
-                context.abort(told.status, told.words)
-            return answer if isinstance(answer, bytes) else answer.SerializeToString()
+            fields = {key: value for key, value in decode(message).items() if value not in (None, [], False)}
+            image, image_id = fields.pop("image", None), fields.pop("image_id", None)
+            operation = _OPERATIONS.get(name, name.lower())
+            left = context.time_remaining()
+            context.add_callback(service.cancelled.set)
+            answer = service.receive(Received(operation, fields, metadata, image, image_id, name, left))
+            if isinstance(answer, Problem):
+                later = None if answer.retry_after is None else float(answer.retry_after)
+                answer = Status(grpc.StatusCode.FAILED_PRECONDITION, answer.detail, answer.code, later)
+            if isinstance(answer, Status):
+                end(context, answer)
+            if not isinstance(answer, bytes):
+                answer = (
+                    encode(answer, method.output_type) if isinstance(answer, dict) else answer
+                ).SerializeToString()
+            return bytes(answer)
 
         def streamed(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[bytes]:
             frames = Frames(next(messages).settings, metadata, messages)
             context.add_callback(frames.cancelled.set)
-            with self.stand_in.changed:
-                self.stand_in.streams.append(frames)
-                self.stand_in.changed.notify_all()
+            with service.changed:
+                service.streams.append(frames)
+                service.changed.notify_all()
             try:
-                for reply in self.stand_in.stream(frames):
+                for reply in service.stream(frames):
                     yield reply if isinstance(reply, bytes) else reply.SerializeToString()
-            except Told as told:
-                context.set_trailing_metadata(told.trailing())
-                context.abort(told.status, told.words)
+            except Status as status:
+                end(context, status)
 
-        read = _REQUESTS[name].FromString
+        read = GetMessageClass(method.input_type).FromString
         if name.endswith("Stream"):
             return grpc.stream_stream_rpc_method_handler(streamed, request_deserializer=read)
         return grpc.unary_unary_rpc_method_handler(unary, request_deserializer=read)
 
 
 @contextmanager
-def grpc_standing_in(
-    credentials: grpc.ServerCredentials | None = None, largest: int = 1 << 20
-) -> Iterator[GrpcStandIn]:
-    """A service on a free port, until the block ends, that takes messages of so many bytes."""
+def serve_grpc(credentials: grpc.ServerCredentials | None = None) -> Iterator[GrpcStandIn]:
+    """Serve on a free port until the block ends."""
     handler = _Handler()
     pool = ThreadPoolExecutor(16)
-    server = grpc.server(pool, [handler], options=[("grpc.max_receive_message_length", largest)])
+    server = grpc.server(pool, [handler], options=[("grpc.max_receive_message_length", _LARGEST_MESSAGE)])
     where = "127.0.0.1:0"
     port = server.add_insecure_port(where) if credentials is None else server.add_secure_port(where, credentials)
     scheme = "grpc" if credentials is None else "grpcs"
-    handler.stand_in = GrpcStandIn(f"{scheme}://localhost:{port}", server)
+    handler.service_ = GrpcStandIn(f"{scheme}://localhost:{port}", server=server)
     server.start()
     try:
-        yield handler.stand_in
+        yield handler.service_
     finally:
         server.stop(None).wait()
         pool.shutdown()
+
+
+__all__ = ["PATIENCE_S", "Frames", "GrpcStandIn", "Status", "serve_grpc"]

@@ -1,4 +1,4 @@
-"""What was found goes into other tools' formats, and into pictures."""
+"""Results in the formats of other tools, and drawn over images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from pomona import Embedding, Inspection, Mask, ModelUsed, SemanticMap
-from pomona.errors import InvalidArgument, MissingPackage
-from pomona.facts import ImageInfo
-from pomona.rle import encode_rle
+from pomona import Embedding, ImageInfo, Inspection, Mask, ModelUsed, SemanticMap
+from pomona.errors import BadAnswer, InvalidArgument, MissingPackage
+from pomona.masks import encode_rle
 from pomona.testing import UNET, a_fruit, a_mask, a_segmentation, an_embedding, an_inspection
 
 SIZE = (60, 80)
@@ -66,38 +64,23 @@ def test_label_studio_gets_a_task_with_a_prediction(report: Inspection) -> None:
     assert all(0 <= number < 256 for number in result["value"]["rle"])
 
 
-def test_supervision_gets_detections(report: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Detections(SimpleNamespace):
-        @classmethod
-        def empty(cls) -> Detections:
-            return cls(xyxy=np.empty((0, 4)))
-
-    stand_in: Any = ModuleType("supervision")
-    stand_in.Detections = Detections
-    monkeypatch.setitem(sys.modules, "supervision", stand_in)
+def test_supervision_itself_accepts_the_detections(report: Inspection) -> None:
+    pytest.importorskip("supervision")
     detections: Any = report.to_supervision()
+    assert len(detections) == 2
     np.testing.assert_array_equal(detections.xyxy, [[4, 4, 24, 24], [40, 10, 60, 50]])
-    assert detections.mask.shape == (2, *SIZE)
-    assert detections.mask.dtype == np.bool_
+    np.testing.assert_array_equal(detections.area, [400, 800])
     np.testing.assert_allclose(detections.confidence, [0.95, 0.8])
     assert detections.class_id.tolist() == [2, 3]
     assert detections.data["class_name"].tolist() == ["healthy", "infected"]
-    assert detections.data["grade"].tolist() == ["A", "C"]
-    nothing: Any = an_inspection().to_supervision()
-    assert nothing.xyxy.shape == (0, 4)
-
-
-def test_supervision_takes_what_it_gets(report: Inspection) -> None:
-    pytest.importorskip("supervision")
-    detections = report.to_supervision()
-    assert len(detections) == 2
-    np.testing.assert_array_equal(detections.area, [400, 800])
     rejected: Any = detections[detections["grade"] == "C"]
     assert rejected.xyxy.tolist() == [[40, 10, 60, 50]]
     assert len(an_inspection().to_supervision()) == 0
 
 
-def test_without_supervision_the_error_says_how_to_get_it(report: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_supervision_the_error_says_how_to_install_it(
+    report: Inspection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imported = builtins.__import__
 
     def refuse(name: str, *rest: Any, **options: Any) -> Any:
@@ -113,22 +96,22 @@ def test_without_supervision_the_error_says_how_to_get_it(report: Inspection, mo
 def test_an_overlay_outlines_fruits_and_tints_what_is_infected_and_nothing_else(report: Inspection) -> None:
     drawn = np.asarray(report.overlay(PIXELS))
     changed = (drawn != PIXELS).any(axis=2)
-    found = report.fruits[1].infected_mask.array.copy()
+    expected = report.fruits[1].infected_mask.array.copy()
     for x0, y0, x1, y1 in (fruit.box for fruit in report.fruits):
-        found[y0:y1, x0:x1] = True
-        found[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] &= report.fruits[1].infected_mask.array[
+        expected[y0:y1, x0:x1] = True
+        expected[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] &= report.fruits[1].infected_mask.array[
             y0 + 2 : y1 - 2, x0 + 2 : x1 - 2
         ]
     # The grade is written at the upper left of each fruit and may be wider than it.
     labels = np.zeros(SIZE, np.bool_)
     labels[4:22], labels[10:28] = True, True
-    assert changed[found].all()
-    assert not changed[~found & ~labels].any()
+    assert changed[expected].all()
+    assert not changed[~expected & ~labels].any()
     assert tuple(drawn[49, 59]) == (204, 121, 167)  # the infected fruit's outline
     assert tuple(drawn[23, 4]) == (0, 114, 178)
 
 
-def test_a_segmentation_s_masks_have_colours_of_their_own() -> None:
+def test_the_masks_of_a_segmentation_have_different_colours() -> None:
     result = a_segmentation([a_mask((0, 0, 20, 20), size=SIZE)], [a_mask((40, 0, 60, 20), size=SIZE)], size=SIZE)
     drawn = np.asarray(result.overlay(PIL.Image.fromarray(PIXELS)))
     assert tuple(drawn[0, 0]) != tuple(drawn[0, 40])
@@ -138,7 +121,7 @@ def test_a_segmentation_s_masks_have_colours_of_their_own() -> None:
     assert (drawn[30:] == 100).all()
 
 
-def test_an_overlay_needs_the_right_picture(report: Inspection) -> None:
+def test_an_overlay_needs_an_image_of_the_right_size(report: Inspection) -> None:
     with pytest.raises(InvalidArgument, match="80 x 60"):
         report.overlay(np.zeros((61, 80, 3), np.uint8))
     with pytest.raises(InvalidArgument, match="overlay=True"):
@@ -146,19 +129,21 @@ def test_an_overlay_needs_the_right_picture(report: Inspection) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(PIXELS).save(buffer, "PNG")
     assert a_segmentation(size=SIZE, overlay_png=buffer.getvalue()).overlay().size == (80, 60)
+    with pytest.raises(BadAnswer):
+        a_segmentation(size=SIZE, overlay_png=buffer.getvalue()[:50]).overlay()
 
 
-def test_saving_writes_coco_or_an_index_picture(report: Inspection, tmp_path: Path) -> None:
+def test_saving_writes_coco_or_an_index_image(report: Inspection, tmp_path: Path) -> None:
     report.save(tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_coco()
     report.save(tmp_path / "report.png")
-    with PIL.Image.open(tmp_path / "report.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), report.fruits[0].array + 2 * report.fruits[1].array)
+    with PIL.Image.open(tmp_path / "report.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), report.fruits[0].array + 2 * report.fruits[1].array)
     dots = [[a_mask((x % 80, x // 80, x % 80 + 1, x // 80 + 1), size=SIZE)] for x in range(300)]
     many = a_segmentation(*dots, size=SIZE)
     many.save(tmp_path / "many.png")
-    with PIL.Image.open(tmp_path / "many.png") as picture:
-        assert int(np.asarray(picture).max()) == 300
+    with PIL.Image.open(tmp_path / "many.png") as image:
+        assert int(np.asarray(image).max()) == 300
     report.fruits[0].save(tmp_path / "fruit.png")
     np.testing.assert_array_equal(Mask.open(tmp_path / "fruit.png").array, report.fruits[0].array)
     for wrong in (tmp_path / "no" / "report.json", tmp_path / "report.xyz", tmp_path):
@@ -174,7 +159,7 @@ def test_a_result_is_plain_json_without_its_drawing(report: Inspection) -> None:
     assert "overlay_png" not in plain
 
 
-def test_classes_are_exported_where_they_are() -> None:
+def test_classes_without_pixels_are_not_exported() -> None:
     healthy, infected = np.zeros(SIZE, np.bool_), np.zeros(SIZE, np.bool_)
     healthy[:10, :10] = True
     result = SemanticMap(
@@ -192,9 +177,9 @@ def test_classes_are_exported_where_they_are() -> None:
     np.testing.assert_array_equal(result.index_map(), result.array)
 
 
-def test_an_embedding_can_forget_its_picture() -> None:
+def test_an_embedding_can_drop_its_image() -> None:
     embedding: Embedding = an_embedding(SIZE)
-    assert embedding.forgetful().picture is None
+    assert embedding.without_source().source is None
     assert embedding.model == ModelUsed("mobile-sam", "6dbb90523a35", 1024, "none")
 
 

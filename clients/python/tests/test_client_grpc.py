@@ -1,4 +1,4 @@
-"""Calls over gRPC to a service that is not there: what is answered, and what goes wrong."""
+"""What is particular to gRPC: messages, statuses, addresses, TLS and the channel."""
 
 from __future__ import annotations
 
@@ -9,228 +9,166 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 import trustme
 from click.testing import CliRunner
-from grpc_stand_in import ANSWERS, INSPECTED_MESSAGE, PATIENCE_S, Got, GrpcStandIn, Told, grpc_standing_in
-from stand_in import StandIn
+from grpc_stand_in import GrpcStandIn, Status, serve_grpc
+from stand_in import EMBEDDED, IMAGE, INSPECTED, MODELS, PATIENCE_S, SEGMENTED, SEMANTIC, use
 
-from pomona import NO_RETRY, AsyncClient, Box, Client, Inspect, Mask, Point, Prompt, Retry, Timeout, errors
+from pomona import (
+    NO_RETRY,
+    AsyncClient,
+    Box,
+    Client,
+    FrameInfo,
+    Inspect,
+    Point,
+    Prompt,
+    Retry,
+    Segment,
+    Timeout,
+    errors,
+)
 from pomona._proto import segmentation_pb2 as pb
+from pomona._requests import Attempt, Call
 from pomona.cli.main import pomona as command_line
-from pomona.errors import BY_CODE, PomonaError
-from pomona.masks import Logits
+from pomona.errors import PomonaError
+from pomona.grpc import parse_target
+from pomona.grpc_codec import decode, encode, encode_call, encode_frame
+from pomona.images import EncodedImage
 
-PICTURE = b"\x89PNG\r\n\x1a\n and so on"
-QUICK = Retry(attempts=3, first_delay=0)
-Status = grpc.StatusCode
-
-
-@pytest.fixture
-def other() -> Iterator[GrpcStandIn]:
-    with grpc_standing_in() as stand_in:
-        yield stand_in
+Code = grpc.StatusCode
+FILE = EncodedImage(IMAGE, "image/png")
 
 
-async def test_answers_are_those_of_http_for_the_sync_and_the_async_client(
-    service: StandIn, other: GrpcStandIn
-) -> None:
-    with Client(service.address) as over_http, Client(other.address) as pomona:
-        inspected = over_http.inspect(PICTURE)
-        segmented = over_http.segment(PICTURE, Point(3, 3))
-        assert pomona.inspect(PICTURE, request_id="r1") == inspected
-        assert pomona.segment(PICTURE, Point(3, 3)) == segmented
-        assert pomona.models() == over_http.models()
-        assert pomona.ready() is True
-    async with AsyncClient(other.address) as waiting:
-        assert await waiting.inspect(PICTURE) == inspected
-        assert await waiting.segment(PICTURE, Point(3, 3)) == segmented
-        assert await waiting.ready() is True
-    assert inspected.fruits[0].array[1:6, 2:6].all()
-
-
-def test_everything_that_is_asked_is_in_the_message(other: GrpcStandIn) -> None:
-    guess = Mask((8, 16), Logits((2, 4), bytes(16), (2, 4)))
-    with Client(other.address, headers={"Authorization": "Bearer x"}) as pomona:
-        pomona.inspect(
-            PICTURE,
-            mode="accurate",
-            model="u",
-            sam_model="s",
-            grades={"A": 0.1},
-            format="png",
-            overlay=True,
-            frame_id="7",
-            trigger_id="t",
-            captured_at_ns=5,
-            deadline=9,
-            urgency=2,
-            request_id="belt-7",
-        )
-        prompts = [Prompt(points=(Point(1, 2, 0),), box=Box(1, 2, 3, 4), multimask=False), Prompt(mask=guess)]
-        pomona.segment(PICTURE, prompts, model="m", format="logits", input_size="auto", padding="square")
-    inspected, segmented = other.got
-    assert inspected.message == pb.InspectRequest(
-        image=PICTURE,
-        mode=pb.INSPECT_MODE_ACCURATE,
-        model="u",
-        sam_model="s",
-        grades=[pb.Grade(grade="A", max_infected_fraction=0.1)],
-        format=pb.MASK_FORMAT_PNG,
-        overlay=True,
-        frame=pb.Frame(frame_id="7", trigger_id="t", captured_at_ns=5),
-    )
-    assert segmented.message == pb.SegmentRequest(
-        image=PICTURE,
+def test_a_call_becomes_the_message_of_the_proto() -> None:
+    prompts = [Prompt(points=(Point(1, 2, 0),), box=Box(1, 2, 3, 4)), Prompt(points=(Point(5, 6),), multimask=False)]
+    request = Segment(prompts, logits=True, input_size="auto", padding="square")
+    assert pb.SegmentRequest.FromString(encode_call(Call(request=request, image_id="6ae3"))) == pb.SegmentRequest(
+        image_id="6ae3",
         prompts=[
-            pb.Prompt(points=[pb.Point(x=1, y=2, label=0)], box=pb.Box(x0=1, y0=2, x1=3, y1=4), multimask=False),
-            pb.Prompt(logits=pb.LogitsMask(height=2, width=4, data=bytes(16)), multimask=True),
+            pb.Prompt(points=[pb.Point(x=1, y=2)], labels=[0], box=pb.Box(x0=1, y0=2, x1=3, y1=4), multimask=True),
+            pb.Prompt(points=[pb.Point(x=5, y=6)], labels=[1], multimask=False),
         ],
-        model="m",
         format=pb.MASK_FORMAT_LOGITS,
         input_size=pb.INPUT_SIZE_AUTO,
         padding=pb.PADDING_SQUARE,
     )
-    told = inspected.metadata
-    assert (told["x-request-id"], told["priority"], told["authorization"]) == ("belt-7", "u=2", "Bearer x")
-    assert 8000 < float(told["x-deadline-ms"]) <= 9000
-    assert 8 < inspected.left <= 9.2  # gRPC rounds it up on the way
-    assert "x-deadline-ms" not in segmented.metadata
-    assert 60 < segmented.left <= 65.2  # of Timeout: nobody waits longer
 
 
-@pytest.mark.parametrize("code", sorted(BY_CODE))
-async def test_every_code_is_raised_as_its_class_whatever_the_status(other: GrpcStandIn, code: str) -> None:
-    other.always(Told(Status.DEADLINE_EXCEEDED, f"It is {code}.", code, retry_after=1.5))
-    with Client(other.address, retry=NO_RETRY) as pomona, pytest.raises(PomonaError) as raised:
-        pomona.inspect(PICTURE)
-    async with AsyncClient(other.address, retry=NO_RETRY) as waiting:
-        with pytest.raises(PomonaError) as later:
-            await waiting.inspect(PICTURE)
-    for error in (raised.value, later.value):
-        assert type(error) is BY_CODE[code]
-        assert (error.code, error.detail, error.request_id) == (code, f"It is {code}.", "r1")
-        assert error.retry_after == 1.5
+def test_a_frame_becomes_the_message_of_its_stream() -> None:
+    attempt = Attempt(timeout=1, connect=1, deadline=0.25, urgency=1)
+    info = FrameInfo("7", None, 0)
+    inspected = encode_frame(Call(request=Inspect(grades={"A": 0.1}), image=FILE, frame=info), attempt)
+    assert pb.InspectStreamRequest.FromString(inspected) == pb.InspectStreamRequest(
+        request=pb.InspectRequest(
+            image=IMAGE,
+            mode=pb.INSPECT_MODE_AUTO,
+            grades=[pb.Grade(grade="A", max_infected_fraction=0.1)],
+            frame_id="7",
+            captured_at_ns=0,
+        ),
+        deadline_ms=250,
+        urgency=1,
+    )
+    segmented = encode_frame(Call(request=Segment(Point(1, 2)), image=FILE, frame=info), Attempt(timeout=1, connect=1))
+    message = pb.SegmentStreamRequest.FromString(segmented)
+    assert message.frame == pb.Frame(frame_id="7", captured_at_ns=0)
+    assert not message.HasField("deadline_ms")
 
 
 @pytest.mark.parametrize(
-    ("told", "error"),
+    ("kind", "body"),
     [
-        (Told(Status.INVALID_ARGUMENT, code="too_sour"), errors.RequestRefused),
-        (Told(Status.INTERNAL, code="too_sour"), errors.InternalError),
-        (Told(Status.UNAVAILABLE), errors.ConnectionFailed),
-        (Told(Status.CANCELLED), errors.ConnectionFailed),
-        (Told(Status.RESOURCE_EXHAUSTED), errors.Overloaded),
-        (Told(Status.UNIMPLEMENTED), errors.NotFound),
-        (Told(Status.UNAUTHENTICATED), errors.RequestRefused),
-        (Told(Status.UNKNOWN), errors.InternalError),
-        (Told(Status.DEADLINE_EXCEEDED), errors.NoAnswer),
-        (Told(Status.INTERNAL, raw=b"\xff\xff"), errors.InternalError),
+        (pb.InspectResponse, INSPECTED),
+        (pb.SegmentResponse, SEGMENTED),
+        (pb.SemanticResponse, SEMANTIC),
+        (pb.EmbedResponse, EMBEDDED),
+        (pb.ListModelsResponse, MODELS),
     ],
 )
-def test_a_status_without_a_code_that_is_known_is_an_error_of_ours(
-    other: GrpcStandIn, told: Told, error: type[PomonaError]
+def test_messages_and_objects_of_the_api_turn_into_each_other(kind: Any, body: dict[str, Any]) -> None:
+    assert decode(encode(body, kind.DESCRIPTOR)) == body
+
+
+def test_a_response_is_read_by_its_descriptor() -> None:
+    message = pb.Fruit(
+        id=1,
+        box=pb.PixelBox(x0=2, y0=1, x1=6, y1=6),
+        mask=pb.EncodedMask(rle=pb.RleMask(size=[8, 16], counts="a05300000_2")),
+        infected_mask=pb.EncodedMask(logits=pb.LogitsMask(shape=[2, 4], dtype="float16", data=bytes(16))),
+    )
+    setattr(message, "class", pb.PIXEL_CLASS_INFECTED)
+    fields = decode(message)
+    assert (fields["box"], fields["class"], fields["mask"]["size"]) == ([2, 1, 6, 6], "infected", [8, 16])
+    assert fields["infected_mask"] == {"shape": [2, 4], "dtype": "float16", "data": bytes(16)}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (Status(Code.INVALID_ARGUMENT, code="too_sour"), errors.RequestRefused),
+        (Status(Code.INTERNAL, code="too_sour"), errors.InternalError),
+        (Status(Code.DEADLINE_EXCEEDED, code="deadline_unreachable"), errors.DeadlineUnreachable),
+        (Status(Code.UNAVAILABLE), errors.ConnectionFailed),
+        (Status(Code.CANCELLED), errors.ConnectionFailed),
+        (Status(Code.RESOURCE_EXHAUSTED), errors.Overloaded),
+        (Status(Code.UNIMPLEMENTED), errors.NotFound),
+        (Status(Code.UNAUTHENTICATED), errors.RequestRefused),
+        (Status(Code.UNKNOWN, ""), errors.InternalError),
+        (Status(Code.DEADLINE_EXCEEDED), errors.NoAnswer),
+        (Status(Code.INTERNAL, raw=b"\xff\xff"), errors.InternalError),
+        (b"\xff\xff", errors.BadAnswer),
+        (b"", errors.BadAnswer),
+    ],
+)
+def test_statuses_and_messages_that_are_not_pomona_s_are_errors_of_ours(
+    grpc_service: GrpcStandIn, status: Any, error: type[PomonaError], kind: str
 ) -> None:
-    other.always(told)
-    with Client(other.address, retry=NO_RETRY) as pomona, pytest.raises(PomonaError) as raised:
-        pomona.inspect(PICTURE)
+    grpc_service.always(status)
+    with pytest.raises(PomonaError) as raised:
+        use(kind, grpc_service.address, lambda client: client.inspect(IMAGE))
     assert type(raised.value) is error
+    assert raised.value.detail
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"\xff\xff",
-        b"",
-        pb.InspectResponse(image=INSPECTED_MESSAGE.image, fruits=[pb.Fruit(id=1)], mode=pb.INSPECT_MODE_FAST),
-        pb.InspectResponse(image=INSPECTED_MESSAGE.image),
-    ],
-)
-def test_answers_that_are_not_pomona_s_are_errors_of_ours(other: GrpcStandIn, answer: Any) -> None:
-    other.answer = lambda got: answer
-    with Client(other.address, retry=NO_RETRY) as pomona, pytest.raises(errors.BadAnswer):
-        pomona.inspect(PICTURE)
+def test_a_retry_delay_may_have_fractions(grpc_service: GrpcStandIn) -> None:
+    grpc_service.always(Status(Code.RESOURCE_EXHAUSTED, code="overloaded", retry_after=1.5))
+    with pytest.raises(errors.Overloaded) as raised:
+        use("sync", grpc_service.address, lambda client: client.models())
+    assert raised.value.retry_after == 1.5
 
 
-def test_what_is_too_large_for_the_service_is_told_as_such(other: GrpcStandIn) -> None:
-    with Client(other.address) as pomona, pytest.raises(errors.UploadTooLarge, match="1048576"):
-        pomona.inspect(PICTURE + bytes(2 << 20))
-    assert other.got == []
+def test_a_message_that_is_too_large_is_reported_with_the_limit(grpc_service: GrpcStandIn) -> None:
+    with Client(grpc_service.address) as pomona, pytest.raises(errors.UploadTooLarge, match="1048576"):
+        pomona.inspect(IMAGE + bytes(2 << 20))
+    assert grpc_service.received == []
 
 
-def test_a_service_that_is_not_ready_is_no_error_when_asked_whether_it_is(other: GrpcStandIn) -> None:
-    other.always(Told(Status.UNAVAILABLE, code="not_ready"))
-    with Client(other.address) as pomona:
-        assert pomona.ready() is False
-    assert len(other.got) == 1
+def test_deadlines_and_timeouts_become_those_of_grpc(grpc_service: GrpcStandIn) -> None:
+    with Client(grpc_service.address) as pomona:
+        pomona.inspect(IMAGE, deadline=9)
+        pomona.inspect(IMAGE)
+    first, second = grpc_service.received
+    assert 8 < first.time_left <= 9.2  # gRPC rounds it up on the way
+    assert 60 < second.time_left <= 65.2  # of Timeout
 
 
-def test_overload_and_broken_connections_are_tried_again_by_the_client_alone(other: GrpcStandIn) -> None:
-    replies: list[Any] = [
-        Told(Status.RESOURCE_EXHAUSTED, code="overloaded", retry_after=2.5),
-        Told(Status.UNAVAILABLE),
-        ANSWERS["Segment"],
-    ]
-
-    def answer(got: Got) -> Any:
-        reply = replies.pop(0)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    other.answer = answer
-    waits: list[float] = []
-    with Client(other.address, retry=QUICK, sleep=waits.append) as pomona:
-        assert len(pomona.segment(PICTURE, Point(1, 1)).masks) == 1
-        assert waits == [2.5, 0]
-        assert len({got.metadata["x-request-id"] for got in other.got}) == 1
-        other.always(Told(Status.UNAVAILABLE))
+def test_broken_connections_are_tried_again_by_the_client_alone(grpc_service: GrpcStandIn) -> None:
+    grpc_service.always(Status(Code.UNAVAILABLE))
+    with Client(grpc_service.address, retry=Retry(attempts=3, first_delay=0)) as pomona:
         with pytest.raises(errors.ConnectionFailed):
             pomona.models()
-    assert len(other.got) == 3 + QUICK.attempts
-
-
-def test_nothing_is_tried_again_past_the_deadline(other: GrpcStandIn) -> None:
-    other.always(Told(Status.RESOURCE_EXHAUSTED, code="overloaded", retry_after=5))
-    with Client(other.address) as pomona, pytest.raises(errors.Overloaded):
-        pomona.inspect(PICTURE, deadline=2)
-    assert len(other.got) == 1
-
-
-def test_a_forgotten_picture_is_sent_again(other: GrpcStandIn) -> None:
-    def answer(got: Got) -> Any:
-        if got.message.WhichOneof("picture") == "image_id":
-            raise Told(Status.NOT_FOUND, code="unknown_image_id")
-        return ANSWERS[got.method]
-
-    with Client(other.address, retry=NO_RETRY) as pomona:
-        embedding = pomona.embed(PICTURE)
-        other.answer = answer
-        assert len(pomona.segment(embedding, Point(1, 1)).masks) == 1
-        with pytest.raises(errors.UnknownImageId):
-            pomona.segment(embedding.forgetful(), Point(1, 1))
-    assert [got.message.image_id or got.message.image for got in other.got[1:]] == ["6ae3", PICTURE, "6ae3"]
-
-
-def test_nobody_there_is_told_after_the_attempts() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    waits: list[float] = []
-    with Client(f"grpc://127.0.0.1:{port}", retry=QUICK, sleep=waits.append) as pomona:
-        with pytest.raises(errors.ConnectionFailed, match="cannot be reached"):
-            pomona.models()
-        with pytest.raises(errors.ConnectionFailed):
-            pomona.ready()
-    assert len(waits) == 4
+    assert len(grpc_service.received) == 3
 
 
 def test_a_service_that_comes_back_is_found_again() -> None:
-    with grpc_standing_in() as first:
+    with serve_grpc() as first:
         port = int(first.address.rpartition(":")[2])
         pomona = Client(first.address, retry=Retry(attempts=20, first_delay=0.1, longest_delay=0.2))
         assert pomona.ready()
@@ -254,95 +192,41 @@ def test_a_connection_that_is_not_made_in_time_is_given_up() -> None:
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("told", ["deadline", "timeout"])
-async def test_silence_ends_in_time(other: GrpcStandIn, told: str) -> None:
+async def test_closing_ends_calls_in_flight(grpc_service: GrpcStandIn) -> None:
     done = threading.Event()
-    other.answer = lambda got: done.wait(PATIENCE_S) and b""
-    expected = errors.DeadlineExceeded if told == "deadline" else errors.NoAnswer
-    deadline, timeout = (0.2, None) if told == "deadline" else (None, 0.2)
-    try:
-        with Client(other.address, timeout=timeout) as pomona:
-            began = time.monotonic()
-            with pytest.raises(expected):
-                pomona.ask(Inspect(), PICTURE, deadline=deadline)
-            assert 0.19 <= time.monotonic() - began < 2
-        async with AsyncClient(other.address, timeout=timeout) as waiting:
-            began = time.monotonic()
-            with pytest.raises(expected):
-                await waiting.ask(Inspect(), PICTURE, deadline=deadline)
-            assert 0.19 <= time.monotonic() - began < 2
-    finally:
-        done.set()
-
-
-async def test_a_cancelled_call_is_cancelled_in_the_service(other: GrpcStandIn) -> None:
-    done = threading.Event()
-    other.answer = lambda got: done.wait(PATIENCE_S) and b""
-    async with AsyncClient(other.address) as pomona:
-        call = asyncio.create_task(pomona.inspect(PICTURE))
-        await asyncio.to_thread(other.wait_for, lambda: bool(other.got))
-        assert not other.cancelled.is_set()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        assert await asyncio.to_thread(other.cancelled.wait, PATIENCE_S)
-    done.set()
-
-
-async def test_closing_ends_calls_on_their_way_and_refuses_new_ones(other: GrpcStandIn) -> None:
-    done = threading.Event()
-    other.answer = lambda got: done.wait(PATIENCE_S) and b""
-    pomona, waiting = Client(other.address), AsyncClient(other.address)
+    grpc_service.answer = lambda received: done.wait(PATIENCE_S) and MODELS
+    pomona, waiting = Client(grpc_service.address), AsyncClient(grpc_service.address)
     calls = [asyncio.create_task(asyncio.to_thread(pomona.models)), asyncio.create_task(waiting.models())]
-    await asyncio.to_thread(other.wait_for, lambda: len(other.got) == 2)
+    await asyncio.to_thread(grpc_service.wait_for, lambda: len(grpc_service.received) == 2)
     pomona.close()
     await waiting.close()
     for call in calls:
         with pytest.raises(errors.ClientClosed):
             await call
-    pomona.close()
-    await waiting.close()
-    blocking: list[Any] = [pomona.models, pomona.ready, lambda: pomona.inspect(PICTURE)]
-    for refused in blocking:
-        with pytest.raises(errors.ClientClosed):
-            refused()
-    with pytest.raises(errors.ClientClosed):
-        await waiting.models()
-    with pytest.raises(errors.ClientClosed):
-        await waiting.inspect(PICTURE)
     done.set()
 
 
-@pytest.mark.parametrize(
-    "url", ["grpc://", "grpc://[::1", "grpc://localhost:99999", "grpc://localhost/path", "grpc://me@localhost"]
-)
-def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(errors.InvalidArgument, match="localhost:3001 would be right"):
-        Client(url)
-
-
-def test_addresses_may_leave_the_port_out_and_be_of_ip_6() -> None:
-    from pomona.grpc_channel import address_of
-
-    assert address_of("grpc://oranges", None).target == "oranges:3001"
-    assert address_of("grpc://[::1]:7", None).target == "[::1]:7"
+def test_urls_may_omit_the_port_and_have_an_ipv6_address() -> None:
+    assert parse_target("grpc://oranges") == ("oranges:3001", False)
+    assert parse_target("grpcs://[::1]:7") == ("[::1]:7", True)
 
 
 @pytest.mark.parametrize("odd", ["belt 7\n", "b\u00e4lt"])
-async def test_what_cannot_be_sent_is_refused(other: GrpcStandIn, odd: str) -> None:
-    with Client(other.address) as pomona:
-        with pytest.raises(errors.InvalidArgument):
-            pomona.inspect(PICTURE, request_id=odd)
-        with pytest.raises(errors.InvalidArgument):
-            pomona.inspect(PICTURE, captured_at_ns=1 << 80)
-        with pytest.raises(errors.InvalidArgument, match="'rle'"):
-            pomona.inspect(PICTURE, format="jpeg")  # type: ignore[arg-type]
-    async with AsyncClient(other.address) as waiting:
-        with pytest.raises(errors.InvalidArgument):
-            await waiting.inspect(PICTURE, request_id=odd)
+def test_values_that_cannot_be_sent_are_refused(grpc_service: GrpcStandIn, odd: str, kind: str) -> None:
+    def inspect(client: Any, **options: Any) -> Any:
+        return client.inspect(IMAGE, **options)
+
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"request_id": odd}, "printable ASCII"),
+        ({"captured_at_ns": 1 << 80}, "cannot be built"),
+        ({"mode": "quick"}, "mode must be one of fast, accurate, auto, got 'quick'"),
+    ]
+    for options, match in cases:
+        with pytest.raises(errors.InvalidArgument, match=match):
+            use(kind, grpc_service.address, partial(inspect, **options))
     with pytest.raises(errors.InvalidArgument):
-        Client(other.address, headers={"x-what": odd})
-    assert other.got == []
+        Client(grpc_service.address, headers={"x-what": odd})
+    assert grpc_service.received == []
 
 
 def test_certificate_authorities_of_your_own_are_used() -> None:
@@ -350,33 +234,33 @@ def test_certificate_authorities_of_your_own_are_used() -> None:
     identity = authority.issue_cert("localhost")
     chain = b"".join(part.bytes() for part in identity.cert_chain_pems)
     trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    with grpc_standing_in(grpc.ssl_server_credentials([(identity.private_key_pem.bytes(), chain)])) as safe:
+    with serve_grpc(grpc.ssl_server_credentials([(identity.private_key_pem.bytes(), chain)])) as safe:
         with Client(safe.address, tls=trusting) as pomona:
             assert pomona.ready()
         with Client(safe.address, retry=NO_RETRY) as distrustful, pytest.raises(errors.ConnectionFailed):
             distrustful.models()
 
 
-def test_what_grpc_cannot_take_of_tls_is_refused() -> None:
+def test_contexts_that_grpc_cannot_use_are_refused() -> None:
     lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for url, tls in (("grpcs://localhost", lax), ("grpc://localhost", ssl.create_default_context())):
         with pytest.raises(errors.InvalidArgument):
             Client(url, tls=tls)
 
 
-def test_the_command_line_asks_over_grpc(other: GrpcStandIn, tmp_path: Any) -> None:
-    (tmp_path / "a.png").write_bytes(PICTURE)
+def test_the_command_line_works_over_grpc(grpc_service: GrpcStandIn, tmp_path: Any) -> None:
+    (tmp_path / "a.png").write_bytes(IMAGE)
     for arguments in (["ping"], ["models"], ["inspect", str(tmp_path / "a.png")]):
-        done = CliRunner().invoke(command_line, [*arguments, "--url", other.address])
+        done = CliRunner().invoke(command_line, [*arguments, "--url", grpc_service.address])
         assert done.exit_code == 0, done.output
-    assert {got.method for got in other.got} == {"ListModels", "Inspect"}
+    assert {received.operation for received in grpc_service.received} == {"models", "inspect"}
 
 
-@pytest.mark.parametrize("lacking", ["grpc", "google.protobuf"])
-def test_without_the_extra_the_package_works_and_says_what_it_lacks(lacking: str) -> None:
+@pytest.mark.parametrize("missing", ["grpc", "google.protobuf"])
+def test_without_the_extra_the_package_works_and_says_how_to_install_it(missing: str) -> None:
     code = f"""
 import sys
-sys.modules[{lacking!r}] = None
+sys.modules[{missing!r}] = None
 import pomona, pomona.cli.main
 pomona.Client("http://localhost:3000").close()
 for make in (pomona.Client, pomona.AsyncClient):

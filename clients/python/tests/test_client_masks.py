@@ -1,4 +1,4 @@
-"""Masks decode to what was encoded, and damaged ones are told."""
+"""Masks decode to what was encoded, and damaged ones are reported."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pomona import Mask
-from pomona.brush import encode_brush
 from pomona.errors import BadAnswer, InvalidArgument, UnreadableImage
-from pomona.masks import Logits, Png, Polygons
-from pomona.rle import Rle, decode_rle, encode_rle
+from pomona.exports import encode_brush
+from pomona.masks import Logits, Rle, decode_rle, encode_rle
 
 RNG = np.random.default_rng(7)
 MASKS = [
@@ -29,8 +28,8 @@ MASKS = [
 ]
 
 
-def coco_by_the_letter(mask: NDArray[np.bool_]) -> str:
-    """COCO's encoding as its definition says it, one run and one digit at a time."""
+def encode_by_definition(mask: NDArray[np.bool_]) -> str:
+    """Encode as COCO defines it, one run and one digit at a time."""
     runs, value, length = [], False, 0
     for pixel in mask.T.reshape(-1).tolist():
         if pixel != value:
@@ -50,15 +49,15 @@ def coco_by_the_letter(mask: NDArray[np.bool_]) -> str:
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_rle_is_written_by_coco_s_letter_and_read_back(mask: NDArray[np.bool_]) -> None:
+def test_rle_is_encoded_as_coco_defines_it_and_decoded_back(mask: NDArray[np.bool_]) -> None:
     rle = encode_rle(mask)
-    assert rle == Rle((mask.shape[0], mask.shape[1]), coco_by_the_letter(mask))
+    assert rle == Rle((mask.shape[0], mask.shape[1]), encode_by_definition(mask))
     decoded = decode_rle(rle)
     np.testing.assert_array_equal(decoded, mask)
     assert decoded.flags.c_contiguous
 
 
-def test_a_known_rle_is_read_as_the_service_documents_it() -> None:
+def test_the_rle_of_the_documentation_is_decoded() -> None:
     decoded = decode_rle(Rle((8, 16), "a05300000_2"))
     expected = np.zeros((8, 16), np.bool_)
     expected[1:6, 2:6] = True
@@ -80,12 +79,17 @@ def test_a_known_rle_is_read_as_the_service_documents_it() -> None:
         ((4, 5), "N" * 3),
     ],
 )
-def test_a_damaged_rle_is_told(size: tuple[int, int], counts: str) -> None:
+def test_a_damaged_rle_is_a_bad_answer(size: tuple[int, int], counts: str) -> None:
     with pytest.raises(BadAnswer):
         _ = Mask(size, Rle(size, counts)).array
 
 
-def test_a_mask_from_an_array_has_its_figures() -> None:
+def test_a_mask_of_another_size_than_the_image_is_a_bad_answer() -> None:
+    with pytest.raises(BadAnswer, match=r"must have the image's size \(8, 17\)"):
+        _ = Mask((8, 17), Rle((8, 16), "a05300000_2")).array
+
+
+def test_a_mask_from_an_array_knows_its_box_and_area() -> None:
     array = np.zeros((8, 16), np.bool_)
     array[1:6, 2:6] = True
     mask = Mask.of(array)
@@ -97,49 +101,24 @@ def test_a_mask_from_an_array_has_its_figures() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 2), np.bool_), np.zeros((2, 2)), np.zeros((0, 2), np.bool_)])
-def test_what_is_no_mask_is_refused(array: NDArray[np.generic]) -> None:
+def test_arrays_that_are_not_masks_are_refused(array: NDArray[np.generic]) -> None:
     with pytest.raises(InvalidArgument, match="bool array"):
         Mask.of(array)
 
 
-def test_a_png_is_white_where_the_mask_is(tmp_path: Path) -> None:
+def test_a_saved_mask_is_white_inside_and_can_be_opened(tmp_path: Path) -> None:
     mask = Mask.of(MASKS[5])
     mask.save(tmp_path / "mask.png")
-    with PIL.Image.open(tmp_path / "mask.png") as picture:
-        assert (picture.mode, picture.size) == ("1", (53, 37))
+    with PIL.Image.open(tmp_path / "mask.png") as image:
+        assert (image.mode, image.size) == ("1", (53, 37))
     np.testing.assert_array_equal(Mask.open(tmp_path / "mask.png").array, MASKS[5])
-    data = (tmp_path / "mask.png").read_bytes()
-    np.testing.assert_array_equal(Mask((37, 53), Png(data)).array, MASKS[5])
-    for broken, size in ((data[: len(data) // 2], (37, 53)), (b"", (37, 53)), (data, (37, 54))):
-        with pytest.raises(BadAnswer):
-            _ = Mask(size, Png(broken)).array
     with pytest.raises(InvalidArgument, match="cannot be written"):
         mask.save(tmp_path / "no" / "mask.png")
     with pytest.raises(UnreadableImage):
         Mask.open(tmp_path / "none.png")
 
 
-def test_polygons_are_filled_with_their_holes_by_the_centres_of_pixels() -> None:
-    outer = [[1.0, 1.0], [9.0, 1.0], [9.0, 7.0], [1.0, 7.0]]
-    hole = [[3.0, 3.0], [5.0, 3.0], [5.0, 5.0], [3.0, 5.0]]
-    beside = [[10.5, 0.0], [12.0, 0.0], [12.0, 2.0]]
-    mask = Mask((8, 12), Polygons([[outer, hole], [beside]]))
-    expected = np.zeros((8, 12), np.bool_)
-    expected[1:7, 1:9] = True
-    expected[3:5, 3:5] = False
-    expected[0, 11] = True  # centre (11.5, 0.5): right of the edge from (10.5, 0) to (12, 2)
-    np.testing.assert_array_equal(mask.array, expected)
-    assert not Mask((8, 12), Polygons([])).array.any()
-    assert not Mask((8, 12), Polygons([[[[20.0, 20.0], [30.0, 20.0], [30.0, 30.0]]]])).array.any()
-
-
-@pytest.mark.parametrize("ring", [[[1, 1], [2, 2]], [[1, 1], [2], [3, 3]], [[1, 1], [2, 2], [float("nan"), 3]], "abc"])
-def test_rings_that_are_none_are_told(ring: object) -> None:
-    with pytest.raises(BadAnswer):
-        _ = Mask((8, 8), Polygons([[ring]])).array  # type: ignore[list-item]
-
-
-def test_logits_are_enlarged_without_their_padding() -> None:
+def test_logits_are_upsampled_without_their_padding() -> None:
     values = np.full((4, 4), -1.0, np.float32)
     values[:2, :2] = 1.0
     logits = Logits((4, 4), values.astype("<f2").tobytes(), window=(4.0, 2.0))
@@ -153,7 +132,7 @@ def test_logits_are_enlarged_without_their_padding() -> None:
 
 
 def unpacked(numbers: list[int]) -> NDArray[np.uint8]:
-    """Label Studio's brush masks, bit by bit as the format says."""
+    """Unpack one of Label Studio's brush masks bit by bit, as the format defines it."""
     bits = "".join(f"{number:08b}" for number in numbers)
     position = 0
 
@@ -172,12 +151,12 @@ def unpacked(numbers: list[int]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_a_brush_mask_unpacks_to_white_and_opaque_where_the_mask_is(mask: NDArray[np.bool_]) -> None:
+def test_a_brush_mask_unpacks_to_opaque_white_inside(mask: NDArray[np.bool_]) -> None:
     rgba = unpacked(encode_brush(mask)).reshape(*mask.shape, 4)
     np.testing.assert_array_equal(rgba, np.repeat(mask[..., None] * np.uint8(255), 4, axis=2))
 
 
-def test_pictures_of_many_kinds_can_be_a_mask_file(tmp_path: Path) -> None:
+def test_a_mask_file_may_be_grey(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.array([[0, 200], [3, 0]], np.uint8)).save(buffer, "PNG")
     (tmp_path / "grey.png").write_bytes(buffer.getvalue())

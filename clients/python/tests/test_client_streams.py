@@ -1,4 +1,4 @@
-"""Streams of frames: order, bounds, bad frames, and who leaves."""
+"""Streams of frames on a transport without streams of its own: order, bounds, failed frames, and leaving early."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from stand_in import PATIENCE_S, use_stream
 
-from pomona import AsyncClient, Client, Frame, FrameAnswer, Inspect, Inspection, Segment, errors
-from pomona.asks import Attempt, Call
-from pomona.retrying import NO_RETRY
-from pomona.shapes import Point
+from pomona import (
+    AsyncClient,
+    Attempt,
+    Call,
+    Client,
+    Frame,
+    FrameAnswer,
+    Inspect,
+    Inspection,
+    Point,
+    Segment,
+    errors,
+)
+from pomona.streams import StreamOptions, TakenFrame
 from pomona.testing import MockTransport, a_mask, a_segmentation, an_inspection
-
-PATIENCE_S = 10.0
 
 
 @dataclass
 class Gates:
-    """A service that answers a frame when the test opens its gate; the frame's bytes are its number."""
+    """A transport that answers a frame when the test opens its gate; the frame's bytes are its number."""
 
     refused: frozenset[int] = frozenset()
     gone: frozenset[int] = frozenset()
@@ -46,8 +55,8 @@ class Gates:
             assert self.changed.wait_for(lambda: len(self.entered) >= count, PATIENCE_S)
 
     def enter(self, call: Call[Any]) -> int:
-        assert call.picture is not None
-        number = int(call.picture.data)
+        assert call.image is not None
+        number = int(call.image.data)
         with self.changed:
             self.entered.append(number)
             self.changed.notify_all()
@@ -55,19 +64,19 @@ class Gates:
 
     def answer(self, number: int) -> Inspection:
         if number in self.refused:
-            raise errors.NotAnImage("no picture")
+            raise errors.NotAnImage("text")
         if number in self.gone:
-            raise errors.ConnectionFailed("It left.")
+            raise errors.ConnectionFailed("It broke.")
         if number in self.late:
             raise errors.DeadlineExceeded("late")
         return an_inspection()
 
-    def call(self, call: Call[Any], attempt: Attempt) -> Any:
+    def send(self, call: Call[Any], attempt: Attempt) -> Any:
         number = self.enter(call)
         assert self.gate(number).wait(PATIENCE_S)
         return self.answer(number)
 
-    async def acall(self, call: Call[Any], attempt: Attempt) -> Any:
+    async def asend(self, call: Call[Any], attempt: Attempt) -> Any:
         number = self.enter(call)
         try:
             while not self.gate(number).is_set():
@@ -92,35 +101,34 @@ def ids(answers: list[FrameAnswer[Any]]) -> list[str]:
     return [answer.frame_id for answer in answers]
 
 
-def test_answers_come_in_the_order_of_the_frames_whatever_finishes_first() -> None:
+def test_answers_come_in_the_order_of_the_frames_whichever_finishes_first(kind: str) -> None:
     gates = Gates()
-    with Client(transport=gates) as pomona:
-        answers = pomona.stream(frames(4), Inspect(), in_flight=3)
-        gates.let(1, 2, 3)
+    gates.let(1, 2, 3)
 
-        def last() -> None:
-            gates.wait_for(3)
-            gates.let(0)
+    def last() -> None:
+        gates.wait_for(3)
+        gates.let(0)
 
-        helper = threading.Thread(target=last)
-        helper.start()
-        assert ids(list(answers)) == ["f0", "f1", "f2", "f3"]
-        helper.join()
+    helper = threading.Thread(target=last)
+    helper.start()
+    assert ids(use_stream(kind, gates, frames(4), Inspect(), in_flight=3)) == ["f0", "f1", "f2", "f3"]
+    helper.join()
 
 
-def test_answers_come_as_they_finish_where_order_does_not_matter() -> None:
+def test_answers_come_as_they_finish_where_order_does_not_matter(kind: str) -> None:
     gates = Gates()
     gates.let(2)
-    with Client(transport=gates) as pomona:
-        answers = pomona.stream(frames(3), Inspect(), in_flight=3, ordered=False)
-        assert next(answers).frame_id == "f2"
-        gates.let(0)
-        assert next(answers).frame_id == "f0"
-        gates.let(1)
-        assert ids(list(answers)) == ["f1"]
+    following = {"f2": 0, "f0": 1}
+
+    def look(answer: FrameAnswer[Any]) -> None:
+        if answer.frame_id in following:
+            gates.let(following[answer.frame_id])
+
+    answers = use_stream(kind, gates, frames(3), Inspect(), look=look, in_flight=3, ordered=False)
+    assert ids(answers) == ["f2", "f0", "f1"]
 
 
-def test_no_more_frames_are_taken_than_may_be_on_their_way() -> None:
+def test_no_more_frames_are_taken_than_may_be_in_flight() -> None:
     gates = Gates()
     taken: list[int] = []
 
@@ -133,7 +141,7 @@ def test_no_more_frames_are_taken_than_may_be_on_their_way() -> None:
         answers = pomona.stream(camera(), Inspect(), in_flight=2)
         gates.let(0)
         assert next(answers).frame_id == "0"
-        # The answer to frame 0 is being looked at: its place is not free yet.
+        # The caller looks at the answer to frame 0: its place is not free yet.
         gates.wait_for(2)
         with gates.changed:
             assert not gates.changed.wait_for(lambda: len(gates.entered) > 2, 0.1)
@@ -143,128 +151,7 @@ def test_no_more_frames_are_taken_than_may_be_on_their_way() -> None:
         assert taken == list(range(9))
 
 
-def test_answers_do_not_wait_for_a_camera_that_blocks() -> None:
-    gates, shutter = Gates(), threading.Event()
-
-    def camera() -> Iterator[bytes]:
-        yield b"0"
-        shutter.wait(PATIENCE_S)
-        yield b"1"
-
-    gates.let(0, 1)
-    with Client(transport=gates) as pomona:
-        answers = pomona.stream(camera(), Inspect())
-        assert next(answers).frame_id == "0"
-        shutter.set()
-        assert ids(list(answers)) == ["1"]
-
-
-def test_a_bad_frame_and_a_late_one_are_answered_and_the_stream_goes_on() -> None:
-    gates = Gates(refused=frozenset({1}), late=frozenset({2}))
-    gates.let(0, 1, 2, 3)
-    with Client(transport=gates) as pomona:
-        good, bad, late, last = pomona.stream(frames(4), Inspect(), deadline=9)
-    assert [answer.late for answer in (good, bad, late, last)] == [False, False, True, False]
-    assert isinstance(bad.error, errors.NotAnImage)
-    assert bad.result is None
-    with pytest.raises(errors.NotAnImage):
-        bad.unwrap()
-    assert good.unwrap().fruits == ()
-    assert (good.frame_id, good.trigger_id) == ("f0", "t")
-
-
-def test_a_service_that_leaves_raises_one_error_that_tells_what_was_answered() -> None:
-    gates = Gates(gone=frozenset({2}))
-    gates.let(0, 1)
-    with Client(transport=gates, retry=NO_RETRY) as pomona:
-        answers = pomona.stream(frames(9), Inspect(), in_flight=3)
-        assert ids([next(answers), next(answers)]) == ["f0", "f1"]
-        gates.wait_for(4)
-        gates.let(2)
-        with pytest.raises(errors.StreamBroken, match="2 frames were answered") as broken:
-            next(answers)
-    assert broken.value.answered == 2
-    assert broken.value.unanswered[:2] == ("f2", "f3")
-    assert len(broken.value.unanswered) <= 3
-
-
-def test_what_the_camera_raises_is_raised_after_the_answers_to_its_frames() -> None:
-    gates = Gates()
-    gates.let(0)
-
-    def camera() -> Iterator[bytes]:
-        yield b"0"
-        raise OSError("unplugged")
-
-    with Client(transport=gates) as pomona:
-        answers = pomona.stream(camera(), Inspect())
-        assert next(answers).frame_id == "0"
-        with pytest.raises(OSError, match="unplugged"):
-            next(answers)
-
-
-def test_who_leaves_early_takes_no_more_frames() -> None:
-    gates = Gates()
-    gates.let(*range(9))
-    taken: list[int] = []
-
-    def camera() -> Iterator[bytes]:
-        for number in range(9):
-            taken.append(number)
-            yield str(number).encode()
-
-    with Client(transport=gates) as pomona:
-        answers = pomona.stream(camera(), Inspect(), in_flight=2)
-        next(answers)
-        answers.close()  # type: ignore[attr-defined] # it is a generator
-        feeder = next((each for each in threading.enumerate() if each.name == "pomona-frames"), None)
-        if feeder is not None:
-            feeder.join(PATIENCE_S)
-        assert len(taken) <= 4
-
-
-def test_a_frame_gets_its_deadline_from_when_it_was_taken() -> None:
-    transport = MockTransport()
-    transport.answer(Segment, a_segmentation([a_mask((1, 1, 4, 4))]))
-    with Client(transport=transport) as pomona:
-        (answer,) = pomona.stream([b"0"], Segment(Point(1, 1)), deadline=0.5, urgency=1)
-    assert answer.unwrap().best[0].area == 9
-    attempt = transport.sent[0].attempt
-    assert attempt.deadline is not None
-    assert 0.2 < attempt.deadline <= 0.5
-    assert attempt.urgency == 1
-
-
-def test_a_stream_without_a_place_is_refused() -> None:
-    with Client(transport=MockTransport()) as pomona, pytest.raises(errors.InvalidArgument):
-        pomona.stream([], Inspect(), in_flight=0)
-
-
-def test_an_empty_stream_ends() -> None:
-    with Client(transport=MockTransport()) as pomona:
-        assert list(pomona.stream([], Inspect())) == []
-
-
-async def in_order(pomona: AsyncClient, count: int, **options: Any) -> list[FrameAnswer[Inspection]]:
-    return [answer async for answer in pomona.stream(frames(count), Inspect(), **options)]
-
-
-async def test_async_answers_come_in_order_or_as_they_finish() -> None:
-    for ordered, expected in ((True, ["f0", "f1", "f2"]), (False, ["f1", "f2", "f0"])):
-        gates = Gates()
-        gates.let(1)
-        async with AsyncClient(transport=gates) as pomona:
-            answers = asyncio.create_task(in_order(pomona, 3, ordered=ordered, in_flight=3))
-            while len(gates.entered) < 3:
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.005)
-            gates.let(2)
-            await asyncio.sleep(0.01)
-            gates.let(0)
-            assert ids(await answers) == expected
-
-
-async def test_async_frames_may_come_from_an_async_camera_and_are_bounded() -> None:
+async def test_an_async_camera_is_bounded_too_and_bad_frames_do_not_end_the_stream() -> None:
     gates = Gates(refused=frozenset({1}))
     gates.let(*range(6))
     taken: list[int] = []
@@ -283,7 +170,89 @@ async def test_async_frames_may_come_from_an_async_camera_and_are_bounded() -> N
     assert [answer.error is None for answer in rest] == [False, True, True, True, True]
 
 
-async def test_leaving_an_async_stream_cancels_what_is_on_its_way() -> None:
+def test_answers_do_not_wait_for_a_camera_that_blocks(kind: str) -> None:
+    gates, shutter = Gates(), threading.Event()
+
+    def camera() -> Iterator[bytes]:
+        yield b"0"
+        assert shutter.wait(PATIENCE_S)
+        yield b"1"
+
+    gates.let(0, 1)
+    assert ids(use_stream(kind, gates, camera(), Inspect(), look=lambda _: shutter.set())) == ["0", "1"]
+
+
+def test_bad_and_late_frames_are_answered_and_the_stream_goes_on(kind: str) -> None:
+    gates = Gates(refused=frozenset({1}), late=frozenset({2}))
+    gates.let(0, 1, 2, 3)
+    good, bad, late, last = use_stream(kind, gates, frames(4), Inspect(), deadline=9)
+    assert [answer.late for answer in (good, bad, late, last)] == [False, False, True, False]
+    assert isinstance(bad.error, errors.NotAnImage)
+    assert bad.result is None
+    with pytest.raises(errors.NotAnImage):
+        bad.unwrap()
+    assert good.unwrap().fruits == ()
+    assert (good.frame_id, good.trigger_id) == ("f0", "t")
+
+
+def test_a_broken_connection_raises_one_error_with_what_was_answered(kind: str) -> None:
+    gates = Gates(gone=frozenset({2}))
+    gates.let(0, 1)
+    seen: list[str] = []
+
+    def look(answer: FrameAnswer[Any]) -> None:
+        seen.append(answer.frame_id)
+        if len(seen) == 2:
+            gates.let(2)
+
+    with pytest.raises(errors.StreamBroken, match="2 frames were answered") as broken:
+        use_stream(kind, gates, frames(9), Inspect(), look=look, in_flight=3)
+    assert (seen, broken.value.answered) == (["f0", "f1"], 2)
+    assert broken.value.unanswered[0] == "f2"
+    assert len(broken.value.unanswered) <= 3
+
+
+def test_errors_of_the_camera_are_raised_after_the_answers_to_its_frames(kind: str) -> None:
+    gates = Gates()
+    gates.let(0)
+    seen: list[str] = []
+
+    def camera() -> Iterator[bytes]:
+        yield b"0"
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        use_stream(kind, gates, camera(), Inspect(), look=lambda answer: seen.append(answer.frame_id))
+    assert seen == ["0"]
+
+
+def test_leaving_early_takes_no_more_frames_and_lets_the_program_end() -> None:
+    gates = Gates()
+    taken: list[int] = []
+
+    def camera() -> Iterator[bytes]:
+        for number in range(9):
+            taken.append(number)
+            yield str(number).encode()
+
+    pomona = Client(transport=gates)
+    answers: Any = pomona.stream(camera(), Inspect(), in_flight=2)
+    gates.let(0)
+    next(answers)
+    gates.wait_for(2)
+    workers = [each for each in threading.enumerate() if each.name.startswith("pomona-frame")]
+    assert workers
+    assert all(worker.daemon for worker in workers)
+    began = time.monotonic()
+    answers.close()
+    assert time.monotonic() - began < 1
+    pomona.close()
+    for worker in workers:
+        worker.join(PATIENCE_S)
+    assert len(taken) <= 4
+
+
+async def test_leaving_an_async_stream_cancels_the_frames_in_flight() -> None:
     gates = Gates()
     gates.let(0)
     async with AsyncClient(transport=gates) as pomona:
@@ -296,41 +265,81 @@ async def test_leaving_an_async_stream_cancels_what_is_on_its_way() -> None:
         assert sorted(gates.cancelled) == [1, 2]
 
 
-async def test_an_async_service_that_leaves_breaks_the_stream() -> None:
-    gates = Gates(gone=frozenset({1}))
-    gates.let(0, 1)
-    async with AsyncClient(transport=gates, retry=NO_RETRY) as pomona:
-        with pytest.raises(errors.StreamBroken) as broken:
-            await in_order(pomona, 5, in_flight=2)
-    assert broken.value.answered == 1
-    assert broken.value.unanswered[0] == "f1"
+def test_the_deadline_of_a_frame_counts_from_when_it_was_taken(kind: str) -> None:
+    transport = MockTransport()
+    transport.answer(Segment, a_segmentation([a_mask((1, 1, 4, 4))]))
+    (answer,) = use_stream(kind, transport, [b"0"], Segment(Point(1, 1)), deadline=0.5, urgency=1)
+    assert answer.unwrap().best[0].area == 9
+    attempt = transport.sent[0].attempt
+    assert attempt.deadline is not None
+    assert 0.2 < attempt.deadline <= 0.5
+    assert attempt.urgency == 1
+    taken = TakenFrame(0, answer.frame)
+    assert taken.time_left(None) is None
+    with pytest.raises(errors.DeadlineExceeded):
+        TakenFrame(0, answer.frame, taken_at=taken.taken_at - 6).time_left(5)
 
 
-async def test_what_an_async_camera_raises_is_raised() -> None:
+def test_an_empty_stream_ends_and_one_without_places_is_refused(kind: str) -> None:
+    assert use_stream(kind, MockTransport(), [], Inspect()) == []
+    with pytest.raises(errors.InvalidArgument, match="in_flight must be at least 1, got 0"):
+        use_stream(kind, MockTransport(), [], Inspect(), in_flight=0)
+
+
+def test_frames_without_a_place_are_dropped_with_newest_first(kind: str) -> None:
+    gates = Gates()
+
+    def camera() -> Iterator[bytes]:
+        yield b"0"
+        gates.wait_for(1)
+        yield from (b"1", b"2", b"3")
+
+    def look(answer: FrameAnswer[Any]) -> None:
+        if answer.dropped:
+            gates.let(0, 1, 3)
+
+    answers = use_stream(kind, gates, camera(), Inspect(), look=look, in_flight=2, ordered=False, newest_first=True)
+    first = answers[0]
+    assert isinstance(first.error, errors.FrameDropped)
+    assert (first.frame_id, first.dropped, first.late) == ("2", True, False)
+    assert sorted(ids(answers[1:])) == ["0", "1", "3"]
+    assert sorted(gates.entered) == [0, 1, 3]
+
+
+async def test_newest_first_keeps_the_order_too() -> None:
+    gates = Gates()
+
     async def camera() -> AsyncIterator[bytes]:
         yield b"0"
-        raise OSError("unplugged")
+        while not gates.entered:
+            await asyncio.sleep(0)
+        yield b"1"
+        gates.let(0, 2)
+        yield b"2"
 
-    gates = Gates()
-    gates.let(0)
     async with AsyncClient(transport=gates) as pomona:
-        answers = pomona.stream(camera(), Inspect())
-        assert (await anext(answers)).frame_id == "0"
-        with pytest.raises(OSError, match="unplugged"):
-            await anext(answers)
+        answers = [each async for each in pomona.stream(camera(), Inspect(), in_flight=1, newest_first=True)]
+    assert [(answer.frame_id, answer.dropped) for answer in answers] == [("0", False), ("1", True), ("2", False)]
+    assert gates.entered == [0, 2]
 
 
-def test_a_program_that_leaves_a_stream_can_end_at_once() -> None:
+def test_newest_first_takes_no_more_frames_than_the_caller_looks_at() -> None:
     gates = Gates()
-    pomona = Client(transport=gates)
-    answers = pomona.stream(frames(3), Inspect(), in_flight=2)
     gates.let(0)
-    next(answers)
-    gates.wait_for(2)
-    workers = [each for each in threading.enumerate() if each.name.startswith("pomona-frame")]
-    assert workers
-    assert all(worker.daemon for worker in workers)
-    began = time.monotonic()
-    answers.close()  # type: ignore[attr-defined] # it is a generator
-    assert time.monotonic() - began < 1
-    pomona.close()
+    capacity = StreamOptions(1, ordered=False, newest_first=True).capacity
+    counts: list[int] = []
+    full = threading.Event()
+
+    def camera() -> Iterator[bytes]:
+        for number in range(20):
+            counts.append(number)
+            if len(counts) > capacity:
+                full.set()
+            yield str(number).encode()
+
+    with Client(transport=gates) as pomona:
+        answers: Any = pomona.stream(camera(), Inspect(), in_flight=1, ordered=False, newest_first=True)
+        next(answers)
+        assert not full.wait(0.1)
+        assert len(counts) == capacity
+        answers.close()

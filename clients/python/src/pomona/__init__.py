@@ -1,32 +1,33 @@
-"""Pomona's client: pictures and prompts in, masks and graded fruits out.
+"""Client of Pomona: images and prompts in, masks and graded fruit out.
 
 >>> from pomona import Client, Point
 >>> with Client("http://localhost:3000") as pomona:
 ...     result = pomona.segment("orange.jpg", [Point(500, 375)])
 
-All that it raises on purpose is a `PomonaError`; the tree is drawn in `pomona.errors`.
+Every exception that is raised on purpose is a `PomonaError`; `pomona.errors` shows the tree.
 """
 
-from pomona.asks import Ask, Embed, Frame, Inspect, ListModels, Ready, Segment, Semantic
-from pomona.async_client import AsyncClient
-from pomona.client import DEFAULT_URL, Client
+from pomona._requests import Attempt, Call, Embed, Frame, Inspect, ListModels, Ready, Request, Segment, Semantic
+from pomona.client import DEFAULT_URL, AsyncClient, Client
 from pomona.errors import PomonaError
-from pomona.facts import Capture, ImageInfo, ModelUsed
-from pomona.http_transport import AsyncHttpTransport, HttpTransport
+from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import jpeg
 from pomona.masks import Mask, PixelBox, ScoredMask
+from pomona.prompts import BACKGROUND, FOREGROUND, Box, Point, Prompt
 from pomona.results import (
     Embedding,
+    FrameInfo,
     Fruit,
+    ImageInfo,
     Inspection,
     Model,
+    ModelUsed,
     Segmentation,
     SemanticMap,
 )
-from pomona.retrying import NO_RETRY, Retry, Timeout
-from pomona.shapes import BACKGROUND, FOREGROUND, Box, Point, Prompt
+from pomona.retries import NO_RETRY, Retry, Timeout
 from pomona.streams import FrameAnswer
-from pomona.transport import AsyncTransport, Transport
+from pomona.transports import AsyncTransport, Transport
 
 __version__ = "0.1.0"
 
@@ -35,17 +36,18 @@ __all__ = [
     "DEFAULT_URL",
     "FOREGROUND",
     "NO_RETRY",
-    "Ask",
     "AsyncClient",
     "AsyncHttpTransport",
     "AsyncTransport",
+    "Attempt",
     "Box",
-    "Capture",
+    "Call",
     "Client",
     "Embed",
     "Embedding",
     "Frame",
     "FrameAnswer",
+    "FrameInfo",
     "Fruit",
     "HttpTransport",
     "ImageInfo",
@@ -60,6 +62,7 @@ __all__ = [
     "PomonaError",
     "Prompt",
     "Ready",
+    "Request",
     "Retry",
     "ScoredMask",
     "Segment",

@@ -1,4 +1,4 @@
-"""The command line: `pomona`, or `python -m pomona`."""
+"""Runs the command line: `pomona`, or `python -m pomona`."""
 
 from __future__ import annotations
 

@@ -1,61 +1,82 @@
-"""The sync client."""
+"""The sync client and the async one.
+
+Both build requests, and carry out what `pomona.retries.attempts` decides, one by blocking and one by awaiting.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import TypeVar
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from types import ModuleType, TracebackType
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
-from pomona.asking import Asking, Wish
-from pomona.asks import (
-    Ask,
+from pomona._requests import (
+    Call,
     Embed,
     Frame,
+    ImageLike,
     InputSize,
     Inspect,
     ListModels,
-    MaskFormat,
     Mode,
-    OutlineFormat,
     Padding,
     Ready,
+    Request,
     Segment,
     Semantic,
 )
-from pomona.calls import ImageLike
-from pomona.errors import PomonaError
-from pomona.facts import Capture
+from pomona.errors import InvalidArgument, MissingPackage, PomonaError
+from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import ImageSource
-from pomona.results import Embedding, Inspection, Model, Segmentation, SemanticMap
-from pomona.retrying import Retry, Timeout, timeout_of
-from pomona.shapes import Prompts
-from pomona.streams import FrameAnswer, StreamOptions, Taken
-from pomona.thread_stream import streamed
-from pomona.transport import StreamingTransport, Transport
-from pomona.transports import Way
+from pomona.prompts import Prompts
+from pomona.results import Embedding, FrameInfo, ImageInfo, Inspection, Model, Segmentation, SemanticMap
+from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, to_timeout
+from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, stream_frames
+from pomona.transports import AsyncStreamingTransport, AsyncTransport, StreamingTransport, Transport
 
 T = TypeVar("T")
 
-DEFAULT_URL = "http://localhost:3000"
+DEFAULT_URL: Final = "http://localhost:3000"
 
 
-class Client:
-    """Asks a Pomona service. It may be used from many threads, and keeps connections: make one and close it at the end.
+class _Client:
+    """What both clients know of how calls are made."""
+
+    def __init__(self, timeout: Timeout | float | None, retry: Retry | None) -> None:
+        self._timeout = to_timeout(timeout)
+        self._retry = retry or Retry()
+        self._budget = RetryBudget(self._retry)
+
+    def _plan(self, deadline: float | None, urgency: int | None, request_id: str | None) -> Plan:
+        return Plan(
+            timeout=self._timeout,
+            retry=self._retry,
+            budget=self._budget,
+            deadline=deadline,
+            urgency=urgency,
+            request_id=request_id or uuid.uuid4().hex,
+        )
+
+
+class Client(_Client):
+    """A client of a Pomona service, for any number of threads. It keeps connections: make one, and close it at the end.
 
     Args:
-        url: of the service: `http://` or `https://`, or with the extra `grpc` `grpc://`, or `grpcs://` for TLS.
+        url: of the service: `http://` or `https://`; with the extra `grpc` also `grpc://`, or `grpcs://` for TLS.
         timeout: limits in seconds; a number limits a call with all its attempts.
-        retry: what to try again; `NO_RETRY` for nothing.
-        headers: sent with every request, for what stands between (a proxy's token).
-        tls: for a certificate authority of your own, or None for the usual ones; gRPC takes nothing else of it.
-        transport: instead of `url`, `headers` and `tls`: another way to the service, or `pomona.testing`'s.
+        retry: how often to try again; `NO_RETRY` for never.
+        headers: sent with every request, for example a proxy's token.
+        tls: for your own certificate authority, all that gRPC takes of it; None for the usual ones.
+        transport: instead of `url`, `headers` and `tls`: another way to the service, or that of `pomona.testing`.
         sleep: how to wait between attempts.
 
     Raises:
-        InvalidArgument: an address that is none.
-        MissingPackage: an address of gRPC without the extra `grpc`.
+        InvalidArgument: the URL cannot be used.
+        MissingPackage: the URL is one of gRPC, and the extra `grpc` is not installed.
     """
 
     def __init__(
@@ -69,10 +90,15 @@ class Client:
         transport: Transport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        limits = timeout_of(timeout)
-        self._asking = Asking(limits, retry or Retry(), sleep)
-        way = Way(url, headers, tls, limits.connect)
-        self._transport = transport or way.transport()
+        super().__init__(timeout, retry)
+        self._sleep = sleep
+        self._transport: Transport
+        if transport is not None:
+            self._transport = transport
+        elif _is_grpc(url):
+            self._transport = _grpc().GrpcTransport(url, headers=headers, tls=tls, connect=self._timeout.connect)
+        else:
+            self._transport = HttpTransport(url, headers=headers, tls=tls)
 
     def segment(
         self,
@@ -81,7 +107,7 @@ class Client:
         *,
         model: str | None = None,
         multimask: bool = True,
-        format: MaskFormat = "rle",  # noqa: A002 (the service's word)
+        logits: bool = False,
         overlay: bool = False,
         input_size: InputSize | None = None,
         padding: Padding | None = None,
@@ -89,36 +115,38 @@ class Client:
         urgency: int | None = None,
         request_id: str | None = None,
     ) -> Segmentation:
-        """Masks for prompts.
+        """Return masks for prompts.
 
         Args:
-            image: a path, encoded bytes, a PIL picture, a uint8 array (RGB); or an `Embedding`, whose picture is sent
-                again only where the service has forgotten it.
-            prompts: a point, box or mask; a list of these, which together mean one thing; or for several things a list
-                of such lists.
-            model: catalogue name of a SAM, or None for the default.
-            multimask: three masks, best first, for what is ambiguous; else one.
-            format: how masks travel.
-            overlay: also let the service draw the masks into the picture.
-            input_size: what the encoder sees, longest side in pixels; `auto` by the deadline.
-            padding: how the picture is padded for the encoder.
+            image: a path, encoded bytes, a PIL image, a uint8 array (RGB); or an `Embedding`, whose image is sent again
+                only if the service has forgotten it.
+            prompts: a point, box or mask; a list of these, which together describe one object; or for several objects
+                a list of such lists.
+            model: name of a SAM in the catalogue; None for the service's default.
+            multimask: three masks, best first, for an ambiguous prompt; else one.
+            logits: get masks as the SAM's low-resolution logits: a mask that is prompted again with more points is then
+                refined as in segment-anything, at the price that it is upsampled here, where pixels along its edge may
+                differ from the service's.
+            overlay: also let the service draw the masks over the image.
+            input_size: longest side in pixels at which the encoder sees the image; `auto` by the deadline.
+            padding: how the image is padded for the encoder.
             deadline: seconds from now after which the answer is too late.
             urgency: RFC 9218, 0 the most urgent to 7 the least.
-            request_id: names the request in the service's log.
+            request_id: identifies the request in the service's log.
 
         Raises:
-            PomonaError: see `pomona.errors`; `TooLate` past the deadline.
+            PomonaError: see `pomona.errors`; `TooLate` after the deadline.
         """
-        ask = Segment(
+        request = Segment(
             prompts,
             model=model,
             multimask=multimask,
-            format=format,
+            logits=logits,
             overlay=overlay,
             input_size=input_size,
             padding=padding,
         )
-        return self.ask(ask, image, deadline=deadline, urgency=urgency, request_id=request_id)
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
 
     def inspect(
         self,
@@ -128,7 +156,6 @@ class Client:
         model: str | None = None,
         sam_model: str | None = None,
         grades: Mapping[str, float] | None = None,
-        format: OutlineFormat = "rle",  # noqa: A002 (the service's word)
         overlay: bool = False,
         frame_id: str | None = None,
         trigger_id: str | None = None,
@@ -137,45 +164,43 @@ class Client:
         urgency: int | None = None,
         request_id: str | None = None,
     ) -> Inspection:
-        """Every fruit, how much of it is infected, and its grade.
+        """Return every fruit, how much of it is infected, and its grade.
 
         Args:
-            image: a path, encoded bytes, a PIL picture, or a uint8 array (RGB).
-            mode: `fast` is the U-Net alone, `accurate` lets a SAM draw the outlines, `auto` is accurate where that is
-                in time.
-            model: catalogue name of the U-Net, or None for the default.
-            sam_model: catalogue name of the SAM, or None for the default.
-            grades: the most that may be infected for each grade, from the best to the worst, rising: `{"A": 0.01}`.
-            format: how masks travel.
-            overlay: also let the service draw the fruits into the picture.
-            frame_id: the camera's, told again in the answer.
-            trigger_id: the same.
-            captured_at_ns: the same.
+            image: a path, encoded bytes, a PIL image, or a uint8 array (RGB).
+            mode: `fast` is the U-Net alone, with `accurate` a SAM outlines the fruit, `auto` is accurate where time
+                allows.
+            model: name of the U-Net in the catalogue; None for the service's default.
+            sam_model: name of the SAM in the catalogue; None for the service's default.
+            grades: largest infected fraction of each grade, from best to worst, rising: `{"A": 0.01}`.
+            overlay: also let the service draw the fruit over the image.
+            frame_id: the camera's; returned with the result.
+            trigger_id: of the trigger; returned with the result.
+            captured_at_ns: nanoseconds on the camera's clock; returned with the result.
             deadline: seconds from now after which the answer is too late.
             urgency: RFC 9218, 0 the most urgent to 7 the least.
-            request_id: names the request in the service's log.
+            request_id: identifies the request in the service's log.
 
         Raises:
-            PomonaError: see `pomona.errors`; `TooLate` past the deadline.
+            PomonaError: see `pomona.errors`; `TooLate` after the deadline.
         """
-        ask = Inspect(mode=mode, model=model, sam_model=sam_model, grades=grades, format=format, overlay=overlay)
-        capture = Capture(frame_id, trigger_id, captured_at_ns)
-        return self.ask(ask, image, capture, deadline=deadline, urgency=urgency, request_id=request_id)
+        request = Inspect(mode=mode, model=model, sam_model=sam_model, grades=grades, overlay=overlay)
+        frame = FrameInfo(frame_id, trigger_id, captured_at_ns)
+        return self.send(request, image, frame, deadline=deadline, urgency=urgency, request_id=request_id)
 
     def semantic(
         self,
         image: ImageLike,
         *,
         model: str | None = None,
-        format: OutlineFormat = "rle",  # noqa: A002 (the service's word)
         overlay: bool = False,
         deadline: float | None = None,
         urgency: int | None = None,
         request_id: str | None = None,
     ) -> SemanticMap:
-        """Which pixels are healthy fruit, which infected; arguments as those of `inspect`."""
-        ask = Semantic(model=model, format=format, overlay=overlay)
-        return self.ask(ask, image, deadline=deadline, urgency=urgency, request_id=request_id)
+        """Return the class of every pixel: background, healthy or infected fruit; arguments as for `inspect`."""
+        request = Semantic(model=model, overlay=overlay)
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
 
     def embed(
         self,
@@ -188,40 +213,53 @@ class Client:
         urgency: int | None = None,
         request_id: str | None = None,
     ) -> Embedding:
-        """Encode a picture once; give what comes back to `segment` as often as you like. Arguments as there."""
-        ask = Embed(model=model, input_size=input_size, padding=padding)
-        return self.ask(ask, image, deadline=deadline, urgency=urgency, request_id=request_id)
+        """Encode an image once, and return what `segment` takes instead of it; arguments as there."""
+        request = Embed(model=model, input_size=input_size, padding=padding)
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
 
     def models(self) -> tuple[Model, ...]:
-        """What is loaded, first, and what could be."""
-        return self.ask(ListModels())
+        """Return the models of the catalogue, loaded ones first."""
+        return self.send(ListModels())
 
     def ready(self) -> bool:
-        """Whether the service has its models loaded and warmed up.
+        """Return whether the service has its models loaded and warmed up.
 
         Raises:
-            ConnectionFailed: there is no service.
+            ConnectionFailed: the service cannot be reached.
         """
-        return self.ask(Ready())
+        return self.send(Ready())
 
-    def ask(
+    def send(
         self,
-        ask: Ask[T],
+        request: Request[T],
         image: ImageLike | None = None,
-        capture: Capture | None = None,
+        frame: FrameInfo | None = None,
         *,
         deadline: float | None = None,
         urgency: int | None = None,
         request_id: str | None = None,
     ) -> T:
-        """Ask what an `Ask` says; the other methods are this one under friendlier names."""
-        wish = Wish(deadline, urgency, request_id)
-        return self._asking.ask(self._transport, ask, image, capture, wish)
+        """Send a request object; the other methods build one and call this."""
+        plan = self._plan(deadline, urgency, request_id)
+        return self._send(self._transport, Call.of(request, image, frame), plan)
+
+    def _send(self, transport: Transport, call: Call[T], plan: Plan) -> T:
+        steps = attempts(call, plan)
+        step = next(steps)
+        while True:
+            if isinstance(step, Wait):
+                self._sleep(step.seconds)
+                step = next(steps)
+                continue
+            try:
+                return call.finish(transport.send(step.call, step.attempt))
+            except PomonaError as error:
+                step = steps.throw(error)
 
     def stream(
         self,
         frames: Iterable[Frame | ImageSource],
-        ask: Ask[T],
+        request: Request[T],
         *,
         deadline: float | None = None,
         urgency: int | None = None,
@@ -229,50 +267,43 @@ class Client:
         ordered: bool = True,
         newest_first: bool = False,
     ) -> Iterator[FrameAnswer[T]]:
-        """Ask the same of every frame of a camera, several on their way at once.
+        """Send a request for every frame of a camera, several at a time.
 
-        A frame that fails is answered with its error, and the stream goes on. A frame is taken from `frames` only when
-        fewer than `in_flight` are on their way or wait to be looked at. Frames are taken by a thread of their own, so
-        a camera that blocks delays no answer. Over gRPC all frames of an `Inspect` or a `Segment` go over one stream,
-        and who leaves the loop early cancels what is on its way; over HTTP that finishes unseen, and
-        `AsyncClient.stream` cancels it.
+        A frame that fails is answered with its error, and the stream goes on. A frame is taken from `frames` only if
+        fewer than `in_flight` are in flight or have answers that were not yet returned. A thread takes the frames, so
+        that a camera that blocks delays no answer. Over gRPC all frames of an `Inspect` or a `Segment` go over one
+        stream, and leaving the loop early cancels those in flight; over HTTP they finish unseen, and
+        `AsyncClient.stream` cancels them.
 
         Args:
-            frames: pictures, or `Frame`s with what the camera says of them.
-            ask: `Inspect(…)`, `Segment(…)` or `Semantic(…)`.
+            frames: images, or `Frame`s with the camera's identifiers.
+            request: `Inspect(…)`, `Segment(…)` or `Semantic(…)`.
             deadline: seconds after which a frame's answer is too late, from when it was taken from `frames`.
             urgency: RFC 9218, 0 the most urgent to 7 the least.
-            in_flight: most frames on their way.
-            ordered: answers in the order of the frames, else as they come.
-            newest_first: frames are taken as they come, and of those for which there is no place only the newest
-                waits: the one that waited before it is not sent, and its answer is `FrameDropped`. For a camera that
-                does not wait.
+            in_flight: largest number of frames in flight.
+            ordered: answers in the order of the frames, else as they finish.
+            newest_first: take frames as they come, and of those beyond `in_flight` let only the newest wait; the one
+                that waited before is answered with `FrameDropped`. For a camera that does not wait.
 
         Raises:
-            StreamBroken: the service left; what `frames` raises is raised here too.
+            StreamBroken: the connection broke. What `frames` raises is raised here too.
         """
         options = StreamOptions(in_flight, ordered=ordered, newest_first=newest_first)
         whole = self._transport
-        own = whole.stream(ask, in_flight) if isinstance(whole, StreamingTransport) else None
+        own = whole.stream(request, in_flight) if isinstance(whole, StreamingTransport) else None
 
-        def answer(taken: Taken) -> FrameAnswer[T]:
+        def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
-            capture = Capture(frame.frame_id, frame.trigger_id, frame.captured_at_ns)
             try:
-                wish = Wish(taken.left(deadline), urgency)
-                result = self._asking.ask(own or whole, ask, frame.image, capture, wish)
+                plan = self._plan(taken.time_left(deadline), urgency, None)
+                return FrameAnswer(frame, self._send(own or whole, Call.of(request, frame.image, frame.info), plan))
             except PomonaError as error:
                 return FrameAnswer(frame, error=error)
-            return FrameAnswer(frame, result)
 
-        def leave() -> None:
-            if own is not None:
-                own.close()
-
-        return streamed(frames, answer, options, leave=leave)
+        return stream_frames(frames, answer, options, close=own.close if own is not None else lambda: None)
 
     def close(self) -> None:
-        """Let go of connections; calls after it raise `ClientClosed`."""
+        """Close connections; later calls raise `ClientClosed`."""
         self._transport.close()
 
     def __enter__(self) -> Client:
@@ -282,3 +313,218 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class AsyncClient(_Client):
+    """A client of a Pomona service for one event loop, with the methods and arguments of `Client`.
+
+    A task that is cancelled while it waits cancels its work in the service too.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: Timeout | float | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        transport: AsyncTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        super().__init__(timeout, retry)
+        self._sleep = sleep
+        self._transport: AsyncTransport
+        if transport is not None:
+            self._transport = transport
+        elif _is_grpc(url):
+            self._transport = _grpc().GrpcTransport(url, headers=headers, tls=tls, connect=self._timeout.connect)
+        else:
+            self._transport = AsyncHttpTransport(url, headers=headers, tls=tls)
+
+    async def segment(
+        self,
+        image: ImageLike,
+        prompts: Prompts,
+        *,
+        model: str | None = None,
+        multimask: bool = True,
+        logits: bool = False,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Segmentation:
+        """Return masks for prompts; see `Client.segment`."""
+        request = Segment(
+            prompts,
+            model=model,
+            multimask=multimask,
+            logits=logits,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def inspect(
+        self,
+        image: ImageLike,
+        *,
+        mode: Mode = "auto",
+        model: str | None = None,
+        sam_model: str | None = None,
+        grades: Mapping[str, float] | None = None,
+        overlay: bool = False,
+        frame_id: str | None = None,
+        trigger_id: str | None = None,
+        captured_at_ns: int | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Inspection:
+        """Return every fruit, how much of it is infected, and its grade; see `Client.inspect`."""
+        request = Inspect(mode=mode, model=model, sam_model=sam_model, grades=grades, overlay=overlay)
+        frame = FrameInfo(frame_id, trigger_id, captured_at_ns)
+        return await self.send(request, image, frame, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def semantic(
+        self,
+        image: ImageLike,
+        *,
+        model: str | None = None,
+        overlay: bool = False,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> SemanticMap:
+        """Return the class of every pixel; see `Client.semantic`."""
+        request = Semantic(model=model, overlay=overlay)
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def embed(
+        self,
+        image: ImageSource,
+        *,
+        model: str | None = None,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Embedding:
+        """Encode an image once, to prompt it often; see `Client.embed`."""
+        request = Embed(model=model, input_size=input_size, padding=padding)
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Return the models of the catalogue, loaded ones first."""
+        return await self.send(ListModels())
+
+    async def ready(self) -> bool:
+        """Return whether the service has its models loaded and warmed up; see `Client.ready`."""
+        return await self.send(Ready())
+
+    async def send(
+        self,
+        request: Request[T],
+        image: ImageLike | None = None,
+        frame: FrameInfo | None = None,
+        *,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> T:
+        """Send a request object; the other methods build one and call this."""
+        plan = self._plan(deadline, urgency, request_id)
+        return await self._send(self._transport, await self._call(request, image, frame), plan)
+
+    async def _call(self, request: Request[T], image: ImageLike | None, frame: FrameInfo | None) -> Call[T]:
+        if image is None or isinstance(image, (bytes, Embedding, ImageInfo)):
+            return Call.of(request, image, frame)
+        # Files are read and pixels encoded beside the event loop.
+        return await asyncio.to_thread(Call.of, request, image, frame)
+
+    async def _send(self, transport: AsyncTransport, call: Call[T], plan: Plan) -> T:
+        steps = attempts(call, plan)
+        step = next(steps)
+        while True:
+            if isinstance(step, Wait):
+                await self._sleep(step.seconds)
+                step = next(steps)
+                continue
+            try:
+                return call.finish(await transport.asend(step.call, step.attempt))
+            except PomonaError as error:
+                step = steps.throw(error)
+
+    def stream(
+        self,
+        frames: Frames,
+        request: Request[T],
+        *,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        in_flight: int = 4,
+        ordered: bool = True,
+        newest_first: bool = False,
+    ) -> AsyncGenerator[FrameAnswer[T], None]:
+        """Send a request for every frame of a camera; see `Client.stream`.
+
+        `frames` may be an async iterable. Leaving the loop early and closing the stream (`contextlib.aclosing`) cancels
+        the frames in flight, in the service too.
+        """
+        options = StreamOptions(in_flight, ordered=ordered, newest_first=newest_first)
+        whole = self._transport
+        own = whole.astream(request, in_flight) if isinstance(whole, AsyncStreamingTransport) else None
+
+        async def answer(taken: TakenFrame) -> FrameAnswer[T]:
+            frame = taken.frame
+            try:
+                plan = self._plan(taken.time_left(deadline), urgency, None)
+                call = await self._call(request, frame.image, frame.info)
+                return FrameAnswer(frame, await self._send(own or whole, call, plan))
+            except PomonaError as error:
+                return FrameAnswer(frame, error=error)
+
+        async def close() -> None:
+            if own is not None:
+                await own.aclose()
+
+        return astream_frames(frames, answer, options, close=close)
+
+    async def close(self) -> None:
+        """Close connections; later calls raise `ClientClosed`."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _is_grpc(url: str) -> bool:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in ("http", "https", "grpc", "grpcs"):
+        raise InvalidArgument(
+            f"url must start with http://, https://, grpc:// or grpcs://, as {DEFAULT_URL}, got {url!r}."
+        )
+    return scheme in ("grpc", "grpcs")
+
+
+def _grpc() -> ModuleType:
+    try:
+        from pomona import grpc
+    except ImportError as error:
+        raise MissingPackage(
+            f"grpc:// needs grpcio and protobuf: pip install 'pomona-client[grpc]' ({error})."
+        ) from error
+    return grpc

@@ -1,9 +1,9 @@
-"""Everything that this package raises on purpose.
+"""Every exception that this package raises on purpose.
 
 PomonaError
-├── RequestRefused                 the service refused the request; the same again will not help
-│   ├── ImageError                 the picture cannot be used
-│   │   ├── UnreadableImage        here already: a file that cannot be read, an array that is no picture
+├── RequestRefused                 the service refused the request; sending it again does not help
+│   ├── ImageError                 the image cannot be used
+│   │   ├── UnreadableImage        raised here: a file that cannot be read, an array that is not an image
 │   │   ├── NotAnImage             not_an_image
 │   │   ├── UnsupportedImageFormat unsupported_image_format
 │   │   ├── TruncatedImage         truncated_image
@@ -25,22 +25,22 @@ PomonaError
 │       ├── MalformedJson          malformed_json
 │       ├── UnknownField           unknown_field
 │       ├── UnsupportedFormat      unsupported_format
-│       ├── NotFound               not_found: there is no Pomona, or an older one, at this address
+│       ├── NotFound               not_found: not a Pomona at this address, or an older one
 │       └── MethodNotAllowed       method_not_allowed
 ├── TryLater                       nothing is wrong with the request
 │   ├── Overloaded                 overloaded
 │   └── NotReady                   not_ready
 ├── TooLate                        no answer in time
-│   ├── DeadlineUnreachable        deadline_unreachable: told before anything was started
-│   ├── DeadlineExceeded           deadline_exceeded: the deadline passed, there or here
+│   ├── DeadlineUnreachable        deadline_unreachable: refused before any work was done
+│   ├── DeadlineExceeded           deadline_exceeded: the deadline passed, in the service or here
 │   ├── TimedOut                   timed_out: the service's own limit
-│   └── NoAnswer                   the limits of `Timeout` passed here
-├── FrameDropped                   a stream's newer frame took its turn, as `newest_first` asks
+│   └── NoAnswer                   a limit of `Timeout` passed here
+├── FrameDropped                   a newer frame of the stream was sent instead (`newest_first`)
 ├── InternalError                  internal_error
-├── ConnectionFailed               the service cannot be reached, or left in the middle
-│   └── StreamBroken               it left in the middle of a stream
-├── BadAnswer                      an answer that is not what Pomona answers
-├── InvalidArgument                this package was called with what it cannot use; also a ValueError
+├── ConnectionFailed               the service cannot be reached, or the connection broke
+│   └── StreamBroken               it broke in the middle of a stream
+├── BadAnswer                      a response that Pomona does not send
+├── InvalidArgument                an argument that this package cannot use; also a ValueError
 ├── ClientClosed                   used after it was closed
 └── MissingPackage                 an extra of this package that is not installed
 """
@@ -52,12 +52,12 @@ from typing import ClassVar, Final
 
 
 class PomonaError(Exception):
-    """Base of all of them.
+    """Base class of all errors of this package.
 
     Attributes:
-        code: the service's, stable and for programs; None for what happened here.
-        detail: what was wrong and what would be right, for the person who reads it.
-        request_id: names the request in the service's log, or None where it did not get that far.
+        code: the service's stable code, for programs; None for errors that were found here.
+        detail: what was wrong and what must hold, for people.
+        request_id: identifies the request in the service's log; None where it did not get that far.
         retry_after: seconds after which the service said that the same request may succeed, or None.
     """
 
@@ -78,60 +78,60 @@ class PomonaError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        code = f"{self.code}: " if self.code else ""
-        return code + self.detail + (f" (request {self.request_id})" if self.request_id else "")
+        parts = (self.code, self.detail or (None if self.code else type(self).__name__))
+        return ": ".join(part for part in parts if part) + (f" (request {self.request_id})" if self.request_id else "")
 
 
 class RequestRefused(PomonaError):
-    """The service refused the request; the same again will not help."""
+    """The service refused the request; sending it again does not help."""
 
 
 class ImageError(RequestRefused):
-    """The picture cannot be used."""
+    """The image cannot be used."""
 
 
 class UnreadableImage(ImageError):
-    """A file that cannot be read, or an array or an object that is no picture; nothing was sent."""
+    """A file that cannot be read, or an array or an object that is not an image; nothing was sent."""
 
 
 class NotAnImage(ImageError):
-    """The bytes are of no picture format."""
+    """The bytes are not in an image format."""
 
     default_code = "not_an_image"
 
 
 class UnsupportedImageFormat(ImageError):
-    """A picture, but of a format that the service does not read."""
+    """An image in a format that the service does not read."""
 
     default_code = "unsupported_image_format"
 
 
 class TruncatedImage(ImageError):
-    """A picture that ends early or is damaged."""
+    """An image that ends early or is damaged."""
 
     default_code = "truncated_image"
 
 
 class TooManyPixels(ImageError):
-    """A picture of more pixels than the service takes."""
+    """An image with more pixels than the service accepts."""
 
     default_code = "too_many_pixels"
 
 
 class UploadTooLarge(ImageError):
-    """More bytes than the service takes."""
+    """More bytes than the service accepts."""
 
     default_code = "upload_too_large"
 
 
 class NoImage(ImageError):
-    """Neither a picture nor an image id."""
+    """Neither an image nor an image id."""
 
     default_code = "no_image"
 
 
 class UnknownImageId(ImageError):
-    """The service does not know the picture of this id, or no longer."""
+    """The service does not know this image id, or no longer."""
 
     default_code = "unknown_image_id"
 
@@ -141,25 +141,25 @@ class PromptError(RequestRefused):
 
 
 class NoPrompt(PromptError):
-    """Nothing to segment was asked for."""
+    """There is no prompt, or a prompt has neither points nor box nor mask."""
 
     default_code = "no_prompt"
 
 
 class MalformedPrompt(PromptError):
-    """Numbers that make no point, box or mask; here already or in the service."""
+    """Values that do not make a point, a box or a mask; found here or by the service."""
 
     default_code = "malformed_prompt"
 
 
 class PromptOutsideImage(PromptError):
-    """A point or a box beyond the picture's edge."""
+    """A point or a box outside the image."""
 
     default_code = "prompt_outside_image"
 
 
 class TooManyPrompts(PromptError):
-    """More prompts or points than the service takes."""
+    """More prompts or points than the service accepts."""
 
     default_code = "too_many_prompts"
 
@@ -169,13 +169,13 @@ class ModelError(RequestRefused):
 
 
 class UnknownModel(ModelError):
-    """No model of that name."""
+    """The catalogue has no model of that name."""
 
     default_code = "unknown_model"
 
 
 class ModelNotLoaded(ModelError):
-    """The service knows the model but has not loaded it."""
+    """The model is in the catalogue but not loaded."""
 
     default_code = "model_not_loaded"
 
@@ -187,19 +187,19 @@ class WrongModelFamily(ModelError):
 
 
 class UnsupportedInput(ModelError):
-    """An input size or a padding that the model does not take."""
+    """An input size or a padding that the model does not support."""
 
     default_code = "unsupported_input"
 
 
 class MalformedRequest(RequestRefused):
-    """Not what the endpoint takes: often a client and a service of different versions."""
+    """Not what the endpoint accepts: often a client and a service of different versions."""
 
     default_code = "malformed_request"
 
 
 class MalformedJson(MalformedRequest):
-    """The request's JSON is damaged."""
+    """The request's JSON cannot be parsed."""
 
     default_code = "malformed_json"
 
@@ -211,25 +211,25 @@ class UnknownField(MalformedRequest):
 
 
 class UnsupportedFormat(MalformedRequest):
-    """A mask format that is not offered."""
+    """A mask format that the endpoint does not offer."""
 
     default_code = "unsupported_format"
 
 
 class NotFound(MalformedRequest):
-    """No such path: not the address of a Pomona, or of an older one."""
+    """No such path: not a Pomona at this address, or an older one."""
 
     default_code = "not_found"
 
 
 class MethodNotAllowed(MalformedRequest):
-    """The path does not take this method."""
+    """The path does not accept this HTTP method."""
 
     default_code = "method_not_allowed"
 
 
 class TryLater(PomonaError):
-    """Nothing is wrong with the request; `retry_after` tells when to come back."""
+    """Nothing is wrong with the request; `retry_after` says when to send it again."""
 
 
 class Overloaded(TryLater):
@@ -239,7 +239,7 @@ class Overloaded(TryLater):
 
 
 class NotReady(TryLater):
-    """Models are still loading, or the service is about to stop."""
+    """Models are still loading, or the service is stopping."""
 
     default_code = "not_ready"
 
@@ -249,13 +249,13 @@ class TooLate(PomonaError):
 
 
 class DeadlineUnreachable(TooLate):
-    """The service told at once that it would be late; nothing was started."""
+    """The service saw at once that the answer would be late; no work was done."""
 
     default_code = "deadline_unreachable"
 
 
 class DeadlineExceeded(TooLate):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before the answer was ready."""
 
     default_code = "deadline_exceeded"
 
@@ -267,11 +267,11 @@ class TimedOut(TooLate):
 
 
 class NoAnswer(TooLate):
-    """A limit of `Timeout` passed before the answer was here."""
+    """A limit of `Timeout` passed before the answer arrived."""
 
 
 class FrameDropped(PomonaError):
-    """A newer frame of the stream took its turn, as `newest_first` asks. On a sorting line: reject the fruit."""
+    """A newer frame of the stream was sent instead (`newest_first`). On a sorting line: reject the fruit."""
 
 
 class InternalError(PomonaError):
@@ -285,11 +285,11 @@ class ConnectionFailed(PomonaError):
 
 
 class StreamBroken(ConnectionFailed):
-    """The service left in the middle of a stream.
+    """The connection broke in the middle of a stream.
 
     Attributes:
-        answered: how many frames were answered before.
-        unanswered: ids of the frames that were sent and not answered, in the order in which they were taken.
+        answered: number of frames that were answered before.
+        unanswered: ids of the frames that were sent and not answered, in the order of the camera.
     """
 
     def __init__(self, detail: str, *, answered: int, unanswered: Sequence[str]) -> None:
@@ -299,11 +299,11 @@ class StreamBroken(ConnectionFailed):
 
 
 class BadAnswer(PomonaError):
-    """An answer that is not what Pomona answers: something else at the address, or a newer service."""
+    """A response that Pomona does not send: something else at the address, or a newer service."""
 
 
 class InvalidArgument(PomonaError, ValueError):
-    """This package was called with what it cannot use."""
+    """An argument that this package cannot use."""
 
 
 class ClientClosed(PomonaError):
@@ -311,22 +311,22 @@ class ClientClosed(PomonaError):
 
 
 class MissingPackage(PomonaError):
-    """An extra of this package is not installed; the detail says how to get it."""
+    """An extra of this package is not installed; the detail says how to install it."""
 
 
-def _offspring(cls: type[PomonaError]) -> Iterator[type[PomonaError]]:
+def _subclasses(cls: type[PomonaError]) -> Iterator[type[PomonaError]]:
     yield cls
     for child in cls.__subclasses__():
-        yield from _offspring(child)
+        yield from _subclasses(child)
 
 
 BY_CODE: Final[Mapping[str, type[PomonaError]]] = {
-    cls.default_code: cls for cls in _offspring(PomonaError) if cls.default_code is not None
+    cls.default_code: cls for cls in _subclasses(PomonaError) if cls.default_code is not None
 }
-"""The class of every code that the service answers with."""
+"""The class of every code of the service."""
 
 
-def error_of(
+def error_for(
     code: str | None,
     detail: str,
     *,
@@ -334,14 +334,14 @@ def error_of(
     request_id: str | None = None,
     retry_after: float | None = None,
 ) -> PomonaError:
-    """The error that the service tells of, whatever way it came.
+    """Return the error for a code of the service, on any transport.
 
     Args:
-        code: the service's; of a newer service it may be one that is not known here.
-        detail: the service's words.
-        refused: whether the request is at fault rather than the service, for codes that are not known here.
-        request_id: of the request, where it is known.
-        retry_after: seconds, where the service told.
+        code: as the service sent it; a newer service may have codes that are not known here.
+        detail: as the service sent it.
+        refused: for unknown codes, whether the request is at fault rather than the service.
+        request_id: of the request, where known.
+        retry_after: seconds, where the service sent them.
     """
     cls = BY_CODE.get(code or "", RequestRefused if refused else InternalError)
     return cls(detail, code=code, request_id=request_id, retry_after=retry_after)

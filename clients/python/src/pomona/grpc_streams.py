@@ -1,7 +1,7 @@
-"""A camera's frames over one gRPC stream: to the client it is a transport like any other, each frame a call.
+"""A camera's frames over one gRPC stream, as a transport of which each frame is a call.
 
-The stream is opened by the first frame, and again by the next one where it broke. Leaving it cancels what is on its
-way, in the service too.
+The first frame opens the stream, and the next one opens it again after it broke. Closing it cancels the frames in
+flight, in the service too.
 """
 
 from __future__ import annotations
@@ -13,166 +13,201 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from pomona.asks import Ask, Attempt, Call
-from pomona.errors import BadAnswer, ClientClosed, PomonaError
-from pomona.grpc_answers import Reply, frame_answer_of
-from pomona.grpc_errors import largest
-from pomona.grpc_line import Interrupted, Line, checked_size, ending
-from pomona.grpc_messages import Metadata, frame_of
-from pomona.transport import too_late
+from pomona._requests import Attempt, Call, Request
+from pomona.errors import BadAnswer, ClientClosed, ConnectionFailed, PomonaError, UploadTooLarge
+from pomona.grpc_codec import (
+    Metadata,
+    Trailing,
+    encode_frame,
+    encode_settings,
+    message_limit,
+    parse_reply,
+    result_of_reply,
+    status_error,
+)
+from pomona.transports import too_late
 
 T = TypeVar("T")
 
-_FAREWELL_S: Final = 0.5
-"""How long to wait for the service to see that a stream is over whose frames are all answered."""
+_CLOSE_TIMEOUT_S: Final = 0.5
+"""How long to wait for the service to end a stream whose frames are all answered."""
+
+
+class _Interrupted(PomonaError):
+    """Another frame ended the stream: send this one again."""
 
 
 @dataclass
-class _Opened:
-    line: Line
+class _Stream:
+    """One stream while it is open, and the frames in flight on it.
+
+    The service numbers frames in the order in which it reads them, which is that in which they were written.
+    """
+
     outgoing: queue.SimpleQueue[bytes | None] = field(default_factory=queue.SimpleQueue)
+    pending: dict[int, tuple[Future[Message], int]] = field(default_factory=dict)
+    sent: int = 0
+    ended: bool = False
+    closed: bool = False
     call: Any = None
     reader: threading.Thread | None = None
 
+    def send(self, message: bytes) -> Future[Message]:
+        reply: Future[Message] = Future()
+        reply.set_running_or_notify_cancel()  # a caller that leaves cannot cancel what the reader will set
+        self.sent += 1
+        self.pending[self.sent] = (reply, len(message))
+        self.outgoing.put(message)
+        return reply
+
+    def receive(self, number: int, message: Message) -> None:
+        reply, _ = self.pending.pop(number, (None, 0))
+        if reply is not None:
+            reply.set_result(message)
+
+    def end(self, reason: Callable[[int], PomonaError]) -> None:
+        """Fail the frames in flight.
+
+        Args:
+            reason: returns a new error for a frame of so many bytes.
+        """
+        self.ended = True
+        for reply, size in self.pending.values():
+            reply.set_exception(ClientClosed("The stream was closed.") if self.closed else reason(size))
+        self.pending.clear()
+        self.outgoing.put(None)  # ends the thread that reads outgoing messages
+
 
 class FrameStream:
-    """Sync; frames are sent from several threads.
+    """Sends frames from several threads or from one event loop; implements `Transport` and `AsyncTransport`.
 
     Args:
         start: begins a stream of messages with metadata.
-        ask: of every frame.
-        settings: the stream's first message.
-        closed: whether the transport was closed.
+        request: for every frame.
+        in_flight: largest number of frames in flight.
+        is_closed: whether the transport was closed.
     """
 
     def __init__(
         self,
         start: Callable[[Iterator[bytes], Metadata], Any],
-        ask: Ask[Any],
-        settings: bytes,
-        closed: Callable[[], bool],
+        request: Request[Any],
+        in_flight: int,
+        is_closed: Callable[[], bool],
     ) -> None:
         self._start = start
-        self._ask = ask
-        self._settings = settings
-        self._closed = closed
-        self._left = False
+        self._request = request
+        self._settings = encode_settings(request, in_flight)
+        self._is_closed = is_closed
+        self._closed = False
         self._limit: int | None = None
-        self._current: _Opened | None = None
+        self._stream: _Stream | None = None
         self._lock = threading.Lock()
 
-    def call(self, call: Call[T], attempt: Attempt) -> T:
-        """See `pomona.transport.Transport`."""
-        message, until = frame_of(call, attempt), time.monotonic() + attempt.seconds
+    def send(self, call: Call[T], attempt: Attempt) -> T:
+        """Send a frame; see `pomona.transports.Transport`."""
+        message, until = encode_frame(call, attempt), time.monotonic() + attempt.timeout
         while True:
-            waiter = self.send(message)
             try:
-                reply = waiter.result(max(0.0, until - time.monotonic()))
-            except Interrupted:
+                reply = self._write(message).result(max(0.0, until - time.monotonic()))
+            except _Interrupted:
                 continue
             except futures.TimeoutError:
                 raise too_late(attempt) from None
-            return frame_answer_of(call, reply)
+            return result_of_reply(call, reply)
 
-    def close(self) -> None:
-        """See `pomona.transport.Transport`."""
-        with self._lock:
-            self._left = True
-            current = self._current
-            if current is None:
-                return
-            current.line.left = True
-            idle = current.line.idle
-            current.outgoing.put(None)
-        if idle and current.reader is not None:
-            current.reader.join(_FAREWELL_S)
-        current.call.cancel()
-
-    def send(self, message: bytes) -> futures.Future[Reply]:
-        """Send a frame, without waiting for what becomes of it.
-
-        Raises:
-            ClientClosed: the transport was closed, or the stream left.
-            UploadTooLarge: the service said of another frame what it takes, and this is more.
-        """
-        waiter: futures.Future[Reply] = futures.Future()
-        waiter.set_running_or_notify_cancel()  # who leaves does not take the place of the reader, who tells it
-        with self._lock:
-            if self._left or self._closed():
-                raise ClientClosed("The client was closed, or the stream left.")
-            size = checked_size(len(message), self._limit)
-            if self._current is None or self._current.line.ended:
-                self._current = self._open()
-            self._current.line.send(waiter, size)
-            self._current.outgoing.put(message)
-        return waiter
-
-    def _open(self) -> _Opened:
-        opened = _Opened(Line(self._ask))
-        opened.outgoing.put(self._settings)
-        try:
-            opened.call = self._start(iter(opened.outgoing.get, None), _named())
-        except ValueError as error:
-            raise ClientClosed("The client was closed.") from error
-        opened.reader = threading.Thread(target=self._read, args=(opened,), name="pomona-replies", daemon=True)
-        opened.reader.start()
-        return opened
-
-    def _read(self, opened: _Opened) -> None:
-        call, line = opened.call, opened.line
-        reason: Callable[[int], PomonaError] | None = None
-        try:
-            for data in call:
-                with self._lock:
-                    line.told(data)
-        except grpc.RpcError:
-            pass  # told below, as is the end without an error
-        except BadAnswer as bad:
-            call.cancel()
-            reason = _same(bad)
-        status, words = call.code(), call.details()
-        with self._lock:
-            self._limit = largest(words) or self._limit
-            line.end(reason or ending(status, words, call.trailing_metadata()))
-        opened.outgoing.put(None)  # lets go of the thread that takes messages
-
-
-class AsyncFrameStream:
-    """Async, for one event loop.
-
-    Args:
-        frames: what sends them.
-    """
-
-    def __init__(self, frames: FrameStream) -> None:
-        self._frames = frames
-
-    async def acall(self, call: Call[T], attempt: Attempt) -> T:
-        """See `pomona.transport.AsyncTransport`."""
-        message, until = frame_of(call, attempt), time.monotonic() + attempt.seconds
+    async def asend(self, call: Call[T], attempt: Attempt) -> T:
+        """Send a frame; see `pomona.transports.AsyncTransport`."""
+        message, until = encode_frame(call, attempt), time.monotonic() + attempt.timeout
         while True:
-            waiter = asyncio.wrap_future(self._frames.send(message))
             try:
-                reply = await asyncio.wait_for(waiter, max(0.0, until - time.monotonic()))
-            except Interrupted:
+                waiting = asyncio.wrap_future(self._write(message))
+                reply = await asyncio.wait_for(waiting, max(0.0, until - time.monotonic()))
+            except _Interrupted:
                 continue
             except asyncio.TimeoutError:
                 raise too_late(attempt) from None
-            return frame_answer_of(call, reply)
+            return result_of_reply(call, reply)
+
+    def close(self) -> None:
+        """End the stream, and cancel the frames in flight."""
+        with self._lock:
+            self._closed = True
+            stream = self._stream
+            if stream is None:
+                return
+            stream.closed = True
+            idle = not stream.pending
+            stream.outgoing.put(None)
+        if idle and stream.reader is not None:
+            stream.reader.join(_CLOSE_TIMEOUT_S)
+        stream.call.cancel()
 
     async def aclose(self) -> None:
-        """See `pomona.transport.AsyncTransport`."""
-        await asyncio.to_thread(self._frames.close)
+        """End the stream, and cancel the frames in flight."""
+        await asyncio.to_thread(self.close)
+
+    def _write(self, message: bytes) -> Future[Message]:
+        """Send a message without waiting for the reply.
+
+        Raises:
+            ClientClosed: the transport or this stream was closed.
+            UploadTooLarge: the service said of an earlier frame what it accepts, and this one is larger.
+        """
+        with self._lock:
+            if self._closed or self._is_closed():
+                raise ClientClosed("The client or the stream was closed.")
+            if self._limit is not None and len(message) > self._limit:
+                raise UploadTooLarge(f"A frame must have at most {self._limit} bytes, got {len(message)}.")
+            if self._stream is None or self._stream.ended:
+                self._stream = self._open()
+            return self._stream.send(message)
+
+    def _open(self) -> _Stream:
+        stream = _Stream()
+        stream.outgoing.put(self._settings)
+        try:
+            stream.call = self._start(iter(stream.outgoing.get, None), (("x-request-id", uuid.uuid4().hex),))
+        except ValueError as error:
+            raise ClientClosed("The client was closed.") from error
+        stream.reader = threading.Thread(target=self._read, args=(stream,), name="pomona-replies", daemon=True)
+        stream.reader.start()
+        return stream
+
+    def _read(self, stream: _Stream) -> None:
+        call = stream.call
+        bad: BadAnswer | None = None
+        try:
+            for data in call:
+                number, reply = parse_reply(self._request, data)
+                with self._lock:
+                    stream.receive(number, reply)
+        except grpc.RpcError:
+            pass  # its status is read below, as is that of a stream without an error
+        except BadAnswer as error:
+            call.cancel()
+            bad = error
+        status, details, trailing = call.code(), call.details(), call.trailing_metadata()
+        with self._lock:
+            self._limit = message_limit(details) or self._limit
+            stream.end(lambda size: BadAnswer(bad.detail) if bad else _end_error(size, status, details, trailing))
 
 
-def _named() -> Metadata:
-    return (("x-request-id", uuid.uuid4().hex),)
+def _end_error(size: int, status: grpc.StatusCode, details: str | None, trailing: Trailing) -> PomonaError:
+    """Return the error of a frame in flight, of so many bytes, when its stream ended.
 
-
-def _same(bad: BadAnswer) -> Callable[[int], PomonaError]:
-    return lambda size: BadAnswer(bad.detail, request_id=bad.request_id)  # noqa: ARG005
+    One message that is too large ends the stream: it is that frame's error, and the others are sent again.
+    """
+    if status is grpc.StatusCode.OK:
+        return ConnectionFailed("The service ended the stream.")
+    limit = message_limit(details)
+    if limit is not None and size <= limit:
+        return _Interrupted("Another frame was too large.")
+    return status_error(status, details, trailing)

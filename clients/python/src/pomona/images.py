@@ -1,4 +1,4 @@
-"""Pictures as callers have them -> bytes to send."""
+"""Images as callers have them, encoded for sending."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import IO, Any, Final, TypeAlias, Union
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from PIL import ImageOps
 
-from pomona.errors import UnreadableImage
+from pomona.errors import BadAnswer, InvalidArgument, UnreadableImage
 
 ImageSource: TypeAlias = Union[
     str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], PIL.Image.Image, NDArray[np.uint8]
 ]
-"""A path, an encoded picture (bytes or a binary file), a PIL picture, or an array: uint8 (height, width), or (height,
-width, 3) RGB, or (height, width, 4) RGBA."""
+"""A path, an encoded image (bytes or a binary file), a PIL image, or a uint8 array: (height, width) grey, (height,
+width, 3) RGB or (height, width, 4) RGBA."""
 
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -27,73 +28,99 @@ _SIGNATURES: Final = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
-_UNKNOWN: Final = "application/octet-stream"
+_DECODING_ERRORS: Final = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An encoded picture.
+class EncodedImage:
+    """An image file in memory.
 
     Attributes:
-        data: the file's bytes.
-        media_type: told from the first of them; `application/octet-stream` where they tell nothing.
+        data: bytes of the file.
+        media_type: by its first bytes; `application/octet-stream` where they are not known.
     """
 
     data: bytes
     media_type: str
 
     def __repr__(self) -> str:
-        return f"Picture({len(self.data)} bytes, {self.media_type})"
+        return f"EncodedImage({len(self.data)} bytes, {self.media_type})"
 
 
-def picture_of(source: ImageSource) -> Picture:
-    """Make a picture ready to be sent: encoded ones as they are, pixels as PNG, without loss.
+def encode_image(source: ImageSource) -> EncodedImage:
+    """Encode an image for sending: files and encoded bytes as they are, pixels as PNG, without loss.
 
     Raises:
-        UnreadableImage: no such file, or something that is no picture.
+        UnreadableImage: the file cannot be read, or the source is not an image.
     """
     if isinstance(source, np.ndarray):
-        return Picture(_png(_of_array(source)), "image/png")
+        return EncodedImage(_encode_png(_from_array(source)), "image/png")
     if isinstance(source, PIL.Image.Image):
-        return Picture(_png(source), "image/png")
-    data = _bytes_of(source)
-    return Picture(data, _media_type(data))
+        return EncodedImage(_encode_png(_with_8_bits(source)), "image/png")
+    data = _read(source)
+    return EncodedImage(data, _media_type(data))
 
 
 def open_image(source: ImageSource) -> PIL.Image.Image:
-    """A picture to draw in, upright: RGB, after EXIF orientation, as the service sees it.
+    """Open an image as the service sees it: RGB, after EXIF orientation.
 
     Raises:
-        UnreadableImage: no such file, or something that is no picture.
+        UnreadableImage: the file cannot be read, or the source is not an image.
     """
     if isinstance(source, np.ndarray):
-        return _of_array(source).convert("RGB")
+        return _from_array(source).convert("RGB")
     if isinstance(source, PIL.Image.Image):
-        return source.convert("RGB")
+        return _with_8_bits(source).convert("RGB")
     try:
-        with PIL.Image.open(io.BytesIO(_bytes_of(source))) as picture:
-            return _upright(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"The picture cannot be read: {error}.") from error
+        with PIL.Image.open(io.BytesIO(_read(source))) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(f"The image cannot be decoded: {error or type(error).__name__}.") from error
+
+
+def open_png(data: bytes) -> PIL.Image.Image:
+    """Decode a PNG of an answer.
+
+    Raises:
+        BadAnswer: it is not a PNG, or damaged.
+    """
+    try:
+        image = PIL.Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
+    except _DECODING_ERRORS as error:
+        raise BadAnswer(f"A PNG in the answer cannot be decoded: {error or type(error).__name__}.") from error
+    return image
+
+
+def save_image(image: PIL.Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write an image in the format of the file's name.
+
+    Raises:
+        InvalidArgument: the name has no known extension, or the file cannot be written.
+    """
+    try:
+        image.save(path)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{path} cannot be written: {error}.") from error
 
 
 def jpeg(pixels: PIL.Image.Image | NDArray[np.uint8], quality: int = 95) -> bytes:
-    """Encode pixels as JPEG, for frames of a camera: smaller and quicker to encode than PNG, at some loss.
+    """Encode pixels as JPEG, for frames of a camera: smaller and quicker to encode than PNG, with some loss.
 
     Args:
-        pixels: a PIL picture, or an array as `ImageSource` has it.
+        pixels: PIL image, or array as in `ImageSource`.
         quality: 1 to 95.
 
     Raises:
-        UnreadableImage: an array that is no picture.
+        UnreadableImage: the pixels are not an image of 8 bits per channel.
     """
-    picture = _of_array(pixels) if isinstance(pixels, np.ndarray) else pixels
+    image = _from_array(pixels) if isinstance(pixels, np.ndarray) else _with_8_bits(pixels)
     buffer = io.BytesIO()
-    picture.convert("L" if picture.mode == "L" else "RGB").save(buffer, "JPEG", quality=quality)
+    image.convert("L" if image.mode == "L" else "RGB").save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def _bytes_of(source: Any) -> bytes:
+def _read(source: Any) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, (str, os.PathLike)):
@@ -102,44 +129,44 @@ def _bytes_of(source: Any) -> bytes:
         except (OSError, ValueError) as error:
             raise UnreadableImage(f"{source} cannot be read: {error}.") from error
     read = getattr(source, "read", None)
-    if callable(read):
-        data = read()
-        if isinstance(data, bytes):
-            return data
+    data = read() if callable(read) else None
+    if isinstance(data, bytes):
+        return data
     raise UnreadableImage(
-        f"{type(source).__name__} is no picture; a path, bytes, a binary file, a PIL picture or a uint8 array is."
+        f"An image must be a path, bytes, a binary file, a PIL image or a uint8 array, got {type(source).__name__}."
     )
 
 
 def _media_type(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    return next((media_type for start, media_type in _SIGNATURES if data.startswith(start)), _UNKNOWN)
+    return next((kind for start, kind in _SIGNATURES if data.startswith(start)), "application/octet-stream")
 
 
-def _of_array(array: NDArray[Any]) -> PIL.Image.Image:
+def _from_array(array: NDArray[Any]) -> PIL.Image.Image:
     shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not shape_fits or array.size == 0:
         raise UnreadableImage(
-            f"An array of {array.dtype} {array.shape} is no picture; uint8 (height, width) grey, (height, width, 3) "
-            "RGB or (height, width, 4) RGBA is."
+            "An image array must be uint8 of shape (height, width), (height, width, 3) RGB or (height, width, 4) RGBA, "
+            f"got {array.dtype} {array.shape}."
         )
     return PIL.Image.fromarray(np.ascontiguousarray(array))
 
 
-def _png(picture: PIL.Image.Image) -> bytes:
-    # Written anew: an orientation that the picture's metadata asks for was not followed by whoever holds the pixels.
-    plain = picture.convert(picture.mode if picture.mode in ("1", "L", "RGB", "RGBA") else "RGB")
+def _with_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    # Pillow would clip these at 255 without a word.
+    if image.mode.startswith(("I", "F")):
+        raise UnreadableImage(f"A PIL image must have 8 bits per channel, got mode {image.mode}: scale it first.")
+    return image
+
+
+def _encode_png(image: PIL.Image.Image) -> bytes:
+    # Without metadata: the pixels are sent as the caller sees them, whatever orientation the file they are from had.
+    plain = image.convert(image.mode if image.mode in ("1", "L", "RGB", "RGBA") else "RGB")
     plain.info = {}
     buffer = io.BytesIO()
     try:
         plain.save(buffer, "PNG", compress_level=1, exif=b"")
     except (OSError, ValueError) as error:
-        raise UnreadableImage(f"The picture cannot be encoded: {error}.") from error
+        raise UnreadableImage(f"The image cannot be encoded: {error or type(error).__name__}.") from error
     return buffer.getvalue()
-
-
-def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(picture) or picture

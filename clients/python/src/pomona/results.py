@@ -1,89 +1,222 @@
-"""What is answered. All of it is frozen; masks are decoded when they are looked at."""
+"""Results of requests. All are frozen; `pomona._reading` reads them from answers, by the types of their fields."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
-from pomona.drawn import Answer, Drawn
-from pomona.facts import Capture, Labelled, ModelUsed
-from pomona.images import Picture
+from pomona import exports
+from pomona.errors import InvalidArgument
+from pomona.exports import LabelledMask
+from pomona.images import EncodedImage, ImageSource, open_image, open_png, save_image
 from pomona.masks import Mask, PixelBox, ScoredMask
+
+if TYPE_CHECKING:
+    import supervision
 
 FruitClass: TypeAlias = Literal["healthy", "infected"]
 
 
 @dataclass(frozen=True)
-class Fruit:
-    """One fruit.
+class ImageInfo:
+    """The image of a result, after EXIF orientation.
 
     Attributes:
-        id: 1 and up, from left to right by the middle of the box.
-        box: tight and half-open.
-        area: pixels in the mask.
-        mask: of the picture's size; no pixel is in two masks.
-        infected_mask: what of it is infected.
-        infected_fraction: 0 to 1: infected pixels / pixels of the fruit.
-        fruit_class: healthy or infected, as the service draws the line.
-        confidence: 0 to 1: mean probability of fruit over the fruit.
-        grade: its name, or `reject`.
-        truncated: the mask touches the picture's edge.
-        refined: the SAM drew the mask.
+        id: hash of the bytes that were sent; `segment` takes this object instead of the image.
+        width: pixels.
+        height: pixels.
     """
 
-    id: int
-    box: PixelBox
-    area: int
-    mask: Mask
-    infected_mask: Mask
-    infected_fraction: float
-    fruit_class: FruitClass
-    confidence: float
-    grade: str
-    truncated: bool = False
-    refined: bool = False
+    id: str
+    width: int
+    height: int
 
     @property
-    def array(self) -> NDArray[np.bool_]:
-        """The pixels, bool (height, width) of the picture's size, decoded at the first look."""
-        return self.mask.array
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the mask as a picture, white where the fruit is; see `Mask.save`."""
-        self.mask.save(path)
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
 
 @dataclass(frozen=True)
-class Region:
-    """A connected region of fruit; fruits that touch are one.
+class FrameInfo:
+    """Identifiers of a camera's frame, returned as they were sent.
 
     Attributes:
-        region_class: healthy or infected.
-        box: half-open, to about a cell of what the network saw.
-        area: pixels, as exact.
-        score: 0 to 1: mean probability of fruit in the region.
+        frame_id: the camera's.
+        trigger_id: of the trigger.
+        captured_at_ns: nanoseconds on the camera's clock.
+
+    Raises:
+        InvalidArgument: `captured_at_ns` is negative.
     """
 
-    region_class: FruitClass
-    box: PixelBox
-    area: int
-    score: float
+    frame_id: str | None = None
+    trigger_id: str | None = None
+    captured_at_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.captured_at_ns is not None and self.captured_at_ns < 0:
+            raise InvalidArgument(f"captured_at_ns must be at least 0, got {self.captured_at_ns}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of the API."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True)
+class ModelUsed:
+    """A model that answered.
+
+    Attributes:
+        name: in the catalogue.
+        revision: first 12 hex digits of the checkpoint's SHA-256.
+        input_size: longest side in pixels of a SAM's input, or (width, height) of a U-Net's.
+        padding: how the image was padded for a SAM's encoder; None for a U-Net.
+    """
+
+    name: str
+    revision: str
+    input_size: int | tuple[int, int]
+    padding: str | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds in the service; 0 for parts that the request did not have."""
+
+    decode: float = 0.0
+    queue: float = 0.0
+    encode: float = 0.0
+    prompt: float = 0.0
+    infer: float = 0.0
+    postprocess: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many items ran together on the device, this request's included; 0 where none of its own ran."""
+
+    encode: int = 0
+    prompt: int = 0
+    infer: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation(Drawn):
+class Result:
+    """What every result about an image has."""
+
+    request_id: str
+    image: ImageInfo
+    batch: Batch = field(default_factory=Batch)
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskResult(Result):
+    """Results with masks: they can be drawn, exported and saved.
+
+    Attributes:
+        overlay_png: the image with the masks as the service drew them, where requested.
+    """
+
+    overlay_png: bytes | None = field(default=None, repr=False)
+
+    def labelled_masks(self) -> tuple[LabelledMask, ...]:
+        """Return the masks that are drawn and exported."""
+        raise NotImplementedError
+
+    def overlay(self, image: ImageSource | None = None) -> PIL.Image.Image:
+        """Return the image with the masks drawn in.
+
+        Args:
+            image: that was sent; the masks are drawn here. None for the service's drawing, if `overlay=True` was given.
+
+        Raises:
+            InvalidArgument: there is neither, or the image has another size.
+            UnreadableImage: the image cannot be read.
+        """
+        if image is not None:
+            return exports.draw(open_image(image), self.labelled_masks())
+        if self.overlay_png is None:
+            raise InvalidArgument("overlay() needs the image, or a request with overlay=True for the service to draw.")
+        return open_png(self.overlay_png).convert("RGB")
+
+    def to_coco(self, *, file_name: str = "", image_number: int = 1) -> dict[str, Any]:
+        """Return COCO's instances JSON of this one image.
+
+        Args:
+            file_name: of the image.
+            image_number: its `id` in the JSON; annotations count from `image_number * 10000 + 1`.
+        """
+        masks, size = self.labelled_masks(), self.image.size
+        return exports.to_coco(masks, size, file_name=file_name, image_number=image_number)
+
+    def to_label_studio(self, *, image: str, from_name: str = "label", to_name: str = "image") -> dict[str, Any]:
+        """Return a Label Studio task with the masks as a prediction, in its own encoding of brush masks.
+
+        Args:
+            image: where Label Studio finds the image, as in its `data`.
+            from_name: of the project's BrushLabels tag.
+            to_name: of its Image tag.
+        """
+        masks, size = self.labelled_masks(), self.image.size
+        return exports.to_label_studio(masks, size, image=image, from_name=from_name, to_name=to_name)
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return `supervision.Detections` with masks, scores and class ids; labels are in `data["class_name"]`.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        return exports.to_supervision(self.labelled_masks())
+
+    def index_map(self) -> NDArray[np.uint16]:
+        """Return uint16 (height, width): 0 outside all masks, else the mask's number, from 1 in order."""
+        pixels = np.zeros(self.image.size, np.uint16)
+        for number, labelled in enumerate(self.labelled_masks(), start=1):
+            pixels[labelled.mask.array] = number
+        return pixels
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write COCO's JSON for a name that ends in .json, else the `index_map` as an image.
+
+        Raises:
+            InvalidArgument: the name has no known extension, or the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".json":
+            pixels = self.index_map()
+            small = pixels.max(initial=0) < 256
+            save_image(PIL.Image.fromarray(pixels.astype(np.uint8) if small else pixels), path)
+            return
+        try:
+            Path(path).write_text(json.dumps(self.to_coco()), "utf-8")
+        except OSError as error:
+            raise InvalidArgument(f"{path} cannot be written: {error}.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the drawing as JSON has it; masks as RLE."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(MaskResult):
     """Masks for prompts.
 
     Attributes:
         model: that answered.
         results: for each prompt its masks, best first.
-        degraded: True where `input_size="auto"` took less than the largest size to meet the deadline.
+        degraded: `input_size="auto"` took less than the largest size to meet the deadline.
     """
 
     model: ModelUsed
@@ -100,37 +233,77 @@ class Segmentation(Drawn):
         """The best mask of each prompt."""
         return tuple(masks[0] for masks in self.results)
 
-    def labelled(self) -> tuple[Labelled, ...]:
-        """The best mask of each prompt."""
-        return tuple(Labelled(best.mask, best.box, best.area, "object", best.score, {}) for best in self.best)
+    def labelled_masks(self) -> tuple[LabelledMask, ...]:
+        """Return the best mask of each prompt."""
+        return tuple(LabelledMask(best.mask, best.box, best.area, "object", best.score, {}) for best in self.best)
+
+
+@dataclass(frozen=True)
+class Fruit:
+    """One fruit.
+
+    Attributes:
+        id: from 1, by the centre of the box from left to right.
+        box: tight and half-open.
+        area: pixels in the mask.
+        mask: of the image's size; no pixel is in two masks.
+        infected_mask: the infected part.
+        infected_fraction: infected pixels / pixels of the fruit, 0 to 1.
+        fruit_class: healthy or infected, by the service's threshold.
+        confidence: mean probability of fruit over the fruit, 0 to 1.
+        grade: name of the grade, or `reject`.
+        truncated: the mask touches the image's edge.
+        refined: a SAM outlined the fruit.
+    """
+
+    id: int
+    box: PixelBox
+    area: int
+    mask: Mask
+    infected_mask: Mask
+    infected_fraction: float
+    fruit_class: FruitClass
+    confidence: float
+    grade: str
+    truncated: bool = False
+    refined: bool = False
+
+    @property
+    def array(self) -> NDArray[np.bool_]:
+        """The pixels as bool (height, width) of the image's size, decoded at first use."""
+        return self.mask.array
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the mask as an image, white inside the fruit; see `Mask.save`."""
+        self.mask.save(path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspection(Drawn):
-    """Every fruit of a picture.
+class Inspection(MaskResult):
+    """Every fruit of an image.
 
     Attributes:
         fruits: from left to right.
-        unet: what found them.
-        sam: what drew their outlines; None where the U-Net did.
-        mode: the one that was used.
+        unet: that found the fruit.
+        sam: that outlined the fruit; None where the U-Net did.
+        mode: that was used.
         degraded: mode `auto` gave less than without the deadline or the load.
         reason: why, or None.
-        capture: what was said of the frame.
+        frame: identifiers of the frame, as they were sent.
     """
 
     fruits: tuple[Fruit, ...]
     unet: ModelUsed
+    mode: Literal["fast", "accurate"]
     sam: ModelUsed | None = None
-    mode: Literal["fast", "accurate"] = "fast"
     degraded: bool = False
     reason: str | None = None
-    capture: Capture = field(default_factory=Capture)
+    frame: FrameInfo = field(default_factory=FrameInfo)
 
-    def labelled(self) -> tuple[Labelled, ...]:
-        """Each fruit, by its class."""
+    def labelled_masks(self) -> tuple[LabelledMask, ...]:
+        """Return each fruit, labelled with its class."""
         return tuple(
-            Labelled(
+            LabelledMask(
                 fruit.mask,
                 fruit.box,
                 fruit.area,
@@ -143,16 +316,33 @@ class Inspection(Drawn):
         )
 
 
+@dataclass(frozen=True)
+class Region:
+    """A connected region of fruit; fruits that touch are one region.
+
+    Attributes:
+        region_class: healthy or infected.
+        box: half-open, to about one cell of the network's input.
+        area: pixels, to about one cell of the network's input.
+        score: mean probability of fruit in the region, 0 to 1.
+    """
+
+    region_class: FruitClass
+    box: PixelBox
+    area: int
+    score: float
+
+
 @dataclass(frozen=True, kw_only=True)
-class SemanticMap(Drawn):
-    """Which pixels are healthy fruit, which infected.
+class SemanticMap(MaskResult):
+    """The class of every pixel.
 
     Attributes:
         model: that answered.
-        healthy: where healthy fruit is.
-        infected: where infected fruit is.
-        healthy_area: pixels.
-        infected_area: pixels.
+        healthy: pixels of healthy fruit.
+        infected: pixels of infected fruit.
+        healthy_area: number of pixels.
+        infected_area: number of pixels.
         objects: connected regions of fruit.
     """
 
@@ -168,31 +358,31 @@ class SemanticMap(Drawn):
         """Classes as uint8 (height, width): 0 background, 1 healthy, 2 infected."""
         return self.healthy.array + 2 * self.infected.array.astype(np.uint8)
 
-    def labelled(self) -> tuple[Labelled, ...]:
-        """Each class that is somewhere in the picture; its score is 1, as a class has none."""
+    def labelled_masks(self) -> tuple[LabelledMask, ...]:
+        """Return the classes that have pixels; the score is 1, as a class has none."""
         both = (("healthy", self.healthy, self.healthy_area), ("infected", self.infected, self.infected_area))
-        return tuple(Labelled(mask, mask.box, area, name, 1.0, {}) for name, mask, area in both if area)
+        return tuple(LabelledMask(mask, mask.box, area, name, 1.0, {}) for name, mask, area in both if area)
 
     def index_map(self) -> NDArray[np.uint16]:
-        """Classes as uint16 (height, width): 0 background, 1 healthy, 2 infected."""
+        """Return the classes as uint16 (height, width): 0 background, 1 healthy, 2 infected."""
         return self.array.astype(np.uint16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedding(Answer):
-    """A picture that the service has encoded, to be given to `segment` instead of the picture.
+class Embedding(Result):
+    """An image that the service has encoded; `segment` takes it instead of the image.
 
     Attributes:
         model: that encoded it.
-        picture: what was sent, to send it again should the service have forgotten it; `forgetful()` is without.
+        source: the image that was sent, to be sent again if the service no longer knows it.
     """
 
     model: ModelUsed
-    picture: Picture | None = None
+    source: EncodedImage | None = None
 
-    def forgetful(self) -> Embedding:
-        """The same without the picture's bytes; then `UnknownImageId` is raised where the service has forgotten it."""
-        return dataclasses.replace(self, picture=None)
+    def without_source(self) -> Embedding:
+        """Return the same without the image's bytes; then `UnknownImageId` is raised if the service forgets it."""
+        return dataclasses.replace(self, source=None)
 
 
 @dataclass(frozen=True)
@@ -200,13 +390,13 @@ class Model:
     """A model of the catalogue.
 
     Attributes:
-        name: of the catalogue.
+        name: in the catalogue.
         family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`.
         revision: first 12 hex digits of the checkpoint's SHA-256.
-        licence: of the checkpoint.
-        loaded: whether it answers.
+        licence: of the weights.
+        loaded: whether it answers here.
         device: where it runs; None where not loaded.
-        backend: what runs it; None where not loaded.
+        backend: what executes it; None where not loaded.
     """
 
     name: str
@@ -214,5 +404,16 @@ class Model:
     revision: str
     licence: str
     loaded: bool
-    device: str | None
-    backend: str | None
+    device: str | None = None
+    backend: str | None = None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mask):
+        return {"size": list(value.rle.size), "counts": value.rle.counts}
+    if dataclasses.is_dataclass(value):
+        names = (each.name for each in fields(value) if each.name not in ("overlay_png", "source"))
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value

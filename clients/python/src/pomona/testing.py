@@ -1,4 +1,4 @@
-"""A service that is not there: for tests of code that uses this package.
+"""Tests without a service, for code that uses this package.
 
 >>> from pomona import Client, Inspect
 >>> from pomona.testing import MockTransport, a_fruit, an_inspection
@@ -17,20 +17,19 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
-from pomona.asks import Ask, Attempt, Call
+from pomona._requests import Attempt, Call, Request
 from pomona.errors import ClientClosed, InvalidArgument, PomonaError
-from pomona.facts import ImageInfo, ModelUsed
 from pomona.images import open_image
 from pomona.masks import Mask, ScoredMask
-from pomona.results import Embedding, Fruit, Inspection, Model, Segmentation
+from pomona.results import Embedding, Fruit, ImageInfo, Inspection, Model, ModelUsed, Segmentation
 
 T = TypeVar("T")
 
 Answer: TypeAlias = T | PomonaError | Callable[[Call[T]], T]
-"""What to answer, an error to raise, or a function of the call that does either."""
+"""A result to return, an error to raise, or a function of the call that does either."""
 
 SIZE: Final = (480, 640)
-"""Height and width of the picture that answers are about, unless a test says another."""
+"""Height and width of the image of results, unless given."""
 
 SAM: Final = ModelUsed("mobile-sam", "6dbb90523a35", 1024, "none")
 UNET: Final = ModelUsed("my-unet", "0f5c1a2b3c4d", (448, 224))
@@ -38,14 +37,14 @@ UNET: Final = ModelUsed("my-unet", "0f5c1a2b3c4d", (448, 224))
 
 @dataclass(frozen=True)
 class Sent:
-    """A call that was sent, and how."""
+    """An attempt that was sent."""
 
     call: Call[Any]
     attempt: Attempt
 
 
 class MockTransport:
-    """Answers what the test says, for `Client` and `AsyncClient` alike.
+    """A transport that returns what the test sets, for `Client` and `AsyncClient`.
 
     Attributes:
         sent: every attempt, in order.
@@ -55,37 +54,37 @@ class MockTransport:
     def __init__(self) -> None:
         self.sent: list[Sent] = []
         self.closed = False
-        self._answers: dict[type[Ask[Any]], list[Any]] = {}
+        self._answers: dict[type[Request[Any]], list[Any]] = {}
         self._lock = threading.Lock()
 
-    def answer(self, ask: type[Ask[T]], *answers: Answer[T]) -> None:
-        """Say what is answered when this is asked.
+    def answer(self, request: type[Request[T]], *answers: Answer[T]) -> None:
+        """Set the answers to a kind of request.
 
         Args:
-            ask: `Segment`, `Inspect`, `Semantic`, `Embed`, `ListModels` or `Ready`.
+            request: `Segment`, `Inspect`, `Semantic`, `Embed`, `ListModels` or `Ready`.
             answers: the first for the first attempt and so on; the last for all that follow.
 
         Raises:
-            InvalidArgument: no answer at all.
+            InvalidArgument: there is no answer.
         """
         if not answers:
-            raise InvalidArgument("Say at least one answer.")
-        self._answers[ask] = list(answers)
+            raise InvalidArgument("answer() needs at least one answer.")
+        self._answers[request] = list(answers)
 
-    def call(self, call: Call[T], attempt: Attempt) -> T:
-        """See `pomona.transport.Transport`.
+    def send(self, call: Call[T], attempt: Attempt) -> T:
+        """Return the next answer; see `pomona.transports.Transport`.
 
         Raises:
             ClientClosed: after `close`.
-            InvalidArgument: the test said no answer for this.
+            InvalidArgument: the test set no answer for this request.
         """
         with self._lock:
             if self.closed:
                 raise ClientClosed("The client was closed.")
             self.sent.append(Sent(call, attempt))
-            answers = self._answers.get(type(call.ask))
+            answers = self._answers.get(type(call.request))
             if not answers:
-                raise InvalidArgument(f"The test said no answer for {type(call.ask).__name__}.")
+                raise InvalidArgument(f"The test must set an answer for {type(call.request).__name__}.")
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if callable(answer):
             answer = answer(call)
@@ -94,25 +93,25 @@ class MockTransport:
         result: T = answer
         return result
 
-    async def acall(self, call: Call[T], attempt: Attempt) -> T:
-        """See `pomona.transport.AsyncTransport`."""
-        return self.call(call, attempt)
+    async def asend(self, call: Call[T], attempt: Attempt) -> T:
+        """Return the next answer; see `pomona.transports.AsyncTransport`."""
+        return self.send(call, attempt)
 
     def close(self) -> None:
-        """See `pomona.transport.Transport`."""
+        """Refuse later calls."""
         self.closed = True
 
     async def aclose(self) -> None:
-        """See `pomona.transport.AsyncTransport`."""
+        """Refuse later calls."""
         self.closed = True
 
 
 def a_mask(box: tuple[int, int, int, int], *, size: tuple[int, int] = SIZE, score: float = 0.9) -> ScoredMask:
-    """A rectangular mask.
+    """Return a rectangular mask.
 
     Args:
         box: x0, y0, x1, y1, half-open.
-        size: height and width of the picture.
+        size: height and width of the image.
         score: predicted IoU.
     """
     mask = _rectangle(box, size)
@@ -122,12 +121,12 @@ def a_mask(box: tuple[int, int, int, int], *, size: tuple[int, int] = SIZE, scor
 def a_segmentation(
     *results: Sequence[ScoredMask], size: tuple[int, int] = SIZE, overlay_png: bytes | None = None
 ) -> Segmentation:
-    """An answer to `segment`.
+    """Return a result of `segment`.
 
     Args:
         results: for each prompt its masks, best first.
-        size: height and width of the picture.
-        overlay_png: what the service drew.
+        size: height and width of the image.
+        overlay_png: the service's drawing.
     """
     return Segmentation(
         request_id="test",
@@ -146,24 +145,24 @@ def a_fruit(
     size: tuple[int, int] = SIZE,
     confidence: float = 0.95,
 ) -> Fruit:
-    """A rectangular fruit, infected from the left.
+    """Return a rectangular fruit, infected from the left.
 
     Args:
-        box: x0, y0, x1, y1, half-open, inside the picture.
-        infected: share that is infected, rounded to whole columns.
-        grade: its name.
-        size: height and width of the picture.
+        box: x0, y0, x1, y1, half-open, inside the image.
+        infected: fraction that is infected, rounded to whole columns.
+        grade: name of the grade.
+        size: height and width of the image.
         confidence: 0 to 1.
     """
     x0, y0, x1, y1 = box
-    mask, sick = _rectangle(box, size), _rectangle((x0, y0, x0 + round((x1 - x0) * infected), y1), size)
-    fraction = sick.area / mask.area if mask.area else 0.0
+    mask, spot = _rectangle(box, size), _rectangle((x0, y0, x0 + round((x1 - x0) * infected), y1), size)
+    fraction = spot.area / mask.area if mask.area else 0.0
     return Fruit(
         id=1,
         box=mask.box,
         area=mask.area,
         mask=mask,
-        infected_mask=sick,
+        infected_mask=spot,
         infected_fraction=fraction,
         fruit_class="infected" if fraction else "healthy",
         confidence=confidence,
@@ -173,31 +172,31 @@ def a_fruit(
 
 
 def an_inspection(fruits: Sequence[Fruit] = (), *, size: tuple[int, int] = SIZE) -> Inspection:
-    """An answer to `inspect`, fruits numbered in the order given."""
+    """Return a result of `inspect`, with fruits numbered in the order given."""
     numbered = tuple(replace(fruit, id=number) for number, fruit in enumerate(fruits, start=1))
-    return Inspection(request_id="test", image=_info(size), fruits=numbered, unet=UNET)
+    return Inspection(request_id="test", image=_info(size), fruits=numbered, unet=UNET, mode="fast")
 
 
 def an_embedding(size: tuple[int, int] = SIZE) -> Embedding:
-    """An answer to `embed`."""
+    """Return a result of `embed`."""
     return Embedding(request_id="test", image=_info(size), model=SAM)
 
 
 def a_model(name: str = "mobile-sam", *, loaded: bool = True) -> Model:
-    """An entry of the answer to `models`."""
+    """Return an entry of the result of `models`."""
     return Model(name, "sam", "6dbb90523a35", "Apache-2.0", loaded, *(("cpu", "openvino") if loaded else (None, None)))
 
 
 def size_of(call: Call[Any]) -> tuple[int, int]:
-    """Height and width of the picture that was sent, for answers that are functions of the call.
+    """Return height and width of the image that was sent, for answers that are functions of the call.
 
     Raises:
-        InvalidArgument: none was sent.
+        InvalidArgument: the call has only the id of an image.
     """
-    if call.picture is None:
-        raise InvalidArgument("No picture was sent.")
-    picture = open_image(call.picture.data)
-    return picture.height, picture.width
+    if call.image is None:
+        raise InvalidArgument("The call must have an image, got only an id.")
+    image = open_image(call.image.data)
+    return image.height, image.width
 
 
 def _rectangle(box: tuple[int, int, int, int], size: tuple[int, int]) -> Mask:

@@ -1,79 +1,125 @@
-"""Which way to the service: told by the address."""
+"""The interface between a client and a service: how one call is sent once.
+
+Retries, deadlines over several attempts and resending forgotten images are the client's. A transport raises only
+`PomonaError`; a call whose task is cancelled is cancelled in the service too.
+"""
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Final
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import SplitResult, urlsplit
 
-from pomona.errors import InvalidArgument, MissingPackage
-from pomona.http_transport import AsyncHttpTransport, HttpTransport
-from pomona.transport import AsyncTransport, Transport
+from pomona._requests import Attempt, Call, Request
+from pomona.errors import BadAnswer, DeadlineExceeded, InvalidArgument, NoAnswer, TooLate
 
-_HTTP: Final = ("http", "https")
-_GRPC: Final = ("grpc", "grpcs")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Way:
-    """Where a service is and how to get there.
+class Transport(Protocol):
+    """Sends calls from any thread."""
 
-    Attributes:
-        url: `http://`, `https://`, `grpc://` or `grpcs://`.
-        headers: sent with every call.
-        tls: for certificate authorities of your own, or None for the usual ones.
-        connect: seconds in which a connection must be made.
-    """
+    def send(self, call: Call[T], attempt: Attempt) -> T:
+        """Send a call and wait for its result.
 
-    url: str
-    headers: Mapping[str, str] | None
-    tls: ssl.SSLContext | None
-    connect: float
-
-    def transport(self) -> Transport:
-        """The transport for this address.
+        Args:
+            call: the request with its image.
+            attempt: how long to wait, and what to send of the deadline and the urgency.
 
         Raises:
-            InvalidArgument: an address that is none.
-            MissingPackage: gRPC without the extra `grpc`.
+            PomonaError: the service's error; `NoAnswer` or `DeadlineExceeded` after `attempt.timeout` seconds;
+                `ConnectionFailed`; `BadAnswer`.
         """
-        if _over_grpc(self.url):
-            transport: Transport = _grpc_transport().GrpcTransport(
-                self.url, headers=self.headers, tls=self.tls, connect=self.connect
-            )
-            return transport
-        return HttpTransport(self.url, headers=self.headers, tls=self.tls)
+        ...
 
-    def async_transport(self) -> AsyncTransport:
-        """As `transport`."""
-        if _over_grpc(self.url):
-            transport: AsyncTransport = _grpc_transport().AsyncGrpcTransport(
-                self.url, headers=self.headers, tls=self.tls, connect=self.connect
-            )
-            return transport
-        return AsyncHttpTransport(self.url, headers=self.headers, tls=self.tls)
+    def close(self) -> None:
+        """Close connections; later calls raise `ClientClosed`."""
+        ...
 
 
-def _over_grpc(url: str) -> bool:
+class AsyncTransport(Protocol):
+    """Sends calls from one event loop. Its names differ from those of `Transport`, so that a class can be both."""
+
+    async def asend(self, call: Call[T], attempt: Attempt) -> T:
+        """Send a call, as `Transport.send`; if the task is cancelled, so is the call in the service."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections, as `Transport.close`."""
+        ...
+
+
+@runtime_checkable
+class StreamingTransport(Protocol):
+    """A transport that can send a camera's frames over one stream."""
+
+    def stream(self, request: Request[Any], in_flight: int) -> Transport | None:
+        """Return a transport for one camera; closing it cancels the frames in flight.
+
+        Args:
+            request: for every frame.
+            in_flight: largest number of frames in flight.
+
+        Returns:
+            None if this request has no stream: then each frame is a call.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncStreamingTransport(Protocol):
+    """As `StreamingTransport`, for one event loop."""
+
+    def astream(self, request: Request[Any], in_flight: int) -> AsyncTransport | None:
+        """Return a transport for one camera, as `StreamingTransport.stream`."""
+        ...
+
+
+def too_late(attempt: Attempt) -> TooLate:
+    """Return the error for an attempt that got no answer in time, by which limit passed."""
+    if attempt.deadline is not None and attempt.deadline <= attempt.timeout:
+        return DeadlineExceeded("The deadline passed before the answer arrived.", request_id=attempt.request_id)
+    return NoAnswer(f"No answer within {attempt.timeout:.3g} s.", request_id=attempt.request_id)
+
+
+def parse_result(request: Request[T], read: Callable[[], Any], *, request_id: str | None = None, got: str = "") -> T:
+    """Parse a result.
+
+    Args:
+        request: that was answered.
+        read: returns the object of the API.
+        request_id: of the request, where known.
+        got: beginning of the answer, for the error.
+
+    Raises:
+        BadAnswer: the answer is not what Pomona sends for this request.
+    """
     try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in _HTTP + _GRPC:
-        raise InvalidArgument(
-            f"{url!r} is no address of a service; http://localhost:3000 or grpc://localhost:3001 would be right."
-        )
-    return scheme in _GRPC
-
-
-def _grpc_transport() -> ModuleType:
-    try:
-        from pomona import grpc_transport
-    except ImportError as error:
-        raise MissingPackage(
-            f"grpc:// needs grpcio and protobuf: pip install 'pomona-client[grpc]' ({error})."
+        return request.parse(read())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise BadAnswer(
+            f"The answer is not one to {type(request).__name__}: {problem}{got and f'; it begins with {got!r}'}.",
+            request_id=request_id or None,
         ) from error
-    return grpc_transport
+
+
+def parse_url(url: str, schemes: tuple[str, str]) -> SplitResult:
+    """Split the address of a service.
+
+    Args:
+        url: scheme, host and port.
+        schemes: that are allowed.
+
+    Raises:
+        InvalidArgument: another scheme, no host, or a malformed address.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        example = {"http": "http://localhost:3000", "grpc": "grpc://localhost:3001"}[schemes[0]]
+        raise InvalidArgument(f"url must start with {schemes[0]}:// or {schemes[1]}://, as {example}, got {url!r}.")
+    return parts

@@ -1,1 +1,1 @@
-"""The command line, on click. Exit codes: see `pomona.cli.outcome`."""
+"""The command line, on click; the exit codes are in the help of `pomona`."""

@@ -1,4 +1,4 @@
-"""`pomona bench`: a short check of throughput against a running service."""
+"""`pomona bench`: a quick measurement of throughput and latency against a running service."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from typing import Any, Final
 import click
 import numpy as np
 
-from pomona.asks import Ask, Embed, Inspect, Mode, Segment, Semantic
-from pomona.cli.inputs import Service, picture, service_options
-from pomona.cli.inputs import seconds as seconds_of
-from pomona.cli.outcome import FAILED, UNREACHABLE, code_of
+from pomona._requests import Embed, Inspect, Mode, Request, Segment, Semantic
+from pomona.cli import common
 from pomona.errors import ConnectionFailed, PomonaError
-from pomona.images import Picture, jpeg, open_image, picture_of
-from pomona.shapes import Point
+from pomona.images import EncodedImage, encode_image, jpeg, open_image
+from pomona.prompts import Point
 
 _EXAMPLES = """\b
 Examples:
@@ -29,12 +27,12 @@ Examples:
   pomona bench --task embed --deadline 0.5 --json
 """
 
-_DRAWN: Final = (768, 1024)
+_SIZE: Final = (768, 1024)
 
 
 @dataclass
-class Measured:
-    """What came of the requests."""
+class Measurement:
+    """Latencies and failures of the requests."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -43,7 +41,7 @@ class Measured:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """As JSON has it; times in milliseconds."""
+        """The figures for JSON; times in milliseconds."""
         failed = sum(self.failures.values())
         percentiles = np.percentile(self.latencies, (50, 95, 99, 100)) * 1000 if self.latencies else [0.0] * 4
         named = zip(("p50_ms", "p95_ms", "p99_ms", "worst_ms"), percentiles, strict=True)
@@ -64,15 +62,17 @@ class Measured:
     type=click.Choice(["segment", "inspect", "semantic", "embed"]),
     default="segment",
     show_default=True,
-    help="segment prompts the picture's middle.",
+    help="segment prompts the centre of the image.",
 )
 @click.option("--mode", type=click.Choice(["auto", "fast", "accurate"]), default="auto", help="Of inspect.")
-@click.option("--seconds", type=seconds_of, metavar="SECONDS", default=5.0, show_default=True, help="How long.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 256), default=4, show_default=True, help="Requests at once.")
-@click.option("--same", is_flag=True, help="Send the same bytes always, so that the service finds the embedding.")
-@click.option("--deadline", type=seconds_of, metavar="SECONDS", help="After which an answer is too late.")
+@click.option("--seconds", type=common.seconds, metavar="SECONDS", default=5.0, show_default=True, help="How long.")
+@common.jobs_option
+@click.option(
+    "--same", is_flag=True, help="Send the same bytes each time, so that the service has the embedding cached."
+)
+@common.deadline_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@service_options(retries=False)
+@common.service_options(retries=False)  # retries would hide failures
 def bench(
     *,
     image: str | None,
@@ -83,52 +83,51 @@ def bench(
     same: bool,
     deadline: float | None,
     as_json: bool,
-    service: Service,
+    service: common.Service,
 ) -> None:
-    """Requests per second and their times. Without IMAGE a drawn picture of 1024 x 768 pixels is sent."""
+    """Measure requests per second and latencies. Without IMAGE a synthetic image of 1024 x 768 pixels is sent."""
     try:
-        sent = picture_of(_drawn() if image is None else picture(image))
-        ask = _ask(task, sent, mode)
+        encoded = encode_image(_synthetic_image() if image is None else common.read_image(image))
+        request = _request(task, encoded, mode)
     except PomonaError as error:
         raise click.UsageError(error.detail) from error
-    # A retry would hide what is to be measured.
     with service.client() as client:
         numbers = itertools.count()
 
-        def request() -> None:
-            # Decoders pass over what follows the picture's end, but its hash is another.
+        def send() -> None:
+            # Decoders ignore what follows the end of an image, but its hash changes.
             tail = b"" if same else next(numbers).to_bytes(8, "big")
-            client.ask(ask, sent.data + tail, deadline=deadline)
+            client.send(request, encoded.data + tail, deadline=deadline)
 
-        measured = measure(request, seconds=seconds, jobs=jobs)
-    _tell(measured, as_json=as_json)
+        measurement = measure(send, seconds=seconds, jobs=jobs)
+    _show(measurement, as_json=as_json)
 
 
-def measure(request: Callable[[], None], *, seconds: float, jobs: int) -> Measured:
-    """Call from several threads for some time.
+def measure(send: Callable[[], None], *, seconds: float, jobs: int) -> Measurement:
+    """Send requests from several threads for some time.
 
     Args:
-        request: called again and again; a `PomonaError` is counted.
-        seconds: how long new ones are begun.
-        jobs: threads.
+        send: called again and again; a `PomonaError` is counted.
+        seconds: how long new requests are started.
+        jobs: number of threads.
     """
-    measured, lock = Measured(), threading.Lock()
+    measurement, lock = Measurement(), threading.Lock()
     began = time.perf_counter()
 
     def work() -> None:
         while time.perf_counter() < began + seconds and not stopped.is_set():
             started = time.perf_counter()
             try:
-                request()
+                send()
             except PomonaError as error:
                 with lock:
-                    measured.failures[code_of(error)] += 1
-                    measured.unreachable += isinstance(error, ConnectionFailed)
+                    measurement.failures[common.code_of(error)] += 1
+                    measurement.unreachable += isinstance(error, ConnectionFailed)
                 if isinstance(error, ConnectionFailed):
                     return
             else:
                 with lock:
-                    measured.latencies.append(time.perf_counter() - started)
+                    measurement.latencies.append(time.perf_counter() - started)
 
     stopped = threading.Event()
     threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
@@ -139,29 +138,29 @@ def measure(request: Callable[[], None], *, seconds: float, jobs: int) -> Measur
             thread.join()
     finally:
         stopped.set()
-    measured.seconds = time.perf_counter() - began
-    return measured
+    measurement.seconds = time.perf_counter() - began
+    return measurement
 
 
-def _ask(task: str, sent: Picture, mode: Mode) -> Ask[Any]:
+def _request(task: str, encoded: EncodedImage, mode: Mode) -> Request[Any]:
     if task == "segment":
-        shown = open_image(sent.data)
-        return Segment(Point(shown.width / 2, shown.height / 2))
+        opened = open_image(encoded.data)
+        return Segment(Point(opened.width / 2, opened.height / 2))
     if task == "inspect":
         return Inspect(mode=mode)
     return Semantic() if task == "semantic" else Embed()
 
 
-def _drawn() -> bytes:
-    height, width = _DRAWN
+def _synthetic_image() -> bytes:
+    height, width = _SIZE
     ys, xs = np.mgrid[:height, :width]
     inside = (xs - width / 2) ** 2 + (ys - height / 2) ** 2 < (height / 4) ** 2
     pixels = np.where(inside[..., None], (240, 140, 20), (60, 90, 60)).astype(np.uint8)
     return jpeg(pixels)
 
 
-def _tell(measured: Measured, *, as_json: bool) -> None:
-    figures = measured.figures
+def _show(measurement: Measurement, *, as_json: bool) -> None:
+    figures = measurement.figures
     if as_json:
         click.echo(json.dumps(figures))
     else:
@@ -172,7 +171,7 @@ def _tell(measured: Measured, *, as_json: bool) -> None:
             f"p50 {figures['p50_ms']:g} ms, p95 {figures['p95_ms']:g} ms, p99 {figures['p99_ms']:g} ms, "
             f"worst {figures['worst_ms']:g} ms"
         )
-        for code, count in measured.failures.most_common():
+        for code, count in measurement.failures.most_common():
             click.echo(f"{count} failed: {code}", err=True)
-    if measured.failures:
-        raise SystemExit(UNREACHABLE if measured.unreachable and not measured.latencies else FAILED)
+    if measurement.failures:
+        raise SystemExit(common.UNREACHABLE if measurement.unreachable and not measurement.latencies else common.FAILED)

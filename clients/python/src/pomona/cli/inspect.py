@@ -12,17 +12,16 @@ from typing import Any, Final, TextIO
 
 import click
 
-from pomona.asks import Inspect, Mode
-from pomona.cli.inputs import STDIN, Service, picture, pictures, seconds, service_options
-from pomona.cli.outcome import Outcome, Tally, as_json, code_of, run
-from pomona.masks import save_picture
+from pomona._requests import Inspect, Mode
+from pomona.cli import common
+from pomona.images import save_image
 from pomona.results import Inspection
 
 _EXAMPLES = """\b
 Examples:
   pomona inspect frame.jpg
   pomona inspect 'frames/**/*.jpg' --csv out.csv -j 8
-  pomona inspect frame.jpg --grade A=0.01 --grade B=0.05 --overlay drawn/
+  pomona inspect frame.jpg --grade A=0.01 --grade B=0.05 --overlay overlays/
   pomona inspect frames/*.jpg --json | jq -r '.result.fruits[].grade'
 """
 
@@ -48,40 +47,40 @@ _COLUMNS: Final = (
 
 
 def _grade(value: str) -> tuple[str, float]:
-    name, _, most = value.rpartition("=")
+    name, _, limit = value.rpartition("=")
     try:
-        share = float(most)
+        fraction = float(limit)
     except ValueError:
-        share = math.nan
-    if not name or not 0 <= share <= 1:
-        raise click.BadParameter(f"{value!r} is no grade; A=0.01 would be one: up to 1 % infected.")
-    return name, share
+        fraction = math.nan
+    if not name or not 0 <= fraction <= 1:
+        raise click.BadParameter(f"a grade must be NAME=FRACTION, as A=0.01 for at most 1 % infected, got {value!r}.")
+    return name, fraction
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--csv", "table", help="File for a row per fruit; - for the pipe.")
-@click.option("--json", "as_lines", is_flag=True, help="A line of JSON for each picture, masks as COCO RLE.")
-@click.option("--overlay", type=click.Path(file_okay=False), help="Folder for the pictures with the fruits drawn in.")
+@click.option("--csv", "table", help="File for a row per fruit; - for stdout.")
+@common.json_option
+@click.option("--overlay", type=click.Path(file_okay=False), help="Folder for the images with the fruit drawn in.")
 @click.option("--mode", type=click.Choice(["auto", "fast", "accurate"]), default="auto", show_default=True)
 @click.option(
     "--grade",
     "grades",
     type=_grade,
-    metavar="NAME=MOST",
+    metavar="NAME=FRACTION",
     multiple=True,
-    help="Best first; what none takes is `reject`.",
+    help="Largest infected fraction, best grade first; fruit beyond the last is `reject`.",
 )
-@click.option("--model", help="Catalogue name of the U-Net.")
-@click.option("--sam-model", help="Catalogue name of the SAM.")
-@click.option("--deadline", type=seconds, metavar="SECONDS", help="After which an answer is too late.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
-@service_options()
+@click.option("--model", help="Name of the U-Net in the catalogue.")
+@click.option("--sam-model", help="Name of the SAM in the catalogue.")
+@common.deadline_option
+@common.jobs_option
+@common.service_options()
 def inspect(
     *,
     images: tuple[str, ...],
     table: str | None,
-    as_lines: bool,
+    json_lines: bool,
     overlay: str | None,
     mode: Mode,
     grades: tuple[tuple[str, float], ...],
@@ -89,48 +88,35 @@ def inspect(
     sam_model: str | None,
     deadline: float | None,
     jobs: int,
-    service: Service,
+    service: common.Service,
 ) -> None:
-    """Fruits, how much of each is infected, and their grades. IMAGE is a file, a pattern or - for the pipe.
+    """Find fruit, its infected fraction and its grade. IMAGE is a file, a pattern, or - for standard input.
 
-    A picture that fails does not stop the others; failures are counted at the end.
+    An image that fails does not stop the others; failures are counted at the end.
     """
-    if as_lines and table == STDIN:
-        raise click.UsageError("--json and --csv - would both go to the pipe.")
-    names = pictures(images)
-    drawings = _drawings(names, overlay)
-    ask = Inspect(mode=mode, model=model, sam_model=sam_model, grades=dict(grades) or None, overlay=bool(overlay))
-    tally = Tally(quiet=as_lines)
+    if json_lines and table == common.STDIN:
+        raise click.UsageError("--json and --csv - would both write to standard output.")
+    names = common.expand(images)
+    overlays = {} if overlay is None else common.output_files(names, overlay, "--overlay")
+    request = Inspect(mode=mode, model=model, sam_model=sam_model, grades=dict(grades) or None, overlay=bool(overlay))
+    summary = common.Summary(quiet=json_lines)
     with service.client() as client, _table(table) as rows:
 
         def work(name: str) -> Inspection:
-            result = client.ask(ask, picture(name), deadline=deadline)
-            if name in drawings:
-                save_picture(result.overlay(), drawings[name])
+            result = client.send(request, common.read_image(name), deadline=deadline)
+            if name in overlays:
+                save_image(result.overlay(), overlays[name])
             return result
 
-        for outcome in run(names, work, jobs=jobs, progress=bool(table) and len(names) > 1):
-            tally.add(outcome)
+        for outcome in common.run(names, work, jobs=jobs, progress=bool(table) and len(names) > 1):
+            summary.add(outcome)
             if rows is not None:
                 rows.writerows(_rows(outcome))
-            if as_lines:
-                click.echo(as_json(outcome, outcome.result.to_dict() if outcome.result else None))
+            if json_lines:
+                click.echo(outcome.to_json())
             elif outcome.result is not None and rows is None:
-                click.echo(_told(outcome.name, outcome.result))
-    tally.finish()
-
-
-def _drawings(names: list[str], folder: str | None) -> dict[str, Path]:
-    if folder is None:
-        return {}
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.UsageError(f"--overlay: {folder} cannot be made: {error}.") from error
-    stems = {name: "stdin" if name == STDIN else Path(name).stem for name in names}
-    if len(set(stems.values())) < len(stems):
-        raise click.UsageError("--overlay: several pictures have the same name.")
-    return {name: Path(folder) / f"{stem}.png" for name, stem in stems.items()}
+                click.echo(_line(outcome.name, outcome.result))
+    summary.finish()
 
 
 @contextmanager
@@ -140,7 +126,7 @@ def _table(name: str | None) -> Iterator[Any]:
         return
     try:
         file: AbstractContextManager[TextIO] = (
-            nullcontext(sys.stdout) if name == STDIN else Path(name).open("w", newline="", encoding="utf-8")  # noqa: SIM115 (entered below)
+            nullcontext(sys.stdout) if name == common.STDIN else Path(name).open("w", newline="", encoding="utf-8")  # noqa: SIM115 (entered below)
         )
     except OSError as error:
         raise click.UsageError(f"--csv: {name} cannot be written: {error}.") from error
@@ -150,24 +136,24 @@ def _table(name: str | None) -> Iterator[Any]:
         yield rows
 
 
-def _rows(outcome: Outcome[Inspection]) -> Iterator[dict[str, Any]]:
-    """A row per fruit; one without a fruit for a picture that has none, or failed."""
+def _rows(outcome: common.Outcome[Inspection]) -> Iterator[dict[str, Any]]:
+    """Yield a row per fruit; one row for an image without fruit, and for one that failed."""
     result = outcome.result
     if result is None:
         error = outcome.error
         if error is not None:
-            yield {"image": outcome.name, "request_id": error.request_id, "error": code_of(error)}
+            yield {"image": outcome.name, "request_id": error.request_id, "error": common.code_of(error)}
         return
-    of_picture = {
+    of_image = {
         "image": outcome.name,
         "mode": result.mode,
         "degraded": result.degraded,
         "request_id": result.request_id,
     }
     if not result.fruits:
-        yield of_picture
+        yield of_image
     for fruit in result.fruits:
-        yield of_picture | {
+        yield of_image | {
             "fruit": fruit.id,
             "grade": fruit.grade,
             "infected_fraction": round(fruit.infected_fraction, 6),
@@ -180,7 +166,7 @@ def _rows(outcome: Outcome[Inspection]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _told(name: str, result: Inspection) -> str:
+def _line(name: str, result: Inspection) -> str:
     fruits = ", ".join(f"{fruit.grade} {fruit.infected_fraction:.0%}" for fruit in result.fruits)
     degraded = ", degraded" if result.degraded else ""
     count = f"{len(result.fruits)} fruit" + ("" if len(result.fruits) == 1 else "s")

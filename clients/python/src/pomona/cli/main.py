@@ -1,16 +1,20 @@
-"""The group of commands."""
+"""The command line: `pomona`, with the commands that have no images."""
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import click
 
 from pomona import __version__
 from pomona.cli.bench import bench
+from pomona.cli.common import FAILED, UNREACHABLE, Service, service_options
 from pomona.cli.inspect import inspect
 from pomona.cli.segment import segment
-from pomona.cli.service import models, ping
+from pomona.errors import ConnectionFailed, NotReady, PomonaError
 
 _EPILOG = """\b
 Examples:
@@ -20,19 +24,27 @@ Examples:
 
 \b
 Exit codes:
-  0    all was answered
+  0    everything was answered
   1    something failed or was late; the rest was done
   2    wrong usage
   3    the service cannot be reached, or is not ready
   130  interrupted
 """
-
-
+_MODELS_EPILOG = """\b
+Examples:
+  pomona models
+  pomona models --json | jq -r '.[] | select(.loaded) | .name'
+"""
+_PING_EPILOG = """\b
+Examples:
+  pomona ping && pomona inspect frame.jpg
+  pomona ping --wait 60
+"""
 _INTERRUPTED: Final = 130
 
 
 class _Group(click.Group):
-    """Ends an interrupted command as shells expect it."""
+    """Ends an interrupted command with the exit code that shells expect."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,8 +59,50 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="pomona")
 def pomona() -> None:
-    """Ask a Pomona service: masks for prompts, grades for fruits."""
+    """Use a Pomona service: masks for prompts, grades for fruit."""
 
 
-for _command in (segment, inspect, models, ping, bench):
+@pomona.command(epilog=_MODELS_EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@service_options()
+def models(*, as_json: bool, service: Service) -> None:
+    """List the models of the catalogue, loaded ones first."""
+    with service.client() as client:
+        try:
+            listed = client.models()
+        except PomonaError as error:
+            click.echo(str(error), err=True)
+            raise SystemExit(UNREACHABLE if isinstance(error, (ConnectionFailed, NotReady)) else FAILED) from error
+    if as_json:
+        click.echo(json.dumps([asdict(model) for model in listed], indent=2))
+        return
+    width = max((len(model.name) for model in listed), default=0)
+    for model in listed:
+        where = f"{model.backend} on {model.device}" if model.loaded else "not loaded"
+        click.echo(f"{model.name:<{width}}  {model.family:<4}  {model.revision}  {where}  ({model.licence})")
+
+
+@pomona.command(epilog=_PING_EPILOG)
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait until it is ready.")
+@service_options()
+def ping(*, wait: float, service: Service) -> None:
+    """Check whether the service is ready: exit code 0 if it is, 3 if it is not or cannot be reached."""
+    until = time.monotonic() + wait
+    with replace(service, timeout=service.timeout or 5.0).client() as client:
+        while True:
+            began = time.monotonic()
+            try:
+                ready, reason = client.ready(), "the models are still loading"
+            except PomonaError as error:
+                ready, reason = False, str(error)
+            if ready:
+                click.echo(f"{service.url} is ready ({(time.monotonic() - began) * 1000:.1f} ms)")
+                return
+            if time.monotonic() >= until:
+                click.echo(f"{service.url} is not ready: {reason}", err=True)
+                raise SystemExit(UNREACHABLE)
+            time.sleep(min(0.5, max(0.0, until - time.monotonic())))
+
+
+for _command in (segment, inspect, bench):
     pomona.add_command(_command)

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import io
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import PIL.Image
 
-from pomona.asks import Segment
-from pomona.cli.inputs import STDIN, Service, box, picture, pictures, point, prompts, seconds, service_options
-from pomona.cli.outcome import Tally, as_json, run
+from pomona._requests import Segment
+from pomona.cli import common
 from pomona.errors import PomonaError
-from pomona.images import ImageSource
-from pomona.masks import save_picture
+from pomona.images import ImageSource, save_image
+from pomona.masks import Mask
+from pomona.prompts import Box, Point, Prompt
 from pomona.results import Segmentation
-from pomona.shapes import Box, Point
 
 _EXAMPLES = """\b
 Examples:
   pomona segment orange.jpg --point 500,375 -o mask.png
-  pomona segment orange.jpg --point 500,375 --point 20,20,0 --overlay -o drawn.png
+  pomona segment orange.jpg --point 500,375 --point 20,20,0 --overlay -o overlay.png
   pomona segment orange.jpg --box 426,74,669,306 --box 763,17,1026,268 --json
   curl -s https://example.com/o.jpg | pomona segment - --point 500,375 -o - > mask.png
   pomona segment 'camera/*.jpg' --box 100,80,900,700 -o masks/
 """
+
+
+def _point(value: str) -> Point:
+    try:
+        x, y, *label = value.split(",")
+        return Point(float(x), float(y), *map(int, label))
+    except (ValueError, TypeError, PomonaError) as error:
+        raise click.BadParameter(
+            f"a point must be X,Y or X,Y,LABEL, as 500,375 or for background 20,20,0, got {value!r}."
+        ) from error
+
+
+def _box(value: str) -> Box:
+    try:
+        x0, y0, x1, y1 = map(float, value.split(","))
+        return Box(x0, y0, x1, y1)
+    except (ValueError, PomonaError) as error:
+        raise click.BadParameter(f"a box must be left,top,right,bottom, as 426,74,669,306, got {value!r}.") from error
 
 
 @click.command(epilog=_EXAMPLES)
@@ -34,28 +51,28 @@ Examples:
 @click.option(
     "--point",
     "points",
-    type=point,
+    type=_point,
     metavar="X,Y[,LABEL]",
     multiple=True,
-    help="On what is wanted; with ,0 on what is not.",
+    help="On the object; with ,0 on the background.",
 )
 @click.option(
     "--box",
     "boxes",
-    type=box,
+    type=_box,
     metavar="X0,Y0,X1,Y1",
     multiple=True,
-    help="Around what is wanted; several are a thing each.",
+    help="Around the object; several are an object each.",
 )
-@click.option("--mask", help="A picture of an earlier guess, not black where it is.")
+@click.option("--mask", help="Image file of an earlier guess, not black inside.")
 @click.option("--single", is_flag=True, help="One mask rather than the best of three.")
-@click.option("-o", "--output", help="File or, for several pictures, folder for the best mask as PNG; - for the pipe.")
-@click.option("--overlay", is_flag=True, help="Write the picture with the mask drawn in rather than the mask.")
-@click.option("--model", help="Catalogue name of a SAM.")
-@click.option("--deadline", type=seconds, metavar="SECONDS", help="After which an answer is too late.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
-@click.option("--json", "as_lines", is_flag=True, help="A line of JSON for each picture, masks as COCO RLE.")
-@service_options()
+@click.option("-o", "--output", help="File, or folder for several images, for the best mask as PNG; - for stdout.")
+@click.option("--overlay", is_flag=True, help="Write the image with the mask drawn in rather than the mask.")
+@click.option("--model", help="Name of a SAM in the catalogue.")
+@common.deadline_option
+@common.jobs_option
+@common.json_option
+@common.service_options()
 def segment(
     *,
     images: tuple[str, ...],
@@ -68,62 +85,66 @@ def segment(
     model: str | None,
     deadline: float | None,
     jobs: int,
-    as_lines: bool,
-    service: Service,
+    json_lines: bool,
+    service: common.Service,
 ) -> None:
-    """Masks for points, boxes and masks on pictures. IMAGE is a file, a pattern or - for the pipe."""
+    """Segment what points, boxes or a mask show. IMAGE is a file, a pattern, or - for standard input."""
     if overlay and output is None:
-        raise click.UsageError("--overlay needs -o: where to write the picture.")
-    if as_lines and output == STDIN:
-        raise click.UsageError("--json and -o - would both go to the pipe.")
+        raise click.UsageError("--overlay needs -o: where to write the image.")
+    if json_lines and output == common.STDIN:
+        raise click.UsageError("--json and -o - would both write to standard output.")
     try:
-        ask = Segment(prompts(points, boxes, mask, multimask=not single), model=model)
+        request = Segment(_prompts(points, boxes, mask, multimask=not single), model=model)
     except PomonaError as error:
         raise click.UsageError(error.detail) from error
-    names = pictures(images)
+    names = common.expand(images)
     targets = _targets(names, output)
-    tally = Tally(quiet=as_lines)
+    summary = common.Summary(quiet=json_lines)
     with service.client() as client:
 
         def work(name: str) -> Segmentation:
-            source = picture(name)
-            result = client.ask(ask, source, deadline=deadline)
+            source = common.read_image(name)
+            result = client.send(request, source, deadline=deadline)
             if name in targets:
-                _write(_drawn(result, source, overlay=overlay), targets[name])
+                _write(_output_image(result, source, overlay=overlay), targets[name])
             return result
 
-        # Where the masks go to a folder a bar tells more than a line for each.
+        # With masks that go to a folder, a progress bar says more than a line each.
         into_folder = len(names) > 1 and output is not None
-        for outcome in run(names, work, jobs=jobs, progress=into_folder and not as_lines):
-            tally.add(outcome)
-            if as_lines:
-                click.echo(as_json(outcome, outcome.result.to_dict() if outcome.result else None))
+        for outcome in common.run(names, work, jobs=jobs, progress=into_folder and not json_lines):
+            summary.add(outcome)
+            if json_lines:
+                click.echo(outcome.to_json())
             elif outcome.result is not None and not into_folder:
-                _tell(outcome.name, outcome.result, err=output == STDIN)
-    tally.finish()
+                for best in outcome.result.best:
+                    line = f"score {best.score:.3f}, {best.area} pixels, box {','.join(map(str, best.box))}"
+                    click.echo(f"{outcome.name}: {line}", err=output == common.STDIN)
+    summary.finish()
 
 
-def _targets(names: list[str], output: str | None) -> dict[str, str]:
-    """Where each picture's mask goes."""
+def _prompts(points: Sequence[Point], boxes: Sequence[Box], mask: str | None, *, multimask: bool) -> list[Prompt]:
+    guess = [] if mask is None else [Mask.open(mask)]
+    if not (points or boxes or guess):
+        raise click.UsageError("A prompt is needed: --point 500,375 or --box 426,74,669,306.")
+    if len(boxes) > 1 and (points or guess):
+        raise click.UsageError("Several boxes are an object each, so points and a mask cannot be added to them.")
+    if len(boxes) > 1:
+        return [Prompt.of(each, multimask=multimask) for each in boxes]
+    return [Prompt.of(*points, *boxes, *guess, multimask=multimask)]
+
+
+def _targets(names: list[str], output: str | None) -> dict[str, str | Path]:
+    """Return where each image's mask is written."""
     if output is None:
         return {}
-    folder = Path(output)
-    if output == STDIN or not (len(names) > 1 or folder.is_dir() or output.endswith("/")):
+    if output == common.STDIN or not (len(names) > 1 or Path(output).is_dir() or output.endswith("/")):
         if len(names) > 1:
-            raise click.UsageError("-o - is for one picture.")
+            raise click.UsageError("-o - needs exactly one image.")
         return {names[0]: output}
-    stems = {name: "stdin" if name == STDIN else Path(name).stem for name in names}
-    twice = [stem for stem, count in Counter(stems.values()).items() if count > 1]
-    if twice:
-        raise click.UsageError(f"Several pictures would be written to {folder / twice[0]}.png.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.UsageError(f"-o: {folder} is no folder and cannot be made: {error}.") from error
-    return {name: str(folder / f"{stem}.png") for name, stem in stems.items()}
+    return {**common.output_files(names, output, "-o")}
 
 
-def _drawn(result: Segmentation, source: ImageSource, *, overlay: bool) -> PIL.Image.Image:
+def _output_image(result: Segmentation, source: ImageSource, *, overlay: bool) -> PIL.Image.Image:
     if overlay:
         return result.overlay(source)
     if len(result.best) == 1:
@@ -131,16 +152,10 @@ def _drawn(result: Segmentation, source: ImageSource, *, overlay: bool) -> PIL.I
     return PIL.Image.fromarray(result.index_map())
 
 
-def _write(drawn: PIL.Image.Image, target: str) -> None:
-    if target != STDIN:
-        save_picture(drawn, target)
+def _write(image: PIL.Image.Image, target: str | Path) -> None:
+    if target != common.STDIN:
+        save_image(image, target)
         return
     buffer = io.BytesIO()
-    drawn.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     sys.stdout.buffer.write(buffer.getvalue())
-
-
-def _tell(name: str, result: Segmentation, *, err: bool) -> None:
-    for best in result.best:
-        sides = ",".join(map(str, best.box))
-        click.echo(f"{name}: score {best.score:.3f}, {best.area} pixels, box {sides}", err=err)

@@ -1,0 +1,285 @@
+"""Requests: an operation with its options, and the call that sends one with its image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
+
+from pomona._reading import read_models, read_result
+from pomona.errors import InvalidArgument
+from pomona.images import EncodedImage, ImageSource, encode_image
+from pomona.prompts import Prompt, Prompts, parse_prompts
+from pomona.results import (
+    Embedding,
+    FrameInfo,
+    ImageInfo,
+    Inspection,
+    Model,
+    Segmentation,
+    SemanticMap,
+)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+InputSize: TypeAlias = Literal[1024, 768, 512, "auto"]
+Padding: TypeAlias = Literal["none", "square"]
+Mode: TypeAlias = Literal["fast", "accurate", "auto"]
+ImageLike: TypeAlias = ImageSource | Embedding | ImageInfo
+"""An image, or one that the service already knows."""
+
+
+class Request(Generic[T_co]):
+    """An operation with its options, the arguments of the client's method; the type parameter is its result.
+
+    Attributes:
+        operation: last part of the path in HTTP, and name of the method in gRPC.
+        result_type: the type parameter, for those with an image.
+        needs_image: whether an image is sent.
+        streams: whether the frames of a camera can be sent over one gRPC stream.
+    """
+
+    operation: ClassVar[str]
+    result_type: ClassVar[Any]
+    needs_image: ClassVar[bool] = True
+    streams: ClassVar[bool] = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the API, None for the service's default; the default format of masks is RLE."""
+        return dict(vars(self))
+
+    def parse(self, body: Mapping[str, Any]) -> T_co:
+        """Read the result from the object of the API.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: the object does not have the result's fields.
+        """
+        return cast("T_co", read_result(self.result_type, body))
+
+
+@dataclass(frozen=True)
+class Segment(Request[Segmentation]):
+    """Masks for prompts; see `Client.segment`.
+
+    Raises:
+        NoPrompt, MalformedPrompt, InvalidArgument: the prompts cannot be used.
+    """
+
+    operation = "segment"
+    result_type = Segmentation
+    streams = True
+
+    prompts: Prompts
+    _: KW_ONLY
+    model: str | None = None
+    multimask: bool = True
+    logits: bool = False
+    overlay: bool = False
+    input_size: InputSize | None = None
+    padding: Padding | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", parse_prompts(self.prompts, multimask=self.multimask))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the API."""
+        return {
+            "prompts": [prompt.to_json() for prompt in cast("tuple[Prompt, ...]", self.prompts)],
+            "model": self.model,
+            "format": "logits" if self.logits else None,
+            "overlay": self.overlay,
+            "input_size": self.input_size,
+            "padding": self.padding,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Semantic(Request[SemanticMap]):
+    """The class of every pixel; see `Client.semantic`."""
+
+    operation = "semantic"
+    result_type = SemanticMap
+
+    model: str | None = None
+    overlay: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Request[Inspection]):
+    """Every fruit, how much of it is infected, and its grade; see `Client.inspect`."""
+
+    operation = "inspect"
+    result_type = Inspection
+    streams = True
+
+    mode: Mode = "auto"
+    model: str | None = None
+    sam_model: str | None = None
+    grades: Mapping[str, float] | None = None
+    overlay: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the API."""
+        grades = (self.grades or {}).items()
+        limits = [{"grade": name, "max_infected_fraction": float(limit)} for name, limit in grades]
+        return super().to_json() | {"grades": limits or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Request[Embedding]):
+    """Encode an image once, to prompt it often; see `Client.embed`."""
+
+    operation = "embed"
+    result_type = Embedding
+
+    model: str | None = None
+    input_size: InputSize | None = None
+    padding: Padding | None = None
+
+
+@dataclass(frozen=True)
+class ListModels(Request["tuple[Model, ...]"]):
+    """The models of the catalogue, loaded ones first."""
+
+    operation = "models"
+    needs_image = False
+
+    def parse(self, body: Mapping[str, Any]) -> tuple[Model, ...]:
+        """Read the result."""
+        return read_models(body)
+
+
+@dataclass(frozen=True)
+class Ready(Request[bool]):
+    """Whether models are loaded and warmed up; the transports answer this by status, not by a body."""
+
+    operation = "ready"
+    needs_image = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """An image from a camera, with its identifiers.
+
+    Attributes:
+        image: as for `Client.inspect`.
+        frame_id: the camera's, at most 128 characters; a stream numbers frames that have none.
+        trigger_id: of the trigger, at most 128 characters.
+        captured_at_ns: nanoseconds on the camera's clock, at least 0.
+    """
+
+    image: ImageSource
+    frame_id: str | None = None
+    trigger_id: str | None = None
+    captured_at_ns: int | None = None
+
+    @property
+    def info(self) -> FrameInfo:
+        """The identifiers.
+
+        Raises:
+            InvalidArgument: `captured_at_ns` is negative.
+        """
+        return FrameInfo(self.frame_id, self.trigger_id, self.captured_at_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[T_co]):
+    """A request with its image.
+
+    Attributes:
+        request: the operation and its options.
+        image: to send, or None.
+        image_id: of an image that the service knows, or None. Where both are given the id is sent, and the image only
+            after the service has said that it does not know the id.
+        frame: identifiers of a camera's frame, for `Inspect`.
+    """
+
+    request: Request[T_co]
+    image: EncodedImage | None = None
+    image_id: str | None = None
+    frame: FrameInfo = field(default_factory=FrameInfo)
+
+    @classmethod
+    def of(cls, request: Request[T], image: ImageLike | None, frame: FrameInfo | None = None) -> Call[T]:
+        """Make the call for a request.
+
+        Args:
+            request: the operation and its options.
+            image: the image; or an `Embedding`, or the `ImageInfo` of an earlier result, for one that was sent before.
+            frame: identifiers of a camera's frame.
+
+        Raises:
+            UnreadableImage: the image cannot be read.
+            InvalidArgument: there is no image where one is needed, or only its id where the pixels are needed.
+        """
+        if not request.needs_image:
+            return Call(request=request)
+        name, frame = type(request).__name__, frame or FrameInfo()
+        if image is None:
+            raise InvalidArgument(f"{name} needs an image.")
+        if not isinstance(image, (Embedding, ImageInfo)):
+            return Call(request=request, image=encode_image(image), frame=frame)
+        known, source = (image.image, image.source) if isinstance(image, Embedding) else (image, None)
+        # An overlay needs the pixels, which the service does not keep.
+        by_id: Request[Any] = request
+        if isinstance(by_id, Segment) and not (by_id.overlay and source):
+            return Call(request=request, image=source, image_id=known.id, frame=frame)
+        if source is None:
+            raise InvalidArgument(f"{name} needs the image itself, not only its id.")
+        return Call(request=request, image=source, frame=frame)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the API without the image, and without those that the service is to choose.
+
+        Left out, they cannot be unknown to an older service.
+        """
+        fields = self.request.to_json()
+        if isinstance(self.request, Inspect):
+            fields |= self.frame.to_json()
+        return {name: value for name, value in fields.items() if value is not None and value is not False}
+
+    def image_field(self) -> tuple[str, bytes | str]:
+        """Return name and value of the field that holds the image.
+
+        Raises:
+            InvalidArgument: there is neither an image nor an id.
+        """
+        if self.image_id is not None:
+            return "image_id", self.image_id
+        if self.image is None:
+            raise InvalidArgument(f"{type(self.request).__name__} needs an image or the id of one.")
+        return "image", self.image.data
+
+    def finish(self, result: T) -> T:
+        """Return the result; an `Embedding` keeps its image, to be sent again if the service forgets it."""
+        return replace(result, source=self.image) if isinstance(result, Embedding) else result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """How a call is sent this time.
+
+    Attributes:
+        timeout: seconds until the answer must have arrived.
+        connect: seconds in which a connection must be made.
+        deadline: seconds from now after which the answer is too late for the caller, or None; sent to the service.
+        urgency: RFC 9218, 0 the most urgent to 7 the least, or None.
+        request_id: the same for every attempt of a call.
+    """
+
+    timeout: float
+    connect: float
+    deadline: float | None = None
+    urgency: int | None = None
+    request_id: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Return what the service is sent beside the request, in HTTP as headers and in gRPC as metadata."""
+        headers = {"x-request-id": self.request_id} if self.request_id else {}
+        if self.deadline is not None:
+            headers["x-deadline-ms"] = f"{self.deadline * 1000:.3f}"
+        if self.urgency is not None:
+            headers["priority"] = f"u={self.urgency}"
+        return headers
