@@ -179,7 +179,7 @@ async def test_an_image_that_the_service_does_not_know_is_sent_again(pomona: Asy
     [
         (b"an orange", ONE, None, errors.NotAnImage),
         (IMAGE[:-40], ONE, None, errors.TruncatedImage),
-        (image_bytes(size=Size(250, 401)), ONE, None, errors.TooManyPixels),
+        (image_bytes(size=Size(300, 400)), ONE, None, errors.TooManyPixels),
         (IMAGE, Point(128, 48), None, errors.PromptOutsideImage),
         (IMAGE, [[BOX]] * 4, None, errors.TooManyPrompts),
         (IMAGE, np.ones((4, 4), np.bool_), None, errors.MalformedPrompt),
