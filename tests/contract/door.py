@@ -41,7 +41,7 @@ __all__ = ["BOX_MASK", "IMAGE"]
 
 POINT: Final = {"points": [[64, 48]]}
 BOX: Final = {"box": [32, 16, 64, 48], "multimask": False}
-LIMITS: Final[Mapping[str, Any]] = {"max_prompts": 3, "max_points": 4, "max_megapixels": 0.101, "max_upload_mib": 1}
+LIMITS: Final[dict[str, Any]] = {"max_prompts": 3, "max_points": 4, "max_megapixels": 0.101, "max_upload_mib": 1}
 MIB: Final = 1 << 20
 HELD: Final = 200
 """Mark of the image that keeps a device busy."""
