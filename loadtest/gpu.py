@@ -25,7 +25,6 @@ from loadtest.report import Effort, Report, table
 from models.backends.base import SamBackend
 from models.backends.load import ensure_files
 from models.backends.torch_backend import TorchSam
-from models.backends.tuning import stopwatch_of
 from models.catalog import CATALOGUE
 from models.errors import DeviceOutOfMemory
 from models.letterbox import Letterbox, letterbox_for
@@ -35,10 +34,10 @@ from models.sam.prompts import pack
 from models.sam.tiny_vit import translate_names
 from models.types import Pixels, Point, Prompt, Size
 from models.weights.checkpoints import load_state_dict
-from service.device_queue import DeviceQueue
+from service.api.context import RequestContext
 from service.runners.sam import SamRunner
+from service.scheduler.queue import DeviceQueue
 from service.settings import Settings
-from service.work import Terms
 
 MODELS: Final = ("sam-vit-h", "sam-vit-b", "mobile-sam")
 REAL: Final = "mobile-sam"
@@ -98,15 +97,23 @@ async def _measure(name: str, device: torch.device, seconds: float) -> dict[str,
     return data
 
 
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """Return what waits until the device has finished its work."""
-    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+def seconds_of(run: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
+    """Return the seconds of a run on `device`: the best of some rounds, after one that does not count."""
+    synchronise: Callable[[], None] = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    times = []
+    for _ in range(rounds + 1):
+        synchronise()
+        started = time.perf_counter()
+        run()
+        synchronise()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """Return the FLOP/s of the product of two square matrices of random numbers, the best of some runs."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / stopwatch_of(synchroniser(device))(lambda: left @ right)
+    return 2 * side**3 / seconds_of(lambda: left @ right, device)
 
 
 def encoder_flops(architecture: str, size: Size) -> int:
@@ -169,7 +176,7 @@ def eager_rate(encoder: nn.Module, device: torch.device, size: Size, count: int,
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             batch = torch.randn(count, 3, size.height, size.width, device=device)
-            return count / stopwatch_of(synchroniser(device))(lambda: encoder(batch))
+            return count / seconds_of(lambda: encoder(batch), device)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -179,7 +186,7 @@ def bare_rate(sam: SamBackend, device: torch.device, letterbox: Letterbox, count
     """Return images per second of `encode`, in batches of `count`; None if out of memory."""
     try:
         prepared = [sam.prepare(image, letterbox) for image in _noise(count, letterbox)]
-        return count / stopwatch_of(synchroniser(device))(lambda: sam.encode(prepared))
+        return count / seconds_of(lambda: sam.encode(prepared), device)
     except DeviceOutOfMemory:
         return None
 
@@ -193,7 +200,7 @@ def prompts_rate(
         embeddings = [sam.encode([sam.prepare(image, letterbox)])[0] for image in _noise(shown, letterbox)]
         packed = pack([Prompt((Point(8, 8),))] * prompts, [letterbox] * prompts)
         index = np.arange(prompts) % shown
-        return prompts / stopwatch_of(synchroniser(device))(lambda: sam.decode(embeddings, index, packed))
+        return prompts / seconds_of(lambda: sam.decode(embeddings, index, packed), device)
     except DeviceOutOfMemory:
         return None
 
@@ -213,9 +220,10 @@ async def served_rate(runner: SamRunner, letterbox: Letterbox, callers: int, sec
     async def caller(image: Pixels) -> None:
         while time.perf_counter() < started + seconds:
             now = time.monotonic()
-            place = runner.reserve_encode(Terms(now), letterbox, ready_by=now)
+            context = RequestContext(received=now, arrived=now)
+            ticket = runner.reserve_encode(context, letterbox, deadline=None, ready_by=now)
             prepared = await asyncio.to_thread(runner.prepare, image, letterbox)
-            batches.append((await runner.encode(place, prepared)).batch)
+            batches.append((await runner.encode(ticket, prepared)).batch_size)
 
     await asyncio.gather(*(caller(image) for image in _noise(callers, letterbox)))
     return Served(len(batches) / (time.perf_counter() - started), sum(batches) / len(batches))

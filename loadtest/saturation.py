@@ -25,9 +25,8 @@ from loadtest.report import Effort, Report, table
 from loadtest.server import MODEL, Server, post_image, running
 from loadtest.summary import Spread
 from loadtest.wire import SEGMENT
-from models.backends.base import SamBackend
+from models.backends.base import SamBackend, UNetBackend
 from models.backends.load import choose_backend, load_sam, load_unet
-from models.backends.base import UNetBackend
 from models.catalog import CATALOGUE
 from models.images import decode_resized, read_size
 from models.inspection import GRADES, inspect
@@ -38,7 +37,7 @@ from models.sam.prompts import pack
 from models.types import CLASSES, Size
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import class_map, objects
-from service.rendering import render_fruits
+from service.pipelines.encoding import encode_fruits
 from service.settings import Settings
 
 UNET: Final = "unet-mobilenetv2-citrus"
@@ -208,7 +207,7 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
 
     def inspection(image: RenderedImage) -> None:
         (output,) = unet.infer([_unet_prepared(unet, image)])
-        render_fruits(inspect(output, _unet_letterbox(image)).fruits, GRADES, "rle")
+        encode_fruits(inspect(output, _unet_letterbox(image)).fruits, GRADES, "rle")
 
     def infer(size: int) -> object:
         return unet.infer(_first(for_unet, size))

@@ -40,9 +40,11 @@ from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.types import BinaryMask, Size
 from models.weights.checkpoints import load_state_dict
-from service.lifecycle import load_pipeline
-from service.messages import InputChoice, InputSize, SegmentRequest
-from service.pipeline import Pipeline
+from service.api.context import RequestContext
+from service.api.schema import InputSize, SegmentRequest
+from service.lifecycle import load_pipelines
+from service.pipelines import Pipelines
+from service.pipelines.source import encoded
 from service.settings import Settings
 from tests.golden.golden import golden_cases, read_image
 
@@ -80,25 +82,30 @@ def main(effort: Effort, folder: Path) -> None:
     Report("image", data, lines_of(data, effort)).write(folder)
 
 
-async def _segment(pipeline: Pipeline, image: RenderedImage, choice: InputChoice | None = None) -> dict[str, float]:
+async def _segment(
+    pipelines: Pipelines, image: RenderedImage, input_size: InputSize | None = None, padding: Padding | None = None
+) -> dict[str, float]:
     """Segment in this process, and return the seconds of each stage."""
-    request = SegmentRequest([image.prompt], data=image.data, input=choice or InputChoice())
-    return asdict((await pipeline.segment(request)).timings)
+    now = pipelines.engine.clock()
+    context = RequestContext(received=now, arrived=now)
+    request = SegmentRequest(prompts=[], input_size=input_size, padding=padding)
+    await pipelines.segment.segment(request, [image.prompt], encoded(image.data), context)
+    return asdict(context.timings)
 
 
 async def _measure_path(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return median and quartiles in milliseconds, by backend and stage."""
-    pipelines: dict[BackendName, Pipeline] = {
-        backend: await load_pipeline(Settings(backend=backend, embedding_cache_mib=0), device_index=0)
+    loaded: dict[BackendName, Pipelines] = {
+        backend: await load_pipelines(Settings(backend=backend, embedding_cache_mib=0), device_index=0)
         for backend in BACKENDS
     }
     image = render_image(3, IMAGE)
     timings: dict[BackendName, list[dict[str, float]]] = {backend: [] for backend in BACKENDS}
     for _ in tqdm(range(rounds), desc="whole path, backends in turn"):
-        for backend, pipeline in pipelines.items():
-            timings[backend].append(await _segment(pipeline, image))
-    for pipeline in pipelines.values():
-        await pipeline.close(10)
+        for backend, pipelines in loaded.items():
+            timings[backend].append(await _segment(pipelines, image))
+    for pipelines in loaded.values():
+        await pipelines.engine.close(10)
     return {
         backend: {stage: _quartiles([run[stage] for run in runs]) for stage in STAGES}
         for backend, runs in timings.items()
@@ -137,7 +144,7 @@ async def _measure_input_sizes(rounds: int) -> dict[str, dict[str, Any]]:
         medians of the stages.
     """
     settings = Settings(backend="openvino", embedding_cache_mib=0)
-    pipeline = await load_pipeline(settings, device_index=0)
+    pipelines = await load_pipelines(settings, device_index=0)
     reference = _reference(settings.model_store)
     measured: dict[str, dict[str, Any]] = {}
     try:
@@ -146,7 +153,7 @@ async def _measure_input_sizes(rounds: int) -> dict[str, dict[str, Any]]:
             timings: dict[str, list[dict[str, float]]] = {}
             for _ in tqdm(range(rounds), desc=f"{image.name}, inputs in turn"):
                 for input_size, padding in INPUTS:
-                    run = await _segment(pipeline, image, InputChoice(input_size, padding))
+                    run = await _segment(pipelines, image, input_size, padding)
                     timings.setdefault(f"{input_size} {padding}", []).append(run)
                 timings.setdefault(REFERENCE, []).append({"total": _run_reference(reference, image)})
             measured[image.name] = {
@@ -154,7 +161,7 @@ async def _measure_input_sizes(rounds: int) -> dict[str, dict[str, Any]]:
                 for name, runs in timings.items()
             }
     finally:
-        await pipeline.close(10)
+        await pipelines.engine.close(10)
     return measured
 
 

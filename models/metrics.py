@@ -1,8 +1,8 @@
-"""How well predicted pixels fit annotated ones.
+"""How well predicted pixels match annotated ones.
 
-What counts: IGNORE pixels never do. FRUIT pixels, of which nobody said whether they are healthy, count as fruit against
-background only. A class that is absent from both prediction and annotation is not counted: its measure is NaN and takes
-no part in any mean; a class that is present in one of them only measures 0.
+IGNORE pixels never count. FRUIT pixels, annotated as neither healthy nor infected, count as fruit against background
+only. The measure of a class that is absent from both prediction and annotation is NaN and left out of every mean; that
+of a class present in only one of them is 0.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from models.errors import DataError
 from models.types import CLASSES, BinaryMask, PixelClass, SemanticMap
 
 Confusion: TypeAlias = NDArray[np.int64]
-"""Pixels by what they are (rows) and what was predicted (columns): int64 (..., classes, classes)."""
+"""Number of pixels by annotated class (rows) and predicted class (columns): int64 (..., classes, classes)."""
 
 _FRUIT_CLASSES = (PixelClass.HEALTHY, PixelClass.INFECTED, PixelClass.FRUIT)
 
 
 def is_fruit(semantic: SemanticMap) -> BinaryMask:
-    """The fruit of an image, healthy, infected or unsaid: bool (height, width)."""
+    """Return where fruit is, healthy, infected or unspecified: bool (height, width)."""
     return np.isin(semantic, _FRUIT_CLASSES)
 
 
@@ -37,20 +37,20 @@ def class_confusion(predicted: SemanticMap, truth: SemanticMap) -> Confusion:
         int64 (3, 3), in the order of `CLASSES`.
 
     Raises:
-        DataError: maps of different sizes, or a prediction of another class where the truth counts.
+        DataError: maps of different sizes, or another predicted class where the truth counts.
     """
     check_same_size(predicted, truth)
     counted = np.isin(truth, CLASSES)
-    guesses, facts = predicted[counted], truth[counted]
+    guesses, targets = predicted[counted], truth[counted]
     if not np.isin(guesses, CLASSES).all():
-        raise DataError("A prediction of classes holds background, healthy and infected only.")
+        raise DataError("predicted classes must be background, healthy or infected")
     size = len(CLASSES)
-    pairs = facts.astype(np.int64) * size + guesses
+    pairs = targets.astype(np.int64) * size + guesses
     return np.bincount(pairs, minlength=size * size).reshape(size, size)
 
 
 def fruit_confusion(predicted: SemanticMap, truth: SemanticMap) -> Confusion:
-    """Count pixels as background or fruit.
+    """Count pixels by background and fruit.
 
     Args:
         predicted: uint8 (height, width) of `PixelClass` without IGNORE.
@@ -69,7 +69,7 @@ def fruit_confusion(predicted: SemanticMap, truth: SemanticMap) -> Confusion:
 
 
 def iou(confusion: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of each class (Jaccard index).
+    """Return the intersection over union of each class (Jaccard index).
 
     Args:
         confusion: (..., classes, classes).
@@ -77,12 +77,12 @@ def iou(confusion: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float6
     Returns:
         float64 (..., classes), 0 to 1; NaN where the class is absent.
     """
-    hits, facts, guesses = _sums(confusion)
-    return ratio(hits, facts + guesses - hits)
+    hits, annotated, predicted = _sums(confusion)
+    return ratio(hits, annotated + predicted - hits)
 
 
 def dice(confusion: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dice coefficient of each class, the F-measure of its pixels.
+    """Return the Dice coefficient of each class, the F-measure of its pixels.
 
     Args:
         confusion: (..., classes, classes).
@@ -90,18 +90,18 @@ def dice(confusion: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float
     Returns:
         float64 (..., classes), 0 to 1; NaN where the class is absent.
     """
-    hits, facts, guesses = _sums(confusion)
-    return ratio(2 * hits, facts + guesses)
+    hits, annotated, predicted = _sums(confusion)
+    return ratio(2 * hits, annotated + predicted)
 
 
 def mean_counted(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    """Return the mean over the last axis without NaN values; NaN where all are."""
     counted = ~np.isnan(values)
     return ratio(np.where(counted, values, 0).sum(axis=-1), counted.sum(axis=-1))
 
 
 def mask_iou(predicted: BinaryMask, truth: BinaryMask, *, ignored: BinaryMask | None = None) -> float:
-    """Intersection over union of two masks.
+    """Return the intersection over union of two masks.
 
     Args:
         predicted: bool (height, width).
@@ -122,13 +122,13 @@ def mask_iou(predicted: BinaryMask, truth: BinaryMask, *, ignored: BinaryMask | 
 
 
 def infected_fraction(semantic: SemanticMap) -> float:
-    """Infected pixels as a share of the fruit's.
+    """Return the infected share of the fruit pixels.
 
     Args:
         semantic: uint8 (height, width) of `PixelClass`, of an image or of the pixels of one fruit.
 
     Returns:
-        0 to 1; NaN when there is no fruit, or fruit of which nobody said whether it is healthy.
+        0 to 1; NaN without fruit, or with fruit that is annotated as neither healthy nor infected.
     """
     if (semantic == PixelClass.FRUIT).any():
         return float("nan")
@@ -138,14 +138,14 @@ def infected_fraction(semantic: SemanticMap) -> float:
 
 
 def infected_fraction_error(predicted: SemanticMap, truth: SemanticMap) -> float:
-    """How far the predicted infected fraction is off.
+    """Return the error of the predicted infected fraction.
 
     Args:
         predicted: uint8 (height, width) of BACKGROUND, HEALTHY and INFECTED; no fruit counts as a fraction of 0.
         truth: uint8 (height, width) of `PixelClass`.
 
     Returns:
-        Predicted less true fraction, -1 to 1; NaN when the true one is not known.
+        Predicted minus true fraction, -1 to 1; NaN where the true one is undefined.
 
     Raises:
         DataError: maps of different sizes.
@@ -157,21 +157,21 @@ def infected_fraction_error(predicted: SemanticMap, truth: SemanticMap) -> float
 
 
 def check_same_size(predicted: NDArray[np.generic], truth: NDArray[np.generic]) -> None:
-    """Refuse maps that are not of the same image.
+    """Check that a prediction and its annotation have the same shape.
 
     Raises:
-        DataError: their sizes differ.
+        DataError: they differ.
     """
     if predicted.shape != truth.shape:
-        raise DataError(f"The prediction has the shape {predicted.shape}, the annotation {truth.shape}.")
+        raise DataError(f"prediction and annotation must have the same shape, got {predicted.shape} and {truth.shape}")
 
 
 def ratio(
-    above: NDArray[np.int64] | NDArray[np.float64], below: NDArray[np.int64] | NDArray[np.float64]
+    numerators: NDArray[np.int64] | NDArray[np.float64], denominators: NDArray[np.int64] | NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Quotients, NaN where nothing is counted."""
-    unknown = np.full(np.shape(below), np.nan)
-    return np.divide(above, below, out=unknown, where=np.asarray(below) != 0)
+    """Return quotients, NaN where the denominator is 0."""
+    unknown = np.full(np.shape(denominators), np.nan)
+    return np.divide(numerators, denominators, out=unknown, where=np.asarray(denominators) != 0)
 
 
 def _sums(confusion: NDArray[np.int64] | NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:

@@ -1,4 +1,4 @@
-"""A U-Net that knows the answers, and images of discs whose measures can be worked out by hand."""
+"""A U-Net that predicts the annotation, and images of discs whose measures can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from models.backends.base import BackendName
 from models.data.samples import Instance, Sample
-from models.evaluation.shots import Shot
+from models.evaluation.samples import EncodedSample
 from models.masks import bounding_box
 from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.constants import OFFSET_UNIT
 from models.unet.letterbox import UNetLetterbox
 
 DISCS_SIZE = Size(224, 448)
-"""A U-Net sees images of this size as they are."""
+"""A U-Net does not resize images of this size."""
 
 
 class KnowingUNet:
-    """See `UNetBackend`: answers the annotation of the images that it knows, and background for all others."""
+    """A `UNetBackend` that predicts the annotation of the images it knows, and background for all others."""
 
     name: BackendName = "torch"
     device = "cpu"
@@ -59,7 +59,7 @@ class KnowingUNet:
 def discs(
     *places: tuple[int, int, int], infected: Sequence[int] = (), name: str = "discs", size: Size = DISCS_SIZE
 ) -> Sample:
-    """An image of discs.
+    """Return an image of discs.
 
     Args:
         places: centre x, y and radius of each; later ones lie on top.
@@ -84,11 +84,11 @@ def discs(
     return Sample(name, pixels, semantic, listed, instances)
 
 
-def shot_of(sample: Sample) -> Shot:
-    """The image as a PNG file, which keeps every pixel."""
+def encoded(sample: Sample) -> EncodedSample:
+    """Return the image with its file, a PNG, which keeps every pixel."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(sample.pixels).save(buffer, "PNG")
-    return Shot(sample, buffer.getvalue())
+    return EncodedSample(sample, buffer.getvalue())
 
 
 def _shrunk(labels: NDArray[np.generic] | None, size: Size) -> NDArray[np.uint16]:

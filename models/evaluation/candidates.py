@@ -1,174 +1,345 @@
-"""From the names, run folders and files that a user gives to the models that compete."""
+"""The candidates of an evaluation, U-Nets and SAMs, and what they answer for an image.
+
+A SAM is several candidates, one for each way to prompt it, which share one embedding of each image.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
-from models.backends.base import BackendName, SamBackend
-from models.backends.load import ModelStore, load_sam, load_unet
-from models.catalog import Architecture, CatalogueEntry, LocalFile
-from models.errors import WeightsError
-from models.evaluation.errors import CannotEvaluate
-from models.evaluation.measuring import Panel
-from models.evaluation.named_models import find_models
-from models.evaluation.sam_subject import SamCandidate, SamSetup
-from models.evaluation.unet_subject import UNetCandidate
-from models.sam.constants import INPUT_SIDE, PADDING_STEP
-from models.weights.run_folder import RunFolder
+import numpy as np
 
-NONE: Final = "none"
-"""Leaves a family out."""
+from models import images
+from models.backends.base import Embedding, SamBackend, UNetBackend
+from models.catalog import CatalogueEntry
+from models.evaluation.prompts import PromptedFruit, prompted_fruits
+from models.evaluation.results import Candidate
+from models.evaluation.samples import EncodedSample
+from models.inspection import Inspection, crop_mask, inspect, prompt_for, refine
+from models.letterbox import Letterbox, Padding, letterbox_for
+from models.masks import MAX_PIXELS
+from models.metrics import mask_iou
+from models.sam.clicks import CAREFUL_USER
+from models.sam.constants import INPUT_SIDE
+from models.sam.postprocess import masks_of
+from models.sam.prompts import pack
+from models.types import BinaryMask, Mask, PixelClass, Prompt, SemanticMap
+from models.unet.letterbox import INPUT_SIZE, unet_letterbox
+
+_BOX_JITTER: Final = (
+    f"each side moved by normal noise of {CAREFUL_USER.deviation:.0%} of the box's length, "
+    f"at most {CAREFUL_USER.deviation * CAREFUL_USER.most_deviations:.0%}"
+)
+_SINGLE_MASK: Final = "the single mask for clear prompts"
+_BEST_SCORED: Final = "the best scored of three"
+_ORACLE: Final = "of three, the best one by the annotation"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptResult:
+    """The mask of a prompt for an annotated fruit.
+
+    Attributes:
+        score: IoU that the model predicts for its mask.
+        iou: IoU of the mask with the fruit, 0 to 1.
+    """
+
+    score: float
+    iou: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The answer of a candidate for an image.
+
+    Attributes:
+        classes: uint8 (height, width) of the image: BACKGROUND, HEALTHY and INFECTED, or BACKGROUND and FRUIT.
+        fruits: bool (height, width) each; they may overlap.
+        timing_ms: milliseconds by stage, in the order in which the stages ran.
+        prompted: one for each prompted fruit; None for a candidate that finds fruits by itself.
+    """
+
+    classes: SemanticMap
+    fruits: tuple[BinaryMask, ...]
+    timing_ms: Mapping[str, float]
+    prompted: tuple[PromptResult, ...] | None = None
+
+
+class Stopwatch:
+    """Measure milliseconds by stage.
+
+    Args:
+        timings: of earlier stages, to add to.
+    """
+
+    def __init__(self, *timings: Mapping[str, float]) -> None:
+        self.timing_ms: dict[str, float] = {}
+        for timing in timings:
+            for stage, spent in timing.items():
+                self._add(stage, spent)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(name, 1000 * (time.perf_counter() - start))
+
+    def _add(self, name: str, spent: float) -> None:
+        self.timing_ms[name] = self.timing_ms.get(name, 0.0) + spent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inspected:
+    """What a U-Net sees in an image: its own answer, and the inspection for a SAM to refine."""
+
+    inspection: Inspection
+    answer: Answer
+
+
+class UNetCandidate:
+    """A U-Net on a backend.
+
+    Args:
+        entry: the model.
+        backend: runs it.
+    """
+
+    def __init__(self, entry: CatalogueEntry, backend: UNetBackend) -> None:
+        self._backend = backend
+        self.candidate = Candidate(
+            name=entry.name,
+            title=f"U-Net {entry.name}",
+            family="unet",
+            description="Sees the image only: no prompt, nothing of the annotation.",
+            revision=entry.revision,
+            settings={
+                "architecture": entry.architecture,
+                "backend": backend.name,
+                "device": backend.device,
+                "input": f"at most {INPUT_SIZE.pixels:,} pixels, such as {INPUT_SIZE.height} x {INPUT_SIZE.width}",
+            },
+        )
+
+    def inspect(self, image: EncodedSample) -> Inspected:
+        """Find classes and fruits of an image, as `/v1/inspect` does in its mode `fast`.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        watch = Stopwatch()
+        letterbox = unet_letterbox(image.sample.size)
+        with watch.stage("decode"):
+            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS)
+        with watch.stage("infer"):
+            (output,) = self._backend.infer([self._backend.prepare(pixels, letterbox)])
+        with watch.stage("postprocess"):
+            inspection = inspect(output, letterbox)
+        fruits = tuple(fruit.mask.full() for fruit in inspection.fruits)
+        return Inspected(inspection, Answer(inspection.classes, fruits, watch.timing_ms))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who shall compete, in the user's words: names of the catalogue, run folders, models files or checkpoints.
+class SamSetup:
+    """How a SAM is used.
 
     Attributes:
-        unets: if empty, the catalogue's that can be had; the first finds fruits for the SAMs.
-        sams: zero-shot; each may end with `@` and an input size.
-        tuned: fine-tuned SAMs; likewise.
-        input_size: of the SAMs that name none; None for what a fine-tuned one's card says, else 1024.
+        entry: the model.
+        tuned: whether it was fine-tuned.
+        side: of the model's square.
+        padding: of the images.
     """
 
-    unets: tuple[str, ...] = ()
-    sams: tuple[str, ...] = ("mobile-sam",)
-    tuned: tuple[str, ...] = ()
-    input_size: int | None = None
+    entry: CatalogueEntry
+    tuned: bool = False
+    side: int = INPUT_SIDE
+    padding: Padding = "none"
+
+    @property
+    def name(self) -> str:
+        """Unique among models and input sizes."""
+        return self.entry.name if self.side == INPUT_SIDE else f"{self.entry.name}-{self.side}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where models come from and what runs them.
+class _Embedded:
+    letterbox: Letterbox
+    embedding: Embedding
+    timing_ms: Mapping[str, float]
+
+
+class SamCandidate:
+    """A SAM on a backend, as one candidate for each way to prompt it.
+
+    Args:
+        setup: how it is used.
+        backend: runs it.
+        finder: name of the U-Net whose fruits prompt it, or None.
+    """
+
+    def __init__(self, setup: SamSetup, backend: SamBackend, finder: str | None = None) -> None:
+        self._setup = setup
+        self._backend = backend
+        self.finder = finder
+        self._box = self._candidate("box", "box", f"A box around each annotated fruit, {_BOX_JITTER}.", _SINGLE_MASK)
+        self._point = self._candidate(
+            "point", "click", "One click at the innermost pixel of each annotated fruit.", _BEST_SCORED
+        )
+        self._oracle = self._candidate(
+            "point-oracle",
+            "click, best of three",
+            "The same click; the annotation chooses the mask, so this is an upper bound and not a result.",
+            _ORACLE,
+        )
+        self._refined = self._candidate(
+            "box-unet",
+            "boxes of U-Net's fruits",
+            f"Boxes, grown a little, of the fruits that {finder} finds: nothing of the annotation. A mask that shows "
+            "something other than that fruit is rejected; the U-Net says which pixels of the masks are infected.",
+            _SINGLE_MASK,
+        )
+
+    def answers(self, image: EncodedSample, seed: int, found: Inspected | None) -> Iterator[tuple[Candidate, Answer]]:
+        """Segment the fruits of an image with every kind of prompt.
+
+        Args:
+            image: prompts from the annotation are left out where it does not separate fruits.
+            seed: of box jitter.
+            found: what the U-Net sees in the image, or None.
+
+        Yields:
+            A candidate and its answer.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        embedded = self._embed(image)
+        if image.sample.instance_map is not None:
+            fruits = prompted_fruits(image.sample, seed)
+            by_box, _ = self._prompt(image, embedded, fruits, [each.by_box for each in fruits])
+            yield self._box, by_box
+            by_point, by_oracle = self._prompt(image, embedded, fruits, [each.by_point for each in fruits])
+            yield self._point, by_point
+            if not self._setup.tuned:
+                yield self._oracle, by_oracle
+        if found is not None:
+            yield self._refined, self._refine(embedded, found)
+
+    def _embed(self, image: EncodedSample) -> _Embedded:
+        watch = Stopwatch()
+        letterbox = letterbox_for(image.sample.size, self._setup.side, self._setup.padding)
+        # As the service does: large JPEGs at half their size, except for the letterbox of the reference.
+        scaled = letterbox.side == INPUT_SIDE and not letterbox.is_reference
+        with watch.stage("decode"):
+            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=scaled)
+        with watch.stage("encode"):
+            (embedding,) = self._backend.encode([self._backend.prepare(pixels, letterbox)])
+        return _Embedded(letterbox, embedding, watch.timing_ms)
+
+    def _prompt(
+        self, image: EncodedSample, embedded: _Embedded, fruits: Sequence[PromptedFruit], prompts: Sequence[Prompt]
+    ) -> tuple[Answer, Answer]:
+        """Return the answer with the best scored masks and that with the best ones by the annotation."""
+        ignored = image.sample.semantic == PixelClass.IGNORE
+        watch = Stopwatch(embedded.timing_ms)
+        by_score: list[tuple[Mask, PromptResult]] = []
+        by_truth: list[tuple[Mask, PromptResult]] = []
+        for fruit, masks in zip(fruits, self._masks(embedded, prompts, watch), strict=True):
+            scored = [
+                (mask, PromptResult(mask.score, mask_iou(mask.pixels, fruit.mask, ignored=ignored))) for mask in masks
+            ]
+            by_score.append(scored[0])
+            by_truth.append(max(scored, key=lambda each: each[1].iou))
+
+        def answer(chosen: Sequence[tuple[Mask, PromptResult]]) -> Answer:
+            masks = tuple(mask.pixels for mask, _ in chosen)
+            return Answer(_union(masks, ignored.shape), masks, watch.timing_ms, tuple(result for _, result in chosen))
+
+        return answer(by_score), answer(by_truth)
+
+    def _refine(self, embedded: _Embedded, found: Inspected) -> Answer:
+        """Refine a U-Net's fruits as `/v1/inspect` does in its mode `accurate`, but decode for both models."""
+        watch = Stopwatch(found.answer.timing_ms, embedded.timing_ms)
+        prompts = [prompt_for(fruit) for fruit in found.inspection.fruits]
+        masks = {number: crop_mask(each[0]) for number, each in enumerate(self._masks(embedded, prompts, watch))}
+        with watch.stage("postprocess"):
+            inspection = refine(found.inspection, masks)
+        classes = np.zeros_like(inspection.classes)
+        for fruit in inspection.fruits:
+            x0, y0, x1, y1 = fruit.box
+            inside = classes[y0:y1, x0:x1]
+            inside[fruit.mask.pixels] = PixelClass.HEALTHY
+            inside[fruit.infected.pixels] = PixelClass.INFECTED
+        return Answer(classes, tuple(fruit.mask.full() for fruit in inspection.fruits), watch.timing_ms)
+
+    def _masks(self, embedded: _Embedded, prompts: Sequence[Prompt], watch: Stopwatch) -> Iterator[tuple[Mask, ...]]:
+        """Yield the masks of each prompt, in batches that keep memory bounded."""
+        batch_size = self._backend.prompt_batches[-1]
+        for start in range(0, len(prompts), batch_size):
+            batch = prompts[start : start + batch_size]
+            with watch.stage("prompt"):
+                packed = pack(batch, [embedded.letterbox] * len(batch))
+                logits, scores = self._backend.decode([embedded.embedding], np.zeros(len(batch), np.int64), packed)
+            for row, prompt in enumerate(batch):
+                with watch.stage("postprocess"):
+                    masks = masks_of(logits[row], scores[row], embedded.letterbox, multimask=prompt.multimask)
+                yield masks
+
+    def _candidate(self, suffix: str, prompting: str, description: str, mask: str) -> Candidate:
+        setup = self._setup
+        size = "" if setup.side == INPUT_SIDE else f" at {setup.side}"
+        return Candidate(
+            name=f"{setup.name}-{suffix}",
+            title=f"{setup.entry.name}{size}{', fine-tuned' if setup.tuned else ''}: {prompting}",
+            family="sam",
+            description=description,
+            revision=setup.entry.revision,
+            settings={
+                "architecture": setup.entry.architecture,
+                "backend": self._backend.name,
+                "device": self._backend.device,
+                "input": f"longest side {setup.side}, padding {setup.padding}",
+                "mask": mask,
+            },
+            oracle=mask == _ORACLE,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All candidates of an evaluation.
 
     Attributes:
-        catalogue: by name.
-        model_store: of checkpoints.
-        backend: runs them.
-        threads: CPU threads of one inference on OpenVINO; 0 for all cores.
+        unets: include the `finder` of every SAM.
+        sams: the SAMs.
     """
 
-    catalogue: Mapping[str, CatalogueEntry]
-    model_store: ModelStore
-    backend: BackendName
-    threads: int = 0
+    unets: Sequence[UNetCandidate]
+    sams: Sequence[SamCandidate]
+
+    def answers(self, image: EncodedSample, seed: int) -> Iterator[tuple[Candidate, Answer]]:
+        """Yield every candidate and its answer for an image; see `SamCandidate.answers`.
+
+        Raises:
+            BackendError: a device failed.
+        """
+        found: dict[str, Inspected] = {}
+        for unet in self.unets:
+            inspected = unet.inspect(image)
+            found[unet.candidate.name] = inspected
+            yield unet.candidate, inspected.answer
+        for sam in self.sams:
+            yield from sam.answers(image, seed, found.get(sam.finder) if sam.finder else None)
 
 
-def open_panel(asked: Asked, place: Place) -> tuple[Panel, tuple[str, ...]]:
-    """Load everybody.
-
-    Args:
-        asked: who shall compete.
-        place: where from.
-
-    Returns:
-        The candidates, and what was left out and why.
-
-    Raises:
-        UnknownModel: a name that is nothing known.
-        CannotEvaluate: a model of the wrong family, an input size that none has, or two of the same name.
-        CatalogueError: a models file is wrong.
-        WeightsError, BackendError: a model that was named cannot be loaded.
-    """
-    setups = sam_setups(asked, place.catalogue)
-    unets, notes = _unets(asked, place)
-    _refuse_twins([each.subject.name for each in unets], [each.name for each in setups])
-    if not setups:
-        notes.append("No SAM was asked for.")
-    elif not asked.tuned:
-        notes.append("No fine-tuned SAM was named (--fine-tuned).")
-    loaded: dict[str, SamBackend] = {}
-    sams = []
-    for setup in setups:
-        if setup.entry.sha256 not in loaded:
-            loaded[setup.entry.sha256] = load_sam(setup.entry, place.backend, place.model_store, threads=place.threads)
-        backend = loaded[setup.entry.sha256]
-        fitting = setup if backend.flexible else replace(setup, padding="square")
-        sams.append(SamCandidate(fitting, backend, unets[0].subject.name if unets else None))
-    if not unets and not sams:
-        raise CannotEvaluate(f"Nobody is left to evaluate. {' '.join(notes)}")
-    return Panel(unets, sams), tuple(notes)
-
-
-def sam_setups(asked: Asked, catalogue: Mapping[str, CatalogueEntry]) -> list[SamSetup]:
-    """How every SAM is asked, zero-shot ones first.
-
-    Args:
-        asked: who shall compete.
-        catalogue: known models.
-
-    Returns:
-        One for each SAM and input size; their padding is for backends that take any.
-
-    Raises:
-        UnknownModel, CatalogueError: as `find_models`.
-        CannotEvaluate: likewise; or an input size that the model has not, or a card that cannot be read.
-    """
-    setups = []
-    for word, tuned in [*((word, False) for word in asked.sams), *((word, True) for word in asked.tuned)]:
-        if word == NONE:
-            continue
-        before, at, after = word.rpartition("@")
-        name, size = (before, int(after)) if at and after.isdecimal() else (word, asked.input_size)
-        for entry in find_models(name, "sam", catalogue):
-            setup = _as_trained(entry) if tuned else SamSetup(entry)
-            setups.append(replace(setup, side=_checked(size or setup.side, entry)))
-    return setups
-
-
-def _unets(asked: Asked, place: Place) -> tuple[list[UNetCandidate], list[str]]:
-    if NONE in asked.unets:
-        return [], ["No U-Net was asked for."]
-    notes, unets = [], []
-    by_default = [entry for entry in place.catalogue.values() if entry.architecture.family == "unet"]
-    named = [entry for word in asked.unets for entry in find_models(word, "unet", place.catalogue)]
-    for entry in named or by_default:
-        try:
-            backend = load_unet(entry, place.backend, place.model_store, threads=place.threads)
-        except WeightsError as error:
-            if named:
-                raise
-            notes.append(f"{entry.name} is left out: {error.detail}")
-        else:
-            unets.append(UNetCandidate(entry, backend))
-    if not (unets or notes):
-        notes.append("The catalogue has no U-Net, and none was named (--unet): no SAM is prompted with its fruits.")
-    return unets, notes
-
-
-def _as_trained(entry: CatalogueEntry) -> SamSetup:
-    """At the input size and padding at which it was fine-tuned, where its card lies beside it."""
-    setup = SamSetup(entry, tuned=True)
-    cards = [RunFolder(each.path.parent).card_json for each in entry.sources if isinstance(each, LocalFile)]
-    for file in cards:
-        if not file.is_file():
-            continue
-        try:
-            card = json.loads(file.read_bytes())
-            if card["sha256"] != entry.sha256:
-                continue  # another model's
-            side, padding = int(card["options"]["side"]), card["options"]["padding"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CannotEvaluate(f"{file}: does not tell the input size that it was trained at ({error!r}).") from error
-        return replace(setup, side=side, padding="square" if padding == "square" else "none")
-    return setup
-
-
-def _checked(side: int, entry: CatalogueEntry) -> int:
-    if side < PADDING_STEP or side % PADDING_STEP:
-        raise CannotEvaluate(f"An input size of {side}: multiples of {PADDING_STEP} are right, such as 1024.")
-    if side != INPUT_SIDE and entry.architecture is not Architecture.MOBILE_SAM:
-        raise CannotEvaluate(f"{entry.name} is a {entry.architecture}, which sees images at {INPUT_SIDE} only.")
-    return side
-
-
-def _refuse_twins(*families: Sequence[str]) -> None:
-    for names in families:
-        twins = {name for name in names if names.count(name) > 1}
-        if twins:
-            raise CannotEvaluate(
-                f"{', '.join(sorted(twins))}: named more than once; the results could not be told apart."
-            )
+def _union(masks: Sequence[BinaryMask], shape: tuple[int, ...]) -> SemanticMap:
+    union = np.zeros(shape, np.bool_)
+    for mask in masks:
+        union |= mask
+    return np.where(union, np.uint8(PixelClass.FRUIT), np.uint8(PixelClass.BACKGROUND))

@@ -1,13 +1,6 @@
-"""What an evaluation found, as it is kept in `results.json`; images are not in it.
+"""The results of an evaluation, and how they are kept in `results.json`; images are not part of them.
 
-Names of measures are those of `models.evaluation.summary.summarise`, and four more:
-
-- `prompted_iou_per_fruit`: the mask that a prompt gave against the fruit that the prompt was made from, the mean over
-  all fruits; only of subjects whose prompts come from the annotation.
-- `fruit_count_right_per_image`: share of the images in which as many fruits are found as are annotated; this and the
-  next two only of subjects that find fruits by themselves.
-- `touching_fruit_count_right_per_image`: the same of images in which annotated fruits touch.
-- `fruit_count_error_per_image`: mean absolute difference of the two numbers.
+`models.evaluation.measures` describes every measure by its name.
 """
 
 from __future__ import annotations
@@ -15,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,8 +16,13 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 
 from models.errors import DataError
 
-SCHEMA: Final = 1
-"""Version of the JSON; another one is refused."""
+RESULTS_FILE: Final = "results.json"
+
+SCHEMA: Final = 2
+"""Version of the JSON; no other version is read."""
+
+TOTAL: Final = "total"
+"""Name of the time of all stages together, next to the stages in `CandidateResult.timing_ms`."""
 
 Number = Annotated[
     float,
@@ -36,7 +34,7 @@ Number = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A measure and its bootstrap 95 % interval over images, see `models.evaluation.bootstrap`."""
+    """A measure over all images, and its bootstrap 95 % interval, see `models.evaluation.bootstrap`."""
 
     value: Number
     low: Number
@@ -44,17 +42,17 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """One contender: a model, and for a SAM how it is prompted.
+class Candidate:
+    """A model under evaluation and, for a SAM, how it is prompted.
 
     Attributes:
         name: short and unique, such as "unet-resnet18-citrus" or "mobile-sam-box-unet".
-        title: for a table's row.
+        title: heading of a table row.
         family: "unet" or "sam".
-        description: in a sentence or two, what it sees and whether it uses the annotation.
-        revision: of the weights; of a SAM prompted by a U-Net, of the SAM.
+        description: a sentence or two on what it sees and whether it uses the annotation.
+        revision: content hash of the weights; of the SAM, where a U-Net prompts a SAM.
         settings: backend, input size and the like, by name.
-        oracle: its choice uses the annotation at inference: no result that one can have.
+        oracle: whether it uses the annotation to choose its masks, which shows an upper bound and not a result.
     """
 
     name: str
@@ -67,47 +65,55 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationBin:
-    """Masks whose score lies from `score_low` to before `score_high`; see `models.evaluation.calibration`."""
+class ScoreBin:
+    """Masks with scores from `low` up to, but not including, `high`.
 
-    score_low: float
-    score_high: float
+    Attributes:
+        low: lower edge.
+        high: upper edge; the outer bins also hold the scores below 0 and above 1.
+        count: number of masks.
+        mean_score: mean of their scores.
+        mean_iou: mean of their IoUs with the annotation.
+    """
+
+    low: float
+    high: float
+    count: int
     mean_score: float
     mean_iou: float
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How well a SAM's scores foretell the true IoU of the masks that it chose.
+    """How well scores predict the IoU of their masks, see `models.evaluation.calibration`.
 
     Attributes:
-        bins: those that hold masks, by score.
-        count: masks.
-        ece: expected calibration error.
-        mean_abs_error: of the scores.
-        bias: mean score less mean IoU.
-        correlation: Pearson's; NaN when all scores or all IoUs are equal.
+        count: number of masks.
+        mean_absolute_error: of the scores.
+        bias: mean score minus mean IoU; above 0 where the scores are too high.
+        expected_calibration_error: mean distance of score and IoU over the bins, weighted by their counts.
+        correlation: Pearson's, -1 to 1; NaN where all scores or all IoUs are equal.
+        bins: those with masks, in ascending order.
     """
 
-    bins: tuple[CalibrationBin, ...]
     count: int
-    ece: float
-    mean_abs_error: float
+    mean_absolute_error: float
     bias: float
+    expected_calibration_error: float
     correlation: Number
+    bins: tuple[ScoreBin, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """One image.
+    """The measures of one image.
 
     Attributes:
         name: of the image.
-        fruit_iou: of fruit against background, 0 to 1; NaN when there is none, neither true nor predicted.
-        measures: others by name, without "per_image": `fruit_dice`, `fruit_boundary_f`, `healthy_iou`, `infected_iou`,
-            `mean_iou`, `infected_fraction_error` (predicted less true), `object_precision`, `object_recall`,
-            `prompted_iou`, `fruits`, `fruits_found`; those that count.
+        fruit_iou: IoU of fruit against background, 0 to 1; NaN where neither annotation nor prediction has fruit.
+        measures: others by name, only those that are defined: `fruit_dice`, `fruit_boundary_f`, `background_iou`,
+            `healthy_iou`, `infected_iou`, `mean_iou`, `infected_fraction_error` (predicted minus annotated),
+            `object_precision`, `object_recall`, `prompted_iou`, `fruits`, `fruits_found`.
     """
 
     name: str
@@ -116,36 +122,36 @@ class ImageScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One subject on one group.
+class CandidateResult:
+    """The result of one candidate on one group of images.
 
     Attributes:
-        subject: the contender.
-        measures: by name; those that count.
-        milliseconds: median over the images, by stage: "decode", "encode", "infer", "prompt", "postprocess" as far as
-            the subject has them, and "total", the median of the images' totals.
-        per_image: in the group's order.
-        score_calibration: of a SAM whose prompts come from the annotation, and that chooses by its scores; else None.
+        candidate: the model and how it is prompted.
+        measures: over all images, by name; only those that are defined.
+        timing_ms: median over the images in milliseconds, by stage: "decode", "encode", "infer", "prompt",
+            "postprocess", as far as the candidate has them, and `TOTAL`, the median of the images' totals.
+        per_image: in the order of the group.
+        score_calibration: of a SAM that is prompted from the annotation and chooses its masks by score, else None.
     """
 
-    subject: Subject
+    candidate: Candidate
     measures: Mapping[str, Interval]
-    milliseconds: Mapping[str, Number]
+    timing_ms: Mapping[str, Number]
     per_image: tuple[ImageScore, ...]
     score_calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Images that are measured together; different groups are never averaged.
+    """Images that are measured together; groups are never averaged.
 
     Attributes:
         name: unique: "rendered", or the data set and its part, such as "fruit-test".
-        title: for a heading.
-        description: what the images are, and what their annotations tell.
-        images: how many.
-        fruits: how many are annotated; 0 where fruits are not told apart.
-        measured: one for each subject.
+        title: heading.
+        description: what the images show, and what their annotation distinguishes.
+        images: number of images.
+        fruits: number of annotated fruits; 0 where the annotation does not separate fruits.
+        results: one per candidate.
     """
 
     name: str
@@ -153,87 +159,54 @@ class Group:
     description: str
     images: int
     fruits: int
-    measured: tuple[Measured, ...]
+    results: tuple[CandidateResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
         groups: in the order of the report.
         machine: processor, threads, backend, versions and the like, by name.
-        commit: of the project; "unknown" where that cannot be told, with "-dirty" for changed files.
-        made_at: ISO 8601, UTC.
-        seed: of jitter and bootstrap.
-        options: what the command was told, by name.
+        commit: of the project, with "-dirty" where files were changed; "unknown" outside a git checkout.
+        created_at: ISO 8601, UTC.
+        seed: of box jitter and bootstrap.
+        options: of the command line, by name.
         notes: what was left out, and why.
     """
 
     groups: tuple[Group, ...]
     machine: Mapping[str, str]
     commit: str
-    made_at: str
+    created_at: str
     seed: int
     options: Mapping[str, str]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageFile:
-    """An image for the report, not part of the JSON: side by side the truth's outline and the prediction's.
-
-    Attributes:
-        group: name of its group.
-        subject: name of the subject.
-        name: of the image.
-        fruit_iou: of that subject on it.
-        kind: whether it is one of the subject's best or worst.
-        jpeg: the file, at most 360 pixels high.
-    """
-
-    group: str
-    subject: str
-    name: str
-    fruit_iou: float
-    kind: Literal["best", "worst"]
-    jpeg: bytes = field(repr=False)
 
 
 _RESULTS: Final = TypeAdapter(Results)
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """Make an object of plain JSON values.
-
-    Args:
-        results: what was found.
-
-    Returns:
-        With the key "schema"; NaN is None.
-    """
+    """Return results as plain JSON values with the key "schema"; NaN becomes None."""
     return {"schema": SCHEMA, **_RESULTS.dump_python(results, mode="json")}
 
 
 def from_json(content: object) -> Results:
-    """Read what `to_json` made.
-
-    Args:
-        content: plain JSON values, from anywhere.
-
-    Returns:
-        The results.
+    """Read results from plain JSON values, as `to_json` returns them.
 
     Raises:
-        DataError: of another schema, or not of the right shape.
+        DataError: another schema version, or values that do not fit it.
     """
     if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
-        raise DataError(f"These are no results of an evaluation of schema {SCHEMA}.")
+        found = content.get("schema") if isinstance(content, Mapping) else None
+        raise DataError(f"results must be a JSON object with schema {SCHEMA}, got schema {found!r}")
     try:
         return _RESULTS.validate_python({key: value for key, value in content.items() if key != "schema"})
     except ValidationError as error:
-        fault = error.errors()[0]
-        raise DataError(f"Results: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from error
+        first = error.errors()[0]
+        raise DataError(f"results.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def write_results(results: Results, file: Path) -> None:
@@ -246,15 +219,15 @@ def write_results(results: Results, file: Path) -> None:
 
 
 def read_results(file: Path) -> Results:
-    """Read what `write_results` wrote.
+    """Read results that `write_results` wrote.
 
     Raises:
-        DataError: the file cannot be read, or holds no results.
+        DataError: the file cannot be read, or does not hold results.
     """
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{file}: is no valid JSON: {error}.") from error
+        raise DataError(f"{file} is not valid JSON: {error}") from error
     return from_json(content)

@@ -26,8 +26,7 @@ from models.training.sam_data import EmbeddingStore, Tasks, load_images
 from models.training.sam_learner import TRAINED, SamLearner
 from models.training.sam_validation import MEASURES, SCORE, SamValidator
 from models.training.trainer import FitResult, Trainer, Validation
-from models.weights.checkpoints import load_state_dict
-from models.weights.checkpoints import sha256_of
+from models.weights.checkpoints import load_state_dict, sha256_of
 from models.weights.fetch import fetch
 from models.weights.run_folder import RunFolder
 

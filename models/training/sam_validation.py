@@ -27,9 +27,8 @@ from models.masks import bounding_box
 from models.metrics import mask_iou
 from models.sam.clicks import centre_point, jittered_box, training_jitter
 from models.sam.decoder import PromptDecoder
-from models.sam.prompts import position_grid
 from models.sam.postprocess import masks_of
-from models.sam.prompts import PackedPrompts, pack
+from models.sam.prompts import PackedPrompts, pack, position_grid
 from models.training.errors import CannotTrain
 from models.training.sam_data import EmbeddingStore, check_separated, load_embedding
 from models.training.trainer import Validation

@@ -32,8 +32,7 @@ from models.training.unet_data import (
 from models.training.unet_validation import RENDERED, SCORE, UNetValidator
 from models.types import CLASSES
 from models.unet.build import PixelsToLogits, build_unet, new_unet
-from models.weights.checkpoints import load_state_dict
-from models.weights.checkpoints import sha256_of
+from models.weights.checkpoints import load_state_dict, sha256_of
 from models.weights.fetch import fetch
 from models.weights.run_folder import RunFolder
 

@@ -11,11 +11,11 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
+from service.http.inspect_schema import FruitOut, InspectOut
 
 from models.masks import Rle, bounding_box, decode_rle
 from models.types import BinaryMask, PixelClass
 from service.api import schema
-from service.http.inspect_schema import FruitOut, InspectOut
 from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, draw, iou
 
 pytestmark = pytest.mark.checkpoint

@@ -13,13 +13,13 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
+from service.http.semantic_schema import SemanticOut
 
 from loadtest.server import Server
 from models.catalog import CATALOGUE
 from models.images import decode
 from models.types import PixelClass
 from service.api import schema
-from service.http.semantic_schema import SemanticOut
 from tests.system.calls import FRUITS, SIZE, draw
 
 pytestmark = pytest.mark.checkpoint

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
 from service.batching import BatchPolicy
-from service.errors import DeadlineUnreachable, Overloaded
 from service.service_times import ServiceTimes
 from service.work import DEFAULT_URGENCY, Item, Limits, Piece, QueueOptions, Terms
+
+from service.errors import DeadlineUnreachable, Overloaded
 from tests.fakes import FakeClock
 
 

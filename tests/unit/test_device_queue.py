@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-
-from models.errors import BackendError, DeviceBroken
 from service.device_queue import DeviceQueue, Place
-from service.errors import DeadlineExceeded, NotReady
 from service.keys import Key, Owner
 from service.work import DEFAULT_URGENCY, Limits, Piece, Terms
+
+from models.errors import BackendError, DeviceBroken
+from service.errors import DeadlineExceeded, NotReady
 from tests.fakes import FakeClock
 
 

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
+from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 
 from models.errors import BackendError
 from models.letterbox import letterbox_for
 from models.types import Size
-from service.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from tests.fakes import FakeClock
 
 SQUARE = Size(1024, 1024)

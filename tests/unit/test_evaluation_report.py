@@ -1,23 +1,35 @@
 import base64
 import dataclasses
+import io
 import itertools
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
+import PIL.Image
 import pytest
 
+from models.data.samples import Sample
 from models.errors import DataError
-from models.evaluation.report import summary_markdown, write_report
-from models.evaluation.results import ImageFile, Results, Subject
-from tests.invented_results import KINDS, NAN, Kind, full_results, invented_group, invented_images, invented_results
+from models.evaluation.candidates import Answer
+from models.evaluation.gallery import HEIGHT, WIDTH, Gallery, GalleryImage, read_gallery, side_by_side
+from models.evaluation.report import milliseconds, share, summary_markdown, write_report
+from models.evaluation.results import Candidate, Results
+from models.types import Pixels, Size
+from tests.invented_results import KINDS, Kind, full_results, invented_gallery, invented_group, invented_results
+from tests.knowing_unet import discs
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-HOSTILE = "A&B <script>alert(\"1\")</script> | 'x'"
+NAN = math.nan
+VOID = {"meta", "img"}
+HOSTILE = "A&B <script>alert(\"1\")</script> | 'x' $\\frac{1}{2$"
+SVG = "data:image/svg+xml;base64,"
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements with attributes and text; fails on tags that do not pair."""
+    """Elements with attributes, and texts; fails on tags that do not pair."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -46,6 +58,15 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
+    def gallery(self) -> list[dict[str, str]]:
+        return [each for each in self.all("img") if "data-kind" in each]
+
+    def figures(self) -> list[str]:
+        """Return the texts of each figure, whose SVG must be well-formed."""
+        sources = [each["src"] for each in self.all("img") if "data-kind" not in each]
+        trees = [ElementTree.fromstring(base64.b64decode(each.removeprefix(SVG))) for each in sources]  # noqa: S314
+        return [" ".join(" ".join(tree.itertext()).split()) for tree in trees]
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:
@@ -54,7 +75,7 @@ def results() -> Results:
 
 @pytest.fixture(scope="module")
 def file(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(results, invented_images(results), tmp_path_factory.mktemp("report") / "new")
+    return write_report(results, invented_gallery(results), tmp_path_factory.mktemp("report") / "new")
 
 
 @pytest.fixture(scope="module")
@@ -62,196 +83,270 @@ def page(file: Path) -> Page:
     return Page(file.read_text("utf-8"))
 
 
-def of(results: Results, folder: Path, images: list[ImageFile] | None = None) -> Page:
-    return Page(write_report(results, images or [], folder).read_text("utf-8"))
+def page_of(results: Results, folder: Path, gallery: list[GalleryImage] | None = None) -> Page:
+    return Page(write_report(results, gallery or [], folder).read_text("utf-8"))
 
 
-def test_the_page_needs_nothing_but_itself_and_stays_below_4_mb(file: Path, page: Page) -> None:
-    assert file.name == "report.html"
+def test_the_report_is_one_file_without_scripts_or_other_hosts(file: Path, page: Page) -> None:
     assert file.stat().st_size < 4_000_000
     assert [each.name for each in file.parent.iterdir()] == ["report.html"]
     assert not page.all("script")
     assert not page.all("link")
-    sources = [attributes["src"] for _, attributes in page.elements if "src" in attributes]
-    assert sources
-    assert all(each.startswith("data:image/jpeg;base64,") for each in sources)
+    assert all(each["src"].startswith("data:image/") for each in page.all("img"))
     assert all(attributes["href"].startswith("#") for attributes in page.all("a"))
     (style,) = (text for tag, text in page.texts if tag == "style")
     assert "url(" not in style
     assert "@import" not in style
 
 
-def test_it_tells_every_subject_of_every_group_with_its_interval(results: Results, page: Page) -> None:
+def test_the_report_shows_every_candidate_with_values_times_and_images(results: Results, page: Page) -> None:
     text = page.text()
     for group in results.groups:
         assert group.title in text
-        for each in group.measured:
-            assert each.subject.title in text
+        for each in group.results:
+            assert each.candidate.title in text
             found = each.measures["fruit_iou_per_image"]
             assert f"{found.value:.3f} {found.low:.3f} to {found.high:.3f}" in text
+            assert milliseconds(each.timing_ms["total"]) in text
+            if each.score_calibration:
+                assert f"{each.score_calibration.expected_calibration_error:.3f}" in text
+    gallery = invented_gallery(results)
+    assert len(page.gallery()) == len(gallery) == 7 * 2 * 6
+    for image in gallery:
+        assert f"{image.name} fruit IoU {image.fruit_iou:.3f}" in text
 
 
-def test_it_shows_all_images_with_their_names_and_ious(results: Results, page: Page) -> None:
-    images = invented_images(results)
-    assert len(page.all("img")) == len(images) == 7 * 3 * 6
+def test_the_report_shows_how_it_was_measured(page: Page, results: Results) -> None:
     text = page.text()
-    for each in images:
-        assert f"{each.name} fruit IoU {each.fruit_iou:.3f}" in text
+    for shown in (
+        *results.machine.values(),
+        *results.options.values(),
+        results.commit,
+        results.created_at,
+        *results.notes,
+    ):
+        assert shown in text
+    defined = [text for tag, text in page.texts if tag == "code"]
+    assert sorted(defined) == sorted({name for g in results.groups for each in g.results for name in each.measures})
 
 
-def test_a_image_stands_under_its_own_group_only(results: Results, tmp_path: Path) -> None:
-    # Both groups hold images of the same names.
-    only = [each for each in invented_images(results, height=60) if each.group == "rendered"][:1]
-    text = of(results, tmp_path, only).text()
-    assert text.count("Best and worst images") == 1
-    assert text.index("Best and worst images") > text.index("Rendered scenes: time per stage")
+def test_figures_show_iou_times_and_calibration_of_each_candidate(results: Results, page: Page) -> None:
+    figures = page.figures()
+    assert len(figures) == 2 * 3
+    for iou, timing, reliability in (figures[:3], figures[3:]):
+        for candidate in (each.candidate for each in results.groups[0].results):
+            first_word = candidate.title.split()[0]
+            assert first_word in iou
+            assert first_word in timing
+        for stage in ("decode", "encode", "prompt", "infer", "postprocess"):
+            assert stage in timing
+        assert "mean score" in reliability
 
 
-def test_the_best_come_best_first_and_the_worst_worst_first(results: Results, tmp_path: Path) -> None:
-    images = [each for each in invented_images(results, height=60) if each.group == "rendered"][:6]
-    shown = [float(each) for each in re.findall(r"fruit IoU (\d\.\d{3})", of(results, tmp_path, images).text())]
-    kinds = {
-        kind: sorted(round(each.fruit_iou, 3) for each in images if each.kind == kind) for kind in ("best", "worst")
-    }
-    assert shown[-6:] == kinds["best"][::-1] + kinds["worst"]
-
-
-def test_it_says_what_must_be_known_to_read_it(page: Page, results: Results) -> None:
-    text = page.text()
-    assert "Groups are never averaged." in text
-    assert "An oracle is no result one can have." in text
-    assert "Intervals come from the bootstrap over images." in text
-    for told in (*results.machine.values(), *results.options.values(), results.commit, results.made_at, *results.notes):
-        assert told in text
-
-
-def test_every_measure_is_explained_once(page: Page, results: Results) -> None:
-    explained = [text for tag, text in page.texts if tag == "code"]
-    measured = {name for group in results.groups for each in group.measured for name in each.measures}
-    assert sorted(explained) == sorted(measured)
-
-
-def test_every_figure_and_table_head_can_be_read_aloud(page: Page) -> None:
+def test_tables_and_figures_are_accessible(page: Page) -> None:
     assert all(attributes["alt"] for attributes in page.all("img"))
-    for attributes in page.all("svg"):
-        assert attributes.get("aria-hidden") == "true" or (attributes["role"] == "img" and attributes["aria-label"])
     assert all(attributes["scope"] in ("col", "row") for attributes in page.all("th"))
-    identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    assert len(identities) == len(set(identities))
-    assert {attributes["href"][1:] for attributes in page.all("a")} == set(identities)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["href"][1:] for attributes in page.all("a")} == set(ids)
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == 1
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(headings))
 
 
-def test_foreign_text_cannot_become_part_of_the_page(tmp_path: Path) -> None:
-    subject = Subject("name", HOSTILE, "unet", HOSTILE, HOSTILE, {HOSTILE: HOSTILE})
-    group = invented_group("g", HOSTILE, images=3, classes=True, seed=1, kinds=[Kind(subject, 0.9, {HOSTILE: 3.0})])
+def test_hostile_text_cannot_become_part_of_the_page(tmp_path: Path) -> None:
+    candidate = Candidate("name", HOSTILE, "unet", HOSTILE, HOSTILE, {HOSTILE: HOSTILE})
+    group = invented_group("g", HOSTILE, images=3, classes=True, seed=1, kinds=[Kind(candidate, 0.9, {HOSTILE: 3.0})])
     results = dataclasses.replace(
         invented_results([group], notes=(HOSTILE,)), machine={HOSTILE: HOSTILE}, commit=HOSTILE, options={"a": HOSTILE}
     )
-    images = [dataclasses.replace(each, name=HOSTILE) for each in invented_images(results, height=60)]
-    page = of(results, tmp_path, images)
+    gallery = [dataclasses.replace(each, name=HOSTILE) for each in invented_gallery(results, height=60)]
+    page = page_of(results, tmp_path, gallery)
     assert not page.all("script")
     assert page.text().count(HOSTILE) >= 15
     assert any(HOSTILE in attributes["alt"] for attributes in page.all("img"))
+    assert all("<script>" in each for each in page.figures())
+    assert {image.name for image in read_gallery((tmp_path / "report.html").read_text("utf-8"))} == {HOSTILE}
     rows = summary_markdown(results).splitlines()[2:]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"(?<!\\)\|", rows[1]))}
 
 
-def test_names_that_no_encoding_knows_are_written_all_the_same(tmp_path: Path) -> None:
-    # What Python makes of a file name's bytes that are no UTF-8, and a character that HTML forbids.
-    results = invented_results([], notes=("apple\udcff\x00.jpg",))
-    assert "apple\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.jpg" in of(results, tmp_path).text()
+def test_names_outside_of_unicode_are_written_with_replacement_characters(tmp_path: Path) -> None:
+    # Python's form of file names that are not UTF-8, a character that HTML forbids, and one without a glyph.
+    name = "apple\udcff\x00\u6a58.jpg"
+    kind = dataclasses.replace(KINDS[0], candidate=dataclasses.replace(KINDS[0].candidate, title=name))
+    group = invented_group("g", "Title", images=3, classes=False, seed=1, kinds=[kind])
+    page = page_of(invented_results([group], notes=(name,)), tmp_path)
+    expected = "apple\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\u6a58.jpg"
+    assert expected in page.text()
+    assert all(expected in each for each in page.figures())
 
 
-def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
+def test_undefined_values_are_a_dash(tmp_path: Path) -> None:
     group = invented_group("g", "Title", images=4, classes=False, seed=1, kinds=KINDS[:2])
     blank = dataclasses.replace(
-        group.measured[0],
+        group.results[0],
         measures={},
-        milliseconds={"total": NAN},
-        per_image=tuple(dataclasses.replace(each, fruit_iou=NAN) for each in group.measured[0].per_image),
+        timing_ms={"total": NAN},
+        per_image=tuple(dataclasses.replace(each, fruit_iou=NAN) for each in group.results[0].per_image),
     )
-    results = invented_results([dataclasses.replace(group, measured=(blank, group.measured[1]))])
-    page = of(results, tmp_path)
+    results = invented_results([dataclasses.replace(group, results=(blank, group.results[1]))])
+    page = page_of(results, tmp_path)
     assert "nan" not in page.text().lower().split()
-    assert not any("nan" in value.lower() for _, each in page.elements for value in each.values())
-    assert "nothing measured; 4 without fruit not counted" in page.text()
     row = next(row for row in summary_markdown(results).splitlines() if "ResNet" in row)
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["–"] * 3  # noqa: RUF001 the report's dash
+    assert share(-0.0001) == "0.000"
+    assert (milliseconds(5.04), milliseconds(1234.5)) == ("5.0", "1,234")
 
 
-def test_nothing_measured_is_still_a_page(tmp_path: Path) -> None:
-    assert "No images were measured." in of(invented_results([]), tmp_path).text()
-    empty = invented_group("g", "Nobody came", images=1, classes=False, seed=1, kinds=[])
-    assert "Nothing was measured on it." in of(invented_results([empty]), tmp_path).text()
+def test_empty_results_make_a_report(tmp_path: Path) -> None:
+    assert "No images were measured." in page_of(invented_results([]), tmp_path).text()
+    empty = invented_group("g", "Title", images=1, classes=False, seed=1, kinds=[])
+    assert "Nothing was measured on it." in page_of(invented_results([empty]), tmp_path).text()
     assert summary_markdown(invented_results([])) == "\n"
 
 
-def test_an_oracle_is_never_called_the_best(tmp_path: Path) -> None:
+def test_an_oracle_is_never_the_best(tmp_path: Path) -> None:
     oracle = dataclasses.replace(KINDS[5], skill=0.999)
     group = invented_group("g", "Title", images=40, classes=False, seed=1, kinds=[*KINDS[:3], oracle])
-    value = [each.measures["fruit_iou_per_image"].value for each in group.measured]
-    assert max(value) == value[3]
-    page = of(invented_results([group]), tmp_path)
-    assert f"{value[3]:.3f}" not in [text for tag, text in page.texts if tag == "strong"]
-    assert f"{sorted(value)[-2]:.3f}" in [text for tag, text in page.texts if tag == "strong"]
-    leader = group.measured[value.index(sorted(value)[-2])].subject.title
-    assert f": {leader} , {sorted(value)[-2]:.3f}" in page.text()
-    assert f"{value[3]:.3f} (" not in page.text()
-    assert "oracle: no result one can have" in page.text()
+    values = [each.measures["fruit_iou_per_image"].value for each in group.results]
+    assert max(values) == values[3]
+    page = page_of(invented_results([group]), tmp_path)
+    strong = [text for tag, text in page.texts if tag == "strong"]
+    assert f"{values[3]:.3f}" not in strong
+    second = sorted(values)[-2]
+    assert f"{second:.3f}" in strong
+    leader = group.results[values.index(second)].candidate.title
+    assert f"of all candidates except oracles: {leader} , {second:.3f} (" in page.text()
+    assert "oracle: an upper bound, not a result" in page.text()
     assert "(oracle)" in summary_markdown(invented_results([group]))
 
 
-def test_equal_figures_lead_together(tmp_path: Path) -> None:
+def test_equal_values_share_the_lead(tmp_path: Path) -> None:
     group = invented_group("g", "Title", images=9, classes=False, seed=1, kinds=KINDS[:2])
-    twins = tuple(dataclasses.replace(each, measures=group.measured[0].measures) for each in group.measured)
-    page = of(invented_results([dataclasses.replace(group, measured=twins)]), tmp_path)
-    value = f"{twins[0].measures['fruit_iou_per_image'].value:.3f}"
+    equal = tuple(dataclasses.replace(each, measures=group.results[0].measures) for each in group.results)
+    page = page_of(invented_results([dataclasses.replace(group, results=equal)]), tmp_path)
+    value = f"{equal[0].measures['fruit_iou_per_image'].value:.3f}"
     assert [text for tag, text in page.texts if tag == "strong"].count(value) == 2
 
 
-def test_the_best_without_a_prompt_from_the_annotation_is_told_apart(results: Results, page: Page) -> None:
-    alone = [each for each in results.groups[0].measured if "prompted_iou_per_fruit" not in each.measures]
-    leader = max(alone, key=lambda each: each.measures["fruit_iou_per_image"].value)
-    assert f"Highest fruit IoU without any prompt from the annotation: {leader.subject.title}" in page.text()
+def test_the_best_candidate_without_prompts_from_the_annotation_is_named(results: Results, page: Page) -> None:
+    unprompted = [each for each in results.groups[0].results if "prompted_iou_per_fruit" not in each.measures]
+    leader = max(unprompted, key=lambda each: each.measures["fruit_iou_per_image"].value)
+    assert f"Highest fruit IoU without prompts from the annotation: {leader.candidate.title}" in page.text()
 
 
-def test_many_images_shrink_and_few_stay_as_they_are(results: Results, page: Page, tmp_path: Path) -> None:
-    heights = {int(each["height"]) for each in page.all("img")}
-    assert 200 <= min(heights) < 300
-    few = invented_images(results)[:6]
-    shown = of(results, tmp_path, few).all("img")
-    assert {each["height"] for each in shown} == {"360"}
-    sources = {f"data:image/jpeg;base64,{base64.b64encode(each.jpeg).decode()}" for each in few}
-    assert {each["src"] for each in shown} == sources
+@pytest.fixture
+def small() -> Results:
+    """Two groups, the second without figures."""
+    groups = [("one", KINDS[:1]), ("two", ())]
+    return invented_results(
+        [invented_group(name, name, images=9, classes=False, seed=1, kinds=kinds) for name, kinds in groups]
+    )
 
 
-def test_a_image_that_is_none_is_refused(results: Results, tmp_path: Path) -> None:
-    broken = ImageFile("rendered", "mobile-sam-box", "pear", 0.5, "best", b"no image")
+def test_the_gallery_is_sorted_and_read_back_from_the_report(small: Results, tmp_path: Path) -> None:
+    gallery = invented_gallery(small, height=60)
+    file = write_report(small, gallery, tmp_path)
+    page = Page(file.read_text("utf-8"))
+    assert page.text().count("Best and worst images") == 1  # in its own group only
+    shown = read_gallery(file.read_text("utf-8"))
+    best, worst = ([each for each in shown if each.kind == kind] for kind in ("best", "worst"))
+    assert [each.fruit_iou for each in best] == sorted((each.fruit_iou for each in best), reverse=True)
+    assert [each.fruit_iou for each in worst] == sorted(each.fruit_iou for each in worst)
+    assert {dataclasses.astuple(each) for each in shown} == {dataclasses.astuple(each) for each in gallery}
+    assert write_report(small, shown, tmp_path / "again").read_bytes() == file.read_bytes()
+    with pytest.raises(DataError, match="earlier report"):
+        read_gallery('<img data-kind="best" src="x">')
+
+
+def test_many_images_shrink_and_few_do_not(small: Results, page: Page, tmp_path: Path) -> None:
+    assert sum(len(each["src"]) for each in page.gallery()) < 3_500_000
+    few = invented_gallery(small)
+    assert {each["src"] for each in page_of(small, tmp_path, few).gallery()} == {each.uri for each in few}
+    broken = dataclasses.replace(few[0], name="pear", jpeg=b"no image")
     with pytest.raises(DataError, match="pear"):
-        write_report(results, [broken], tmp_path)
-    assert not list(tmp_path.iterdir())
+        write_report(small, [broken], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
-def test_equal_results_make_equal_pages(results: Results, tmp_path: Path) -> None:
-    images = invented_images(results, height=60)
-    one = write_report(results, images, tmp_path / "one").read_bytes()
-    assert write_report(full_results(), images, tmp_path / "two").read_bytes() == one
-
-
-def test_the_summary_is_a_markdown_table_for_each_group(results: Results) -> None:
+def test_the_summary_is_a_markdown_table_per_group(results: Results) -> None:
     blocks = summary_markdown(results).rstrip("\n").split("\n\n")
     assert len(blocks) == 2 * len(results.groups)
     for group, heading, table in zip(results.groups, blocks[::2], blocks[1::2], strict=True):
         assert group.title in heading
         rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
         assert len({len(row) for row in rows}) == 1
-        assert len(rows) == 2 + len(group.measured)
-        for row, each in zip(rows[2:], group.measured, strict=True):
+        assert "Fruit IoU per image" in rows[0]
+        for row, each in zip(rows[2:], group.results, strict=True):
             found = each.measures["fruit_iou_per_image"]
             assert row[1] == f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
-            assert "Fruit IoU per image" in rows[0]
-    assert "Infected IoU per image" in blocks[5]
+    assert "Infected IoU per image" in blocks[3]
     assert "Infected" not in blocks[1]
+
+
+def offered(*ious: float) -> list[tuple[str, str, float]]:
+    gallery = Gallery("g", "c")
+    for number, iou in enumerate(ious):
+        nothing = Answer(np.zeros((224, 448), np.uint8), (), {})
+        gallery.offer(discs((100, 100, 40), name=str(number)), nothing, iou)
+    return [(each.kind, each.name, each.fruit_iou) for each in gallery.images()]
+
+
+def test_the_gallery_keeps_the_three_best_and_the_three_worst_images() -> None:
+    assert offered(0.5, 0.9, 0.1, 0.7, 0.3, 0.8, 0.2, 0.6) == [
+        ("best", "1", 0.9), ("best", "5", 0.8), ("best", "3", 0.7),
+        ("worst", "2", 0.1), ("worst", "6", 0.2), ("worst", "4", 0.3),
+    ]  # fmt: skip
+    # Of equal ones the first stay.
+    equal = offered(0.5, 0.5, 0.5, 0.5, 0.1, 0.2, 0.3)
+    assert [name for kind, name, _ in equal if kind == "best"] == ["0", "1", "2"]
+    assert offered(math.nan) == []
+
+
+def test_the_gallery_holds_no_image_twice() -> None:
+    assert offered(0.5) == [("best", "0", 0.5)]
+    assert offered(0.5, 0.7, 0.6) == [("best", "1", 0.7), ("best", "2", 0.6), ("worst", "0", 0.5)]
+    assert [name for _, name, _ in offered(0.1, 0.2, 0.3, 0.4)] == ["3", "2", "0", "1"]
+
+
+def sides(sample: Sample, answer: Answer) -> tuple[Pixels, Pixels]:
+    whole = np.asarray(PIL.Image.open(io.BytesIO(side_by_side(sample, answer))))
+    half = (whole.shape[1] - 4) // 2
+    return whole[:, :half], whole[:, -half:]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(Size(100, 200), (100, 200)), (Size(1000, 1000), (HEIGHT, HEIGHT)), (Size(200, 1920), (50, WIDTH))],
+)
+def test_large_images_are_drawn_smaller(size: Size, expected: tuple[int, int]) -> None:
+    sample = discs((50, 50, 30), size=size)
+    left, right = sides(sample, Answer(sample.semantic, (), {}))
+    assert left.shape[:2] == right.shape[:2] == expected
+
+
+def test_the_annotation_is_outlined_on_the_left_and_the_prediction_on_the_right() -> None:
+    sample, predicted = discs((100, 100, 60), (300, 100, 60), infected=[1]), discs((300, 100, 60))
+    assert predicted.instance_map is not None
+    left, right = sides(sample, Answer(predicted.semantic, (predicted.instance_map == 1,), {}))
+    # The left rim of the first disc is drawn in the annotation only. JPEG blurs what is one pixel wide.
+    rim = (slice(95, 105), slice(36, 44))
+    plain = sample.pixels[rim]
+    assert np.abs(left[rim].astype(int) - plain).max() > 80
+    assert np.abs(right[rim].astype(int) - plain).max() < 80
+    # Infected: a purple line in the annotation only, where blue and red both exceed green.
+    purple = [
+        (np.minimum(side[..., 0], side[..., 2]) > side[..., 1] + 30).sum()
+        for side in (each[30:170, 230:370].astype(int) for each in (left, right))
+    ]
+    assert purple[0] > 100
+    assert purple[1] < 10
+
+
+def test_touching_fruits_are_separated_by_a_line() -> None:
+    sample = discs((100, 100, 50), (170, 100, 50))
+    assert sample.instance_map is not None
+    left, right = sides(sample, Answer(sample.semantic, (sample.instance_map > 0,), {}))
+    seam = (slice(95, 105), slice(115, 125))  # the left rim of the second disc, which lies on top
+    assert np.abs(left[seam].astype(int) - right[seam]).max() > 60

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention
+from service.device_queue import DeviceQueue
 
 from loadtest import gpu
 from loadtest.report import Effort
@@ -17,7 +18,6 @@ from models.backends.torch_backend import TorchSam
 from models.letterbox import letterbox_for
 from models.sam.build import ARCHITECTURES
 from models.types import Size
-from service.device_queue import DeviceQueue
 from service.runners.sam import SamRunner
 from tests.fakes import LOADED, FakeSam
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from service.isolation import run_isolated
 
 from models.errors import BackendError, DeviceBroken, DeviceOutOfMemory
-from service.isolation import run_isolated
 
 
 class Device:

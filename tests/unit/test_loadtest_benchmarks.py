@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from service.keys import share
 
 from loadtest import cost, doors, overload
 from loadtest.callers import CALLERS, Target
@@ -25,7 +26,6 @@ from loadtest.wire import Call, Masks, Unanswered
 from models.images import decode, read_size
 from models.letterbox import letterbox_for
 from models.types import Point
-from service.keys import share
 
 CALL = Call("/there", "text/plain", b"please", "X-Deadline-Ms")
 MAX_PIXELS = 10_000_000

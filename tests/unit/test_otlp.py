@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
 from service.observability.otlp import Traces, TracingMisconfigured, exported, wanted
 from service.observability.recording import Recording, Ride, record_batch
+
 from service.observability.tracing import Tracing, recorded
 from tests.collector import collector
 

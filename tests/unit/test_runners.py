@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import numpy as np
 import pytest
+from service.device_queue import DeviceQueue, Ran
+from service.work import QueueOptions, Terms
 
 from models.errors import BackendError, DeviceBroken, DeviceOutOfMemory
 from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import LOGITS_SIDE
 from models.types import Box, Logits, Point, Prompt, Size
-from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
 from service.runners.base import best_size
 from service.runners.sam import Decoded
-from service.work import QueueOptions, Terms
 from tests.fakes import LOADED, PATIENCE_S, SCORES, SIZE, DecodeCall, FakeImage, FakeSam, WatchedRunner
 
 FRAME = letterbox_for(SIZE)

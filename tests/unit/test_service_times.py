@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from service.service_times import ServiceTimes
 
 

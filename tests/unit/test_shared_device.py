@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from service.device_queue import DeviceQueue, Ran
+from service.work import QueueOptions, Terms
 
 from models.errors import DeviceBroken
 from models.letterbox import letterbox_for
 from models.types import Point, Prompt
-from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded
 from service.observability.observer import Observer, Stage
-from service.work import QueueOptions, Terms
 from tests.fakes import (
     LOADED,
     LOADED_UNET,

@@ -36,8 +36,7 @@ from models.types import CLASSES, PixelClass, Size
 from models.unet.build import PixelsToLogits, new_unet
 from models.unet.constants import OFFSET_UNIT
 from models.unet.letterbox import unet_letterbox
-from models.weights.checkpoints import load_state_dict
-from models.weights.checkpoints import sha256_of
+from models.weights.checkpoints import load_state_dict, sha256_of
 from models.weights.run_folder import RunFolder
 
 SMALL = Size(64, 96)

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from service.device_queue import DeviceQueue, Ran
+from service.work import QueueOptions, Terms
 
 from models.errors import BackendError, DeviceBroken
 from models.types import Size
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
-from service.device_queue import DeviceQueue, Ran
 from service.errors import DeadlineUnreachable, NotReady, Overloaded
-from service.work import QueueOptions, Terms
 from tests.fakes import LOADED_UNET, PATIENCE_S, PEEL_FRAME, FakePeel, FakeUNet, WatchedUNetRunner
 
 UPRIGHT = unet_letterbox(Size(224, 112))
