@@ -47,6 +47,7 @@ class Engine:
     workers: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
     clock: Callable[[], float] = time.monotonic
     latency: LatencyModel = field(default_factory=LatencyModel)
+    _requests: set[asyncio.Future[None]] = field(default_factory=set)
 
     @property
     def broken(self) -> bool:
@@ -93,6 +94,8 @@ class Engine:
             DeadlineExceeded: the deadline passed.
         """
         met = False
+        ended = asyncio.get_running_loop().create_future()
+        self._requests.add(ended)
         try:
             async with asyncio.timeout_at(context.deadline):
                 yield
@@ -100,6 +103,8 @@ class Engine:
         except TimeoutError as error:
             raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
         finally:
+            self._requests.discard(ended)
+            ended.set_result(None)
             context.timings.total = self.clock() - context.arrived
             if context.deadline is not None:
                 context.observer.deadline_checked(runner.entry.name, met=met)
@@ -127,8 +132,11 @@ class Engine:
 
     async def close(self, within: float) -> None:
         """Finish admitted work, for at most `within` seconds, and stop all threads."""
+        until = time.monotonic() + within
         for runner in self.runners.values():
             await runner.close(within)
+        if self._requests:  # their masks are still to be encoded
+            await asyncio.wait(set(self._requests), timeout=max(0.0, until - time.monotonic()))
         await asyncio.to_thread(self.workers.shutdown, wait=True)
 
     def _refusal(self, family: Family, name: str | None) -> UnknownModel | WrongFamily:

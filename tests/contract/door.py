@@ -1,4 +1,4 @@
-"""The HTTP door as callers see it: the real app over the real pipeline, with models that can be worked out by hand."""
+"""HTTP as callers see it: the real application over the real pipelines, with models that can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.oip import http as oip_http
 from service.pipelines import Pipelines
+from tests.contract.scenes import BOX_MASK, IMAGE, PEEL, TWO
 from tests.fakes import (
     LOADED,
     LOADED_UNET,
@@ -34,40 +35,50 @@ from tests.fakes import (
     make_pipelines,
     make_settings,
     peel_image,
-    rectangle,
 )
 
-IMAGE: Final = image_bytes()
+__all__ = ["BOX_MASK", "IMAGE"]
+
 POINT: Final = {"points": [[64, 48]]}
 BOX: Final = {"box": [32, 16, 64, 48], "multimask": False}
-BOX_MASK: Final = rectangle(32, 16, 64, 48)
-LIMITS: Final = {"max_prompts": 3, "max_points": 4, "max_megapixels": 0.1, "max_upload_mib": 1}
+LIMITS: Final[dict[str, Any]] = {"max_prompts": 3, "max_points": 4, "max_megapixels": 0.101, "max_upload_mib": 1}
 MIB: Final = 1 << 20
 HELD: Final = 200
-"""Mean red of the image that keeps the device busy."""
+"""Mark of the image that keeps a device busy."""
 NEVER: Final = 1e9
-"""Seconds after which an idle device is tried anew: no test waits for that."""
+"""Seconds after which an idle device is probed: longer than any test."""
 
-Parts = list[tuple[str, Any]]
+Part = tuple[str, Any]
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 
-def image(data: bytes = IMAGE) -> tuple[str, Any]:
+def image(data: bytes = IMAGE) -> Part:
     return "image", ("orange.png", data, "application/octet-stream")
 
 
-def plain(name: str, value: str | bytes) -> tuple[str, Any]:
+def plain(name: str, value: str | bytes) -> Part:
     return name, (None, value)
 
 
-def asked(*prompts: Mapping[str, Any], **fields: Any) -> tuple[str, Any]:
-    return plain("request", json.dumps({"prompts": prompts, **fields}))
+def fields(**values: Any) -> Part:
+    """The part `request`."""
+    return plain("request", json.dumps(values))
+
+
+def asked(*prompts: Mapping[str, Any], **values: Any) -> Part:
+    """The part `request` of `/v1/segment`."""
+    return fields(prompts=prompts, **values)
+
+
+def within(milliseconds: float) -> dict[str, str]:
+    """The header of a deadline."""
+    return {"x-deadline-ms": f"{milliseconds:g}"}
 
 
 @dataclass
 class Door:
-    """The app, its client, and the backends behind it; the second SAM takes images in one size only."""
+    """The application, a client of it, and the backends behind it; the second SAM supports one input size only."""
 
     app: HttpApp
     client: httpx.AsyncClient
@@ -94,31 +105,42 @@ class Door:
         assert isinstance(cache, WatchedCache)
         return cache
 
-    async def post(self, *parts: tuple[str, Any], path: str = "/v1/segment", **options: Any) -> httpx.Response:
+    @property
+    def encodes(self) -> list[int]:
+        """Batches of images that any device was given."""
+        return self.sam.encodes + self.second.encodes + self.unet.encodes
+
+    async def post(self, *parts: Part, path: str = "/v1/segment", **options: Any) -> httpx.Response:
         return await self.client.post(path, files=list(parts), **options)
 
-    async def segment(self, *parts: tuple[str, Any], **options: Any) -> schema.SegmentResponse:
-        answer = await self.post(*parts, **options)
-        return checked(answer, schema.SegmentResponse)
+    async def segment(self, *parts: Part, **options: Any) -> schema.SegmentResponse:
+        return checked(await self.post(*parts, **options), schema.SegmentResponse)
 
-    async def embed(self, data: bytes = IMAGE, **fields: Any) -> schema.EmbedResponse:
-        return checked(
-            await self.post(image(data), plain("request", json.dumps(fields)), path="/v1/embed"), schema.EmbedResponse
-        )
+    async def embed(self, data: bytes = IMAGE, **values: Any) -> schema.EmbedResponse:
+        return checked(await self.post(image(data), fields(**values), path="/v1/embed"), schema.EmbedResponse)
 
-    async def semantic(self, data: bytes | None = None, **fields: Any) -> schema.SemanticResponse:
-        parts = [image(peel_image() if data is None else data), plain("request", json.dumps(fields))]
-        return checked(await self.post(*parts, path="/v1/semantic"), schema.SemanticResponse)
+    async def semantic(self, data: bytes = PEEL, **values: Any) -> schema.SemanticResponse:
+        return checked(await self.post(image(data), fields(**values), path="/v1/semantic"), schema.SemanticResponse)
 
-    def start(self, *parts: tuple[str, Any], **options: Any) -> asyncio.Task[httpx.Response]:
+    async def inspect(
+        self, data: bytes = TWO, headers: Mapping[str, str] | None = None, **values: Any
+    ) -> schema.InspectResponse:
+        return checked(await self.post_inspect(data, headers, **values), schema.InspectResponse)
+
+    async def post_inspect(
+        self, data: bytes = TWO, headers: Mapping[str, str] | None = None, **values: Any
+    ) -> httpx.Response:
+        return await self.post(image(data), fields(**values), path="/v1/inspect", headers=headers)
+
+    def start(self, *parts: Part, **options: Any) -> asyncio.Task[httpx.Response]:
         return asyncio.create_task(self.post(*parts, **options))
 
     async def hold(self) -> asyncio.Task[schema.EmbedResponse]:
-        """Keep the SAM's device busy with an image until it is let go."""
+        """Keep the SAM's device busy with an image until `let_go`."""
         return await self._held(self.sam, self.embed(image_bytes(HELD)))
 
     async def hold_unet(self) -> asyncio.Task[schema.SemanticResponse]:
-        """Keep the U-Net's device busy with an image until it is let go."""
+        """Keep the U-Net's device busy with an image until `let_go`."""
         return await self._held(self.unet, self.semantic(peel_image(HELD)))
 
     async def _held(self, device: FakeDevice, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -134,20 +156,26 @@ class Door:
                 device.blocks.set()
 
     async def learn(self) -> None:
-        """Warm up as at the start, and count from here."""
+        """Warm up as a starting server does, and forget the calls this took."""
         await self.runner.warm_up()
-        self.sam.forget()
+        await self.unet_runner.warm_up()
+        self.forget()
+
+    def forget(self) -> None:
+        """Count calls from here."""
+        for fake in (self.sam, self.second, self.unet):
+            fake.forget()
 
 
 def checked(answer: httpx.Response, model: type[M]) -> M:
-    """An answer of 200 that has the documented shape."""
+    """Return an answer of 200, which must have the documented shape."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
     return model.model_validate_json(answer.content)
 
 
 def problem(answer: httpx.Response, code: str) -> schema.Problem:
-    """An error in the documented shape, of this code."""
+    """Return an error, which must have the documented shape and this code."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     body = schema.Problem.model_validate_json(answer.content)
     row = next(row for row in PROBLEMS.values() if row.code == code)
@@ -179,6 +207,56 @@ async def open_door(
             if fake.blocks is not None:
                 fake.blocks.set()
         await pipelines.engine.close(PATIENCE_S)
+
+
+@asynccontextmanager
+async def serving(door: Door, pipelines: Pipelines) -> AsyncIterator[None]:
+    """Put other models behind the door, which are closed at the end."""
+    before, door.app.pipelines = door.app.pipelines, pipelines
+    try:
+        yield
+    finally:
+        door.app.pipelines = before
+        await pipelines.engine.close(PATIENCE_S)
+
+
+class Visitor:
+    """Sends a request as a server hands it to the application, and hangs up when the test says so."""
+
+    def __init__(self, *parts: Part, path: str = "/v1/segment", content: bytes | None = None) -> None:
+        request = httpx.Request("POST", f"http://pomona{path}", files=list(parts) or None, content=content)
+        self._messages = [{"type": "http.request", "body": request.read(), "more_body": False}]
+        self._hung_up = asyncio.Event()
+        self.sent: list[Any] = []
+        self.scope = scope_of(path, [(name.lower(), value) for name, value in request.headers.raw])
+
+    async def receive(self) -> Any:
+        if self._messages:
+            return self._messages.pop()
+        await self._hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def start(self, door: Door) -> asyncio.Task[None]:
+        return asyncio.create_task(door.app(self.scope, self.receive, self.send))
+
+    def hang_up(self) -> None:
+        self._hung_up.set()
+
+
+def scope_of(path: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """What ASGI tells of a request."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": headers,
+    }
 
 
 def only(answer: schema.SegmentResponse) -> schema.ScoredMask:

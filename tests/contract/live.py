@@ -1,4 +1,4 @@
-"""The door on a socket of this machine, for callers that need one: blocking clients, the command line."""
+"""The service on sockets of this machine, for callers that need them: blocking clients, the command line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import uvicorn
-from starlette.responses import Response
-from starlette.routing import Route
 
 from service.grpc.server import GrpcServer
+from service.http.messages import HttpResponse, Receive, Scope, Send
 from tests.contract.door import Door, open_door
 from tests.fakes import PATIENCE_S, make_settings
 
@@ -24,13 +23,13 @@ T = TypeVar("T")
 
 @dataclass
 class LiveDoor:
-    """A door that answers on a socket.
+    """A service that answers on sockets.
 
     Attributes:
-        address: without a slash at its end.
-        grpc_address: of the gRPC door over the same pipeline; empty where there is none.
+        address: of HTTP, without a slash at its end.
+        grpc_address: of gRPC over the same pipelines; empty where there is none.
         door: with the backends behind it; it belongs to another thread's event loop.
-        loop: that one.
+        loop: that event loop.
     """
 
     address: str
@@ -45,7 +44,7 @@ class LiveDoor:
         return asyncio.run_coroutine_threadsafe(work(self.door), self.loop).result(PATIENCE_S)
 
     def stop(self) -> None:
-        """Finish what is being answered, and be gone."""
+        """Finish what is being answered, and stop listening."""
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(PATIENCE_S)
@@ -54,9 +53,9 @@ class LiveDoor:
 
 @contextmanager
 def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
-    """Serve the door until the block ends, with `grpc` the gRPC door too.
+    """Serve HTTP, and with `grpc` gRPC too, until the block ends.
 
-    Its library does not like two event loops in one process: what asks it should be blocking.
+    grpcio does not like two event loops in one process: its callers should be blocking.
     """
     opened: queue.SimpleQueue[LiveDoor] = queue.SimpleQueue()
     listening = socket.create_server(("127.0.0.1", 0))
@@ -66,9 +65,7 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
             host, port = listening.getsockname()
             stopping = asyncio.Event()
             loop = asyncio.get_running_loop()
-            # BentoML's own, beside the door.
-            door.app.router.routes.insert(0, Route("/readyz", lambda _: Response()))
-            server = uvicorn.Server(uvicorn.Config(door.app, log_config=None, lifespan="off"))
+            server = uvicorn.Server(uvicorn.Config(_with_readyz(door), log_config=None, lifespan="off"))
             # `startup` and `shutdown` alone: `serve` would take the process's signals.
             server.config.load()
             server.lifespan = server.config.lifespan_class(server.config)
@@ -93,3 +90,15 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
         yield live
     finally:
         live.stop()
+
+
+def _with_readyz(door: Door) -> Any:
+    """Add BentoML's own path to the application."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/readyz":
+            await HttpResponse(b"").send(send)
+        else:
+            await door.app(scope, receive, send)
+
+    return app

@@ -1,4 +1,4 @@
-"""The four ways of the Open Inference Protocol into one server: HTTP and gRPC, each by elements and by bytes."""
+"""The Open Inference Protocol as callers see it: over HTTP and gRPC, each with listed elements and with raw bytes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import Any, Final
 import grpc
 import httpx
 import numpy as np
-from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from service.errors import PROBLEMS
 from service.proto.generated.inference import open_inference_pb2 as pb
 from service.proto.generated.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.contract.grpc_door import Caller, told
+from tests.contract.grpc_door import Caller, call_error
 
-HTTP_JSON: Final = "HTTP by elements"
-HTTP_BINARY: Final = "HTTP by bytes"
-GRPC_TYPED: Final = "gRPC by elements"
-GRPC_RAW: Final = "gRPC by bytes"
+HTTP_JSON: Final = "HTTP, listed"
+HTTP_BINARY: Final = "HTTP, binary"
+GRPC_TYPED: Final = "gRPC, typed"
+GRPC_RAW: Final = "gRPC, raw"
 WAYS: Final = (HTTP_JSON, HTTP_BINARY, GRPC_TYPED, GRPC_RAW)
 
 DTYPES: Final = {
@@ -52,7 +51,7 @@ Inputs = Mapping[str, "NDArray[Any] | bytes"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model gave: arrays by the names of its outputs, in the order of the answer."""
+    """What a model returned: arrays by the names of its outputs, in the order of the answer."""
 
     outputs: dict[str, NDArray[Any]]
     model: str
@@ -62,7 +61,7 @@ class Answer:
 
 
 class Refused(Exception):
-    """The error of a call, in the documented shape."""
+    """An error in the documented shape, whichever way it came."""
 
     def __init__(self, code: str, detail: str, retry_after_s: int | None = None) -> None:
         super().__init__(code, detail)
@@ -82,17 +81,17 @@ async def infer(
     headers: Mapping[str, str] | None = None,
     **parameters: Any,
 ) -> Answer:
-    """Ask a model.
+    """Run a model.
 
     Raises:
-        Refused: it was.
+        Refused: there was an error instead.
     """
     if way in (HTTP_JSON, HTTP_BINARY):
         raw = way == HTTP_BINARY
         body, length = http_body(inputs, outputs, parameters, request_id=request_id, raw=raw)
-        told = {"inference-header-content-length": str(length)} if raw else {}
+        given = {"inference-header-content-length": str(length)} if raw else {}
         path = f"/v2/models/{model}/versions/{version}/infer" if version else f"/v2/models/{model}/infer"
-        return http_answer(await caller.door.client.post(path, content=body, headers={**told, **(headers or {})}))
+        return http_answer(await caller.door.client.post(path, content=body, headers={**given, **(headers or {})}))
     message = grpc_message(inputs, outputs, parameters, raw=way == GRPC_RAW)
     message.model_name, message.model_version, message.id = model, version, request_id
     return await grpc_answer(caller, message, tuple((headers or {}).items()))
@@ -122,13 +121,13 @@ def http_body(
 
 def http_answer(answer: httpx.Response) -> Answer:
     if answer.status_code != 200:
-        told = answer.json()
-        assert set(told) == {"error"}
+        body = answer.json()
+        assert set(body) == {"error"}
         code = answer.headers["x-pomona-code"]
         row = next(row for row in PROBLEMS.values() if row.code == code)
         assert answer.status_code == row.status
         assert answer.headers["x-request-id"]
-        raise Refused(code, told["error"], retry_after_s(answer))
+        raise Refused(code, body["error"], retry_after_s(answer))
     length = answer.headers.get("inference-header-content-length")
     kind = "application/json" if length is None else "application/octet-stream"
     assert answer.headers["content-type"] == kind
@@ -152,8 +151,8 @@ def http_answer(answer: httpx.Response) -> Answer:
 
 
 def retry_after_s(answer: httpx.Response) -> int | None:
-    told = answer.headers.get("retry-after")
-    return None if told is None else int(told)
+    seconds = answer.headers.get("retry-after")
+    return None if seconds is None else int(seconds)
 
 
 def grpc_message(
@@ -201,15 +200,11 @@ async def grpc_answer(
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refused:
-    status = rpc_status.from_call(error)
-    if status is None:  # the library's own, before a handler sees the message
+    if rpc_status.from_call(error) is None:  # the library's own, before a handler sees the message
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         return Refused("upload_too_large", error.details() or "")
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    code = info.metadata["code"]
-    row = told(error, code)
-    return Refused(code, row.detail, row.retry_after_s)
+    found = call_error(error)
+    return Refused(found.code, found.detail, found.retry_after_s)
 
 
 def datatype_of(value: NDArray[Any] | bytes) -> str:

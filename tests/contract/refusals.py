@@ -1,444 +1,390 @@
-"""Requests that are refused, each with its code."""
+"""Requests that are refused, each with its code: first those that every door can send, then those of single doors."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import PIL.Image
 
-from models.masks import encode_logits, encode_rle
-from models.types import BinaryMask, Size
-from tests.contract.door import IMAGE, POINT, Parts, asked, image, plain
-from tests.fakes import (
-    LOADED_UNET,
-    NOT_LOADED,
-    OTHER_UNET,
-    SECOND,
-    UNPADDED,
-    image_bytes,
-    rectangle,
-)
+from models.types import Size
+from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
+from tests.contract.door import POINT, Part, asked, fields, image, plain
+from tests.contract.doors import Name, Request, embed, inspect, logits_of, rle_of, segment, semantic
+from tests.contract.grpc_door import segment_request
+from tests.contract.messages import to_message
+from tests.contract.scenes import IMAGE, PEEL, gif
+from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, OTHER_UNET, SECOND, UNPADDED, image_bytes, rectangle
 
-
-def gif() -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.new("P", (4, 4)).save(buffer, "GIF")
-    return buffer.getvalue()
-
-
-def rle_of(mask: BinaryMask) -> dict[str, Any]:
-    rle = encode_rle(mask)
-    return {"size": rle.size, "counts": rle.counts}
-
-
-def odd_logits(**changes: Any) -> dict[str, Any]:
-    good = encode_logits(np.zeros((256, 256), np.float32))
-    return {"shape": good.shape, "dtype": good.dtype, "data": base64.b64encode(good.data).decode()} | changes
-
-
-def multipart(*lines: str) -> dict[str, Any]:
-    return {
-        "content": "\r\n".join(lines).encode(),
-        "headers": {"content-type": "multipart/form-data; boundary=belt"},
-    }
+NAN, INF = float("nan"), float("inf")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A request that is refused: with this code, and a detail that says this."""
+    """A request that is refused.
+
+    Attributes:
+        name: what is wrong with it.
+        code: of the error.
+        says: part of its detail.
+        request: what is sent.
+        oip: tensors can be wrong in the same way.
+    """
 
     name: str
     code: str
     says: str
-    parts: Parts = field(default_factory=list)
-    path: str = "/v1/segment"
-    method: str = "POST"
-    raw: Mapping[str, Any] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    request: Request
+    oip: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.request.operation} {self.code}: {self.name}"
 
 
-PROMPTED: Final = [
-    # the image_bytes
-    Refusal("text", "not_an_image", "no image format", [image(b"an orange"), asked(POINT)]),
-    Refusal("no bytes", "not_an_image", "no bytes", [image(b""), asked(POINT)]),
-    Refusal("text to embed", "not_an_image", "no image format", [image(b"an orange")], "/v1/embed"),
-    Refusal("a cut PNG", "truncated_image", "whole file", [image(IMAGE[:-40]), asked(POINT)]),
-    Refusal("a cut JPEG", "truncated_image", "JPEG", [image(image_bytes(file_format="JPEG")[:400]), asked(POINT)]),
-    Refusal("a GIF", "unsupported_image_format", "GIF", [image(gif()), asked(POINT)]),
-    Refusal("pixels", "too_many_pixels", "401 x 250", [image(image_bytes(size=Size(250, 401))), asked(POINT)]),
-    Refusal("no image", "no_image", "image_id", [asked(POINT)]),
-    Refusal("nothing to embed", "no_image", "part image", [plain("request", "{}")], "/v1/embed"),
-    Refusal("unknown id", "unknown_image_id", "send it again", [plain("image_id", "0" * 32), asked(POINT)]),
-    Refusal("both image and id", "malformed_request", "not both", [image(), plain("image_id", "0" * 32), asked(POINT)]),
+# Through every door.
+
+_BAD_IMAGES: Final = [
+    ("text", "not_an_image", "image format", b"an orange"),
+    ("a URL", "not_an_image", "image format", b"http://localhost/orange.png"),
+    ("no bytes", "not_an_image", "no bytes", b""),
+    ("a cut PNG", "truncated_image", "whole file", IMAGE[:-40]),
+    ("a cut JPEG", "truncated_image", "JPEG", image_bytes(file_format="JPEG")[:400]),
+    ("a GIF", "unsupported_image_format", "GIF", gif()),
+    ("pixels", "too_many_pixels", "400 x 300", image_bytes(size=Size(300, 400))),
+    ("no image", "no_image", "image", None),
+]
+_BAD_DEADLINES: Final = ("soon", "0", "-1", "-0.5", "nan", "inf", "3600001", "50ms", "10, 20", "")
+_GOOD: Final = (segment(POINT), embed(), semantic(), inspect())
+
+
+def _of_every_operation() -> list[Refusal]:
+    found = []
+    for good in _GOOD:
+        oip = good.operation in ("segment", "semantic")
+        found += [Refusal(name, code, says, replace(good, image=data), oip) for name, code, says, data in _BAD_IMAGES]
+        found += [
+            Refusal(f"a deadline of {text!r}", "malformed_request", "X-Deadline-Ms", replace(good, deadline=text), oip)
+            for text in _BAD_DEADLINES
+        ]
+    return found
+
+
+def _prompted(name: str, code: str, says: str, *prompts: Mapping[str, Any], oip: bool = False) -> Refusal:
+    return Refusal(name, code, says, segment(*prompts), oip)
+
+
+def _point(x: float, y: float, *labels: int) -> dict[str, Any]:
+    return {"points": [[x, y]], **({"labels": labels} if labels else {})}
+
+
+def _graded(name: str, says: str, *grades: tuple[Any, Any]) -> Refusal:
+    given = [{"grade": grade, "max_infected_fraction": most} for grade, most in grades]
+    return Refusal(name, "malformed_request", says, inspect(grades=given))
+
+
+_SQUARE: Final = np.zeros((256, 256), np.float32)
+_GUESS: Final = rle_of(rectangle(0, 0, 4, 4))
+_BY_ID: Final = replace(segment(POINT, data=None), image_id="0" * 32)
+
+EVERYWHERE: Final = [
+    *_of_every_operation(),
+    # segment: the image
+    Refusal("an unknown id", "unknown_image_id", "send the image again", _BY_ID),
+    Refusal("both an image and an id", "malformed_request", "not both", replace(_BY_ID, image=IMAGE)),
     Refusal(
         "an overlay without pixels",
         "malformed_request",
         "overlay",
-        [plain("image_id", "0" * 32), asked(POINT, overlay=True)],
+        replace(segment(POINT, data=None, overlay=True), image_id="0" * 32),
     ),
-    # the prompts
-    Refusal("an empty list", "no_prompt", "no prompts", [image(), asked()]),
-    Refusal("no list", "no_prompt", "no prompts", [image(), plain("request", "{}")]),
-    Refusal("no request", "no_prompt", "no prompts", [image()]),
-    Refusal("an empty prompt", "no_prompt", "prompts[1]", [image(), asked(POINT, {})]),
-    Refusal("labels alone", "malformed_prompt", "0 points and 1 labels", [image(), asked({"labels": [1]})]),
-    Refusal(
+    # segment: the prompts
+    _prompted("no prompts", "no_prompt", "at least one prompt", oip=False),
+    Refusal("no prompts and no list of them", "no_prompt", "at least one prompt", Request("segment")),
+    _prompted("an empty prompt", "no_prompt", "prompts[1]", POINT, {}),
+    _prompted("labels alone", "malformed_prompt", "got 0 points and 1 labels", {"labels": [1]}),
+    _prompted(
         "labels that do not pair",
         "malformed_prompt",
-        "prompts[1] has 2 points and 1 labels",
-        [image(), asked(POINT, {"points": [[1, 1], [2, 2]], "labels": [1]})],
+        "prompts[1] must have one label per point, got 2 points and 1 labels",
+        POINT,
+        {"points": [[1, 1], [2, 2]], "labels": [1]},
     ),
-    Refusal(
-        "an unknown label",
-        "malformed_prompt",
-        "labels[0] must be 1 (foreground) or 0 (background), got 7",
-        [image(), asked({"points": [[1, 1]], "labels": [7]})],
-    ),
-    Refusal(
-        "a label of the model's own",
-        "malformed_prompt",
-        "got -1",
-        [image(), asked({"points": [[1, 1]], "labels": [-1]})],
-    ),
-    Refusal("an empty box", "malformed_prompt", "x0 < x1", [image(), asked({"box": [8, 8, 8, 16]})]),
-    Refusal("a box of three", "malformed_prompt", "prompts[0].box[3]", [image(), asked({"box": [8, 8, 16]})]),
-    Refusal("not a number", "malformed_prompt", "finite", [image(), asked({"points": [[float("nan"), 1]]})]),
-    Refusal("an endless box", "malformed_prompt", "finite", [image(), asked({"box": [0, 0, float("inf"), 1]})]),
-    Refusal(
-        "a number as text", "malformed_prompt", "prompts[0].points[0][0]", [image(), asked({"points": [["1", 1]]})]
-    ),
-    Refusal("a point of three", "malformed_prompt", "prompts[0].points[0]", [image(), asked({"points": [[1, 1, 1]]})]),
-    Refusal("prompts that are none", "malformed_prompt", "prompts[0]", [image(), plain("request", '{"prompts": [5]}')]),
-    Refusal(
+    _prompted("an unknown label", "malformed_prompt", "labels[0]", _point(1, 1, 7), oip=True),
+    _prompted("a label of the model's own", "malformed_prompt", "labels[0]", _point(1, 1, -1)),
+    _prompted("an empty box", "malformed_prompt", "x0 < x1", {"box": [8, 8, 8, 16]}, oip=True),
+    _prompted("not a number", "malformed_prompt", "finite", _point(NAN, 1), oip=True),
+    _prompted("an endless box", "malformed_prompt", "finite", {"box": [0, 0, INF, 1]}, oip=True),
+    _prompted(
         "a mask of another size",
         "malformed_prompt",
-        "must have 128 x 96 cells",
-        [image(), asked({"mask": rle_of(rectangle(0, 0, 4, 4, Size(96, 127)))})],
+        "128 x 96",
+        {"mask": rle_of(rectangle(0, 0, 4, 4, Size(96, 127)))},
+        oip=True,
     ),
-    Refusal(
-        "RLE of odd characters",
-        "malformed_prompt",
-        "counts",
-        [image(), asked({"mask": {"size": [96, 128], "counts": "!"}})],
-    ),
-    Refusal(
-        "RLE that does not add up",
-        "malformed_prompt",
-        "must add up",
-        [image(), asked({"mask": {"size": [96, 128], "counts": "1"}})],
-    ),
-    Refusal(
+    _prompted("RLE of odd characters", "malformed_prompt", "counts", {"mask": _GUESS | {"counts": "!"}}),
+    _prompted("RLE beyond ASCII", "malformed_prompt", "ASCII", {"mask": _GUESS | {"counts": "ÿ"}}),
+    _prompted("RLE that does not add up", "malformed_prompt", "add up", {"mask": _GUESS | {"counts": "1"}}),
+    _prompted(
         "RLE of more than the limit",
         "malformed_prompt",
-        "at most 100000 pixels",
-        [image(), asked({"mask": {"size": [100000, 100000], "counts": "0"}})],
+        "101000",
+        {"mask": {"size": [100_000, 100_000], "counts": "0"}},
     ),
-    Refusal(
-        "RLE counts as a list",
-        "malformed_prompt",
-        "counts",
-        [image(), asked({"mask": {"size": [96, 128], "counts": [5]}})],
+    _prompted(
+        "the second mask", "malformed_prompt", "prompts[1].mask", POINT, {"mask": {"size": [0, 0], "counts": ""}}
     ),
-    Refusal("RLE without counts", "malformed_prompt", "counts", [image(), asked({"mask": {"size": [96, 128]}})]),
-    Refusal("a mask of nothing", "malformed_prompt", "prompts[0].mask", [image(), asked({"mask": {}})]),
-    Refusal("short logits", "malformed_prompt", "131072", [image(), asked({"mask": odd_logits(data="AAAA")})]),
-    Refusal(
-        "logits that are no base64", "malformed_prompt", "base64", [image(), asked({"mask": odd_logits(data="*")})]
-    ),
-    Refusal(
-        "logits of a shape that none have",
-        "malformed_prompt",
-        "1 to 256",
-        [image(), asked({"mask": odd_logits(shape=[4, 257])})],
-    ),
-    Refusal(
-        "logits of another frame",
-        "malformed_prompt",
-        "got 4 x 4",
-        [image(), asked({"mask": odd_logits(shape=[4, 4], data=base64.b64encode(bytes(32)).decode())})],
-    ),
-    Refusal(
+    _prompted("short logits", "malformed_prompt", "131072", {"mask": logits_of(_SQUARE, data="AAAA")}),
+    _prompted("wide logits", "malformed_prompt", "1 to 256", {"mask": logits_of(_SQUARE, shape=[4, 257])}),
+    _prompted("logits of another image", "malformed_prompt", "4 x 4", {"mask": logits_of(_SQUARE[:4, :4])}, oip=True),
+    _prompted(
         "logits of a square for an image that was not padded to one",
         "malformed_prompt",
-        f"must have {UNPADDED.logits.width} x {UNPADDED.logits.height} cells",
-        [image(), asked({"mask": odd_logits()})],
+        f"{UNPADDED.logits.width} x {UNPADDED.logits.height}",
+        {"mask": logits_of(_SQUARE)},
+        oip=True,
     ),
-    Refusal(
-        "logits of another type", "malformed_prompt", "dtype", [image(), asked({"mask": odd_logits(dtype="float32")})]
-    ),
-    Refusal(
+    _prompted("logits of another type", "malformed_prompt", "dtype", {"mask": logits_of(_SQUARE, dtype="float32")}),
+    _prompted(
         "logits that are not finite",
         "malformed_prompt",
-        "must be finite",
-        [image(), asked({"mask": odd_logits(data=base64.b64encode(b"\x00\x7e" * 65536).decode())})],
+        "finite",
+        {"mask": logits_of(np.full((UNPADDED.logits.height, UNPADDED.logits.width), INF, np.float32))},
+        oip=True,
     ),
-    Refusal("a point outside", "prompt_outside_image", "(128, 48)", [image(), asked({"points": [[128, 48]]})]),
-    Refusal("a point above", "prompt_outside_image", "points[0]", [image(), asked({"points": [[64, -0.5]]})]),
-    Refusal("a box that reaches out", "prompt_outside_image", "128 x 96", [image(), asked({"box": [0, 0, 128, 97]})]),
-    Refusal("prompts", "too_many_prompts", "at most 3", [image(), asked(*[POINT] * 4)]),
-    Refusal("points", "too_many_prompts", "at most 4", [image(), asked(POINT, {"points": [[1, 1]] * 5})]),
-    # the rest of the request
-    Refusal("model", "unknown_model", "'plum-sam'", [image(), asked(POINT, model="plum-sam")]),
+    _prompted("a point outside", "prompt_outside_image", "(128, 48)", _point(128, 48), oip=True),
+    _prompted("a point above", "prompt_outside_image", "prompts[1]: points[0]", POINT, _point(64, -0.5), oip=True),
+    _prompted("a box that reaches out", "prompt_outside_image", "128 x 96", {"box": [0, 0, 128, 97]}, oip=True),
+    _prompted("prompts", "too_many_prompts", "at most 3 prompts, got 4", *[POINT] * 4, oip=True),
+    _prompted(
+        "points", "too_many_prompts", "prompts[0].points must have at most 4", {"points": [[1, 1]] * 5}, oip=True
+    ),
+    # models
+    Refusal("model", "unknown_model", "'plum-sam'", segment(POINT, model="plum-sam"), oip=True),
+    Refusal("model", "unknown_model", "'plum-sam'; loaded: orange-sam, lemon-sam", embed(model="plum-sam")),
+    Refusal("model", "unknown_model", "'plum-unet'", semantic(model="plum-unet"), oip=True),
+    Refusal("model", "unknown_model", "'plum-unet'; loaded: peel-unet", inspect(model="plum-unet")),
+    Refusal("SAM", "unknown_model", "'plum-sam'; loaded: orange-sam, lemon-sam", inspect(sam_model="plum-sam")),
+    Refusal("model", "model_not_loaded", "melon-sam", segment(POINT, model=NOT_LOADED.name), oip=True),
     Refusal(
-        "model to embed",
-        "unknown_model",
-        "'plum-sam'",
-        [image(), plain("request", '{"model": "plum-sam"}')],
-        "/v1/embed",
+        "model",
+        "model_not_loaded",
+        "POMONA_MODELS=orange-sam,lemon-sam,peel-unet,rind-unet loads it",
+        semantic(model=OTHER_UNET.name),
+        oip=True,
     ),
-    Refusal("model of the catalogue", "model_not_loaded", "melon-sam", [image(), asked(POINT, model=NOT_LOADED.name)]),
+    Refusal("model", "model_not_loaded", "rind-unet", inspect(model=OTHER_UNET.name)),
+    Refusal("SAM", "model_not_loaded", "melon-sam", inspect(sam_model=NOT_LOADED.name)),
     Refusal(
         "a U-Net",
         "wrong_model_family",
-        "This takes a SAM, which masks what prompts point at; loaded: orange-sam, lemon-sam",
-        [image(), asked(POINT, model=LOADED_UNET.name)],
+        "needs a SAM, which masks what prompts point at; loaded: orange-sam, lemon-sam",
+        segment(POINT, model=LOADED_UNET.name),
     ),
+    Refusal("a U-Net that is not loaded", "wrong_model_family", "rind-unet", segment(POINT, model=OTHER_UNET.name)),
+    Refusal("a U-Net", "wrong_model_family", "orange-sam", embed(model=LOADED_UNET.name)),
+    Refusal("a SAM", "wrong_model_family", "infected fruit; loaded: peel-unet", semantic(model=SECOND.name)),
+    Refusal("a SAM that is not loaded", "wrong_model_family", "melon-sam is a SAM", semantic(model=NOT_LOADED.name)),
+    Refusal("a SAM to find fruit", "wrong_model_family", "loaded: peel-unet", inspect(model=LOADED.name)),
     Refusal(
-        "a U-Net that is not loaded", "wrong_model_family", "rind-unet", [image(), asked(POINT, model=OTHER_UNET.name)]
-    ),
-    Refusal(
-        "a U-Net to embed",
+        "a U-Net to outline it",
         "wrong_model_family",
-        "orange-sam",
-        [image(), plain("request", '{"model": "peel-unet"}')],
-        "/v1/embed",
+        "which masks what prompts point at",
+        inspect(mode="accurate", sam_model=LOADED_UNET.name),
     ),
-    Refusal("format", "unsupported_format", "format", [image(), asked(POINT, format="webp")]),
-    Refusal("a format that is no text", "unsupported_format", "format", [image(), asked(POINT, format=5)]),
-    Refusal("not JSON", "malformed_json", "JSON", [image(), plain("request", '{"prompts": [')]),
-    Refusal("empty JSON", "malformed_json", "JSON", [image(), plain("request", "")]),
-    Refusal("JSON to embed", "malformed_json", "JSON", [image(), plain("request", "orange")], "/v1/embed"),
-    Refusal("not UTF-8", "malformed_json", "JSON", [image(), plain("request", b"\xff\xfe{}")]),
     Refusal(
         "an input size",
         "unsupported_input",
-        "leave input_size",
-        [image(), asked(POINT, model=SECOND.name, input_size=512)],
+        "input_size must be 1024",
+        segment(POINT, model=SECOND.name, input_size=512),
+        oip=True,
     ),
+    Refusal("an input size", "unsupported_input", "got 768", embed(model=SECOND.name, input_size=768)),
     Refusal(
         "a padding",
         "unsupported_input",
-        "padded to a square",
-        [image(), asked(POINT, model=SECOND.name, padding="none")],
+        "padding square",
+        segment(POINT, model=SECOND.name, padding="none"),
+        oip=True,
     ),
-    Refusal(
-        "an input size to embed",
-        "unsupported_input",
-        "1024 pixels",
-        [image(), plain("request", json.dumps({"model": SECOND.name, "input_size": 768}))],
-        "/v1/embed",
-    ),
-    Refusal("an input size of no model", "malformed_request", "input_size", [image(), asked(POINT, input_size=640)]),
-    Refusal("an input size as text", "malformed_request", "input_size", [image(), asked(POINT, input_size="512")]),
-    Refusal("a padding of no model", "malformed_request", "padding", [image(), asked(POINT, padding="mirror")]),
+    # inspect
+    _graded("grades that fall", "must rise", ("A", 0.2), ("B", 0.1)),
+    _graded("grades that stay", "must rise", ("A", 0.1), ("B", 0.1)),
+    _graded("a grade twice", "different names", ("A", 0.1), ("A", 0.2)),
+    _graded("a grade called reject", "'reject'", ("reject", 0.1)),
+    _graded("a grade without a name", "grades[0].grade", ("", 0.1)),
+    _graded("a limit above 1", "grades[1].max_infected_fraction", ("A", 0.1), ("B", 1.1)),
+    _graded("a limit below 0", "grades[0].max_infected_fraction", ("A", -0.1)),
+    _graded("a limit that is not a number", "grades[0].max_infected_fraction", ("A", NAN)),
+    _graded("many grades", "16", *((str(number), number / 20) for number in range(17))),
+    Refusal("a long frame id", "malformed_request", "frame_id: ", inspect(frame_id="7" * 129)),
+    Refusal("a long trigger id", "malformed_request", "trigger_id: ", inspect(trigger_id="7" * 129)),
+    Refusal("a time below 0", "malformed_request", "captured_at_ns: ", inspect(captured_at_ns=-1)),
+]
+
+# What only JSON can get wrong.
+
+
+def _wrong(request: Request, **changes: Any) -> Request:
+    return replace(request, fields={**request.fields, **changes})
+
+
+_SEGMENT, _EMBED, _SEMANTIC, _INSPECT = _GOOD
+
+IN_JSON: Final = [
+    _prompted("a box of three", "malformed_prompt", "prompts[0].box[3]", {"box": [8, 8, 16]}),
+    _prompted("a number as text", "malformed_prompt", "prompts[0].points[0][0]", {"points": [["1", 1]]}),
+    _prompted("a point of three", "malformed_prompt", "prompts[0].points[0]", {"points": [[1, 1, 1]]}),
+    Refusal("prompts that are none", "malformed_prompt", "prompts[0]", Request("segment", {"prompts": [5]})),
+    _prompted("counts as a list", "malformed_prompt", "counts", {"mask": _GUESS | {"counts": [5]}}),
+    _prompted("RLE without counts", "malformed_prompt", "counts", {"mask": {"size": [96, 128]}}),
+    _prompted("a mask of nothing", "malformed_prompt", "prompts[0].mask", {"mask": {}}),
+    _prompted("logits that are not base64", "malformed_prompt", "base64", {"mask": logits_of(_SQUARE, data="*")}),
+    Refusal("a format", "unsupported_format", "format", _wrong(_SEGMENT, format="webp")),
+    Refusal("a format that is no text", "unsupported_format", "format", _wrong(_SEGMENT, format=5)),
+    Refusal("logits", "unsupported_format", "'rle', 'png' or 'polygons'", _wrong(_SEMANTIC, format="logits")),
+    Refusal("logits", "unsupported_format", "'rle', 'png' or 'polygons'", _wrong(_INSPECT, format="logits")),
+    Refusal("an input size", "malformed_request", "input_size", _wrong(_SEGMENT, input_size=640)),
+    Refusal("an input size as text", "malformed_request", "input_size", _wrong(_SEGMENT, input_size="512")),
+    Refusal("a padding", "malformed_request", "padding", _wrong(_SEGMENT, padding="mirror")),
+    Refusal("a mode", "malformed_request", "'fast', 'accurate' or 'auto'", _wrong(_INSPECT, mode="best")),
     *(
-        Refusal(
-            f"a deadline of {text or 'nothing'}",
-            "malformed_request",
-            "X-Deadline-Ms",
-            [image(), asked(POINT)],
-            headers={"x-deadline-ms": text},
-        )
-        for text in ("soon", "0", "-1", "", "nan", "inf", "3600001", "50ms", "10, 20")
+        Refusal("overlay as text", "malformed_request", "overlay", _wrong(good, overlay="yes"))
+        for good in (_SEGMENT, _SEMANTIC, _INSPECT)
     ),
+    Refusal("a misspelt field", "unknown_field", "promts", Request("segment", {"promts": []})),
+    _prompted("a field of a prompt", "unknown_field", "prompts[0].point ", {"point": [1, 1]}),
+    _prompted("a field of a mask", "unknown_field", "order", {"mask": _GUESS | {"order": "C"}}),
+    *(
+        Refusal("prompts", "unknown_field", "prompts", _wrong(good, prompts=[POINT]))
+        for good in (_EMBED, _SEMANTIC, _INSPECT)
+    ),
+    Refusal("an input size", "unknown_field", "input_size", _wrong(_SEMANTIC, input_size=512)),
+    _graded("no grades", "1 to 16 grades"),
+    _graded("a limit as text", "grades[0].max_infected_fraction", ("A", "0.1")),
+    Refusal("grades as a mapping", "malformed_request", "grades", _wrong(_INSPECT, grades={"A": 0.1})),
     Refusal(
-        "a deadline to embed",
+        "a field of a grade", "unknown_field", "grades[0].max", _wrong(_INSPECT, grades=[{"grade": "A", "max": 1}])
+    ),
+    Refusal("a number as a frame id", "malformed_request", "frame_id: ", _wrong(_INSPECT, frame_id=7)),
+    Refusal("a time beyond 64 bits", "malformed_request", "captured_at_ns: ", _wrong(_INSPECT, captured_at_ns=2**63)),
+    Refusal("a time in fractions", "malformed_request", "captured_at_ns: ", _wrong(_INSPECT, captured_at_ns=1.5)),
+]
+
+TEXTS: Final = [
+    ("half", "malformed_json", "JSON", b'{"prompts": ['),
+    ("nothing", "malformed_json", "JSON", b""),
+    ("a word", "malformed_json", "JSON", b"orange"),
+    ("not UTF-8", "malformed_json", "JSON", b"\xff\xfe{}"),
+    ("a list", "malformed_request", "object", b"[]"),
+]
+"""In place of the JSON."""
+
+# What only a body of HTTP can get wrong.
+
+
+def _multipart(*lines: str, **headers: str) -> dict[str, Any]:
+    content = "\r\n".join(lines).encode()
+    return {"content": content, "headers": {"content-type": "multipart/form-data; boundary=belt", **headers}}
+
+
+_WHOLE: Final = ("--belt", 'Content-Disposition: form-data; name="request"', "", "{}", "--belt--", "")
+
+BODIES: Final[list[tuple[str, str, str, Mapping[str, Any]]]] = [
+    ("no body", "malformed_request", "no content type", {}),
+    ("JSON as the body", "malformed_request", "application/json", {"json": {"prompts": []}}),
+    (
+        "text as the body",
         "malformed_request",
-        "milliseconds",
-        [image()],
-        "/v1/embed",
-        headers={"x-deadline-ms": "-0.5"},
+        "text/plain",
+        {"content": IMAGE, "headers": {"content-type": "text/plain"}},
     ),
-    Refusal("a list", "malformed_request", "object", [image(), plain("request", "[]")]),
-    Refusal("overlay as text", "malformed_request", "overlay", [image(), asked(POINT, overlay="yes")]),
-    Refusal("a field", "unknown_field", "promts", [image(), plain("request", '{"promts": []}')]),
-    Refusal("a field of a prompt", "unknown_field", "prompts[0].point", [image(), asked({"point": [1, 1]})]),
-    Refusal(
-        "a field of a mask",
-        "unknown_field",
-        "order",
-        [image(), asked({"mask": {"size": [96, 128], "counts": "0", "order": "C"}})],
-    ),
-    Refusal("a field to embed", "unknown_field", "prompts", [image(), asked(POINT)], "/v1/embed"),
-    Refusal("a part", "unknown_field", "'image'", [("image", ("a.png", IMAGE)), asked(POINT)]),
-    Refusal("a part to embed", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)], "/v1/embed"),
-    Refusal("a part twice", "malformed_request", "image was sent twice", [image(), image(), asked(POINT)]),
-    Refusal("a field twice", "malformed_request", "request was sent twice", [image(), asked(POINT), asked(POINT)]),
-    Refusal("many parts", "malformed_request", "damaged", [image()] * 9),
-    Refusal("no body", "malformed_request", "of no type", raw={}),
-    Refusal("JSON as the body", "malformed_request", "application/json", raw={"json": {"prompts": []}}),
-    Refusal(
+    (
         "no boundary",
         "malformed_request",
         "boundary",
-        raw={"content": b"", "headers": {"content-type": "multipart/form-data"}},
+        {"content": b"", "headers": {"content-type": "multipart/form-data"}},
     ),
-    Refusal("an empty body", "malformed_request", "closing boundary", raw=multipart("")),
-    Refusal("bytes that are no parts", "malformed_request", "damaged", raw=multipart("oranges", "and", "lemons")),
-    Refusal(
-        "a part without a name",
+    ("an empty body", "malformed_request", "closing boundary", _multipart("")),
+    ("bytes that are no parts", "malformed_request", "damaged", _multipart("oranges", "and", "lemons")),
+    (
+        "a nameless part",
         "malformed_request",
         "name",
-        raw=multipart("--belt", "Content-Type: a/b", "", "x", "--belt--", ""),
+        _multipart("--belt", "Content-Type: a/b", "", "x", "--belt--", ""),
     ),
-    Refusal(
+    (
         "a body that ends early",
         "malformed_request",
         "closing boundary",
-        raw=multipart("--belt", 'Content-Disposition: form-data; name="image"; filename="a.png"', "", "half an or"),
+        _multipart("--belt", 'Content-Disposition: form-data; name="image"; filename="a.png"', "", "half an or"),
     ),
-    Refusal(
-        "an odd character set",
-        "malformed_request",
-        "damaged",
-        raw={
-            "content": multipart("--belt", 'Content-Disposition: form-data; name="request"', "", "{}", "--belt--", "")[
-                "content"
-            ],
-            "headers": {"content-type": "multipart/form-data; boundary=belt; charset=undefined"},
-        },
+    ("an unknown part", "unknown_field", "'picture'", {"files": [("picture", ("a.png", IMAGE))]}),
+    ("a part twice", "malformed_request", "image was sent twice", {"files": [image(), image()]}),
+    ("a field twice", "malformed_request", "request was sent twice", {"files": [image(), fields(), fields()]}),
+    ("an image without a file name", "not_an_image", "curl -F image=@", {"files": [plain("image", IMAGE), fields()]}),
+    (
+        "a query parameter",
+        "unknown_field",
+        "image_id",
+        {"content": IMAGE, "headers": {"content-type": "image/png"}, "params": {"image_id": "a"}},
     ),
-    Refusal("path", "not_found", "/v1/segmnet", [image()], "/v1/segmnet"),
-    Refusal("path to get", "not_found", "/v1/oranges", path="/v1/oranges", method="GET", raw={}),
-    Refusal("path with a slash too many", "not_found", "/v1/segment/", [image()], "/v1/segment/"),
-    Refusal("path elsewhere", "not_found", "/oranges", path="/oranges", method="GET", raw={}),
-    Refusal("segment to get", "method_not_allowed", "POST would be right", method="GET", raw={}),
-    Refusal("embed to put", "method_not_allowed", "POST would be right", path="/v1/embed", method="PUT", raw={}),
-    Refusal("models to post", "method_not_allowed", "GET", [image()], "/v1/models"),
-    Refusal("page to delete", "method_not_allowed", "GET", path="/", method="DELETE", raw={}),
 ]
 
-_ABOUT_THE_IMAGE: Final = {"not_an_image", "truncated_image", "unsupported_image_format", "too_many_pixels"}
-
-
-def _without_prompts(refusal: Refusal, path: str) -> Refusal:
-    return replace(
-        refusal,
-        path=path,
-        parts=[part for part in refusal.parts if isinstance(part[1], tuple) and part[1][0]],
-    )
-
-
-def _options(**fields: Any) -> Parts:
-    return [image(), plain("request", json.dumps(fields))]
-
-
-def _whatever_is_asked(path: str) -> list[Refusal]:
-    """What is wrong with a image_bytes, a body or a deadline is so whatever is asked of it."""
-    return [
-        _without_prompts(refusal, path)
-        for refusal in PROMPTED
-        if (refusal.path, refusal.method) == ("/v1/segment", "POST")
-        and (refusal.code in _ABOUT_THE_IMAGE or refusal.raw is not None or refusal.headers)
-    ]
-
-
-SEMANTIC: Final = [
-    *_whatever_is_asked("/v1/semantic"),
+PLACES: Final[list[tuple[str, str, str, str]]] = [
+    ("POST", "/v1/segmnet", "not_found", "/v1/segmnet"),
+    ("GET", "/v1/oranges", "not_found", "/v1/oranges"),
+    ("POST", "/v1/segment/", "not_found", "/v1/segment/"),
+    ("GET", "/oranges", "not_found", "/oranges"),
     *(
-        Refusal(name, code, says, parts, "/v1/semantic")
-        for name, code, says, parts in (
-            ("nothing", "no_image", "part image", [plain("request", "{}")]),
-            ("an id", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)]),
-            ("prompts", "unknown_field", "prompts", _options(prompts=[POINT])),
-            ("an input size", "unknown_field", "input_size", _options(input_size=512)),
-            ("logits", "unsupported_format", "'rle', 'png' or 'polygons'", _options(format="logits")),
-            ("overlay as text", "malformed_request", "overlay", _options(overlay="yes")),
-            ("not JSON", "malformed_json", "JSON", [image(), plain("request", "{")]),
-            ("model", "unknown_model", "'plum-unet'; loaded: peel-unet", _options(model="plum-unet")),
-            (
-                "model of the catalogue",
-                "model_not_loaded",
-                "POMONA_MODELS=orange-sam,lemon-sam,peel-unet,rind-unet would load it",
-                _options(model=OTHER_UNET.name),
-            ),
-            (
-                "a SAM",
-                "wrong_model_family",
-                "which tells healthy from infected fruit; loaded: peel-unet",
-                _options(model=SECOND.name),
-            ),
-            ("a SAM that is not loaded", "wrong_model_family", "melon-sam is a SAM", _options(model=NOT_LOADED.name)),
-        )
+        ("GET", f"/v1/{name}", "method_not_allowed", "allows POST, got GET")
+        for name in ("segment", "semantic", "inspect")
     ),
-    Refusal("semantic to get", "method_not_allowed", "POST would be right", path="/v1/semantic", method="GET", raw={}),
+    ("PUT", "/v1/embed", "method_not_allowed", "allows POST, got PUT"),
+    ("POST", "/v1/models", "method_not_allowed", "GET"),
+    ("DELETE", "/", "method_not_allowed", "GET"),
 ]
+"""Method, path, code, part of the detail."""
+
+ONLY_ID: Final[Mapping[Name, list[Part]]] = {
+    "embed": [plain("image_id", "0" * 32)],
+    "semantic": [plain("image_id", "0" * 32)],
+    "inspect": [plain("image_id", "0" * 32)],
+}
+"""Operations that take no image id."""
+
+QUOTING: Final = [plain("image_id", "a" * 100_000), asked(POINT)]
+"""Its error would quote the whole of it."""
+
+# What only a message of gRPC can get wrong.
 
 
-def _grades(*grades: Any) -> Parts:
-    return _options(grades=[{"grade": name, "max_infected_fraction": most} for name, most in grades])
+def _odd(name: str, **numbers: int) -> Any:
+    """A good request with numbers that its enumerations do not have, or not here."""
+    message = segment_request(IMAGE, POINT) if name == "SegmentRequest" else to_message(name, {}, image=PEEL)
+    for field, number in numbers.items():
+        setattr(message, field, number)
+    return message
 
 
-INSPECT: Final = [
-    *_whatever_is_asked("/v1/inspect"),
-    *(
-        Refusal(name, code, says, parts, "/v1/inspect")
-        for name, code, says, parts in (
-            ("nothing", "no_image", "part image", [plain("request", "{}")]),
-            ("an id", "unknown_field", "'image_id'", [plain("image_id", "0" * 32)]),
-            ("prompts", "unknown_field", "prompts", _options(prompts=[POINT])),
-            ("logits", "unsupported_format", "'rle', 'png' or 'polygons'", _options(format="logits")),
-            ("a mode", "malformed_request", "'fast', 'accurate' or 'auto'", _options(mode="best")),
-            ("overlay as text", "malformed_request", "overlay", _options(overlay="yes")),
-            ("not JSON", "malformed_json", "JSON", [image(), plain("request", "{")]),
-            ("model", "unknown_model", "'plum-unet'; loaded: peel-unet", _options(model="plum-unet")),
-            ("a SAM", "wrong_model_family", "loaded: peel-unet", _options(model=SECOND.name)),
-            (
-                "SAM",
-                "unknown_model",
-                "'plum-sam'; loaded: orange-sam, lemon-sam",
-                _options(sam_model="plum-sam"),
-            ),
-            ("SAM of the catalogue", "model_not_loaded", "melon-sam", _options(sam_model=NOT_LOADED.name)),
-            (
-                "a U-Net for a SAM",
-                "wrong_model_family",
-                "which masks what prompts point at",
-                _options(mode="accurate", sam_model=LOADED_UNET.name),
-            ),
-            ("no grades", "malformed_request", "grades: ", _grades()),
-            ("grades that fall", "malformed_request", "rising numbers", _grades(("A", 0.2), ("B", 0.1))),
-            ("grades that stay", "malformed_request", "rising numbers", _grades(("A", 0.1), ("B", 0.1))),
-            ("a grade twice", "malformed_request", "a name of its own", _grades(("A", 0.1), ("A", 0.2))),
-            ("a grade called reject", "malformed_request", "'reject'", _grades(("reject", 0.1))),
-            ("a grade without a name", "malformed_request", "grades[0].grade", _grades(("", 0.1))),
-            (
-                "a grade of more than all",
-                "malformed_request",
-                "grades[1].max_infected_fraction",
-                _grades(("A", 0.1), ("B", 1.1)),
-            ),
-            (
-                "a grade of less than nothing",
-                "malformed_request",
-                "grades[0].max_infected_fraction",
-                _grades(("A", -0.1)),
-            ),
-            (
-                "a grade that is not a number",
-                "malformed_request",
-                "grades[0].max_infected_fraction",
-                _grades(("A", float("nan"))),
-            ),
-            ("a grade as text", "malformed_request", "grades[0].max_infected_fraction", _grades(("A", "0.1"))),
-            ("many grades", "malformed_request", "16", _grades(*((str(n), n / 20) for n in range(17)))),
-            ("a field of a grade", "unknown_field", "grades[0].max", _options(grades=[{"grade": "A", "max": 1}])),
-            ("grades as a mapping", "malformed_request", "grades", _options(grades={"A": 0.1})),
-            ("a long frame id", "malformed_request", "frame_id: ", _options(frame_id="7" * 129)),
-            ("a frame id that is a number", "malformed_request", "frame_id: ", _options(frame_id=7)),
-            ("a long trigger id", "malformed_request", "trigger_id: ", _options(trigger_id="7" * 129)),
-            ("a time before all times", "malformed_request", "captured_at_ns: ", _options(captured_at_ns=-1)),
-            ("a time beyond 64 bits", "malformed_request", "captured_at_ns: ", _options(captured_at_ns=2**63)),
-            ("a time in fractions", "malformed_request", "captured_at_ns: ", _options(captured_at_ns=1.5)),
-        )
+MESSAGES: Final[list[tuple[str, str, Any]]] = [
+    ("unsupported_format", "MASK_FORMAT_LOGITS, got the number 9", _odd("SegmentRequest", format=9)),
+    ("unsupported_input", "input_size must be one of", _odd("SegmentRequest", input_size=9)),
+    ("unsupported_input", "padding must be one of", _odd("SegmentRequest", padding=9)),
+    ("unsupported_input", "input_size must be one of", _odd("EmbedRequest", input_size=7)),
+    ("unsupported_format", "MASK_FORMAT_POLYGONS, got the number 4", _odd("SemanticRequest", format=4)),
+    ("unsupported_format", "MASK_FORMAT_POLYGONS, got the number 4", _odd("InspectRequest", format=4)),
+    ("malformed_request", "mode must be one of", _odd("InspectRequest", mode=9)),
+    (
+        "malformed_prompt",
+        "MaskPrompt must have one of rle, logits",
+        pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(mask=pb.MaskPrompt())]),
     ),
-    Refusal("inspect to get", "method_not_allowed", "POST would be right", path="/v1/inspect", method="GET", raw={}),
+    (
+        "malformed_prompt",
+        "size",
+        pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(mask=pb.MaskPrompt(rle=pb.RleMask(size=[96], counts="0")))]),
+    ),
 ]
-
-REFUSALS: Final = [*PROMPTED, *SEMANTIC, *INSPECT]
+"""Code, part of the detail, the message."""

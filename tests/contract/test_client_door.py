@@ -36,9 +36,8 @@ from service.errors import PROBLEMS
 from service.grpc.server import GrpcServer
 from tests.contract.door import BOX_MASK, IMAGE, LIMITS, Door, open_door
 from tests.contract.live import LiveDoor, live_door
-from tests.contract.test_http_inspect import CLEAN, SICK, SPOT, TWO
-from tests.contract.test_http_inspect import SIZE as TWO_SIZE
-from tests.contract.test_http_semantic import HEALTHY, INFECTED, PEEL
+from tests.contract.scenes import CLEAN, HEALTHY, INFECTED, PEEL, SICK, SPOT, TWO
+from tests.contract.scenes import FRUIT_SIZE as TWO_SIZE
 from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, image_bytes, make_settings, peel_image, rectangle
 
 BOX = Box(32, 16, 64, 48)
@@ -180,7 +179,7 @@ async def test_an_image_that_the_service_does_not_know_is_sent_again(pomona: Asy
     [
         (b"an orange", ONE, None, errors.NotAnImage),
         (IMAGE[:-40], ONE, None, errors.TruncatedImage),
-        (image_bytes(size=Size(250, 401)), ONE, None, errors.TooManyPixels),
+        (image_bytes(size=Size(300, 400)), ONE, None, errors.TooManyPixels),
         (IMAGE, Point(128, 48), None, errors.PromptOutsideImage),
         (IMAGE, [[BOX]] * 4, None, errors.TooManyPrompts),
         (IMAGE, np.ones((4, 4), np.bool_), None, errors.MalformedPrompt),

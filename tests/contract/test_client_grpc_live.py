@@ -12,7 +12,7 @@ import pytest
 from pomona import Box, Client, Frame, Inspect, Prompt, Retry, Segment, errors
 from tests.contract.door import BOX_MASK, Door
 from tests.contract.live import LiveDoor, live_door
-from tests.contract.test_http_inspect import TWO
+from tests.contract.scenes import TWO
 from tests.fakes import PATIENCE_S, image_bytes, peel_image
 
 ONE = Prompt(box=Box(32, 16, 64, 48), multimask=False)

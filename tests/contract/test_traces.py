@@ -1,4 +1,4 @@
-"""Traces of requests over both doors: spans, links, the context that comes in and goes out, the ids in the log."""
+"""Traces of requests at both doors: spans, links, trace context in and out, ids in the log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from service.logs import json_handler
-from service.observability.otlp import Traces
 
 from models.errors import BackendError
+from service.observability.logs import json_handler
+from service.observability.tracing import TraceExporter
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, IMAGE, Door, asked, image, plain, problem
-from tests.contract.grpc_door import BOX as GRPC_BOX
-from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused
+from tests.contract.door import BOX, Door, asked, image, plain, problem, within
+from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused, segment_request
 from tests.fakes import image_bytes
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -34,11 +33,11 @@ SLACK_NS = 5_000_000
 
 
 class Recorded:
-    """What was recorded so far."""
+    """The spans so far."""
 
     def __init__(self) -> None:
         self._memory = InMemorySpanExporter()
-        self.traces = Traces(SimpleSpanProcessor(self._memory))
+        self.tracing = TraceExporter(SimpleSpanProcessor(self._memory)).tracing
 
     def all(self) -> list[ReadableSpan]:
         return list(self._memory.get_finished_spans())
@@ -51,7 +50,7 @@ class Recorded:
         return span
 
     def parts(self, of: ReadableSpan) -> list[ReadableSpan]:
-        """Its children, in the order in which they began."""
+        """Return its children in the order in which they began."""
         children = [span for span in self.all() if span.parent is not None and span.parent.span_id == ids(of)[1]]
         return sorted(children, key=lambda span: span.start_time or 0)
 
@@ -69,7 +68,7 @@ def links(span: ReadableSpan) -> set[tuple[int, int]]:
     return {(link.context.trace_id, link.context.span_id) for link in span.links}
 
 
-def told(span: ReadableSpan) -> dict[str, Any]:
+def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
@@ -80,15 +79,13 @@ def recorded() -> Recorded:
 
 @pytest.fixture
 async def caller(recorded: Recorded) -> AsyncIterator[Caller]:
-    """Callers of both doors, whose requests are recorded."""
-    async with open_grpc(tracing=recorded.traces.tracing) as opened:
-        opened.door.app.state.tracing = recorded.traces.tracing
+    async with open_grpc(tracing=recorded.tracing) as opened:
         yield opened
 
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """Lines of the log as they are written."""
+    """Collect the log as it is written."""
     stream, logger = io.StringIO(), logging.getLogger("pomona")
     handler, level = json_handler(stream), logger.level
     logger.addHandler(handler)
@@ -103,21 +100,21 @@ def lines(written: io.StringIO) -> list[dict[str, Any]]:
 
 
 async def together(caller: Caller, *images: bytes) -> list[Any]:
-    """One request over HTTP and one over gRPC, whose images and prompts share batches."""
+    """Send one request over HTTP and one over gRPC, whose images and prompts share batches."""
     door = caller.door
     door.sam.image_batches, door.sam.encode_s_per_batch = (1, 2), 1
     await door.learn()
     door.sam.encode_s_per_batch = 0
     busy = await door.hold()
     over_http = door.start(image(images[0]), asked(BOX), headers=CALLER)
-    over_grpc = caller.start(caller.stub.Segment(pb.SegmentRequest(image=images[1], prompts=[GRPC_BOX])))
+    over_grpc = caller.start(caller.stub.Segment(segment_request(images[1])))
     await door.runner.images.reach(3)
     door.let_go()
     await busy
     return [await over_http, await over_grpc]
 
 
-async def test_two_requests_that_share_a_batch_are_linked_with_it(caller: Caller, recorded: Recorded) -> None:
+async def test_requests_that_share_a_batch_are_linked_with_it(caller: Caller, recorded: Recorded) -> None:
     over_http, over_grpc = await together(caller, image_bytes(1), image_bytes(2))
     assert over_http.json()["batch"]["encode"] == over_grpc.batch.encode == 2
     first, second = recorded.only("POST /v1/segment"), recorded.only(SEGMENT)
@@ -126,7 +123,7 @@ async def test_two_requests_that_share_a_batch_are_linked_with_it(caller: Caller
     batch = next(span for span in recorded.named("batch encode") if len(span.links) == 2)
     assert links(batch) == both
     assert batch.parent is None
-    assert told(batch) == {"pomona.batch.runner": "orange-sam", "pomona.batch.items": 2}
+    assert attributes(batch) == {"pomona.batch.runner": "orange-sam", "pomona.batch.items": 2}
     for request in (first, second):
         assert request.kind is SpanKind.SERVER
         parts = recorded.parts(request)
@@ -142,9 +139,9 @@ async def test_two_requests_that_share_a_batch_are_linked_with_it(caller: Caller
             assert part.status.status_code is StatusCode.UNSET
 
 
-async def test_a_callers_trace_goes_on_in_the_request_and_its_answer(caller: Caller, recorded: Recorded) -> None:
+async def test_a_callers_trace_continues_in_the_request_and_its_answer(caller: Caller, recorded: Recorded) -> None:
     over_http = await caller.door.post(image(), asked(BOX), headers=CALLER)
-    call = caller.stub.Segment(pb.SegmentRequest(image=IMAGE, prompts=[GRPC_BOX]), metadata=tuple(CALLER.items()))
+    call = caller.stub.Segment(segment_request(), metadata=tuple(CALLER.items()))
     await call
     over_grpc = dict(await call.trailing_metadata() or ())
     for name, answer in (("POST /v1/segment", over_http.headers), (SEGMENT, over_grpc)):
@@ -155,7 +152,7 @@ async def test_a_callers_trace_goes_on_in_the_request_and_its_answer(caller: Cal
         assert answer["tracestate"] == CALLER["tracestate"]
 
 
-async def test_an_untraced_caller_is_told_of_the_trace_that_was_begun(caller: Caller, recorded: Recorded) -> None:
+async def test_an_answer_names_the_trace_that_was_begun_for_it(caller: Caller, recorded: Recorded) -> None:
     answer = await caller.door.post(image(), asked(BOX))
     trace_id, span_id = ids(recorded.only("POST /v1/segment"))
     begun, _, flags = answer.headers["traceparent"].rpartition("-")
@@ -164,14 +161,14 @@ async def test_an_untraced_caller_is_told_of_the_trace_that_was_begun(caller: Ca
     assert "tracestate" not in answer.headers
 
 
-async def test_what_a_caller_does_not_sample_is_not_recorded(caller: Caller, recorded: Recorded) -> None:
+async def test_a_request_that_its_caller_does_not_sample_is_not_recorded(caller: Caller, recorded: Recorded) -> None:
     answer = await caller.door.post(image(), asked(BOX), headers={"traceparent": UNSAMPLED})
     assert answer.headers["traceparent"].startswith(f"00-{TRACE_ID}-")
     assert answer.headers["traceparent"].endswith("-00")
     assert recorded.all() == []
 
 
-async def test_without_tracers_a_callers_context_is_handed_back_as_it_came(door: Door) -> None:
+async def test_without_tracing_a_callers_context_is_returned_as_it_came(door: Door) -> None:
     answer = await door.post(image(), asked(BOX), headers=CALLER)
     assert {name: answer.headers[name] for name in CALLER} == CALLER
     for odd in ("my trace", PARENT.replace(TRACE_ID, "0" * 32), f"ff{PARENT[2:]}"):
@@ -179,10 +176,10 @@ async def test_without_tracers_a_callers_context_is_handed_back_as_it_came(door:
         assert "traceparent" not in answer.headers
 
 
-async def test_a_span_says_what_the_log_says(caller: Caller, recorded: Recorded) -> None:
+async def test_a_span_has_the_attributes_of_the_log_line(caller: Caller, recorded: Recorded) -> None:
     await caller.door.post(image(), asked(BOX), headers={"x-request-id": "frame-1"})
-    facts = told(recorded.only("POST /v1/segment"))
-    assert facts == {
+    found = attributes(recorded.only("POST /v1/segment"))
+    assert found == {
         "http.request.method": "POST",
         "http.route": "/v1/segment",
         "http.response.status_code": 200,
@@ -192,16 +189,16 @@ async def test_a_span_says_what_the_log_says(caller: Caller, recorded: Recorded)
         "pomona.degraded": False,
     }
     await caller.segment()
-    facts = told(recorded.only(SEGMENT))
-    assert (facts["rpc.system.name"], facts["rpc.method"]) == ("grpc", SEGMENT)
-    assert (facts["rpc.response.status_code"], facts["pomona.prompts"]) == ("OK", 1)
+    found = attributes(recorded.only(SEGMENT))
+    assert (found["rpc.system.name"], found["rpc.method"]) == ("grpc", SEGMENT)
+    assert (found["rpc.response.status_code"], found["pomona.prompts"]) == ("OK", 1)
 
 
-async def test_a_refusal_is_told_by_its_code_and_a_failure_is_an_error(caller: Caller, recorded: Recorded) -> None:
+async def test_a_refusal_has_its_code_and_a_failure_is_an_error(caller: Caller, recorded: Recorded) -> None:
     problem(await caller.door.post(asked(BOX)), "no_image")
     await refused(caller.segment(b"no image"), "not_an_image")
     spans = [recorded.only("POST /v1/segment"), recorded.only(SEGMENT)]
-    assert [told(span)["pomona.code"] for span in spans] == ["no_image", "not_an_image"]
+    assert [attributes(span)["pomona.code"] for span in spans] == ["no_image", "not_an_image"]
     assert [span.status.status_code for span in spans] == [StatusCode.UNSET] * 2
     recorded.forget()
     caller.door.sam.fails = BackendError("the device failed")
@@ -215,20 +212,22 @@ async def test_a_refusal_is_told_by_its_code_and_a_failure_is_an_error(caller: C
     ]
 
 
-async def test_a_request_that_was_late_in_the_queue_shows_that_it_waited(caller: Caller, recorded: Recorded) -> None:
+async def test_a_request_whose_deadline_passed_in_the_queue_has_a_failed_queue_span(
+    caller: Caller, recorded: Recorded
+) -> None:
     busy = await caller.door.hold()
-    late = await caller.door.post(image(), asked(BOX), headers={"x-deadline-ms": "60"})
+    late = await caller.door.post(image(), asked(BOX), headers=within(400))
     problem(late, "deadline_exceeded")
     caller.door.let_go()
     await busy
-    span = next(span for span in recorded.named("POST /v1/segment") if told(span)["pomona.code"])
+    span = next(span for span in recorded.named("POST /v1/segment") if attributes(span)["pomona.code"])
     assert span.status.status_code is StatusCode.ERROR
     parts = recorded.parts(span)
     assert [part.name for part in parts] == ["decode", "queue"]
     assert parts[1].status.status_code is StatusCode.ERROR
 
 
-async def test_who_waits_for_anothers_encoding_shows_it_as_a_wait(caller: Caller, recorded: Recorded) -> None:
+async def test_waiting_for_another_requests_encoding_is_recorded_as_queue(caller: Caller, recorded: Recorded) -> None:
     busy = await caller.door.hold()
     calls = [caller.door.start(image(), asked(BOX)) for _ in range(2)]
     await caller.door.cache.asked.reach(3)
@@ -243,27 +242,29 @@ async def test_who_waits_for_anothers_encoding_shows_it_as_a_wait(caller: Caller
 
 
 async def test_every_frame_of_a_stream_has_its_own_span(caller: Caller, recorded: Recorded) -> None:
-    request = pb.SegmentRequest(image=IMAGE, prompts=[GRPC_BOX])
+    request = segment_request()
     frames = [pb.SegmentStreamRequest(request=request, frame=pb.Frame(frame_id=name)) for name in ("f1", "f2")]
     call = caller.stub.SegmentStream(frames_of(frames), metadata=tuple(CALLER.items()))
     assert len([reply async for reply in call]) == 2
     spans = recorded.named("pomona.v1.Segmentation/SegmentStream")
-    assert {told(span)["pomona.frame_id"] for span in spans} == {"f1", "f2"}
+    assert {attributes(span)["pomona.frame_id"] for span in spans} == {"f1", "f2"}
     assert {f"{span.parent.span_id:016x}" for span in spans if span.parent is not None} == {SPAN_ID}
 
 
-async def test_lines_of_the_log_carry_the_requests_ids(
+async def test_lines_of_the_log_have_the_request_and_trace_ids(
     caller: Caller, recorded: Recorded, written: io.StringIO
 ) -> None:
     await caller.door.post(image(), asked(BOX), headers={"x-request-id": "a", **CALLER})
     caller.door.sam.fails = BackendError("the device failed")
     problem(await caller.door.post(image(image_bytes(9)), asked(BOX), headers={"x-request-id": "b"}), "internal_error")
-    told_of = [(line["message"], line["request_id"], line["trace_id"]) for line in lines(written)]
+    logged = [(line["message"], line["request_id"], line["trace_id"]) for line in lines(written)]
     began = f"{ids(recorded.named('POST /v1/segment')[1])[0]:032x}"
-    assert told_of == [("request", "a", TRACE_ID), ("internal error", "b", began), ("request", "b", began)]
+    assert logged == [("request", "a", TRACE_ID), ("internal error", "b", began), ("request", "b", began)]
 
 
-async def test_without_tracers_the_log_has_a_callers_trace_and_invents_none(door: Door, written: io.StringIO) -> None:
+async def test_without_tracing_the_log_has_a_callers_trace_id_and_invents_none(
+    door: Door, written: io.StringIO
+) -> None:
     await asyncio.gather(
         door.post(plain("image_id", "?"), asked(BOX), headers={"x-request-id": "a", **CALLER}),
         door.post(plain("image_id", "?"), asked(BOX), headers={"x-request-id": "b"}),

@@ -25,11 +25,13 @@ TIMINGS = schema.Timings(decode=1, queue=2, encode=3, prompt=4, infer=5, postpro
 IMAGE = schema.Image(id="ab", width=8, height=4)
 SAM = schema.SamModel(name="m", revision="r", input_size=768, padding="none")
 UNET = schema.UnetModel(name="u", revision="s", input_width=64, input_height=32)
-MASKS = {
-    "rle": schema.RleMask(size=(4, 8), counts="0a"),
+RLE = schema.RleMask(size=(4, 8), counts="0a")
+LOGITS = schema.LogitsMask(shape=(1, 2), dtype="float16", data=b"\0\1\2\3")
+MASKS: dict[str, schema.EncodedMask] = {
+    "rle": RLE,
     "png": schema.PngMask(png=b"\x89PNG"),
     "polygons": schema.PolygonsMask(polygons=[[[[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]], [[0.5, 0.5]]]]),
-    "logits": schema.LogitsMask(shape=(1, 2), dtype="float16", data=b"\0\1\2\3"),
+    "logits": LOGITS,
 }
 
 
@@ -89,8 +91,8 @@ def test_a_request_is_read_field_by_field() -> None:
         prompts=[
             schema.Prompt(points=[(1, 2.5)], labels=[0], multimask=False),
             schema.Prompt(box=(1, 2, 3, 4)),
-            schema.Prompt(mask=MASKS["rle"]),
-            schema.Prompt(mask=MASKS["logits"]),
+            schema.Prompt(mask=RLE),
+            schema.Prompt(mask=LOGITS),
         ],
     )
 
@@ -175,8 +177,8 @@ def test_what_is_absent_in_the_schema_is_absent_in_the_message() -> None:
         id=1,
         box=(0, 0, 1, 1),
         area=1,
-        mask=MASKS["rle"],
-        infected_mask=MASKS["rle"],
+        mask=RLE,
+        infected_mask=RLE,
         infected_fraction=0.5,
         pixel_class="infected",
         confidence=1.0,

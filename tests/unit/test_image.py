@@ -1,4 +1,4 @@
-"""What the images are made of, and that serving on OpenVINO needs no PyTorch."""
+"""What the container images contain, and that serving on OpenVINO needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ def locked(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", path.read_text(), re.MULTILINE))
 
 
-def test_the_cpu_image_has_what_the_project_asks_for_without_what_only_pytorch_needs() -> None:
+def test_the_cpu_image_has_the_projects_dependencies_but_those_that_only_pytorch_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [line for line in (ROOT / "deploy/image/cpu.in").read_text().splitlines() if not line.startswith("#")]
-    assert asked == [line for line in project["dependencies"] if Requirement(line).name not in ONLY_PYTORCH]
+    listed = [line for line in (ROOT / "deploy/image/cpu.in").read_text().splitlines() if not line.startswith("#")]
+    assert listed == [line for line in project["dependencies"] if Requirement(line).name not in ONLY_PYTORCH]
 
 
-def test_the_cpu_image_has_the_versions_that_are_tested() -> None:
+def test_the_cpu_image_has_the_tested_versions() -> None:
     ours, cpu = locked(ROOT / "requirements.lock"), locked(ROOT / "deploy/image/requirements-cpu.lock")
     assert cpu.items() <= ours.items()
     assert "openvino" in cpu
     assert not {name for name in cpu if name in ONLY_PYTORCH or name.startswith(("nvidia-cu", "triton"))}
 
 
-def test_the_images_hold_what_the_service_loads_by_itself() -> None:
+def test_the_images_contain_the_default_models() -> None:
     (models,) = re.findall(r"^MODELS\s*\?=\s*(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert tuple(models.split(",")) == Settings.model_fields["models"].default
 
 
-def test_every_stage_of_the_dockerfile_that_runs_is_bare_and_without_rights() -> None:
+def test_the_stages_that_run_are_minimal_and_unprivileged() -> None:
     text = (ROOT / "deploy/image/Dockerfile").read_text()
     runtime = text[text.index("AS runtime") :]
     assert "USER 10001:10001" in runtime
     assert "HEALTHCHECK" in runtime
     assert "apt-get" not in text
-    # From other stages come packages, code, weights and the list of packages, nothing else.
+    # Other stages contribute packages, code, weights and the list of packages, nothing else.
     copied = set(re.findall(r"^COPY --from=\S+ (\S+)", runtime, re.MULTILINE))
     assert copied == {"/srv/pomona", "/opt/venv", "/build/sbom.json", "/opt/pomona/cache"}
 
 
-def test_the_version_of_nncf_that_names_converted_models_is_the_installed_one() -> None:
+def test_converted_models_are_named_after_the_installed_version_of_nncf() -> None:
     assert version("nncf") == NNCF
 
 
-def test_the_service_is_imported_and_a_model_asked_for_without_pytorch() -> None:
+def test_the_service_is_imported_without_pytorch() -> None:
     code = """
 import sys
 banned = {"torch", "torchvision", "timm", "segment_anything", "segmentation_models_pytorch", "safetensors", "nncf"}
@@ -93,7 +93,7 @@ def no_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pytorch")
-def test_without_pytorch_converted_models_are_used_and_the_lack_of_them_is_told(tmp_path: Path) -> None:
+def test_without_pytorch_converted_models_are_used_and_needed(tmp_path: Path) -> None:
     entry, model_store = CATALOGUE["mobile-sam"], ModelStore(tmp_path)
     with pytest.raises(BackendError, match=r"mobile-sam .* service\.prepare"):
         ensure_files(entry, "openvino", model_store)
@@ -103,7 +103,7 @@ def test_without_pytorch_converted_models_are_used_and_the_lack_of_them_is_told(
 
 
 @pytest.mark.usefixtures("no_pytorch")
-def test_without_pytorch_a_unet_that_could_not_be_tried_in_int8_is_used_in_float32(tmp_path: Path) -> None:
+def test_without_pytorch_a_unet_that_was_not_quantised_is_used_in_float32(tmp_path: Path) -> None:
     entry, model_store = CATALOGUE["unet-mobilenetv2-citrus"], ModelStore(tmp_path, unet_precision="int8")
     folder = converted_folder(entry, tmp_path, "fp32")
     folder.mkdir(parents=True)

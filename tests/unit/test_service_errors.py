@@ -1,3 +1,5 @@
+"""The errors and their table of codes and statuses."""
+
 from __future__ import annotations
 
 import importlib
@@ -12,8 +14,9 @@ from models import errors as domain
 from models.errors import PomonaError
 from models.weights import download
 from service import errors, settings
-from service.errors import PROBLEMS, Problem, problem_of
+from service.errors import PROBLEMS, ProblemType, problem_of
 from service.grpc import server
+from service.observability import tracing
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +49,7 @@ STATUS_OF_CODE = {
     "deadline_unreachable": 504,
     "timed_out": 504,
 }
-"""Programs depend on these: a code is never renamed, and never gets another status."""
+"""Programs depend on these: a code is never renamed, and its status never changes."""
 
 GRPC_OF_STATUS = {
     400: {"INVALID_ARGUMENT"},
@@ -61,7 +64,7 @@ GRPC_OF_STATUS = {
     504: {"DEADLINE_EXCEEDED"},
 }
 
-SERVERS_FAULT = {
+OF_THE_SERVER = {
     PomonaError,
     errors.RequestError,
     domain.ImageError,
@@ -79,8 +82,9 @@ SERVERS_FAULT = {
     domain.DeviceBroken,
     settings.SettingsError,
     server.PortTaken,
+    tracing.TracingMisconfigured,
 }
-"""What a caller can do nothing about, and the bases that are never raised themselves."""
+"""Errors that a caller can do nothing about, and base classes that are never raised themselves."""
 
 
 _LIST_THE_TREE = """
@@ -98,7 +102,7 @@ walk(PomonaError)
 
 @pytest.fixture(scope="module")
 def tree() -> set[type[PomonaError]]:
-    """Every error that the service's own modules define; found in a process of its own, where no test adds to them."""
+    """List every error that the service's own modules define, in a process of its own, where no test adds to them."""
     listed = subprocess.run(
         [sys.executable, "-c", _LIST_THE_TREE], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -107,7 +111,7 @@ def tree() -> set[type[PomonaError]]:
     return {cls for cls in found if not cls.__name__.startswith("_")}
 
 
-def row_of(cls: type[PomonaError]) -> Problem:
+def row_of(cls: type[PomonaError]) -> ProblemType:
     return problem_of(cls.__new__(cls))
 
 
@@ -119,15 +123,15 @@ def test_a_grpc_status_means_what_the_http_status_means() -> None:
     for row in PROBLEMS.values():
         assert row.grpc in GRPC_OF_STATUS[row.status], row
         assert row.grpc in grpc.StatusCode.__members__
-    # What gRPC itself answers: to a message beyond the limit, and to a method that is not there.
+    # What gRPC itself answers to a message beyond the limit, and to an unknown method.
     assert problem_of(errors.UploadTooLarge("x")).grpc == "RESOURCE_EXHAUSTED"
     assert problem_of(errors.NotFound("x")).grpc == "UNIMPLEMENTED"
 
 
-def test_every_error_of_the_tree_has_a_row_of_its_own_or_of_an_ancestor_that_fits(
+def test_every_error_has_a_fitting_row_of_its_own_or_of_an_ancestor(
     tree: set[type[PomonaError]],
 ) -> None:
-    assert {cls for cls in tree if row_of(cls).code == "internal_error"} == SERVERS_FAULT
+    assert {cls for cls in tree if row_of(cls).code == "internal_error"} == OF_THE_SERVER
     assert {row_of(cls).code for cls in tree} == set(STATUS_OF_CODE)
 
 
@@ -146,13 +150,13 @@ def test_the_nearest_row_wins() -> None:
 
 
 def test_a_code_has_one_title_and_one_status() -> None:
-    told = {(row.code, row.title, row.status, row.grpc, row.retry_after) for row in PROBLEMS.values()}
-    assert len(told) == len(STATUS_OF_CODE)
+    rows = {(row.code, row.title, row.status, row.grpc, row.retry_after) for row in PROBLEMS.values()}
+    assert len(rows) == len(STATUS_OF_CODE)
 
 
-def test_only_what_passes_by_itself_says_when_to_come_back() -> None:
+def test_only_temporary_problems_say_when_to_retry() -> None:
     assert {row.code for row in PROBLEMS.values() if row.retry_after is not None} == {"not_ready", "overloaded"}
 
 
-def test_who_is_refused_for_load_is_told_when_there_should_be_room() -> None:
+def test_an_overload_has_the_time_until_there_is_room() -> None:
     assert errors.Overloaded("many are waiting", 2.5).retry_after == 2.5

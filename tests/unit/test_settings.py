@@ -1,3 +1,5 @@
+"""Settings from environment variables."""
+
 from __future__ import annotations
 
 import os
@@ -5,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from service.grades import GradeIn
-from service.work import QueueOptions
 
 from models.backends.load import ModelStore
 from models.types import Size
+from service.api.schema import Grade
+from service.scheduler.policy import QueueOptions
 from service.settings import Settings, SettingsError, load_settings
 from tests.identity import Identity
 
@@ -34,8 +36,7 @@ FROM_TEXT = {
     "POMONA_MAX_QUEUED": ("9", 9),
     "POMONA_INPUT_SIZE": ("768", 768),
     "POMONA_CAMERA_SIZES": ("400x300, 416x180", (Size(300, 400), Size(180, 416))),
-    "POMONA_GRADES": ("fine:0.1", (GradeIn(grade="fine", max_infected_fraction=0.1),)),
-    "POMONA_LINGER_MS": ("2.5", 2.5),
+    "POMONA_GRADES": ("fine:0.1", (Grade(grade="fine", max_infected_fraction=0.1),)),
     "POMONA_DRAIN_TIMEOUT_S": ("0.5", 0.5),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
@@ -72,8 +73,6 @@ WRONG = [
     ("POMONA_GRADES", "A:0.2,B:0.1"),
     ("POMONA_GRADES", "A:nan"),
     ("POMONA_GRADES", " , "),
-    ("POMONA_LINGER_MS", "-1"),
-    ("POMONA_LINGER_MS", "nan"),
     ("POMONA_DRAIN_TIMEOUT_S", "0"),
     ("POMONA_LOG_LEVEL", "info"),
 ]
@@ -86,7 +85,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_every_setting_has_its_variable_in_these_tests() -> None:
+def test_every_setting_is_in_these_tests() -> None:
     assert {*FROM_TEXT, *TLS} == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
 
 
@@ -104,7 +103,7 @@ def test_each_setting_is_read_from_its_variable(variable: str, monkeypatch: pyte
     assert before != value
 
 
-def test_the_defaults_are_those_that_the_documentation_promises() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     settings = load_settings()
     assert settings.http_port == 3000
     assert settings.grpc_port == 3001
@@ -113,7 +112,7 @@ def test_the_defaults_are_those_that_the_documentation_promises() -> None:
     assert settings.max_upload_bytes == 32 * 1024 * 1024
     assert settings.max_pixels == 50_000_000
     assert settings.embedding_cache_bytes == 512 * 1024 * 1024
-    assert settings.queue_options == QueueOptions(max_queued=256, linger=0)
+    assert settings.queue_options == QueueOptions(max_queued=256)
     assert settings.input_size == 1024
     assert ",".join(str(grade) for grade in settings.grades) == "A:0.01,B:0.05,C:0.25"
     assert settings.drain_timeout_s == 30
@@ -128,20 +127,20 @@ def test_derived_limits_follow_their_settings(monkeypatch: pytest.MonkeyPatch) -
     assert settings.max_upload_bytes == 1_572_864
     assert settings.max_pixels == 250_000
     assert settings.embedding_cache_bytes == 0
-    assert settings.queue_options == QueueOptions(max_queued=9, linger=0.0025)
+    assert settings.queue_options == QueueOptions(max_queued=9)
     assert settings.model_store == ModelStore(Path("own/cache"), Path("own/weights"), "int8")
 
 
 @pytest.mark.parametrize(
     "text", ["mobile-sam,sam-vit-b", " mobile-sam , sam-vit-b ", "mobile-sam,,sam-vit-b,", ",mobile-sam,sam-vit-b"]
 )
-def test_models_are_a_comma_list_in_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_separated_by_commas_and_keep_their_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMONA_MODELS", text)
     assert load_settings().models == ("mobile-sam", "sam-vit-b")
 
 
 @pytest.mark.parametrize("text", ["A:0,B:0.5,C: 1", " A : 0 , B:5e-1, C:1.0,"])
-def test_grades_are_a_comma_list_of_names_and_numbers(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grades_are_names_and_numbers_separated_by_commas(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMONA_GRADES", text)
     grades = load_settings().grades
     assert [(grade.grade, grade.max_infected_fraction) for grade in grades] == [("A", 0), ("B", 0.5), ("C", 1)]
@@ -157,7 +156,7 @@ def test_the_input_size_is_one_of_three_numbers_or_auto(
 
 
 @pytest.mark.parametrize("variable", ["POMONA_MODELS_FILE", "POMONA_WEIGHTS_DIR"])
-def test_an_empty_path_is_no_path(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_path_is_none(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "")
     assert getattr(load_settings(), variable.removeprefix("POMONA_").lower()) is None
 
@@ -186,7 +185,7 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert "POMONA_BACKEND" not in caught.value.detail
 
 
-def test_a_certificate_and_its_key_go_together(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_needs_its_key(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().tls is None
     certificate, key = TLS
     monkeypatch.setenv(certificate, str(identity.tls.certificate))
@@ -196,7 +195,7 @@ def test_a_certificate_and_its_key_go_together(identity: Identity, monkeypatch: 
     assert load_settings().tls == identity.tls
 
 
-def test_a_key_that_fits_no_certificate_is_refused_at_the_start(
+def test_a_key_that_does_not_fit_the_certificate_is_refused(
     identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TLS[0], str(identity.tls.certificate))

@@ -1,4 +1,4 @@
-"""The first process of a container, on tiny servers."""
+"""The first process of a container, with tiny servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from service.supervise import UNSOUND, Sight, Watch, look, supervise
+from service.supervise import UNHEALTHY, Health, Watch, probe, supervise
 
 SOON = 0.01
 LONG = "import time; time.sleep(60)"
@@ -58,71 +58,71 @@ def answering(status: int) -> Iterator[int]:
         thread.join()
 
 
-def given_up_after(*sights: Sight) -> int | None:
+def given_up_after(*probes: Health) -> int | None:
     watch = Watch()
-    return next((number for number, sight in enumerate(sights, 1) if watch.gives_up(sight)), None)
+    return next((number for number, health in enumerate(probes, 1) if watch.gives_up(health)), None)
 
 
-def test_a_server_that_says_it_is_unsound_is_given_up_at_once() -> None:
-    assert given_up_after("sound", "unsound") == 2
+def test_a_server_that_reports_it_is_unhealthy_is_given_up_at_once() -> None:
+    assert given_up_after("healthy", "unhealthy") == 2
 
 
-def test_silence_is_forgiven_twice_and_anew_after_every_answer() -> None:
-    assert given_up_after("sound", "silent", "silent", "sound", "silent", "silent") is None
-    assert given_up_after("sound", "silent", "silent", "silent") == 4
+def test_a_server_may_be_silent_twice_after_every_answer() -> None:
+    assert given_up_after("healthy", "silent", "silent", "healthy", "silent", "silent") is None
+    assert given_up_after("healthy", "silent", "silent", "silent") == 4
 
 
-def test_a_server_that_was_never_heard_may_take_its_time() -> None:
+def test_a_server_that_never_answered_may_take_its_time() -> None:
     watch = Watch()
     assert not any(watch.gives_up("silent") for _ in range(100))
 
 
-@pytest.mark.parametrize(("status", "sight"), [(200, "sound"), (503, "unsound")])
-def test_a_look_tells_by_the_status(status: int, sight: Sight) -> None:
+@pytest.mark.parametrize(("status", "health"), [(200, "healthy"), (503, "unhealthy")])
+def test_a_probe_tells_health_by_the_status(status: int, health: Health) -> None:
     with answering(status) as port:
-        assert look(port, "/livez", tls=False) == sight
+        assert probe(port, "/livez", tls=False) == health
 
 
-def test_a_look_at_nobody_sees_silence() -> None:
+def test_a_probe_of_a_port_without_a_server_is_silent() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        assert look(taken.getsockname()[1], "/livez", tls=False) == "silent"
+        assert probe(taken.getsockname()[1], "/livez", tls=False) == "silent"
 
 
-def test_tls_is_not_found_where_there_is_none() -> None:
+def test_a_probe_over_tls_of_a_server_without_is_silent() -> None:
     with answering(200) as port:
-        assert look(port, "/livez", tls=True) == "silent"
+        assert probe(port, "/livez", tls=True) == "silent"
 
 
-def test_an_unsound_server_is_ended_and_the_container_says_so() -> None:
+def test_an_unhealthy_server_is_stopped_and_the_container_says_so() -> None:
     with process(DRAINS) as server:
         assert server.stdout is not None
         server.stdout.readline()
-        assert supervise(server, lambda: "unsound", every=SOON, drain=10) == UNSOUND
+        assert supervise(server, lambda: "unhealthy", every=SOON, drain=10) == UNHEALTHY
         assert server.returncode == 0
 
 
-def test_a_server_that_does_not_end_is_killed() -> None:
+def test_a_server_that_does_not_stop_is_killed() -> None:
     with process(STUBBORN) as server:
         assert server.stdout is not None
         server.stdout.readline()
-        assert supervise(server, lambda: "unsound", every=SOON, drain=SOON) == UNSOUND
+        assert supervise(server, lambda: "unhealthy", every=SOON, drain=SOON) == UNHEALTHY
         assert server.wait(10) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("", UNSOUND)])
-def test_a_server_that_ends_by_itself_never_counts_as_well(code: str, status: int) -> None:
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("", UNHEALTHY)])
+def test_a_server_that_ends_by_itself_has_failed(code: str, status: int) -> None:
     with process(code) as server:
-        assert supervise(server, lambda: "sound", every=10, drain=10) == status
+        assert supervise(server, lambda: "healthy", every=10, drain=10) == status
 
 
-def test_a_stop_is_handed_on_and_ends_as_the_server_does() -> None:
+def test_a_signal_is_forwarded_and_the_status_is_the_servers() -> None:
     with process(DRAINS) as server:
         assert server.stdout is not None
         server.stdout.readline()
 
-        def stopped_meanwhile() -> Sight:
+        def stopped_meanwhile() -> Health:
             signal.raise_signal(signal.SIGTERM)
-            return "sound"
+            return "healthy"
 
         assert supervise(server, stopped_meanwhile, every=SOON, drain=10) == 0

@@ -1,4 +1,4 @@
-"""Frames of a camera: how many at a time, who waits, who is dropped, what ends a stream."""
+"""Frames of a stream: how many at a time, which wait, which are dropped, what ends a stream."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-from service.grpc.frame_stream import DEFAULT_IN_FLIGHT, FrameStream, StreamOptions, Turns
+
+from service.grpc.streams import DEFAULT_IN_FLIGHT, FrameStream, StreamOptions, Turns
 
 
 @dataclass
 class Work:
-    """Answers a frame when the test lets it, and remembers which were begun."""
+    """Answers a frame when the test allows it, and remembers which were begun."""
 
     options: StreamOptions = field(default_factory=StreamOptions)
     begun: list[str] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Work:
 
 @dataclass
 class Camera:
-    """Frames that are there to be read, and how many of them were."""
+    """Frames to be read, and how many of them were."""
 
     frames: list[str]
     read: int = 0
@@ -56,7 +57,7 @@ class Camera:
 
 
 async def settle() -> None:
-    """Let everything happen that can without the test."""
+    """Run everything that needs nothing more from the test."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -96,7 +97,7 @@ async def test_no_more_frames_are_read_than_may_be_in_flight() -> None:
     assert len(answers) == 5
 
 
-async def test_who_takes_no_answers_is_not_read_from_for_ever() -> None:
+async def test_a_caller_who_takes_no_answers_is_not_read_from_for_ever() -> None:
     for newest_first, most in ((False, 2), (True, 5)):
         work = Work(StreamOptions(max_in_flight=2, newest_first=newest_first))
         work.finish(*map(str, range(20)))
@@ -111,7 +112,7 @@ async def test_who_takes_no_answers_is_not_read_from_for_ever() -> None:
         await answers.aclose()
 
 
-async def test_of_the_frames_that_wait_the_newest_stays() -> None:
+async def test_of_waiting_frames_the_newest_stays() -> None:
     work, camera = Work(StreamOptions(max_in_flight=1, newest_first=True)), Camera(list("abc"))
     running, answers = collect(work.stream(), camera)
     await settle()
@@ -122,7 +123,7 @@ async def test_of_the_frames_that_wait_the_newest_stays() -> None:
     assert answers == ["2 b dropped", "1 a answered", "3 c answered"]
 
 
-async def test_who_gives_up_waiting_blocks_nobody_behind_it() -> None:
+async def test_a_frame_that_stops_waiting_blocks_no_later_one() -> None:
     work = Work(StreamOptions(max_in_flight=1, newest_first=True), impatient={"b"})
     camera = Camera(list("ab"))
     running, answers = collect(work.stream(), camera)
@@ -167,7 +168,7 @@ async def test_a_halted_stream_reads_nothing_more_and_answers_what_it_read() -> 
     assert (answers, camera.read) == ([], 0)
 
 
-async def test_what_the_sender_breaks_is_told_after_what_came_before_is_answered() -> None:
+async def test_a_failure_of_the_sender_is_raised_once_the_frames_before_are_answered() -> None:
     work, camera = Work(), Camera(["a"], failure=ValueError("no message"))
     running, answers = collect(work.stream(), camera)
     await settle()
@@ -201,7 +202,7 @@ async def test_an_answer_that_fails_ends_the_stream_with_its_failure() -> None:
     assert answers == []
 
 
-async def test_a_turn_that_was_given_back_goes_to_who_waits_and_else_stays_free() -> None:
+async def test_a_turn_that_was_given_back_goes_to_the_next_or_stays_free() -> None:
     turns = Turns(1)
     first, second = turns.take(), turns.take()
     assert first.result()
@@ -215,7 +216,7 @@ async def test_a_turn_that_was_given_back_goes_to_who_waits_and_else_stays_free(
     assert turns.take().result()
 
 
-def test_the_number_in_flight_by_default_is_that_of_the_documentation() -> None:
+def test_the_default_number_in_flight_is_the_documented_one() -> None:
     assert DEFAULT_IN_FLIGHT == 8
-    assert StreamOptions().unanswered == 8
-    assert StreamOptions(newest_first=True).unanswered == 17
+    assert StreamOptions().max_unanswered == 8
+    assert StreamOptions(newest_first=True).max_unanswered == 17
