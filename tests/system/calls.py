@@ -1,12 +1,11 @@
-"""Calls to the real server, and drawn images whose fruit is known exactly."""
+"""Requests to the real server, and rendered images whose fruit is known exactly."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import numpy as np
@@ -14,12 +13,11 @@ import numpy as np
 from models.catalog import CATALOGUE
 from models.data.samples import Sample
 from models.letterbox import letterbox_for
-from models.masks import EncodedLogits, Rle, decode_logits, decode_png, decode_rle
-from models.polygons import decode_polygons
 from models.sam.constants import LOGITS_STRIDE
 from models.synthetic import Background, Layout, RenderOptions, render
 from models.types import BinaryMask, Logits, Size
 from service.api import schema
+from tests.contract import doors
 from tests.fakes import encode_image
 from tests.reference import upsample
 
@@ -36,10 +34,12 @@ _PLAIN: Final = RenderOptions(
     camera=False,
 )
 
+S = TypeVar("S", bound=schema.Schema)
+
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A drawn image as it is sent, and its fruits' exact masks, boxes and centres."""
+    """A rendered image as it is sent, and its fruits' exact masks, boxes and centres."""
 
     sample: Sample
     data: bytes
@@ -61,24 +61,26 @@ def draw(seed: int, *, infected_share: float = 0.0) -> Drawn:
     return Drawn(sample, encode_image(sample.pixels))
 
 
-def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedResponse:
-    files = [("image", ("oranges.png", data)), ("request", (None, json.dumps(fields).encode()))]
-    answer = client.post("/v1/embed", files=files)
-    assert answer.status_code == 200, answer.text
-    return schema.EmbedResponse.model_validate_json(answer.content)
-
-
-def ask(
+def post(
     client: httpx.Client,
+    path: str,
     image: bytes | str,
-    *prompts: Mapping[str, Any],
     headers: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> httpx.Response:
-    """Send an image, or the id of one, with prompts."""
-    what = ("image", ("oranges.png", image)) if isinstance(image, bytes) else ("image_id", (None, image))
-    request = json.dumps({"prompts": prompts, **fields})
-    return client.post("/v1/segment", files=[what, ("request", (None, request))], headers=headers)
+    """Send an image, or the id of one, with the fields of the JSON."""
+    part = ("image", ("oranges.png", image)) if isinstance(image, bytes) else ("image_id", (None, image))
+    return client.post(path, files=[part, ("request", (None, json.dumps(fields)))], headers=headers)
+
+
+def answered(answer: httpx.Response, model: type[S]) -> S:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    return model.model_validate_json(answer.content)
+
+
+def embed(client: httpx.Client, data: bytes, **fields: Any) -> schema.EmbedResponse:
+    return answered(post(client, "/v1/embed", data, **fields), schema.EmbedResponse)
 
 
 def segment(
@@ -88,32 +90,20 @@ def segment(
     headers: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> schema.SegmentResponse:
-    """As `ask`, for what is answered."""
-    answer = ask(client, image, *prompts, headers=headers, **fields)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    return schema.SegmentResponse.model_validate_json(answer.content)
+    return answered(post(client, "/v1/segment", image, headers, prompts=prompts, **fields), schema.SegmentResponse)
 
 
-def enlarged(logits: Logits) -> BinaryMask:
-    """The mask of an image of `SIZE` from its low-resolution logits; their shape tells what the encoder saw."""
+def upsampled(logits: Logits) -> BinaryMask:
+    """Return the mask of an image of `SIZE` from its low-resolution logits, whose shape shows what the encoder saw."""
     height, width = logits.shape
-    frame = letterbox_for(SIZE, LOGITS_STRIDE * width, "square" if height == width else "none")
-    return upsample(logits, frame) > 0
+    letterbox = letterbox_for(SIZE, LOGITS_STRIDE * width, "square" if height == width else "none")
+    return upsample(logits, letterbox) > 0
 
 
 def pixels_of(mask: schema.ScoredMask) -> BinaryMask:
-    """The mask from any format, with its figures checked against its pixels."""
-    encoded = mask.mask
-    if isinstance(encoded, schema.RleMask):
-        pixels = decode_rle(Rle(encoded.size, encoded.counts))
-    elif isinstance(encoded, schema.PngMask):
-        pixels = decode_png(base64.b64decode(encoded.png, validate=True))
-    elif isinstance(encoded, schema.PolygonsMask):
-        pixels = decode_polygons(encoded.polygons, SIZE)
-    else:
-        logits = decode_logits(EncodedLogits(encoded.shape, encoded.dtype, base64.b64decode(encoded.data)))
-        pixels = enlarged(logits)
+    """Return the mask from any format; its measures are checked against its pixels."""
+    encoded = mask.mask.model_dump(mode="json")
+    pixels = upsampled(doors.mask_array(encoded)) if "data" in encoded else doors.pixels_of(encoded, SIZE)
     ys, xs = np.nonzero(pixels)
     assert mask.area == len(ys)
     assert mask.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
@@ -122,7 +112,7 @@ def pixels_of(mask: schema.ScoredMask) -> BinaryMask:
     return pixels
 
 
-def only(result: schema.ResultOut) -> BinaryMask:
+def only(result: schema.PromptResult) -> BinaryMask:
     assert len(result.masks) == 1
     return pixels_of(result.masks[0])
 

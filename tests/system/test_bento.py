@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.checkpoint
-def test_the_built_bento_holds_the_service_and_serves_masks(tmp_path: Path) -> None:
+def test_the_built_bento_contains_the_service_and_serves_masks(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "bentoml", "build", "--output", "tag"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The real server's gRPC door, beside that of HTTP."""
+"""The real server over gRPC, beside HTTP."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtest.server import Server, free_port, running
-from models.masks import Rle, decode_rle
 from models.types import BinaryMask
 from service.api import schema
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
+from tests.contract.doors import pixels_of
+from tests.contract.messages import to_json
 from tests.system.calls import ENTRY, Drawn, draw, iou, segment
+from tests.system.test_lifecycle import in_flight
 
 pytestmark = pytest.mark.checkpoint
 
@@ -41,13 +43,7 @@ def box(corners: list[float]) -> pb.Prompt:
 
 
 def pixels(answer: pb.SegmentResponse) -> BinaryMask:
-    rle = answer.results[0].masks[0].mask.rle
-    return decode_rle(Rle((rle.height, rle.width), rle.counts.decode()))
-
-
-def in_flight(text: str, endpoint: str) -> bool:
-    lines = re.findall(r"^pomona_requests_in_progress\{(.*)\} (\S+)$", text, re.MULTILINE)
-    return any(endpoint in labels and float(value) > 0 for labels, value in lines)
+    return pixels_of(to_json(answer.results[0].masks[0].mask))
 
 
 async def test_both_doors_answer_with_the_same_mask(
@@ -61,10 +57,10 @@ async def test_both_doors_answer_with_the_same_mask(
     assert (answer.image.id, answer.batch.encode) == (known, 0)
     over_http = segment(client, known, {"box": drawn.box(1), "multimask": False}).results[0].masks[0].mask
     assert isinstance(over_http, schema.RleMask)
-    assert answer.results[0].masks[0].mask.rle.counts.decode() == over_http.counts
+    assert answer.results[0].masks[0].mask.rle.counts == over_http.counts
 
 
-async def test_a_camera_is_answered_frame_by_frame(channel: grpc.aio.Channel, drawn: Drawn) -> None:
+async def test_a_stream_is_answered_frame_by_frame(channel: grpc.aio.Channel, drawn: Drawn) -> None:
     new = draw(41)
 
     async def frames() -> AsyncIterator[Any]:
@@ -86,7 +82,7 @@ async def test_a_camera_is_answered_frame_by_frame(channel: grpc.aio.Channel, dr
     assert replies["bad"].problem.code == "not_an_image"
 
 
-async def test_health_metrics_and_the_log_tell_of_the_door(
+async def test_health_metrics_and_the_log_include_grpc(
     channel: grpc.aio.Channel, client: httpx.Client, server: Server
 ) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -96,13 +92,13 @@ async def test_health_metrics_and_the_log_tell_of_the_door(
         await SegmentationStub(channel).Embed(pb.EmbedRequest(), metadata=(("x-request-id", "belt-7.grpc"),))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     (line,) = [line for line in server.log().splitlines() if "belt-7.grpc" in line]
-    told = json.loads(line)
-    assert (told["path"], told["code"]) == ("/pomona.v1.Segmentation/Embed", "no_image")
+    fields = json.loads(line)
+    assert (fields["path"], fields["code"]) == ("/pomona.v1.Segmentation/Embed", "no_image")
     text = (await asyncio.to_thread(client.get, "/metrics")).raise_for_status().text
     assert re.search(r'^pomona_requests_total\{.*Segmentation/Embed.*"refused".*\} 1', text, re.MULTILINE)
 
 
-async def test_a_call_in_flight_is_answered_when_the_server_is_asked_to_stop(tmp_path: Path) -> None:
+async def test_a_call_in_flight_is_answered_when_the_server_stops(tmp_path: Path) -> None:
     new, port = draw(43), free_port()
     prompt = pb.Prompt(points=[pb.Point(x=new.centre(1)[0], y=new.centre(1)[1])])
     with running(tmp_path, grpc_port=str(port)) as server, ThreadPoolExecutor(2) as threads:

@@ -1,22 +1,19 @@
-"""`/v1/inspect` with the models that are served where nothing is chosen."""
+"""`/v1/inspect` with the default models."""
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 from typing import Any
 
 import httpx
 import numpy as np
 import PIL.Image
 import pytest
-from service.http.inspect_schema import FruitOut, InspectOut
 
 from models.masks import Rle, bounding_box, decode_rle
 from models.types import BinaryMask, PixelClass
 from service.api import schema
-from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, draw, iou
+from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, answered, draw, iou, post
 
 pytestmark = pytest.mark.checkpoint
 
@@ -27,20 +24,16 @@ LESIONS = (1, 2, 3)
 GRADES = [{"grade": "fine", "max_infected_fraction": 0.5}]
 
 
-def ask(client: httpx.Client, drawn: Drawn, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-    request = json.dumps({"grades": GRADES} | fields)
-    files = [("image", ("oranges.png", drawn.data)), ("request", (None, request.encode()))]
-    return client.post("/v1/inspect", files=files, headers=headers)
+def send(client: httpx.Client, drawn: Drawn, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    return post(client, "/v1/inspect", drawn.data, headers, **({"grades": GRADES} | fields))
 
 
-def inspect(client: httpx.Client, drawn: Drawn, **fields: Any) -> InspectOut:
-    answer = ask(client, drawn, **fields)
-    assert answer.status_code == 200, answer.text
-    return InspectOut.model_validate_json(answer.content)
+def inspect(client: httpx.Client, drawn: Drawn, **fields: Any) -> schema.InspectResponse:
+    return answered(send(client, drawn, **fields), schema.InspectResponse)
 
 
-def pixels_of(fruit: FruitOut) -> BinaryMask:
-    """The mask, with the fruit's figures checked against its pixels."""
+def pixels_of(fruit: schema.Fruit) -> BinaryMask:
+    """Return the mask; the fruit's measures are checked against its pixels."""
     assert isinstance(fruit.mask, schema.RleMask)
     assert isinstance(fruit.infected_mask, schema.RleMask)
     mask, infected = (decode_rle(Rle(one.size, one.counts)) for one in (fruit.mask, fruit.infected_mask))
@@ -48,14 +41,14 @@ def pixels_of(fruit: FruitOut) -> BinaryMask:
     assert (bounding_box(mask), mask.sum()) == (fruit.box, fruit.area)
     assert not (infected & ~mask).any()
     assert fruit.infected_fraction == infected.sum() / mask.sum()
-    assert fruit.name == ("infected" if fruit.infected_fraction >= 0.02 else "healthy")
+    assert fruit.pixel_class == ("infected" if fruit.infected_fraction >= 0.02 else "healthy")
     assert fruit.grade == ("fine" if fruit.infected_fraction <= 0.5 else "reject")
     assert 0 <= fruit.confidence <= 1
     return mask
 
 
 @pytest.mark.parametrize("mode", ["fast", "accurate"])
-def test_an_inspections_figures_are_those_of_its_masks(client: httpx.Client, mode: str) -> None:
+def test_the_measures_of_fruit_are_those_of_its_masks(client: httpx.Client, mode: str) -> None:
     found = 0
     for seed in range(20, 24):
         answer = inspect(client, draw(seed), mode=mode, frame_id="7", captured_at_ns=1)
@@ -78,7 +71,7 @@ def test_an_inspections_figures_are_those_of_its_masks(client: httpx.Client, mod
 
 @pytest.mark.parametrize("mode", ["fast", "accurate"])
 @pytest.mark.parametrize("seed", LESIONS)
-def test_a_lesion_that_was_drawn_is_found_where_it_is(client: httpx.Client, seed: int, mode: str) -> None:
+def test_a_rendered_lesion_is_found_where_it_is(client: httpx.Client, seed: int, mode: str) -> None:
     drawn = draw(seed, infected_share=0.4)
     answer = inspect(client, drawn, mode=mode)
     assert len(answer.fruits) == FRUITS
@@ -88,7 +81,7 @@ def test_a_lesion_that_was_drawn_is_found_where_it_is(client: httpx.Client, seed
         fruit = max(answer.fruits, key=lambda one: iou(pixels_of(one), whole))
         assert iou(pixels_of(fruit), whole) > 0.9
         lesion = whole & infected
-        assert fruit.name == ("infected" if lesion.any() else "healthy")
+        assert fruit.pixel_class == ("infected" if lesion.any() else "healthy")
         if lesion.any():
             assert isinstance(fruit.infected_mask, schema.RleMask)
             # Of the third scene's two lesions, both rot, the network finds about half of the pixels.
@@ -100,7 +93,7 @@ def test_a_lesion_that_was_drawn_is_found_where_it_is(client: httpx.Client, seed
 def test_an_overlay_has_the_images_size(client: httpx.Client, drawn: Drawn) -> None:
     answer = inspect(client, drawn, mode="accurate", overlay=True)
     assert answer.overlay is not None
-    overlay = PIL.Image.open(io.BytesIO(base64.b64decode(answer.overlay, validate=True)))
+    overlay = PIL.Image.open(io.BytesIO(answer.overlay))
     assert (overlay.format, overlay.size) == ("PNG", (SIZE.width, SIZE.height))
     assert answer.fruits
     assert (np.asarray(overlay) != drawn.sample.pixels).any()
@@ -114,16 +107,16 @@ def test_auto_is_accurate_where_there_is_time_and_fast_where_there_is_not(client
     # Enough for the U-Net by far, but not for the SAM's encoder.
     headers = {"x-deadline-ms": str(0.7 * answer.timing_ms.encode)}
     for _ in range(TRIES):  # a machine that is busy with other things may miss some
-        hurried = ask(client, drawn, headers)
+        hurried = send(client, drawn, headers)
         if hurried.status_code == 200:
             break
         assert hurried.status_code == 504, hurried.text
-    told = InspectOut.model_validate_json(hurried.content)
-    assert (told.mode, told.degraded, told.models.sam) == ("fast", True, None)
-    assert told.reason
-    assert len(told.fruits) == len(answer.fruits)
+    fast = answered(hurried, schema.InspectResponse)
+    assert (fast.mode, fast.degraded, fast.models.sam) == ("fast", True, None)
+    assert fast.reason
+    assert len(fast.fruits) == len(answer.fruits)
 
 
-def test_what_was_asked_wrongly_is_refused(client: httpx.Client, drawn: Drawn) -> None:
-    answer = ask(client, drawn, grades=[])
+def test_a_bad_inspection_is_refused(client: httpx.Client, drawn: Drawn) -> None:
+    answer = send(client, drawn, grades=[])
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")

@@ -1,4 +1,4 @@
-"""What the real server tells of itself: metrics, traces and logs."""
+"""Metrics, traces and logs of the real server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 
 def over_http(server: Server, drawn: Drawn) -> str:
-    """One request, and one that is refused."""
+    """Send one request, and one that is refused."""
     with httpx.Client(base_url=server.address, timeout=60) as client:
         known = embed(client, drawn.data)
         assert client.post("/v1/embed").status_code == 400
@@ -35,7 +35,7 @@ def over_http(server: Server, drawn: Drawn) -> str:
 
 
 async def over_grpc(port: int, image_id: str, point: pb.Point) -> None:
-    """One request, and one in a stream."""
+    """Send one request, and one in a stream."""
     request = pb.SegmentRequest(image_id=image_id, prompts=[pb.Prompt(points=[point])])
     metadata = (("x-request-id", "belt-7"), ("traceparent", PARENT))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -45,7 +45,7 @@ async def over_grpc(port: int, image_id: str, point: pb.Point) -> None:
         assert [reply.outcome async for reply in frames] == [pb.FRAME_OUTCOME_ANSWERED]
 
 
-def test_the_server_tells_all_that_is_documented_and_its_traces_and_logs_name_the_requests(
+def test_the_server_exposes_all_documented_metrics_and_its_traces_and_logs_name_the_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -76,7 +76,7 @@ def check_spans(at: Collector) -> None:
 
 
 def check_lines(log: str) -> None:
-    """All is JSON but the example for whoever sits at the terminal."""
+    """All lines are JSON but the example for a person at the terminal."""
     written = [line for line in log.splitlines() if line and not line.startswith(("Ready. Try", "curl "))]
     lines = [json.loads(line) for line in written]
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)

@@ -1,89 +1,122 @@
-"""The real server as callers of the Open Inference Protocol see it, with the library that they have."""
+"""The real server over the Open Inference Protocol, called with Triton's client library."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import numpy as np
+import PIL.Image
 import pytest
 
 from loadtest.server import Server
+from models.catalog import CATALOGUE
 from models.images import decode
-from models.masks import Rle, decode_rle
 from service.api import schema
-from tests.system.calls import ENTRY, Drawn, ask, iou, pixels_of, segment
+from tests.contract.doors import CLASSES, mask_array
+from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, answered, draw, iou, pixels_of, post, segment
 
 pytestmark = pytest.mark.checkpoint
 
-ROOT = Path(__file__).parents[2]
-PROMPTS = 2
+ROOT: Final = Path(__file__).parents[2]
+PROMPTS: Final = 2
+UNET: Final = "unet-mobilenetv2-citrus"
+STATUSES: Final = {"text": 415, "outside": 422, "model": 404, "version": 404, "output": 422, "late": 504}
+MEANINGS: Final = {404: "NOT_FOUND", 504: "DEADLINE_EXCEEDED"}
+
+every_kind = pytest.mark.parametrize("kind", ["http", "grpc"])
 
 
-async def call(kind: str, address: str, folder: Path) -> Any:
+async def call(kind: str, server: Server, grpc_port: int, model: str, folder: Path) -> Any:
+    address = server.address.removeprefix("http://") if kind == "http" else f"127.0.0.1:{grpc_port}"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "tests.system.triton_caller", kind, address, str(folder)),
+        *(sys.executable, "-W", "error", "-m", "tests.system.triton_caller", kind, address, model, str(folder)),
         cwd=ROOT,
         stdout=subprocess.PIPE,
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
-    return json.loads(output)
+    found = json.loads(output)
+    assert (found["live"], found["ready"], found["models"]) == (True, True, [True, False])
+    assert (found["server"], found["versions"], found["id"]) == ("pomona", [CATALOGUE[model].revision], "belt-7")
+    for name, (status, _) in found["refused"].items():
+        meaning = f"StatusCode.{MEANINGS.get(STATUSES[name], 'INVALID_ARGUMENT')}"
+        assert status == (str(STATUSES[name]) if kind == "http" else meaning), name
+    return found
 
 
-@pytest.mark.parametrize("kind", ["http", "grpc"])
-async def test_the_clients_of_triton_get_the_masks_of_segment(
+def put_image(folder: Path, image: Drawn) -> None:
+    (folder / "image").write_bytes(image.data)
+    np.save(folder / "pixels.npy", decode(image.data, max_pixels=10**6).pixels)
+
+
+@every_kind
+async def test_triton_clients_get_the_masks_of_segment(
     server: Server, client: httpx.Client, drawn: Drawn, grpc_port: int, tmp_path: Path, kind: str
 ) -> None:
     boxes = [drawn.box(number + 1) for number in range(PROMPTS)]
-    (tmp_path / "image").write_bytes(drawn.data)
-    np.save(tmp_path / "pixels.npy", decode(drawn.data, max_pixels=10**6).pixels)
+    put_image(tmp_path, drawn)
     np.save(tmp_path / "boxes.npy", np.array(boxes, np.float32))
-    address = server.address.removeprefix("http://") if kind == "http" else f"127.0.0.1:{grpc_port}"
-    told = await call(kind, address, tmp_path)
-    assert (told["live"], told["ready"], told["models"]) == (True, True, [True, False])
-    assert (told["server"], told["versions"], told["id"]) == ("pomona", [ENTRY.revision], "belt-7")
+    found = await call(kind, server, grpc_port, ENTRY.name, tmp_path)
 
     over_v1 = segment(client, drawn.data, *({"box": box, "multimask": False} for box in boxes))
-    wanted = [result.masks[0] for result in over_v1.results]
-    given = np.load(tmp_path / "masks.npz")
-    assert np.array_equal(given["masks"][:, 0], np.array([pixels_of(mask) for mask in wanted]))
+    expected = [result.masks[0] for result in over_v1.results]
+    given = np.load(tmp_path / "of_file.npz")
+    assert np.array_equal(given["masks"][:, 0], np.array([pixels_of(mask) for mask in expected]))
     assert iou(given["masks"][0, 0], drawn.fruit(1)) >= 0.9
     assert given["masks"].dtype == np.bool_
-    assert given["boxes"].reshape(-1, 4).tolist() == [list(mask.box) for mask in wanted]
-    assert given["areas"].ravel().tolist() == [mask.area for mask in wanted]
-    assert given["scores"].ravel().tolist() == pytest.approx([mask.score for mask in wanted])
-    assert np.array_equal(given["of_pixels"], given["masks"])
-    for rle, mask in zip(told["rle"], wanted, strict=True):
-        assert isinstance(mask.mask, schema.RleMask)
-        assert rle["counts"] == mask.mask.counts
-        assert np.array_equal(decode_rle(Rle(tuple(rle["size"]), rle["counts"])), pixels_of(mask))
-    assert not told["others"]
+    assert given["boxes"].reshape(-1, 4).tolist() == [list(mask.box) for mask in expected]
+    assert given["areas"].ravel().tolist() == [mask.area for mask in expected]
+    assert given["scores"].ravel().tolist() == pytest.approx([mask.score for mask in expected])
+    assert np.array_equal(np.load(tmp_path / "of_pixels.npz")["masks"], given["masks"])
+    assert found["rle"] == [mask.mask.model_dump(mode="json") for mask in expected]
+    assert np.array_equal(mask_array(found["rle"][0]), given["masks"][0, 0])
+    assert found["others"] == ["masks"]
     if kind == "http":
-        assert told["areas"] == [mask.area for mask in wanted]
+        assert found["areas"] == [mask.area for mask in expected]
 
-    refused = {name: status for name, (status, _) in told["refused"].items()}
-    statuses = {"text": 415, "outside": 422, "model": 404, "version": 404, "output": 422, "late": 504}
-    if kind == "http":
-        assert refused == {name: str(status) for name, status in statuses.items()}
-    else:
-        meanings = {404: "NOT_FOUND", 504: "DEADLINE_EXCEEDED"}
-        assert refused == {
-            name: f"StatusCode.{meanings.get(status, 'INVALID_ARGUMENT')}" for name, status in statuses.items()
-        }
-    # The same words as those of the other API.
+    assert set(found["refused"]) == set(STATUSES)
     far = [side + 10_000 for side in boxes[0]]
-    detail = ask(client, drawn.data, {"box": far, "multimask": False}).json()["detail"]
-    assert told["refused"]["outside"][1] == detail
+    detail = post(client, "/v1/segment", drawn.data, prompts=[{"box": far, "multimask": False}]).json()["detail"]
+    assert found["refused"]["outside"][1] == detail
 
 
-async def test_the_example_of_the_page_runs_as_it_stands(server: Server) -> None:
+@every_kind
+async def test_triton_clients_get_the_classes_of_semantic(
+    server: Server, client: httpx.Client, grpc_port: int, tmp_path: Path, kind: str
+) -> None:
+    image = draw(1, infected_share=0.4)
+    put_image(tmp_path, image)
+    found = await call(kind, server, grpc_port, UNET, tmp_path)
+    assert found["others"] == ["class_map"]
+    assert set(found["refused"]) == set(STATUSES) - {"outside"}
+
+    answer = post(client, "/v1/semantic", image.data, model=UNET, format="png")
+    over_v1 = answered(answer, schema.SemanticResponse)
+    assert over_v1.class_map is not None
+    with PIL.Image.open(io.BytesIO(over_v1.class_map)) as opened:
+        class_map = np.asarray(opened)
+    given = np.load(tmp_path / "of_file.npz")
+    assert np.array_equal(given["class_map"], class_map)
+    assert np.array_equal(np.load(tmp_path / "of_pixels.npz")["class_map"], class_map)
+    assert given["class_map"].dtype == np.uint8
+    assert (class_map.shape, set(np.unique(class_map))) == ((SIZE.height, SIZE.width), {0, 1, 2})
+    assert len(over_v1.objects) == FRUITS
+    assert given["object_boxes"].tolist() == [list(region.box) for region in over_v1.objects]
+    assert given["object_areas"].tolist() == [region.area for region in over_v1.objects]
+    assert given["object_classes"].tolist() == [CLASSES[region.pixel_class] for region in over_v1.objects]
+    # float32 over this protocol
+    assert given["object_scores"].tolist() == pytest.approx([region.score for region in over_v1.objects], rel=1e-6)
+
+
+async def test_the_example_in_the_documentation_runs_as_it_stands(server: Server) -> None:
     page = (ROOT / "docs" / "open-inference-protocol.md").read_text()
     (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert "localhost:3000" in example

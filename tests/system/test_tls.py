@@ -18,7 +18,7 @@ pytestmark = pytest.mark.checkpoint
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory, identity: Identity) -> Iterator[dict[str, int]]:
-    """Of the doors of a server that has the U-Net alone, by scheme."""
+    """The ports of a server with the U-Net alone, by scheme."""
     grpc_port = free_port()
     with running(
         tmp_path_factory.mktemp("server"),
@@ -31,7 +31,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory, identity: Identity) -> Itera
 
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
-def test_both_doors_answer_over_tls_those_who_trust_the_authority(
+def test_callers_who_trust_the_authority_are_answered_over_tls(
     scheme: str, ports: dict[str, int], identity: Identity, drawn: Drawn
 ) -> None:
     trusting = ssl.create_default_context(cafile=str(identity.authority))
@@ -45,7 +45,7 @@ def test_both_doors_answer_over_tls_those_who_trust_the_authority(
 
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
-def test_without_tls_nobody_is_heard(scheme: str, ports: dict[str, int]) -> None:
+def test_callers_without_tls_are_not_answered(scheme: str, ports: dict[str, int]) -> None:
     with (
         Client(f"{scheme.removesuffix('s')}://localhost:{ports[scheme]}", retry=NO_RETRY) as plain,
         pytest.raises(errors.PomonaError),
