@@ -1,4 +1,4 @@
-"""The PyTorch backend on a CUDA device: its results against the CPU's, and its memory."""
+"""The PyTorch backend on a CUDA device: its results compared with the CPU's, and its memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from service.isolation import run_isolated
 from torch import Tensor
 
 from loadtest.gpu import random_weights
@@ -25,6 +24,7 @@ from models.sam.build import build_sam
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Prompt, Size
 from models.weights.checkpoints import load_state_dict
+from service.scheduler.queue import run_bisected
 
 DEVICE = torch.device("cuda:0")
 IMAGE = Size(1200, 1800)
@@ -159,7 +159,7 @@ def test_a_batch_that_the_device_has_no_memory_for_is_split(sam: SamBackend) -> 
     try:
         with pytest.raises(DeviceOutOfMemory):
             sam.encode(prepared)
-        outcomes = run_isolated(lambda batch: encode(list(batch)), prepared)
+        outcomes = run_bisected(lambda batch: encode(list(batch)), prepared)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
     assert sizes[0] == 8

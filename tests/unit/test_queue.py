@@ -77,8 +77,10 @@ class Bench:
         self.clock = FakeClock()
         self.recorder = Recorder()
         card = threading.Lock()
-        self.sam = FakeSam(image_batches, encode_s_per_batch=ENCODING, decode_s_per_batch=DECODING)
-        self.quick = FakeSam((1, 4), encode_s_per_batch=QUICK_ENCODING, decode_s_per_batch=DECODING)
+        self.sam = FakeSam(image_batches, prompt_batches=(1,), encode_s_per_batch=ENCODING, decode_s_per_batch=DECODING)
+        self.quick = FakeSam(
+            (1, 4), prompt_batches=(1,), encode_s_per_batch=QUICK_ENCODING, decode_s_per_batch=DECODING
+        )
         self.unet = FakeUNet((1, 4), infer_s_per_batch=INFERENCE)
         for fake in (self.sam, self.quick, self.unet):
             fake.clock, fake.card = self.clock, card
