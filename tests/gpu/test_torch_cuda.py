@@ -110,24 +110,24 @@ def test_an_embedding_is_not_overwritten_by_the_next_batch(sam: SamBackend) -> N
 
 @pytest.mark.checkpoint
 def test_images_are_copied_completely_while_other_threads_run_batches(sam: SamBackend) -> None:
-    letterboxes = 12
-    expected = [sam.encode([sam.prepare(noise(seed, SQUARE), SQUARE)])[0] for seed in range(letterboxes)]
+    count = 12
+    expected = [sam.encode([sam.prepare(noise(seed, SQUARE), SQUARE)])[0] for seed in range(count)]
     prepared: dict[int, object] = {}
 
     def prepare(seeds: range) -> None:
         for seed in seeds:
             prepared[seed] = sam.prepare(noise(seed, SQUARE), SQUARE)
 
-    threads = [threading.Thread(target=prepare, args=(range(start, letterboxes, 3),)) for start in range(3)]
+    threads = [threading.Thread(target=prepare, args=(range(start, count, 3),)) for start in range(3)]
     for thread in threads:
         thread.start()
     ours: dict[int, Embedding] = {}
-    while len(ours) < letterboxes:
+    while len(ours) < count:
         for seed in [seed for seed in list(prepared) if seed not in ours]:
             (ours[seed],) = sam.encode([prepared[seed]])
     for thread in threads:
         thread.join()
-    assert max(distance(ours[seed], expected[seed]) for seed in range(letterboxes)) <= 0.03
+    assert max(distance(ours[seed], expected[seed]) for seed in range(count)) <= 0.03
 
 
 def test_attention_that_bounds_memory_agrees_in_bfloat16() -> None:

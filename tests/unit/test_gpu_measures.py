@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ def test_the_matrix_peak_is_in_floating_point_operations_per_second() -> None:
     assert 1e6 < gpu.matrix_peak(CPU, torch.float32, 64) < 1e15
 
 
-@pytest.mark.parametrize(("architecture", "gflop"), [("mobile-sam", 77.5), ("sam-vit-b", 972.1), ("sam-vit-h", 5962.6)])
+@pytest.mark.parametrize(("architecture", "gflop"), [("mobile-sam", 77.5), ("sam-vit-b", 972.1)])
 def test_the_operations_of_an_encoder_are_counted_without_running_it(architecture: str, gflop: float) -> None:
     assert gpu.encoder_flops(architecture, Size(1024, 1024)) / 1e9 == pytest.approx(gflop, rel=0.02)
 
 
-def test_every_measurement_runs_and_is_reported() -> None:
+def test_every_measurement_runs_and_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "seconds_of", partial(gpu.seconds_of, rounds=1))
     weights = gpu.random_weights("mobile-sam")
     sam = TorchSam("mobile-sam", weights, "cpu")
     served = asdict(gpu.Served(3.0, 1.5))

@@ -262,29 +262,24 @@ async def test_an_urgent_payload_that_never_comes_delays_other_work_only_briefly
     never.release()
 
 
-async def test_an_inference_with_a_tight_deadline_goes_before_an_encoding_that_waits(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("encode_within", "infer_within", "encoding_waits", "inference_waits"),
+    [(60, 6, ENCODING + INFERENCE, ENCODING), (9, 60, ENCODING, 2 * ENCODING)],
+)
+async def test_of_two_models_the_one_with_the_tighter_deadline_goes_first(
+    bench: Bench, encode_within: float, infer_within: float, encoding_waits: float, inference_waits: float
+) -> None:
     start = bench.clock.now
     busy = await bench.hold()
-    encoding = await bench.waiting(bench.encode(within=60))
-    inference = await bench.waiting(bench.infer(within=6))
+    encoding = await bench.waiting(bench.encode(within=encode_within))
+    inference = await bench.waiting(bench.infer(within=infer_within))
     bench.let_go()
-    assert (await inference).started == start + ENCODING
-    assert (await encoding).started == start + ENCODING + INFERENCE
+    assert (await encoding).started == start + encoding_waits
+    assert (await inference).started == start + inference_waits
     await busy
 
 
-async def test_an_encoding_with_a_tight_deadline_goes_before_an_inference_that_waits(bench: Bench) -> None:
-    start = bench.clock.now
-    busy = await bench.hold()
-    inference = await bench.waiting(bench.infer(within=60))
-    encoding = await bench.waiting(bench.encode(within=9))
-    bench.let_go()
-    assert (await encoding).started == start + ENCODING
-    assert (await inference).started == start + 2 * ENCODING
-    await busy
-
-
-async def test_different_models_never_share_a_batch(bench: Bench) -> None:
+async def test_models_share_the_devices_thread_and_never_a_batch(bench: Bench) -> None:
     busy = await bench.hold()
     calls = [
         await bench.waiting(call)
@@ -296,30 +291,20 @@ async def test_different_models_never_share_a_batch(bench: Bench) -> None:
     await busy
     assert [result.batch_size for result in done] == [2] * 6
     assert (bench.sam.encodes, bench.quick.encodes, bench.unet.encodes) == ([1, 2], [2], [2])
-
-
-async def test_everything_runs_on_the_devices_one_thread_including_warm_up(bench: Bench) -> None:
-    await asyncio.gather(bench.encode(), bench.encode(bench.quicks), bench.infer())
     assert not any(fake.overlapped for fake in (bench.sam, bench.quick, bench.unet))
-    (thread,) = bench.sam.threads | bench.quick.threads | bench.unet.threads
+    (thread,) = bench.sam.threads | bench.quick.threads | bench.unet.threads  # warm-up included
     assert thread != threading.get_ident()
 
 
-async def test_admission_counts_what_other_models_are_running(bench: Bench) -> None:
+async def test_admission_counts_the_work_of_other_models_that_runs_or_goes_first(bench: Bench) -> None:
+    reserve = 1.05  # of a predicted wait a twentieth is kept
     assert bench.would_be_in_time(INFERENCE + 0.01)
     busy = await bench.hold()
-    # A twentieth of the wait is kept in reserve.
-    assert not bench.would_be_in_time((ENCODING + INFERENCE) * 1.05 - 0.01)
-    assert bench.would_be_in_time((ENCODING + INFERENCE) * 1.05 + 0.01)
-    bench.let_go()
-    await busy
-
-
-async def test_admission_counts_the_waiting_work_of_other_models_that_goes_first(bench: Bench) -> None:
-    busy = await bench.hold()
+    assert not bench.would_be_in_time((ENCODING + INFERENCE) * reserve - 0.01)
+    assert bench.would_be_in_time((ENCODING + INFERENCE) * reserve + 0.01)
     encoding = await bench.waiting(bench.encode(within=9))
     assert not bench.would_be_in_time(9.1)
-    assert bench.would_be_in_time((2 * ENCODING + INFERENCE) * 1.05 + 0.01)
+    assert bench.would_be_in_time((2 * ENCODING + INFERENCE) * reserve + 0.01)
     bench.let_go()
     await asyncio.gather(busy, encoding)
 
