@@ -35,25 +35,6 @@ def key(
 
 
 @dataclass
-class Encoder:
-    """Counts its runs; waits for `go`, then answers or fails."""
-
-    answer: EmbeddedImage = field(default_factory=embedded)
-    go: asyncio.Event = field(default_factory=asyncio.Event)
-    fails: Exception | None = None
-    started: asyncio.Event = field(default_factory=asyncio.Event)
-    runs: int = 0
-
-    async def __call__(self) -> EmbeddedImage:
-        self.runs += 1
-        self.started.set()
-        await self.go.wait()
-        if self.fails is not None:
-            raise self.fails
-        return self.answer
-
-
-@dataclass
 class Recorder(Observer):
     """Records what the cache reports."""
 
@@ -72,6 +53,21 @@ def immediately(answer: EmbeddedImage) -> Callable[[], Awaitable[EmbeddedImage]]
         return answer
 
     return encode
+
+
+def never() -> Awaitable[EmbeddedImage]:
+    raise AssertionError("the image is encoded already")
+
+
+class Encoding(asyncio.Future[EmbeddedImage]):
+    """An encoding that ends when the test says so."""
+
+    async def requested_by(self, cache: EmbeddingCache, image_id: str = "a") -> asyncio.Task[EmbeddedImage]:
+        """Start a request for an image that is encoded by this, unless it is cached or expected."""
+        request = asyncio.create_task(cache.get_or_encode(key(image_id), lambda: self))
+        for _ in range(3):  # until the request has started the encoding, and that waits
+            await asyncio.sleep(0)
+        return request
 
 
 async def store(cache: EmbeddingCache, *image_ids: str, nbytes: int = 10) -> None:
@@ -101,12 +97,8 @@ def cache(clock: FakeClock, recorder: Recorder) -> EmbeddingCache:
 async def test_a_cached_embedding_is_found_and_not_encoded_again(cache: EmbeddingCache) -> None:
     assert cache.get(key("a")) is None
     assert (len(cache), cache.nbytes) == (0, 0)
-    encoder = Encoder()
-    encoder.go.set()
-    first = await cache.get_or_encode(key("a"), encoder)
-    second = await cache.get_or_encode(key("a"), encoder)
-    assert first is second is cache.get(key("a")) is encoder.answer
-    assert encoder.runs == 1
+    first = await cache.get_or_encode(key("a"), immediately(embedded()))
+    assert first is cache.get(key("a")) is await cache.get_or_encode(key("a"), never)
 
 
 @pytest.mark.parametrize(
@@ -145,13 +137,12 @@ async def test_all_embeddings_of_an_image_are_found_whatever_their_size(
 async def test_an_embedding_is_expected_while_it_is_encoded_and_until_it_expires(
     cache: EmbeddingCache, clock: FakeClock
 ) -> None:
-    encoder = Encoder()
     assert not cache.has_or_expects(key("a"))
-    call = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
-    await encoder.started.wait()
+    encoding = Encoding()
+    request = await encoding.requested_by(cache)
     assert cache.has_or_expects(key("a"))
-    encoder.go.set()
-    await call
+    encoding.set_result(embedded())
+    await request
     assert cache.has_or_expects(key("a"))
     clock.now += 60
     assert not cache.has_or_expects(key("a"))
@@ -202,12 +193,11 @@ async def test_an_embedding_expires_at_its_age_whether_it_is_used_or_not(
 
 
 async def test_the_age_counts_from_the_end_of_the_encoding(cache: EmbeddingCache, clock: FakeClock) -> None:
-    encoder = Encoder()
-    slow = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
-    await encoder.started.wait()
+    encoding = Encoding()
+    request = await encoding.requested_by(cache)
     clock.now += 100
-    encoder.go.set()
-    await slow
+    encoding.set_result(embedded())
+    await request
     clock.now += 59
     assert cached(cache, "a") == ["a"]
 
@@ -226,75 +216,64 @@ async def test_hits_misses_evictions_and_bytes_are_reported(
     assert recorder.nbytes == cache.nbytes == 0
 
 
-async def test_two_callers_for_the_same_new_image_encode_once(cache: EmbeddingCache) -> None:
-    first, second = Encoder(), Encoder()
-    one = asyncio.create_task(cache.get_or_encode(key("a"), first))
-    two = asyncio.create_task(cache.get_or_encode(key("a"), second))
-    await first.started.wait()
-    first.go.set()
-    assert await one is await two is first.answer
-    assert (first.runs, second.runs) == (1, 0)
+async def test_concurrent_requests_for_the_same_new_image_encode_it_once(cache: EmbeddingCache) -> None:
+    encoding = Encoding()
+    first = await encoding.requested_by(cache)
+    second = asyncio.create_task(cache.get_or_encode(key("a"), never))
+    answer = embedded()
+    encoding.set_result(answer)
+    assert await first is await second is answer
     assert cache.nbytes == 10
 
 
 async def test_different_images_are_encoded_concurrently(cache: EmbeddingCache) -> None:
-    first, second = Encoder(), Encoder()
-    one = asyncio.create_task(cache.get_or_encode(key("a"), first))
-    two = asyncio.create_task(cache.get_or_encode(key("b"), second))
-    await first.started.wait()
-    await second.started.wait()
-    second.go.set()
-    assert await two is second.answer
-    assert not one.done()
-    first.go.set()
-    assert await one is first.answer
+    one, other = Encoding(), Encoding()
+    first, second = await one.requested_by(cache, "a"), await other.requested_by(cache, "b")
+    other.set_result(embedded())
+    await second
+    assert not first.done()
+    one.set_result(embedded())
+    await first
 
 
-async def test_a_failed_encoding_reaches_all_callers_and_the_next_one_tries_again(cache: EmbeddingCache) -> None:
-    failing = Encoder(fails=BackendError("the device failed"))
-    waiting = [asyncio.create_task(cache.get_or_encode(key("a"), failing)) for _ in range(3)]
-    await failing.started.wait()
-    failing.go.set()
-    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert outcomes == [failing.fails] * 3
-    assert failing.runs == 1
+async def test_a_failed_encoding_reaches_all_requests_and_the_next_one_tries_again(cache: EmbeddingCache) -> None:
+    encoding = Encoding()
+    requests = [await encoding.requested_by(cache)]
+    requests += [asyncio.create_task(cache.get_or_encode(key("a"), never)) for _ in range(2)]
+    await asyncio.sleep(0)
+    encoding.set_exception(BackendError("the device failed"))
+    for request in requests:
+        with pytest.raises(BackendError, match="the device failed"):
+            await request
     assert (len(cache), cache.nbytes) == (0, 0)
-    sound = embedded()
-    assert await cache.get_or_encode(key("a"), immediately(sound)) is sound
-
-
-async def test_an_encoding_goes_on_when_its_caller_is_cancelled(cache: EmbeddingCache) -> None:
-    encoder = Encoder()
-    first = asyncio.create_task(cache.get_or_encode(key("a"), encoder))
-    second = asyncio.create_task(cache.get_or_encode(key("a"), Encoder()))
-    await encoder.started.wait()
-    for caller in (first, second):
-        caller.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-    third = asyncio.create_task(cache.get_or_encode(key("a"), Encoder()))
-    encoder.go.set()
-    assert await third is encoder.answer
-    assert encoder.runs == 1
+    await store(cache, "a")
     assert cached(cache, "a") == ["a"]
 
 
-async def test_a_failure_that_no_caller_waits_for_is_not_logged_as_unretrieved(cache: EmbeddingCache) -> None:
+async def test_an_encoding_goes_on_when_its_requests_are_cancelled(cache: EmbeddingCache) -> None:
+    encoding = Encoding()
+    for request in [await encoding.requested_by(cache) for _ in range(2)]:
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    answer = embedded()
+    encoding.set_result(answer)
+    assert await cache.get_or_encode(key("a"), never) is answer
+
+
+async def test_a_failure_that_no_request_waits_for_is_not_logged_as_unretrieved(cache: EmbeddingCache) -> None:
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
-    failing = Encoder(fails=BackendError("the device failed"))
-    only = asyncio.create_task(cache.get_or_encode(key("a"), failing))
-    await failing.started.wait()
-    only.cancel()
+    encoding = Encoding()
+    request = await encoding.requested_by(cache)
+    request.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await only
-    abandoned = asyncio.all_tasks() - {asyncio.current_task()}
-    assert len(abandoned) == 1
-    failing.go.set()
-    await asyncio.wait(abandoned)
-    del abandoned
+        await request
+    (abandoned,) = asyncio.all_tasks() - {asyncio.current_task()}
+    encoding.set_exception(BackendError("the device failed"))
+    await asyncio.wait({abandoned})
+    del abandoned, encoding
     await asyncio.sleep(0)
     gc.collect()
-    sound = embedded()
-    assert await cache.get_or_encode(key("a"), immediately(sound)) is sound
     assert complaints == []
+    assert not cache.has_or_expects(key("a"))
