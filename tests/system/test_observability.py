@@ -17,8 +17,8 @@ from loadtest.server import Server, free_port, running
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.collector import Collector, collector
+from tests.exposition import documented, families
 from tests.system.calls import Drawn, draw, embed
-from tests.told_metrics import documented, families
 
 pytestmark = pytest.mark.checkpoint
 
