@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from service.batching import BatchPolicy
-from service.service_times import ServiceTimes
-from service.work import DEFAULT_URGENCY, Item, Limits, Piece, QueueOptions, Terms
 
+from service.scheduler.policy import BatchPolicy
 from service.errors import DeadlineUnreachable, Overloaded
+from service.scheduler.latency import LatencyModel
+from service.scheduler.policy import DEFAULT_URGENCY, Item, Limits, Piece, QueueOptions, Terms
 from tests.fakes import FakeClock
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from service.service_times import ServiceTimes
+
+from service.scheduler.latency import LatencyModel
 
 
 def test_a_fixed_part_and_a_part_per_cost_are_learned() -> None:
