@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -98,6 +98,10 @@ check-observability: $(VENV)/dev.stamp  ## check the alert rules (needs promtool
 	promtool test rules deploy/observability/rules_test.yaml
 	$(BIN)/python -m pytest -q tests/unit/test_observability_metrics.py
 
+docs: $(VENV)/docs.stamp $(VENV)/runtime.stamp  ## build the documentation's site into dist/site; a broken link fails
+	$(BIN)/python -m docs.generate_settings
+	$(VENV)/docs-tools/bin/zensical build --strict --clean
+
 lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
@@ -111,6 +115,9 @@ lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements.lock \
 	    deploy/image/cpu.in --output-file deploy/image/requirements-cpu.lock
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    docs/requirements.in --output-file docs/requirements.lock
 	for folder in deploy/image deploy; do \
 	    $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	        --generate-hashes --no-emit-index-url --no-header --no-annotate \
@@ -142,6 +149,11 @@ $(VENV)/peers.stamp: requirements-peers.lock $(VENV)/dev.stamp
 $(VENV)/deploy.stamp: deploy/requirements-tools.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/deploy-tools
 	$(VENV)/deploy-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/requirements-tools.lock
+	@touch $@
+
+$(VENV)/docs.stamp: docs/requirements.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/docs-tools
+	$(VENV)/docs-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r docs/requirements.lock
 	@touch $@
 
 $(VENV)/lock.stamp: pyproject.toml | $(VENV)/bin/python

@@ -133,7 +133,7 @@ def check_answers(container: Container) -> None:
         opened: Any = channel  # the stub's types know asynchronous channels only
         same: Any = SegmentationStub(opened).Segment(messages.SegmentRequest(image=data, prompts=[prompt]), timeout=60)
     over_grpc = same.results[0].masks[0]
-    same_mask = over_grpc.mask.rle.counts.decode() == best["mask"]["counts"]
+    same_mask = over_grpc.mask.rle.counts == best["mask"]["counts"]
     expect(same_mask, "the masks over HTTP and gRPC must be equal")
     expect(best["area"] in _FRUIT_AREA, f"the fruit's area must be in {_FRUIT_AREA}, got {best['area']}")
 

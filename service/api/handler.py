@@ -121,8 +121,6 @@ class RequestHandler:
             ending: Ending | None = None
             try:
                 answer = await self.translated(context, work, self.limit_s)
-                ending = OK
-                return answer
             except CallerLeft:
                 ending = GONE
                 raise
@@ -132,6 +130,9 @@ class RequestHandler:
             except Dropped:
                 ending = DROPPED
                 raise
+            else:
+                ending = OK
+                return answer
             finally:
                 if ending is None:  # cancelled: by the call's own deadline, or because the caller left
                     late = context.deadline is not None and context.clock() >= context.deadline

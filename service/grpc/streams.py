@@ -1,4 +1,4 @@
-"""Streams of a camera's frames: a bounded number at a time, each answered as it is ready, whatever becomes of others."""
+"""Streams of a camera's frames: a bounded number at a time, each answered as it is ready and for itself."""
 
 from __future__ import annotations
 

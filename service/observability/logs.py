@@ -1,4 +1,4 @@
-"""Logs as one JSON object per line on standard output; no image content, no prompts."""
+"""Logs: one JSON object per line on standard output, without image content and prompts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from service.observability.tracing import current
 
 _OURS: Final = "pomona"
 _SERVERS: Final = ("bentoml", "uvicorn.error", "circus")
-"""Loggers to which BentoML gives handlers of their own."""
+"""Loggers to which BentoML gives handlers of its own."""
 
 
 def configure(level: str) -> None:
-    """Send everything to standard output as JSON: what is under the logger `pomona` from `level` on.
+    """Send all logs to standard output as JSON: those under the logger `pomona` from `level` on.
 
-    BentoML's own lines and those of libraries keep the levels that BentoML gave them.
+    BentoML's own lines and those of libraries keep the levels that BentoML sets.
     """
     handler = json_handler(sys.stdout)
     for name in (_OURS, *_SERVERS, None):
@@ -30,7 +30,7 @@ def configure(level: str) -> None:
 
 
 def json_handler(stream: TextIO) -> logging.Handler:
-    """Writes lines as JSON; those of a request have its `request_id`, and its `trace_id` where it has a trace."""
+    """Return a handler of JSON lines; those of a request have its `request_id`, and `trace_id` if it is traced."""
     handler = logging.StreamHandler(stream)
     handler.addFilter(_add_request)
     handler.setFormatter(

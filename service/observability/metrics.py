@@ -5,6 +5,7 @@ Labels are bounded: endpoints, models, outcomes, codes and reasons are all from 
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Final, get_args
@@ -26,11 +27,11 @@ from service.observability.observer import STAGES, CacheEvent, Observer, Outcome
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 _REASONS: Final = ("overloaded", "deadline_unreachable", "deadline_exceeded", "abandoned")
-"""For which work is shed: codes of problems, and a caller who left."""
+"""Why items are dropped: codes of problems, and a caller who left."""
 
 REQUESTS: Final = Counter(
     "pomona_requests",
-    "Requests and frames of streams that were answered, refused or left, over HTTP and gRPC.",
+    "Requests and frames of streams that ended, over HTTP and gRPC, by outcome.",
     ["endpoint", "model", "outcome"],
 )
 DURATION: Final = Histogram(
@@ -46,36 +47,46 @@ IN_PROGRESS: Final = Gauge(
     multiprocess_mode="livesum",
 )
 STREAMS: Final = Gauge(
-    "pomona_streams_open", "Streams of cameras that are open, over gRPC.", ["endpoint"], multiprocess_mode="livesum"
+    "pomona_streams_open", "Open camera streams, over gRPC.", ["endpoint"], multiprocess_mode="livesum"
 )
-PROBLEMS: Final = Counter("pomona_problems", "Problems that were answered.", ["code"])
+PROBLEMS: Final = Counter("pomona_problems", "Errors that were answered, by code.", ["code"])
 DEADLINES: Final = Counter(
-    "pomona_deadlines", "Requests with a deadline: answered before it or not.", ["model", "result"]
+    "pomona_deadlines", "Requests with a deadline, answered before it or not.", ["model", "result"]
 )
 BATCH_SIZE: Final = Histogram(
-    "pomona_batch_size", "Pieces of work that ran together on a device.", ["runner", "stage"], buckets=_SIZES
+    "pomona_batch_size",
+    "Items that ran together on a device.",
+    ["runner", "stage"],
+    buckets=_SIZES,
 )
 BATCH_DURATION: Final = Histogram(
-    "pomona_batch_duration_seconds", "Time of a batch on a device.", ["runner", "stage"], buckets=_SECONDS
-)
-QUEUE_WAIT: Final = Histogram(
-    "pomona_queue_wait_seconds",
-    "Time from prepared to running, of work that ran.",
+    "pomona_batch_duration_seconds",
+    "Time of a batch on a device.",
     ["runner", "stage"],
     buckets=_SECONDS,
 )
-SHED: Final = Counter("pomona_shed", "Work refused at the door or dropped from the queue.", ["runner", "reason"])
-DEVICE_ERRORS: Final = Counter("pomona_device_errors", "Pieces of work that failed on a device.", ["runner", "stage"])
-CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, missed, driven out.", ["event"])
+QUEUE_WAIT: Final = Histogram(
+    "pomona_queue_wait_seconds",
+    "Time that prepared items waited for the device.",
+    ["runner", "stage"],
+    buckets=_SECONDS,
+)
+SHED: Final = Counter(
+    "pomona_shed", "Items refused on arrival or dropped from the queue, by reason.", ["runner", "reason"]
+)
+DEVICE_ERRORS: Final = Counter("pomona_device_errors", "Items that failed on a device.", ["runner", "stage"])
+CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, missed and evicted.", ["event"])
 CACHE_BYTES: Final = Gauge(
-    "pomona_embedding_cache_bytes", "Bytes of the embeddings at hand.", multiprocess_mode="livesum"
+    "pomona_embedding_cache_bytes", "Bytes of the cached embeddings.", multiprocess_mode="livesum"
 )
 DECODE: Final = Histogram("pomona_image_decode_seconds", "Time to decode an image.", buckets=_SECONDS)
 POSTPROCESS: Final = Histogram(
     "pomona_postprocess_seconds", "Time to upsample and encode the masks or classes of a request.", buckets=_SECONDS
 )
 READY: Final = Gauge(
-    "pomona_ready_workers", "Workers that answer requests: loaded, not broken, not ending.", multiprocess_mode="livesum"
+    "pomona_ready_workers",
+    "Workers that answer requests: loaded, not broken, not stopping.",
+    multiprocess_mode="livesum",
 )
 MODEL: Final = Gauge(
     "pomona_model_info",
@@ -90,7 +101,7 @@ EXPOSITION_TYPE: Final = CONTENT_TYPE_LATEST
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus' text format: of all workers where these share a folder, else of this process."""
+    """Return all metrics in Prometheus' text format: of all workers if they share a folder, else of this process."""
     registry = REGISTRY
     if (folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR")) is not None:  # set by BentoML for its workers
         _forget_dead_workers(Path(folder))
@@ -100,7 +111,7 @@ def exposition() -> bytes:
 
 
 def _forget_dead_workers(folder: Path) -> None:
-    """What a worker was doing when it died is not going on; what it counted stays."""
+    """Remove the gauges of dead workers; what they counted stays."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = file.stem.rpartition("_")[2]
         if not Path("/proc", pid).exists():
@@ -108,69 +119,72 @@ def _forget_dead_workers(folder: Path) -> None:
 
 
 class PrometheusObserver(Observer):
-    """See `Observer`."""
+    """Observer that updates the metrics; children of labelled metrics are looked up once."""
+
+    def __init__(self) -> None:
+        self._child = functools.cache(lambda metric, *labels: metric.labels(*labels))
 
     def request_started(self, endpoint: str) -> None:
         """Count it in."""
-        IN_PROGRESS.labels(endpoint).inc()
+        self._child(IN_PROGRESS, endpoint).inc()
 
     def request_finished(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
         """Count and time it."""
-        IN_PROGRESS.labels(endpoint).dec()
-        REQUESTS.labels(endpoint, model, outcome).inc()
-        DURATION.labels(endpoint, model, outcome).observe(seconds)
+        self._child(IN_PROGRESS, endpoint).dec()
+        self._child(REQUESTS, endpoint, model, outcome).inc()
+        self._child(DURATION, endpoint, model, outcome).observe(seconds)
 
     def problem_answered(self, code: str) -> None:
         """Count it."""
-        PROBLEMS.labels(code).inc()
+        self._child(PROBLEMS, code).inc()
 
     def deadline_checked(self, model: str, *, met: bool) -> None:
         """Count it."""
-        DEADLINES.labels(model, "met" if met else "missed").inc()
+        self._child(DEADLINES, model, "met" if met else "missed").inc()
 
-    def batch_ran(self, runner: str, stage: Stage, size: int, seconds: float) -> None:
-        """Measure it."""
-        BATCH_SIZE.labels(runner, stage).observe(size)
-        BATCH_DURATION.labels(runner, stage).observe(seconds)
+    def batch_ran(self, model: str, stage: Stage, size: int, seconds: float) -> None:
+        """Observe its size and time."""
+        self._child(BATCH_SIZE, model, stage).observe(size)
+        self._child(BATCH_DURATION, model, stage).observe(seconds)
 
-    def item_failed(self, runner: str, stage: Stage) -> None:
+    def item_failed(self, model: str, stage: Stage) -> None:
         """Count it."""
-        DEVICE_ERRORS.labels(runner, stage).inc()
+        self._child(DEVICE_ERRORS, model, stage).inc()
 
-    def item_waited(self, runner: str, stage: Stage, seconds: float) -> None:
-        """Measure it."""
-        QUEUE_WAIT.labels(runner, stage).observe(seconds)
+    def item_waited(self, model: str, stage: Stage, seconds: float) -> None:
+        """Observe the time."""
+        self._child(QUEUE_WAIT, model, stage).observe(seconds)
 
-    def work_dropped(self, runner: str, reason: str) -> None:
+    def work_dropped(self, model: str, reason: str) -> None:
         """Count it."""
-        SHED.labels(runner, reason).inc()
+        self._child(SHED, model, reason).inc()
 
     def cache_event(self, event: CacheEvent) -> None:
         """Count it."""
-        CACHE.labels(event).inc()
+        self._child(CACHE, event).inc()
 
     def cache_bytes(self, nbytes: int) -> None:
-        """Show it."""
+        """Set the gauge."""
         CACHE_BYTES.set(nbytes)
 
     def image_decoded(self, seconds: float) -> None:
-        """Measure it."""
+        """Observe the time."""
         DECODE.observe(seconds)
 
     def postprocessed(self, seconds: float) -> None:
-        """Measure it."""
+        """Observe the time."""
         POSTPROCESS.observe(seconds)
 
     def stream_changed(self, endpoint: str, *, opened: bool) -> None:
-        """Show it."""
-        STREAMS.labels(endpoint).inc(1 if opened else -1)
+        """Count it in or out."""
+        self._child(STREAMS, endpoint).inc(1 if opened else -1)
 
     def readiness_changed(self, *, ready: bool) -> None:
-        """Show it."""
+        """Set the gauge."""
         READY.set(ready)
 
     def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
-        """Show it, and begin its counters at 0: of one that begins at 1 a rate misses the first event."""
+        """Set the gauge, and start the model's counters at 0: of one that starts at 1 a rate misses an event."""
         MODEL.labels(entry.name, entry.revision, backend, device).set(1)
         for reason in _REASONS:
             SHED.labels(entry.name, reason)

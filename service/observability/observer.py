@@ -1,4 +1,4 @@
-"""What the running system has to tell, apart from who listens."""
+"""What the running system reports, apart from who receives it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {"sam": ("encode", "mask_dec
 
 
 class Observer:
-    """Hears everything and does nothing with it; listeners override what they want to hear."""
+    """Receives everything and does nothing with it; subclasses override what they need."""
 
     def request_started(self, endpoint: str) -> None:
-        """A request came; `requested` tells of its end."""
+        """Receive that a request arrived; `request_finished` follows."""
 
     def request_finished(self, endpoint: str, model: str, outcome: Outcome, seconds: float) -> None:
-        """A request was answered, refused, or left.
+        """Receive the end of a request.
 
         Args:
-            endpoint: the path.
+            endpoint: the path or method.
             model: that answered, or "" where none was chosen.
             outcome: ok; refused (the request is at fault); shed (no answer in time was possible); failed; gone (the
                 caller left).
@@ -33,40 +33,40 @@ class Observer:
         """
 
     def problem_answered(self, code: str) -> None:
-        """A problem was answered, by its code."""
+        """Receive the code of a problem that was answered."""
 
     def deadline_checked(self, model: str, *, met: bool) -> None:
-        """A request with a deadline was answered in time, or not."""
+        """Receive whether a request with a deadline was answered in time."""
 
-    def batch_ran(self, runner: str, stage: Stage, size: int, seconds: float) -> None:
-        """A batch of `size` items ran."""
+    def batch_ran(self, model: str, stage: Stage, size: int, seconds: float) -> None:
+        """Receive the size and the time of a batch."""
 
-    def item_failed(self, runner: str, stage: Stage) -> None:
-        """An item failed on the device."""
+    def item_failed(self, model: str, stage: Stage) -> None:
+        """Receive that an item failed on the device."""
 
-    def item_waited(self, runner: str, stage: Stage, seconds: float) -> None:
-        """A prepared item waited for the device."""
+    def item_waited(self, model: str, stage: Stage, seconds: float) -> None:
+        """Receive how long a prepared item waited for the device."""
 
-    def work_dropped(self, runner: str, reason: str) -> None:
-        """Work was refused at the door or dropped from the queue, by reason."""
+    def work_dropped(self, model: str, reason: str) -> None:
+        """Receive why work was refused on arrival or dropped from the queue."""
 
     def cache_event(self, event: CacheEvent) -> None:
-        """An embedding was found, missed, or driven out."""
+        """Receive that an embedding was found, missed, or evicted."""
 
     def cache_bytes(self, nbytes: int) -> None:
-        """The embeddings at hand take this many bytes."""
+        """Receive the bytes of all cached embeddings."""
 
     def image_decoded(self, seconds: float) -> None:
-        """An image was decoded."""
+        """Receive how long an image took to decode."""
 
     def postprocessed(self, seconds: float) -> None:
-        """A request's masks or classes were upsampled and encoded."""
+        """Receive how long the masks or classes of a request took to upsample and encode."""
 
     def stream_changed(self, endpoint: str, *, opened: bool) -> None:
-        """A camera's stream was opened, or has ended."""
+        """Receive that a stream was opened, or ended."""
 
     def readiness_changed(self, *, ready: bool) -> None:
-        """This worker answers requests from now on, or does so no more."""
+        """Receive whether this worker answers requests from now on."""
 
     def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
-        """A model is ready."""
+        """Receive that a model is ready."""

@@ -60,7 +60,7 @@ def error_response(refusal: Refusal, request_id: str) -> HttpResponse:  # noqa: 
 class _Endpoints:
     app: HttpApp
 
-    def route(self, path: str) -> Route | None:
+    def route(self, path: str) -> Route | None:  # noqa: PLR0911 (one per path)
         """Find what answers a path; its name in metrics is without versions."""
         if path in (PREFIX, f"{PREFIX}/"):
             return Route(PREFIX, self._server, problem=error_response)

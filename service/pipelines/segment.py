@@ -44,7 +44,7 @@ _HASHED_AT_ONCE: Final = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Lookup:
-    """An image's id, the image where it came, the letterboxes to try from the largest on, and its embedding if cached."""
+    """An image's id, the image if it came, the letterboxes to try, the largest first, and its embedding if cached."""
 
     image_id: str
     source: ImageSource | None

@@ -1,4 +1,4 @@
-"""Generate `generated/` from the `.proto` files: `python -m service.proto.generate` (needs the development packages)."""
+"""Generate `generated/` from the `.proto` files: `python -m service.proto.generate`; needs the development packages."""
 
 from __future__ import annotations
 

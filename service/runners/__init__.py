@@ -1,1 +1,1 @@
-"""Runners: each owns one model and its batches; those on the same device share its queue and its thread."""
+"""Runners: each has one model on one device; those on the same device share its queue and its thread."""

@@ -1,4 +1,4 @@
-"""What the runners of all families share: their ticket on the device, the warming up, the end."""
+"""What the runners of all families share: their part of the device, warm-up, the end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Final
 from models.backends.base import BackendName, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
-from service.runners.keys import Key, Owner, megapixels, share  # noqa: F401
+from models.letterbox import Letterbox
+from models.sam.constants import INPUT_SIDE
+from models.types import Size
 from service.scheduler.policy import Limits
-from service.scheduler.queue import DeviceQueue
+from service.scheduler.queue import BatchKey, DeviceQueue, ModelInstance
 
 _GOOD_ENOUGH: Final = 1.05
-"""A batch size whose time per item is within this of the best is preferred where it is smaller: it answers sooner."""
+"""Of batch sizes whose time per item is within this factor of the best, the smallest is used: it answers sooner."""
 
 
 class Runner(ABC):
@@ -23,7 +25,7 @@ class Runner(ABC):
     Args:
         entry: what the backend was loaded from.
         backend: the model.
-        queue: of the backend's device; other runners on that device have the same.
+        queue: of the backend's device, shared with the other runners on it.
     """
 
     family: ClassVar[Family]
@@ -33,24 +35,24 @@ class Runner(ABC):
         self.device = backend.device
         self.backend_name: BackendName = backend.name
         self._queue = queue
-        self._owner = Owner(entry.name, self._limits, self._run_batch)
-        self._images = backend.image_batches[-1]
+        self._model = ModelInstance(entry.name, self._limits, self._execute)
+        self._max_images = backend.image_batches[-1]
 
     @property
     def broken(self) -> bool:
-        """The device failed for good, for all runners on it."""
+        """Whether the device failed for good, for all runners on it."""
         return self._queue.broken
 
     async def warm_up(self) -> None:
         """Time every batch size that the backend offers, keep the sizes that pay, and teach the queue their times.
 
-        The second of two runs counts: the first compiles kernels and allocates buffers. The runners of one device warm
-        up one after another; none should serve meanwhile, as its batches would wait.
+        The second of two runs counts: the first compiles kernels and allocates buffers. The runners of a device warm
+        up one after another, before they serve.
         """
         await self._queue.alone(self._warm_up)
 
     async def close(self, within: float) -> None:
-        """Finish what was admitted to the device, for at most `within` seconds, and stop its thread.
+        """Finish the device's admitted work, for at most `within` seconds, and stop its thread.
 
         This ends all runners on the device; closing another of them too is harmless.
         """
@@ -61,25 +63,25 @@ class Runner(ABC):
         """See `warm_up`; on the device's thread."""
 
     @abstractmethod
-    def _limits(self, key: Key) -> Limits:
-        """Of a batch of such work."""
+    def _limits(self, key: BatchKey) -> Limits:
+        """Return the limits of a batch of such work."""
 
     @abstractmethod
-    def _run_batch(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
-        """What the device's thread does."""
+    def _execute(self, key: BatchKey, payloads: Sequence[Any]) -> Sequence[Any]:
+        """Run a batch, on the device's thread."""
 
-    def _timed(self, key: Key, payloads: Sequence[Any], cost: float) -> float:
-        """Seconds per payload of the second of two runs, from which the queue learns."""
-        self._run_batch(key, payloads)
+    def _timed(self, key: BatchKey, payloads: Sequence[Any], cost: float) -> float:
+        """Return the seconds per payload of the second of two runs, from which the queue learns."""
+        self._execute(key, payloads)
         started = self._queue.clock()
-        self._run_batch(key, payloads)
+        self._execute(key, payloads)
         seconds = self._queue.clock() - started
         self._queue.learn(key, cost, seconds)
         return seconds / len(payloads)
 
 
 def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) -> int:
-    """The smallest batch size that is about as good as the best, of those that the device has memory for.
+    """Return the smallest batch size that is about as good as the best, of those that the device has memory for.
 
     Args:
         sizes: rising.
@@ -98,3 +100,13 @@ def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) ->
             break
     best = min(measured.values())
     return next(size for size, seconds in measured.items() if seconds <= best * _GOOD_ENOUGH)
+
+
+def megapixels(size: Size) -> float:
+    """Return height times width in millions."""
+    return size.pixels / 1e6
+
+
+def share(letterbox: Letterbox) -> float:
+    """Return the fraction of the full square of 1024 that the model sees."""
+    return letterbox.padded.pixels / INPUT_SIDE**2

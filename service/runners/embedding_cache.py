@@ -16,7 +16,7 @@ from service.observability.observer import Observer
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """An image's embedding and how the image lies in the model's square."""
+    """An image's embedding and its letterbox."""
 
     embedding: Embedding
     letterbox: Letterbox
@@ -34,13 +34,13 @@ class ImageKey:
 
 
 class EmbeddingCache:
-    """Least recently used goes first; ages count from the encoding. For one event loop.
+    """Embeddings, the least recently used evicted first; ages count from the encoding. For one event loop.
 
     Args:
         max_bytes: bound of the sum of the embeddings' bytes; a larger one is answered but not kept.
         max_age: seconds after which an embedding is forgotten.
         clock: seconds, monotonic.
-        observer: hears of hits, misses, evictions and bytes.
+        observer: receives hits, misses, evictions and bytes.
     """
 
     def __init__(
@@ -55,80 +55,80 @@ class EmbeddingCache:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._clock = clock
-        self._kept: OrderedDict[ImageKey, tuple[EmbeddedImage, float]] = OrderedDict()
+        self._cached: OrderedDict[ImageKey, tuple[EmbeddedImage, float]] = OrderedDict()
         self._bytes = 0
-        self._coming: dict[ImageKey, asyncio.Task[EmbeddedImage]] = {}
+        self._pending: dict[ImageKey, asyncio.Task[EmbeddedImage]] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all kept embeddings."""
+        """Bytes of all cached embeddings."""
         return self._bytes
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cached)
 
     def get(self, key: ImageKey) -> EmbeddedImage | None:
-        """The embedding, now the most recently used, or None where it is unknown or expired."""
+        """Return the embedding, now the most recently used, or None if it is unknown or expired."""
         self._expire()
-        if key not in self._kept:
+        if key not in self._cached:
             return None
-        self._kept.move_to_end(key)
+        self._cached.move_to_end(key)
         self._observer.cache_event("hit")
-        return self._kept[key][0]
+        return self._cached[key][0]
 
     def find(self, image_id: str, model: str, revision: str) -> list[EmbeddedImage]:
-        """All embeddings of one image for one revision of one model, now the most recently used."""
+        """Return all embeddings of an image for one revision of a model, now the most recently used."""
         wanted = (image_id, model, revision)
-        keys = [key for key in self._kept if (key.image_id, key.model, key.revision) == wanted]
+        keys = [key for key in self._cached if (key.image_id, key.model, key.revision) == wanted]
         return [found for key in keys if (found := self.get(key)) is not None]
 
     def has_or_expects(self, key: ImageKey) -> bool:
-        """Whether a call now would start no encoding."""
+        """Return whether the embedding is cached or being made."""
         self._expire()
-        return key in self._kept or key in self._coming
+        return key in self._cached or key in self._pending
 
     async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
-        """The kept embedding, the one that is on its way, or a new one.
+        """Return the cached embedding, the one that is being made, or a new one.
 
         The encoding goes on when the caller who started it is cancelled, as others may wait for it, and what ran is
-        worth keeping; what has not run yet ends by itself when its place in the queue is given up. Its failure reaches
-        everybody who waits, and the next caller tries anew.
+        worth keeping; what has not run yet ends when its ticket is released. Its failure reaches all who wait, and the
+        next caller starts again.
         """
-        if (kept := self.get(key)) is not None:
-            return kept
+        if (cached := self.get(key)) is not None:
+            return cached
         self._observer.cache_event("miss")
-        if (coming := self._coming.get(key)) is None:
-            coming = asyncio.ensure_future(self._encode_and_keep(key, encode))
-            self._coming[key] = coming
-            coming.add_done_callback(lambda task: self._arrived(key, task))
-        return await asyncio.shield(coming)
+        if (pending := self._pending.get(key)) is None:
+            pending = asyncio.ensure_future(self._encode_and_cache(key, encode))
+            self._pending[key] = pending
+            pending.add_done_callback(lambda task: self._made(key, task))
+        return await asyncio.shield(pending)
 
-    async def _encode_and_keep(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
+    async def _encode_and_cache(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
         embedded = await encode()
-        self._keep(key, embedded)
+        self._store(key, embedded)
         return embedded
 
-    def _arrived(self, key: ImageKey, task: asyncio.Task[EmbeddedImage]) -> None:
-        del self._coming[key]
+    def _made(self, key: ImageKey, task: asyncio.Task[EmbeddedImage]) -> None:
+        del self._pending[key]
         if not task.cancelled():
-            task.exception()  # seen: nobody may be left to await it
+            task.exception()  # retrieved, as it may not be awaited any more
 
-    def _keep(self, key: ImageKey, embedded: EmbeddedImage) -> None:
+    def _store(self, key: ImageKey, embedded: EmbeddedImage) -> None:
         self._forget(key)
         if embedded.embedding.nbytes > self._max_bytes:
             return
-        self._kept[key] = (embedded, self._clock())
+        self._cached[key] = (embedded, self._clock())
         self._bytes += embedded.embedding.nbytes
         while self._bytes > self._max_bytes:
             self._observer.cache_event("eviction")
-            self._forget(next(iter(self._kept)))
+            self._forget(next(iter(self._cached)))
         self._observer.cache_bytes(self._bytes)
 
     def _expire(self) -> None:
         oldest_allowed = self._clock() - self._max_age
-        for key in [key for key, (_, born) in self._kept.items() if born <= oldest_allowed]:
+        for key in [key for key, (_, born) in self._cached.items() if born <= oldest_allowed]:
             self._forget(key)
 
     def _forget(self, key: ImageKey) -> None:
-        if (found := self._kept.pop(key, None)) is not None:
+        if (found := self._cached.pop(key, None)) is not None:
             self._bytes -= found[0].embedding.nbytes

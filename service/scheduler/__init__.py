@@ -1,1 +1,1 @@
-"""x."""
+"""The scheduler of a device: policy (pure), latency model, queue."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from service.errors import DeadlineUnreachable, Overloaded
 from service.scheduler.latency import ArrivalRate, LatencyModel
@@ -29,10 +29,19 @@ class Limits:
     cost: float
 
 
+class Requester(Protocol):
+    @property
+    def arrived(self) -> float: ...
+    @property
+    def urgency(self) -> int: ...
+    @property
+    def recording(self) -> Any: ...
+
+
 @dataclass(slots=True, eq=False)
 class WorkItem(Generic[K, T]):
     key: K
-    request: Any
+    request: Requester
     _: KW_ONLY
     deadline: float | None
     cost: float = 1.0

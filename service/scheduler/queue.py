@@ -1,64 +1,79 @@
-"""One queue for all models on a device: the batching policy on an event loop and the device's own thread."""
+"""One queue for all models on a device: the batching policy on an event loop, and the device's own thread."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from models.errors import DeviceBroken
 from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, NotReady, Overloaded, problem_of
-from service.observability.observer import Observer
-from service.observability.tracing import Ride, record_batch
-from service.runners.keys import Key
+from service.observability.observer import Observer, Stage
+from service.observability.tracing import BatchSpan, record_batch
 from service.scheduler.latency import LatencyModel
-from service.scheduler.policy import BatchPolicy, QueueOptions, WorkItem
+from service.scheduler.policy import BatchPolicy, Limits, QueueOptions, WorkItem
 
 T = TypeVar("T")
-
 R = TypeVar("R")
 
-
-def run_isolated(run: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T]) -> list[R | Exception]:
-    """Run a batch; where it fails, run its halves, down to the items that fail by themselves.
-
-    This serves a bad item, which is found in about log2(n) failing runs, and a device that is out of memory, for which
-    smaller batches may fit.
-
-    Args:
-        run: gives one result per item, in their order, or raises.
-        batch: at least one item.
-
-    Returns:
-        for each item its result, or the exception that it alone raised.
-
-    Raises:
-        DeviceBroken: at once; nothing can run any more.
-    """
-    try:
-        return list(run(batch))
-    except DeviceBroken:
-        raise
-    except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the item's caller)
-        if len(batch) == 1:
-            return [error]
-    middle = len(batch) // 2
-    return run_isolated(run, batch[:middle]) + run_isolated(run, batch[middle:])
-
-
-_Outcomes = tuple[list[Any], float]
-"""Of a batch's items in their order, and the seconds that it ran."""
-
 _HANDOVER_S: Final = 0.002
-"""For a request to come back with its next piece of work: some turns of the event loop."""
+"""Time for a request to come back with its next item: some turns of the event loop."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelInstance:
+    """A model on a device that it may share with others.
+
+    Attributes:
+        name: in the catalogue; metrics are labelled with it.
+        limits: of a batch, by key.
+        execute: what the device does with a batch: key and payloads to results in their order.
+    """
+
+    name: str
+    limits: Callable[[BatchKey], Limits]
+    execute: Callable[[BatchKey, Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """Work with equal keys may share a batch.
+
+    Attributes:
+        model: whose work it is.
+        stage: of the model's work.
+        shape: what else must be equal.
+    """
+
+    model: ModelInstance
+    stage: Stage
+    shape: Hashable
+
+    @property
+    def latency_key(self) -> Hashable:
+        """Under which times are learned: keys that differ in shape alone differ in cost alone."""
+        return self.model, self.stage
+
+
+_Item: TypeAlias = WorkItem[BatchKey, Any]
+_Outcomes: TypeAlias = tuple[list[Any], float]
+"""Results or errors of a batch's items in their order, and the seconds that it ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult(Generic[T]):
-    """What came off the device: when it was started there, how long it had waited and ran, how many ran together."""
+    """The result of an item.
+
+    Attributes:
+        value: what the device returned.
+        queued: seconds that the item waited for the device.
+        ran: seconds that its batch ran.
+        batch_size: items in the batch.
+        started: when the batch started, seconds on the queue's clock.
+    """
 
     value: T
     queued: float
@@ -68,62 +83,57 @@ class BatchResult(Generic[T]):
 
 
 class Ticket:
-    """A place in the queue, taken at the door; `run` hands in the payload once that is prepared."""
+    """A place in the queue, reserved on arrival; `run` hands in the payload once that is prepared."""
 
-    def __init__(self, queue: DeviceQueue, item: WorkItem[Key, Any]) -> None:
+    def __init__(self, queue: DeviceQueue, item: _Item) -> None:
         self._queue = queue
-        self._item = item
         self._future: asyncio.Future[BatchResult[Any]] = asyncio.get_running_loop().create_future()
-        self._ready_at = 0.0
+        self.item = item
+        self.ready_at = 0.0
         self.recording = item.request.recording
-        self.ride: Ride | None = None
+        self.batch_span: BatchSpan | None = None
 
     async def run(self, payload: Any) -> BatchResult[Any]:
         """Wait for the device and the result.
 
         Raises:
-            DeadlineExceeded: it was dropped, as it would have been late.
+            DeadlineExceeded: the item was dropped, as it would have been late.
             Exception: whatever the device raised for this item.
         """
-        self._ready_at = self._queue.clock()
+        self.ready_at = self._queue.clock()
         if not self._future.done():
-            self._item.payload = payload
+            self.item.payload = payload
             self._queue.pump()
-        ran = None
+        result = None
         try:
-            ran = await self._future
+            result = await self._future
         except asyncio.CancelledError:
             self.release()
             raise
         else:
-            return ran
+            return result
         finally:
             if self.recording is not None:
-                stage, now = self._item.key.stage, self._queue.clock()
-                self.recording.came_back(stage, self.ride, ready_at=self._ready_at, now=now, failed=ran is None)
+                self.recording.returned(
+                    self.item.key.stage,
+                    self.batch_span,
+                    ready_at=self.ready_at,
+                    now=self._queue.clock(),
+                    failed=result is None,
+                )
 
     def release(self) -> None:
-        """Give the place up, where it is not running yet; harmless afterwards."""
-        self._item.abandoned = True
-        self._queue.leave(self)
-
-    @property
-    def item(self) -> WorkItem[Key, Any]:
-        """What the policy sees."""
-        return self._item
-
-    @property
-    def ready_at(self) -> float:
-        """When the payload was handed in."""
-        return self._ready_at
+        """Give the place up if its item is not running yet; harmless afterwards."""
+        self.item.abandoned = True
+        self._queue.release(self)
 
     def settle(self, outcome: BatchResult[Any] | Exception) -> None:
-        """Give whoever waits the result or the error; nobody may be waiting any more."""
+        """Set the result or the error; the caller may have left."""
         if self._future.done():
             return
         if isinstance(outcome, Exception):
             self._future.set_exception(outcome)
-            # Seen: a place may be settled before anybody awaits it, and then be given up.
+            # Retrieved: a ticket may be settled before it is awaited, and then be released.
             self._future.exception()
         else:
             self._future.set_result(outcome)
@@ -132,13 +142,11 @@ class Ticket:
 class DeviceQueue:
     """One device, one thread, one policy, for the work of all models on the device. For one event loop.
 
-    A piece's key says whose work it is: its owner runs it and bounds its batches, and observers hear of it by its name.
-
     Args:
         device: names the thread.
         options: of the queue.
         clock: seconds, monotonic.
-        observer: hears of batches, waits and drops.
+        observer: receives batches, waits and drops.
     """
 
     def __init__(
@@ -151,15 +159,15 @@ class DeviceQueue:
     ) -> None:
         self.clock = clock
         self._observer = observer or Observer()
-        self._policy: BatchPolicy[Key, Any] = BatchPolicy(
-            lambda key: key.owner.limits(key),
+        self._policy: BatchPolicy[BatchKey, Any] = BatchPolicy(
+            lambda key: key.model.limits(key),
             LatencyModel(),
             clock=clock,
             options=options,
-            family=lambda key: key.family,
+            family=lambda key: key.latency_key,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pomona-{device}")
-        self._places: dict[int, Ticket] = {}
+        self._tickets: dict[int, Ticket] = {}
         self._closing = False
         self._broken: DeviceBroken | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -169,26 +177,26 @@ class DeviceQueue:
 
     @property
     def broken(self) -> bool:
-        """The device failed for good: the process should be replaced."""
+        """Whether the device failed for good, so that the process should be replaced."""
         return self._broken is not None
 
     async def alone(self, call: Callable[[], None]) -> None:
-        """Run something on the device's thread that is no batch: no batch runs meanwhile, and no other such call."""
+        """Run something on the device's thread that is not a batch; nothing else runs there meanwhile."""
         await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    def learn(self, key: Key, cost: float, seconds: float) -> None:
-        """A batch that ran apart from the queue took `seconds`."""
+    def learn(self, key: BatchKey, cost: float, seconds: float) -> None:
+        """Learn from a batch that ran apart from the queue."""
         self._policy.learn(key, cost, seconds)
 
-    def predict(self, key: Key, cost: float) -> float:
-        """Seconds that a batch of `cost` will take at most, more often than not; 0 where nothing was learned."""
+    def predict(self, key: BatchKey, cost: float) -> float:
+        """Predict an upper estimate, in seconds, for a batch of `cost`; 0 where nothing was learned."""
         return self._policy.predict(key, cost)
 
-    def reserve(self, *items: WorkItem[Key, Any], may_probe: bool = True) -> list[Ticket]:
-        """Take the places of one request, all or none.
+    def reserve(self, *items: _Item, may_probe: bool = True) -> list[Ticket]:
+        """Reserve the places of one request, all or none.
 
         Args:
-            items: of one owner, in the order in which they run.
+            items: of one model, in the order in which they run.
             may_probe: see `BatchPolicy.admit`.
 
         Raises:
@@ -199,96 +207,100 @@ class DeviceQueue:
         if self._broken is not None:
             raise DeviceBroken(self._broken.detail)
         if self._closing:
-            raise NotReady("The server is shutting down; another one takes this request.")
+            raise NotReady("The server is shutting down; send the request to another one.")
         try:
             self._policy.admit(*items, may_probe=may_probe)
         except (Overloaded, DeadlineUnreachable) as refusal:
-            self._observer.work_dropped(items[0].key.owner.name, problem_of(refusal).code)
+            self._observer.work_dropped(items[0].key.model.name, problem_of(refusal).code)
             raise
-        places = [Ticket(self, item) for item in items]
-        self._places |= {id(place.item): place for place in places}
+        tickets = [Ticket(self, item) for item in items]
+        self._tickets |= {id(ticket.item): ticket for ticket in tickets}
         self._idle.clear()
-        return places
+        return tickets
 
-    def leave(self, place: Ticket) -> None:
-        """Forget a place that is not running."""
-        if not self._policy.is_running(place.item):
-            if self._policy.drop(place.item):
-                self._observer.work_dropped(place.item.key.owner.name, "abandoned")
-            self._places.pop(id(place.item), None)
-            # Others may wait for what its holder began: they begin it anew.
-            place.settle(DeadlineExceeded("It was given up by the request that had asked for it."))
+    def release(self, ticket: Ticket) -> None:
+        """Forget a ticket whose item is not running."""
+        if not self._policy.is_running(ticket.item):
+            if self._policy.drop(ticket.item):
+                self._observer.work_dropped(ticket.item.key.model.name, "abandoned")
+            self._tickets.pop(id(ticket.item), None)
+            # Others may wait for what its holder began: they begin it again.
+            ticket.settle(DeadlineExceeded("The request that began this work gave it up."))
             self._note_idle()
 
     def pump(self) -> None:
-        """Start the next batch where the device is free."""
+        """Start the next batch if the device is free."""
         if self._policy.busy or self._broken is not None:
             return
         if self._holding and self._policy.expects_better():
-            return  # a timer is set, and whoever hands in the better item pumps
+            return  # a timer is set, and handing in the better item pumps
         self._holding = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        taken = self._policy.take()
-        for item in taken.late:
-            self._observer.work_dropped(item.key.owner.name, PROBLEMS[DeadlineExceeded].code)
-            self._settle(item, DeadlineExceeded("The deadline passed, or could not be met any more, while waiting."))
-        for item in taken.abandoned:
-            self._observer.work_dropped(item.key.owner.name, "abandoned")
-            self._places.pop(id(item), None)
-        if taken.items:
+        batch = self._policy.take()
+        for item in batch.late:
+            self._observer.work_dropped(item.key.model.name, PROBLEMS[DeadlineExceeded].code)
+            self._settle(item, DeadlineExceeded("The deadline passed, or became unreachable, while the item waited."))
+        for item in batch.abandoned:
+            self._observer.work_dropped(item.key.model.name, "abandoned")
+            self._tickets.pop(id(item), None)
+        if batch.items:
             started = self.clock()
-            batch = taken.items
-            future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, batch)
-            future.add_done_callback(lambda done: self._finished(batch, started, done))
+            items = batch.items
+            future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
+            future.add_done_callback(lambda done: self._finished(items, started, done))
         self._note_idle()
 
     async def close(self, within: float) -> None:
-        """Admit nothing more, finish what was admitted, stop; after `within` seconds drop what is left.
+        """Admit nothing more, finish what was admitted, and stop; after `within` seconds drop what is left.
 
-        Harmless where it was done before: all runners of the device close the same queue.
+        Harmless when repeated: all runners of the device close the same queue.
         """
         self._closing = True
         try:
             async with asyncio.timeout(within):
                 await self._idle.wait()
         except TimeoutError:
-            for place in list(self._places.values()):
-                self._policy.drop(place.item)
-                self._settle(place.item, NotReady("The server shut down before it came to this request."))
+            for ticket in list(self._tickets.values()):
+                self._policy.drop(ticket.item)
+                self._settle(ticket.item, NotReady("The server shut down before it came to this request."))
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
-    def _execute(self, batch: list[WorkItem[Key, Any]]) -> _Outcomes:
-        key = batch[0].key
+    def _execute(self, items: list[_Item]) -> _Outcomes:
+        key = items[0].key
         started = self.clock()
-        outcomes = run_isolated(lambda payloads: key.owner.run(key, payloads), [item.payload for item in batch])
+        outcomes = run_bisected(lambda payloads: key.model.execute(key, payloads), [item.payload for item in items])
         return outcomes, self.clock() - started
 
-    def _finished(self, batch: list[WorkItem[Key, Any]], started: float, done: asyncio.Future[_Outcomes]) -> None:
+    def _finished(self, items: list[_Item], started: float, done: asyncio.Future[_Outcomes]) -> None:
         error = done.exception()
         if error is not None:
             self._policy.finished(None)
             broken = error if isinstance(error, DeviceBroken) else DeviceBroken(f"The device's thread died: {error!r}")
-            self._break(broken, batch)
+            self._break(broken, items)
             return
         outcomes, seconds = done.result()
         failed = any(isinstance(outcome, Exception) for outcome in outcomes)
         self._policy.finished(None if failed else seconds)
-        runner, stage = batch[0].key.owner.name, batch[0].key.stage
-        self._observer.batch_ran(runner, stage, len(batch), seconds)
-        places = [self._places[id(item)] for item in batch if id(item) in self._places]
-        record_batch(places, stage, {"runner": runner, "items": len(batch)}, ran=(started, seconds), now=self.clock())
-        for item, outcome in zip(batch, outcomes, strict=True):
+        model, stage = items[0].key.model.name, items[0].key.stage
+        self._observer.batch_ran(model, stage, len(items), seconds)
+        waiting = [self._tickets[id(item)] for item in items if id(item) in self._tickets]
+        record_batch(
+            waiting, stage, {"runner": model, "items": len(items)}, started=started, seconds=seconds, now=self.clock()
+        )
+        for item, outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                self._observer.item_failed(runner, stage)
+                self._observer.item_failed(model, stage)
                 self._settle(item, outcome)
             else:
-                queued = started - self._places[id(item)].ready_at if id(item) in self._places else 0.0
-                self._observer.item_waited(runner, stage, max(0.0, queued))
-                self._settle(item, BatchResult(outcome, max(0.0, queued), seconds, len(batch), started))
+                ticket = self._tickets.get(id(item))
+                queued = 0.0 if ticket is None else max(0.0, started - ticket.ready_at)
+                self._observer.item_waited(model, stage, queued)
+                self._settle(item, BatchResult(outcome, queued, seconds, len(items), started))
         if self._policy.expects_better():
-            # Whoever got an embedding just now hands in its prompts within this time, and goes before the next image.
+            # A request that just got its embedding hands in its prompts within this time, and they go before the next
+            # image.
             self._holding = True
             self._timer = asyncio.get_running_loop().call_later(_HANDOVER_S, self._stop_holding)
         else:
@@ -298,22 +310,49 @@ class DeviceQueue:
         self._holding = False
         self.pump()
 
-    def _break(self, error: DeviceBroken, batch: list[WorkItem[Key, Any]]) -> None:
+    def _break(self, error: DeviceBroken, items: list[_Item]) -> None:
         self._broken = error
         self._observer.readiness_changed(ready=False)
-        for item in batch:
-            self._observer.item_failed(item.key.owner.name, item.key.stage)
-        for place in list(self._places.values()):
-            place.settle(DeviceBroken(error.detail))
-        self._places.clear()
+        for item in items:
+            self._observer.item_failed(item.key.model.name, item.key.stage)
+        for ticket in list(self._tickets.values()):
+            ticket.settle(DeviceBroken(error.detail))
+        self._tickets.clear()
         self._note_idle()
 
-    def _settle(self, item: WorkItem[Key, Any], outcome: BatchResult[Any] | Exception) -> None:
-        place = self._places.pop(id(item), None)
-        if place is not None:
-            place.settle(outcome)
+    def _settle(self, item: _Item, outcome: BatchResult[Any] | Exception) -> None:
+        ticket = self._tickets.pop(id(item), None)
+        if ticket is not None:
+            ticket.settle(outcome)
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._places:
+        if not self._tickets:
             self._idle.set()
+
+
+def run_bisected(run: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T]) -> list[R | Exception]:
+    """Run a batch; where it fails, run its halves, down to the items that fail by themselves.
+
+    This isolates a bad item in about log2(n) failing runs, and helps a device that is out of memory, for which smaller
+    batches may fit.
+
+    Args:
+        run: returns one result per item, in their order, or raises.
+        batch: at least one item.
+
+    Returns:
+        For each item its result, or the exception that it alone raised.
+
+    Raises:
+        DeviceBroken: at once; nothing can run any more.
+    """
+    try:
+        return list(run(batch))
+    except DeviceBroken:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever it is, it goes to the item's caller)
+        if len(batch) == 1:
+            return [error]
+    middle = len(batch) // 2
+    return run_bisected(run, batch[:middle]) + run_bisected(run, batch[middle:])

@@ -72,7 +72,7 @@ def tokens_of(case: GoldenCase) -> tuple[int, ...]:
     return (1, 2, 3) if case.prompt.multimask else (0,)
 
 
-# The thresholds are the project's promise; what was measured stands in the README.
+# The thresholds are the project's promise; docs/accuracy.md has what was measured.
 @pytest.mark.parametrize(("backend", "least"), [("on_torch", 0.99), ("on_openvino", 0.98)])
 def test_every_mask_agrees_with_the_reference(backend: str, least: float, request: pytest.FixtureRequest) -> None:
     segmented: Segmented = request.getfixturevalue(backend)

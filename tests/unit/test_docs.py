@@ -30,19 +30,6 @@ _VARIABLE: Final = re.compile(r"\bPOMONA_[A-Z][A-Z_]*\b")
 _REMOVED: Final = {"POMONA_LINGER_MS"}
 """Settings that only the changelog names."""
 
-_COMING_TARGETS: Final = {"docs", "test-fast"}
-_COMING_FILES: Final = {
-    "service/api/operations.py",
-    "service/api/schema.py",
-    "service/pipelines",
-    "service/pipelines/segment.py",
-    "service/runners/embedding_cache.py",
-    "service/scheduler/latency.py",
-    "service/scheduler/policy.py",
-    "service/scheduler/queue.py",
-}
-"""What the documentation describes ahead of the code; to be emptied when that is there."""
-
 
 def prose(page: Path) -> str:
     """The page without its code blocks, where neither links nor headings count."""
@@ -91,7 +78,7 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     code = [*re.findall(r"`(make [^`\n]*)`", text), *re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
     named = {target for line in code for target in re.findall(r"\bmake ([a-z][a-z-]*)", line)}
-    assert named - make_targets() - _COMING_TARGETS == set()
+    assert named - make_targets() == set()
 
 
 @every_page
@@ -108,7 +95,7 @@ def test_python_modules_that_are_named_exist(page: Path) -> None:
 
 @every_page
 def test_files_that_are_named_exist(page: Path) -> None:
-    named = {path for path in _FILE.findall(prose(page)) if "NAME" not in path} - _COMING_FILES
+    named = {path for path in _FILE.findall(prose(page)) if "NAME" not in path}
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
