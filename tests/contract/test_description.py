@@ -15,7 +15,7 @@ from service.api.operations import OPERATIONS, Operation
 from service.errors import PROBLEMS
 from service.oip import openapi
 from service.oip.models import TENSORS
-from tests.contract.door import POINT, Door, asked, fields, image
+from tests.contract.door import POINT, Door, fields, image, prompted
 from tests.contract.scenes import PEEL, TWO
 from tests.fakes import LOADED
 
@@ -80,7 +80,7 @@ async def test_answers_are_valid_by_their_schemas(
 ) -> None:
     options = {"format": mask_format, "overlay": overlay}
     parts = {
-        "/v1/segment": [image(), asked(POINT, **options)],
+        "/v1/segment": [image(), prompted(POINT, **options)],
         "/v1/embed": [image()],
         "/v1/semantic": [image(PEEL), fields(**options)],
         "/v1/inspect": [image(TWO), fields(**options, frame_id="1")],
