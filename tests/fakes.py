@@ -1,4 +1,4 @@
-"""A SAM and a U-Net that can be worked out by hand, clocks that tests turn, plain images, a pipeline of these."""
+"""A SAM and a U-Net whose results can be worked out by hand, clocks that tests set, plain images, pipelines of these."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from service.scheduler.queue import BatchResult, DeviceQueue, Ticket
 from service.settings import Settings
 
 SCORES: Final = (0.5, 0.7, 0.9, 0.8)
-"""Of the four mask tokens: three masks come in the order of tokens 2, 3, 1."""
+"""Of the four mask tokens: three masks are in the order of tokens 2, 3, 1."""
 
 INSETS: Final = (0, 24, 8, 16)
 """Of the four mask tokens, in pixels of the model's square."""
@@ -46,22 +46,22 @@ HALF_SIDE: Final = 64
 """Of the square around a point, in pixels of the model's square."""
 
 PATIENCE_S: Final = 10.0
-"""Longer than any test waits; a forgotten thread ends then."""
+"""Longer than any test waits; a blocked thread ends then."""
 
 EMBEDDING_BYTES: Final = 12
 
 SIZE: Final = Size(96, 128)
-"""Eight pixels of the model's square are one pixel of an image of this size."""
+"""One pixel of an image of this size is eight pixels of the model's square."""
 
 PEEL_SIZE: Final = Size(112, 224)
 PEEL_FRAME: Final = unet_letterbox(PEEL_SIZE)
-"""Two cells each way of what a U-Net sees are one pixel of an image of this size."""
+"""One pixel of an image of this size is two by two cells of the U-Net's input."""
 
 HEALTHY_BOX: Final = (16, 16, 80, 64)
 INFECTED_BOX: Final = (112, 40, 208, 96)
 
 UNPADDED: Final = letterbox_for(SIZE, 1024, "none")
-"""What the encoder sees of such an image where nobody asks for anything else."""
+"""The default letterbox of such an image."""
 
 LOADED: Final = CatalogueEntry("orange-sam", Architecture.MOBILE_SAM, "CC0-1.0", "orange.pt", 1, "0a" * 32, ())
 SECOND: Final = CatalogueEntry("lemon-sam", Architecture.MOBILE_SAM, "CC0-1.0", "lemon.pt", 1, "0b" * 32, ())
@@ -73,7 +73,7 @@ CATALOGUE: Final = {entry.name: entry for entry in (LOADED, SECOND, LOADED_UNET,
 
 @dataclass
 class FakeClock:
-    """Seconds that pass when the test says so."""
+    """A clock that stands still until the test moves it."""
 
     now: float = 1000.0
 
@@ -86,7 +86,7 @@ class FakeClock:
 
 @dataclass
 class LeapingClock:
-    """The event loop's clock, on which work may take minutes that nobody waits for."""
+    """The event loop's clock, which fake work moves by minutes without a wait."""
 
     leapt: float = 0.0
 
@@ -105,7 +105,7 @@ class DecodeCall:
 
 @dataclass(frozen=True, eq=False)
 class FakeImage:
-    """An image's mean colour: what `FakeSam` makes of it for the encoder, and its embedding as well."""
+    """An image's mean colour: `FakeSam`'s input of the encoder, and its embedding as well."""
 
     colour: NDArray[np.float32]
     padded: Size
@@ -121,7 +121,7 @@ class FakeImage:
 
 @dataclass
 class FakeDevice:
-    """What tests do to the device of a fake backend, and what they see of it."""
+    """A fake device: how tests control it, and what it recorded."""
 
     image_batches: tuple[int, ...] = (1,)
     name: BackendName = "torch"
@@ -129,28 +129,28 @@ class FakeDevice:
     fails: Exception | None = None
     """Raised by every call while it is set."""
     spoilt: set[int] = field(default_factory=set)
-    """Marks of images that fail every batch they are in."""
+    """Marks of images that fail every batch with them."""
     blocks: threading.Event | None = None
-    """What a batch of images waits for where it is set."""
+    """A batch of images waits for it where it is set."""
     clock: LeapingClock | FakeClock = field(default_factory=LeapingClock)
     """Leaps while a batch runs."""
     entered: threading.Event = field(default_factory=threading.Event)
-    """Set once a batch of images was begun."""
+    """Set when a batch of images begins."""
     prepares: int = 0
     encodes: list[int] = field(default_factory=list)
-    """Images in each of their batches."""
+    """Images in each batch."""
     encoded: list[int] = field(default_factory=list)
-    """Mark of every image that was to run, in order."""
+    """Mark of every image in the batches, in order."""
     overlapped: bool = False
     """Whether two calls ever ran at the same time."""
     threads: set[int] = field(default_factory=set)
-    """From which the device was called."""
+    """Threads that called the device."""
     card: threading.Lock = field(default_factory=threading.Lock)
-    """The device itself: backends on the same one have the same."""
+    """The device itself; backends on the same device share it."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A call on the device."""
+        """Occupy the device for a call."""
         self.threads.add(threading.get_ident())
         if not self.card.acquire(blocking=False):
             self.overlapped = True
@@ -163,13 +163,13 @@ class FakeDevice:
     def wait(self) -> None:
         self.entered.set()
         if self.blocks is not None and not self.blocks.wait(PATIENCE_S):
-            raise AssertionError("the test never let the device go on")
+            raise AssertionError("the test never released the device")
 
     def fail(self, marks: Sequence[int]) -> None:
         if self.fails is not None:
             raise self.fails
         if self.spoilt.intersection(marks):
-            raise BackendError("the device cannot do this image")
+            raise BackendError("the device cannot process this image")
 
 
 @dataclass
@@ -178,8 +178,8 @@ class FakeSam(FakeDevice):
 
     An image's embedding is its mean colour, and its mark the mean red. A prompt's rectangle is its box, or a square
     around its first point, made smaller on each side by the token's inset. Logits are distances to the rectangle's
-    edge in pixels of the model's square, positive inside, times 1 + the mean red / 255. A prompt that brings a mask
-    gets this mask's logits back.
+    edge in pixels of the model's square, positive inside, times 1 + the mean red / 255. A prompt with a mask
+    returns this mask's logits.
     """
 
     prompt_batches: tuple[int, ...] = (1, 2, 4)
@@ -236,14 +236,14 @@ class FakeSam(FakeDevice):
             return logits, np.tile(np.asarray(SCORES, np.float32), (count, 1))
 
     def forget(self) -> None:
-        """Count calls anew."""
+        """Count calls from here."""
         self.prepares = 0
         self.frames, self.encodes, self.encoded, self.decodes = [], [], [], []
 
 
 @dataclass(frozen=True, eq=False)
 class FakePeel:
-    """An image as `FakeUNet` takes it: float32 (height, width, 3) of its frame's `padded`, and its mark."""
+    """`FakeUNet`'s input: float32 (height, width, 3) of the letterbox's `padded`, and the image's mark."""
 
     pixels: NDArray[np.float32]
     mark: int
@@ -251,10 +251,10 @@ class FakePeel:
 
 @dataclass
 class FakeUNet(FakeDevice):
-    """A backend that tells classes by colours.
+    """A backend that classifies by colour.
 
-    The logit of healthy is how much the green lies above 127.5, that of infected how much the red does, in sixteenths;
-    that of background is 0. An image's mark is its mean blue, which tells nothing.
+    The logit of healthy is green less 127.5, that of infected red less 127.5, in sixteenths; that of background is 0. An
+    image's mark is its mean blue, which changes no class.
     """
 
     infer_s_per_batch: float = 0.0
@@ -282,7 +282,7 @@ class FakeUNet(FakeDevice):
             return [_class_logits(peel.pixels) for peel in prepared]
 
     def forget(self) -> None:
-        """Count calls anew."""
+        """Count calls from here."""
         self.prepares = 0
         self.frames, self.encodes, self.encoded = [], [], []
 
@@ -296,9 +296,9 @@ def _class_logits(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def with_votes(logits: NDArray[np.float32], fruits: NDArray[np.integer]) -> NDArray[np.float32]:
-    """A U-Net's output float32 (5, height, width): logits (3, height, width), and every cell's vote for its fruit.
+    """Return a U-Net's output, float32 (5, height, width): logits (3, height, width) and offsets to each fruit's centre.
 
-    `fruits` says which one a cell belongs to: (height, width), 0 where it votes for itself.
+    `fruits`, (height, width), numbers the fruit of each cell; 0 for none.
     """
     output = np.zeros((OUTPUTS, *fruits.shape), np.float32)
     output[:3] = logits
@@ -311,7 +311,7 @@ def with_votes(logits: NDArray[np.float32], fruits: NDArray[np.integer]) -> NDAr
 
 
 def _distances(coords: NDArray[np.float32], labels: list[int], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """From the centre of each of the logits to the edge of the prompt's rectangle, positive inside: float32 `shape`."""
+    """Return distances from the centre of each logit to the edge of the prompt's rectangle, positive inside."""
     if LABEL_BOX_TOP_LEFT in labels:
         low, high = coords[labels.index(LABEL_BOX_TOP_LEFT)], coords[labels.index(LABEL_BOX_BOTTOM_RIGHT)]
     else:
@@ -324,7 +324,7 @@ def _distances(coords: NDArray[np.float32], labels: list[int], shape: tuple[int,
 
 
 class Tally:
-    """Counts, and tells when so many were counted."""
+    """A counter that can be waited for."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -342,19 +342,19 @@ class Tally:
 
 
 class WatchedCache(EmbeddingCache):
-    """Tells how many callers came for an embedding to be made."""
+    """Counts requests for an embedding that is not cached."""
 
     def __init__(self, *, max_bytes: int, max_age: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(max_bytes=max_bytes, max_age=max_age, clock=clock)
-        self.asked = Tally()
+        self.lookups = Tally()
 
     async def get_or_encode(self, key: ImageKey, encode: Callable[[], Awaitable[EmbeddedImage]]) -> EmbeddedImage:
-        self.asked.add()
+        self.lookups.add()
         return await super().get_or_encode(key, encode)
 
 
 class WatchedRunner(SamRunner):
-    """Tells how many images and how many requests' prompts were handed in: they wait for the device, or ran."""
+    """Counts images and requests with prompts that wait for the device, or ran."""
 
     backend: FakeSam
 
@@ -375,7 +375,7 @@ class WatchedRunner(SamRunner):
 
 
 class WatchedUNetRunner(UNetRunner):
-    """Tells how many images were handed in: they wait for the device, or ran."""
+    """Counts images that wait for the device, or ran."""
 
     backend: FakeUNet
 
@@ -389,7 +389,7 @@ class WatchedUNetRunner(UNetRunner):
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int, size: Size = SIZE) -> BinaryMask:
-    """The mask of a half-open box."""
+    """Return the mask of a half-open box."""
     mask = np.zeros((size.height, size.width), np.bool_)
     mask[y0:y1, x0:x1] = True
     return mask
@@ -402,14 +402,14 @@ def encode_image(pixels: Pixels, file_format: str = "PNG", **options: Any) -> by
 
 
 def image_bytes(red: int = 0, size: Size = SIZE, file_format: str = "PNG") -> bytes:
-    """An image of one colour; another `red` is another image."""
+    """Return an image of one colour; another `red` is another image."""
     pixels = np.zeros((size.height, size.width, 3), np.uint8)
     pixels[..., 0] = red
     return encode_image(pixels, file_format)
 
 
 def peel_image(mark: int = 0, size: Size = PEEL_SIZE, file_format: str = "PNG", **options: Any) -> bytes:
-    """An image with a healthy fruit in `HEALTHY_BOX` and an infected one in `INFECTED_BOX`, as `FakeUNet` sees it."""
+    """Return an image with a healthy fruit in `HEALTHY_BOX` and an infected one in `INFECTED_BOX` for `FakeUNet`."""
     pixels = np.zeros((size.height, size.width, 3), np.uint8)
     for (x0, y0, x1, y1), channel in ((HEALTHY_BOX, 1), (INFECTED_BOX, 0)):
         pixels[y0:y1, x0:x1, channel] = 255
@@ -418,7 +418,7 @@ def peel_image(mark: int = 0, size: Size = PEEL_SIZE, file_format: str = "PNG", 
 
 
 def make_settings(**changes: Any) -> Settings:
-    """Settings that no environment variable of the developer's reaches."""
+    """Return settings that ignore the environment."""
     return Settings(_env_prefix="NOT_POMONA_", **changes)
 
 
@@ -429,9 +429,9 @@ def make_pipelines(
     cache: EmbeddingCache | None = None,
     options: QueueOptions | None = None,
 ) -> Pipelines:
-    """Pipelines that serve the first models of `CATALOGUE`, all by the first one's clock; to be closed."""
+    """Return pipelines with the first models of `CATALOGUE`, all on the first one's clock; to be closed."""
     settings = settings or make_settings()
-    if cache is None:  # one without embeddings is false
+    if cache is None:  # an empty cache is false
         cache = WatchedCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600)
     clock = [*sams, *([unet] if unet else [])][0].clock
     queue_of = functools.cache(functools.partial(DeviceQueue, options=options or settings.queue_options, clock=clock))

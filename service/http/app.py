@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib.resources
 import json
 import logging
 import time
@@ -36,6 +38,15 @@ _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "required": frozenset({"image", "request"}),
     "or_id": frozenset({"image", "image_id", "request"}),
 }
+
+_ASSETS: Final[Mapping[str, str]] = {
+    "swagger-ui.css": "text/css",
+    "index.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui-standalone-preset.js": "text/javascript",
+    "swagger-initializer.js": "text/javascript",
+}
+"""Files of the page and their types."""
 
 # Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
 _PAGE: Final = b"""<!DOCTYPE html>
@@ -121,6 +132,7 @@ class HttpApp:
             "/": self._page,
             "/docs.json": self._openapi,
             "/metrics": self._metrics,
+            **{f"/static_content/{name}": functools.partial(self._asset, name) for name in _ASSETS},
         }
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
         self._described: list[openapi.DescribePaths] = []
@@ -246,6 +258,10 @@ class HttpApp:
 
     async def _page(self) -> HttpResponse:
         return HttpResponse(_PAGE, media_type="text/html; charset=utf-8")
+
+    async def _asset(self, name: str) -> HttpResponse:
+        file = importlib.resources.files("bentoml._internal.server") / "static_content" / name
+        return HttpResponse(await asyncio.to_thread(file.read_bytes), media_type=_ASSETS[name])
 
     async def _openapi(self) -> HttpResponse:
         return HttpResponse(json.dumps(openapi.describe(self.settings, self._described)).encode())

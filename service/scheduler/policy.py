@@ -31,8 +31,8 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 _RESERVE: Final = 0.05
-"""Fraction of a predicted wait, kept for the errors of its predictions. With times that vary by a tenth it saves nine of
-ten admitted items that would be dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
+"""Fraction of a predicted wait, kept for the errors of its predictions. With times that vary by a tenth it saves nine
+of ten admitted items that would be dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
 
 _by_rank: Final = attrgetter("rank")
 

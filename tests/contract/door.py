@@ -66,7 +66,7 @@ def fields(**values: Any) -> Part:
     return plain("request", json.dumps(values))
 
 
-def asked(*prompts: Mapping[str, Any], **values: Any) -> Part:
+def prompted(*prompts: Mapping[str, Any], **values: Any) -> Part:
     """The part `request` of `/v1/segment`."""
     return fields(prompts=prompts, **values)
 
@@ -247,7 +247,7 @@ class Visitor:
 
 
 def scope_of(path: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """What ASGI tells of a request."""
+    """Return the ASGI scope of a request."""
     return {
         "type": "http",
         "method": "POST",

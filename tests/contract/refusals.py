@@ -10,7 +10,7 @@ import numpy as np
 
 from models.types import Size
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import POINT, Part, asked, fields, image, plain
+from tests.contract.door import POINT, Part, fields, image, plain, prompted
 from tests.contract.doors import Name, Request, embed, inspect, logits_of, rle_of, segment, semantic
 from tests.contract.grpc_door import segment_request
 from tests.contract.messages import to_message
@@ -354,7 +354,7 @@ ONLY_ID: Final[Mapping[Name, list[Part]]] = {
 }
 """Operations that take no image id."""
 
-QUOTING: Final = [plain("image_id", "a" * 100_000), asked(POINT)]
+QUOTING: Final = [plain("image_id", "a" * 100_000), prompted(POINT)]
 """Its error would quote the whole of it."""
 
 # What only a message of gRPC can get wrong.

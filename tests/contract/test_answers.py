@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models import images
 from service.api import schema
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, POINT, Door, asked, checked, fields, image, only, plain
+from tests.contract.door import BOX, POINT, Door, checked, fields, image, only, plain, prompted
 from tests.contract.doors import (
     Request,
     comparable,
@@ -157,7 +157,7 @@ async def test_a_messages_masks_are_bytes_and_absent_fields_are_absent(caller: C
 
 
 async def test_a_point_is_answered_with_three_masks_and_their_measures(door: Door) -> None:
-    answer = await door.segment(image(), asked(POINT))
+    answer = await door.segment(image(), prompted(POINT))
     assert answer.image == schema.Image(id=images.content_id(IMAGE), width=128, height=96)
     assert answer.model == schema.SamModel(name=LOADED.name, revision="0a" * 6, input_size=1024, padding="none")
     assert answer.overlay is None
@@ -174,7 +174,7 @@ async def test_a_point_is_answered_with_three_masks_and_their_measures(door: Doo
 
 @pytest.mark.parametrize("name", ["rle", "png", "polygons", None])
 async def test_each_format_decodes_to_the_same_mask(door: Door, name: str | None) -> None:
-    answer = only(await door.segment(image(), asked(BOX, **({} if name is None else {"format": name}))))
+    answer = only(await door.segment(image(), prompted(BOX, **({} if name is None else {"format": name}))))
     mask = answer.mask.model_dump(mode="json")
     assert set(mask) == ({"size", "counts"} if name in ("rle", None) else {name})
     np.testing.assert_array_equal(pixels_of(mask, SIZE), BOX_MASK)
@@ -182,7 +182,7 @@ async def test_each_format_decodes_to_the_same_mask(door: Door, name: str | None
 
 
 async def test_logits_are_halves_of_what_the_encoder_saw(door: Door) -> None:
-    answer = only(await door.segment(image(), asked(BOX, format="logits")))
+    answer = only(await door.segment(image(), prompted(BOX, format="logits")))
     logits = mask_array(answer.mask.model_dump(mode="json"))
     assert logits.shape == (UNPADDED.logits.height, UNPADDED.logits.width)
     # Two of them are one pixel of the image.
@@ -191,7 +191,7 @@ async def test_logits_are_halves_of_what_the_encoder_saw(door: Door) -> None:
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WebP", "BMP", "TIFF"])
 async def test_each_image_format_is_read(door: Door, file_format: str) -> None:
-    answer = await door.segment(image(image_bytes(file_format=file_format)), asked(BOX))
+    answer = await door.segment(image(image_bytes(file_format=file_format)), prompted(BOX))
     assert (answer.image.width, answer.image.height) == (128, 96)
     assert only(answer).box == (32, 16, 64, 48)
 
@@ -216,15 +216,15 @@ async def test_the_body_may_be_the_image_itself(door: Door, content_type: str) -
 async def test_points_boxes_and_points_with_a_box_are_prompts(
     door: Door, prompt: Mapping[str, Any], boxes: list[tuple[int, ...]]
 ) -> None:
-    answer = await door.segment(image(), asked(prompt))
+    answer = await door.segment(image(), prompted(prompt))
     assert [mask.box for mask in answer.results[0].masks] == boxes
 
 
 async def test_logits_of_an_answer_and_a_mask_as_rle_are_prompts(door: Door) -> None:
-    earlier = only(await door.segment(image(), asked(BOX, format="logits")))
+    earlier = only(await door.segment(image(), prompted(BOX, format="logits")))
     by_logits = {"mask": earlier.mask.model_dump(mode="json"), **ONE}
     by_rle = {"mask": rle_of(BOX_MASK), **ONE}
-    answer = await door.segment(image(), asked(by_logits, by_rle, {**by_rle, "points": [[1, 1]]}))
+    answer = await door.segment(image(), prompted(by_logits, by_rle, {**by_rle, "points": [[1, 1]]}))
     for result in answer.results:
         assert [mask.box for mask in result.masks] == [(32, 16, 64, 48)]
     assert door.sam.decodes[-1] == DecodeCall(3, with_masks=True)
@@ -232,18 +232,18 @@ async def test_logits_of_an_answer_and_a_mask_as_rle_are_prompts(door: Door) -> 
 
 async def test_many_prompts_share_one_image_and_are_answered_in_their_order(door: Door) -> None:
     prompts = [{"box": [x, 0, x + 32, 32], **ONE} for x in (64, 0, 32)]
-    answer = await door.segment(image(), asked(*prompts))
+    answer = await door.segment(image(), prompted(*prompts))
     assert [result.masks[0].box for result in answer.results] == [(x, 0, x + 32, 32) for x in (64, 0, 32)]
     assert door.sam.encodes == [1]
 
 
 async def test_an_overlay_is_a_png_of_the_images_size_with_the_mask_drawn_in(door: Door) -> None:
-    pixels = drawn((await door.segment(image(), asked(BOX, overlay=True))).overlay, (128, 96))
+    pixels = overlay_pixels((await door.segment(image(), prompted(BOX, overlay=True))).overlay, (128, 96))
     assert pixels[20:44, 36:60].any(axis=2).all()
     assert not pixels[60:].any()
 
 
-def drawn(overlay: bytes | None, size: tuple[int, int]) -> NDArray[np.uint8]:
+def overlay_pixels(overlay: bytes | None, size: tuple[int, int]) -> NDArray[np.uint8]:
     assert overlay is not None
     opened = PIL.Image.open(io.BytesIO(overlay))
     assert (opened.format, opened.size) == ("PNG", size)
@@ -254,19 +254,19 @@ async def test_the_id_of_an_embedded_or_segmented_image_stands_for_it(door: Door
     embedded = await door.embed()
     assert embedded.image == schema.Image(id=images.content_id(IMAGE), width=128, height=96)
     assert embedded.timing_ms.encode > 0
-    answer = await door.segment(plain("image_id", embedded.image.id), asked(BOX))
+    answer = await door.segment(plain("image_id", embedded.image.id), prompted(BOX))
     assert answer.image == embedded.image
     assert only(answer).box == (32, 16, 64, 48)
     assert (await door.embed()).timing_ms.encode == 0
-    first = await door.segment(image(image_bytes(1)), asked(BOX))
-    assert (await door.segment(plain("image_id", first.image.id), asked(BOX))).results == first.results
+    first = await door.segment(image(image_bytes(1)), prompted(BOX))
+    assert (await door.segment(plain("image_id", first.image.id), prompted(BOX))).results == first.results
     assert door.sam.encodes == [1, 1]
 
 
 async def test_the_model_that_is_named_answers(door: Door) -> None:
     embedded = await door.embed(model="lemon-sam")
     assert embedded.model == schema.SamModel(name=SECOND.name, revision="0b" * 6, input_size=1024, padding="square")
-    assert (await door.segment(image(), asked(BOX, model="lemon-sam"))).model.name == SECOND.name
+    assert (await door.segment(image(), prompted(BOX, model="lemon-sam"))).model.name == SECOND.name
     assert (door.sam.encodes, door.second.encodes) == ([], [1])
 
 
@@ -288,9 +288,9 @@ async def test_the_parts_of_the_time_lie_within_the_whole(caller: Caller, reques
 
 
 async def test_an_answer_says_how_many_items_ran_together_and_0_where_none_ran(door: Door) -> None:
-    first = await door.segment(image(), asked(BOX, POINT))
+    first = await door.segment(image(), prompted(BOX, POINT))
     assert first.batch == schema.Batch(encode=1, prompt=2, infer=0)
-    assert (await door.segment(image(), asked(BOX))).batch == schema.Batch(encode=0, prompt=1, infer=0)
+    assert (await door.segment(image(), prompted(BOX))).batch == schema.Batch(encode=0, prompt=1, infer=0)
     assert (await door.embed(image_bytes(1))).batch == schema.Batch(encode=1, prompt=0, infer=0)
     assert (await door.embed(image_bytes(1))).batch == schema.Batch(encode=0, prompt=0, infer=0)
     assert (await door.semantic()).batch == schema.Batch(encode=0, prompt=0, infer=1)
@@ -331,7 +331,7 @@ async def test_as_png_all_classes_come_in_one_indexed_image(door: Door) -> None:
 
 
 async def test_an_overlay_tints_each_class(door: Door) -> None:
-    pixels = drawn((await door.semantic(overlay=True)).overlay, (224, 112))
+    pixels = overlay_pixels((await door.semantic(overlay=True)).overlay, (224, 112))
     assert not pixels[~(HEALTHY | INFECTED)].any()
     assert tuple(pixels[40, 48]) == (0, 192, 80)  # 0.55 of green and 0.45 of the class's colour
     assert pixels[40, 112].any()
@@ -361,7 +361,7 @@ async def test_nothing_is_kept_of_a_classified_image(door: Door) -> None:
     for _ in range(2):
         assert (await door.semantic()).timing_ms.infer > 0
     assert door.unet.encodes == [1, 1]
-    answer = await door.post(plain("image_id", images.content_id(PEEL)), asked(BOX))
+    answer = await door.post(plain("image_id", images.content_id(PEEL)), prompted(BOX))
     assert answer.json()["code"] == "unknown_image_id"
 
 

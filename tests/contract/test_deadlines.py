@@ -24,7 +24,6 @@ from tests.contract.door import (
     POINT,
     Door,
     Visitor,
-    asked,
     checked,
     fields,
     image,
@@ -32,6 +31,7 @@ from tests.contract.door import (
     open_door,
     plain,
     problem,
+    prompted,
     within,
 )
 from tests.contract.doors import (
@@ -239,17 +239,17 @@ async def test_a_caller_who_leaves_the_queue_is_dropped_before_anything_runs(
 async def test_a_deadline_that_passes_on_the_device_is_answered_at_once(door: Door) -> None:
     await door.embed(image_bytes(1))
     busy = await door.hold()
-    answer = await door.post(image(image_bytes(HELD)), asked(BOX), headers=within(50))
+    answer = await door.post(image(image_bytes(HELD)), prompted(BOX), headers=within(50))
     problem(answer, "deadline_exceeded")
     assert not busy.done()
     door.let_go()
     await busy
-    assert only(await door.segment(image(image_bytes(HELD)), asked(BOX))).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(image_bytes(HELD)), prompted(BOX))).box == (32, 16, 64, 48)
 
 
 @pytest.mark.parametrize("path", ["/v1/segment", "/v1/embed"])
 async def test_a_deadline_counts_from_the_arrival_of_the_request(door: Door, path: str) -> None:
-    parts = [image()] if path == "/v1/embed" else [image(), asked(BOX)]
+    parts = [image()] if path == "/v1/embed" else [image(), prompted(BOX)]
     # No body is read within a microsecond.
     problem(await door.post(*parts, path=path, headers=within(0.001)), "deadline_exceeded")
     assert door.sam.encodes == []
@@ -258,16 +258,16 @@ async def test_a_deadline_counts_from_the_arrival_of_the_request(door: Door, pat
 @pytest.mark.parametrize("text", ["60000", "6e4", "59999.5", "3600000"])
 async def test_a_distant_deadline_changes_nothing(door: Door, text: str) -> None:
     headers = {"x-deadline-ms": text}
-    assert only(await door.segment(image(), asked(BOX), headers=headers)).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(), prompted(BOX), headers=headers)).box == (32, 16, 64, 48)
 
 
 async def test_a_request_that_can_be_in_time_is_taken_and_a_known_image_needs_no_encoder(door: Door) -> None:
     door.sam.encode_s_per_megapixel = 100
     await door.learn()
     problem(await door.post(image(), path="/v1/embed", headers=within(60_000)), "deadline_unreachable")
-    embedded = await door.segment(image(), asked(BOX), headers=within(120_000))
+    embedded = await door.segment(image(), prompted(BOX), headers=within(120_000))
     assert embedded.timing_ms.encode == pytest.approx(1000 * SECONDS, abs=1000 * PATIENCE_S)
-    assert only(await door.segment(image(), asked(BOX), headers=within(60_000))).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(), prompted(BOX), headers=within(60_000))).box == (32, 16, 64, 48)
 
 
 async def test_the_u_nets_time_is_predicted_from_the_size_of_its_input(door: Door) -> None:
@@ -284,18 +284,20 @@ async def test_the_work_ahead_counts_against_a_deadline(door: Door) -> None:
     door.sam.encode_s_per_megapixel = 100
     await door.learn()
     busy = await door.hold()
-    problem(await door.post(image(), asked(BOX), headers=within(120_000)), "deadline_unreachable")
+    problem(await door.post(image(), prompted(BOX), headers=within(120_000)), "deadline_unreachable")
     door.let_go()
     await busy
-    assert only(await door.segment(image(), asked(BOX), headers=within(120_000))).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(), prompted(BOX), headers=within(120_000))).box == (32, 16, 64, 48)
 
 
-async def test_whoever_waits_for_an_encoding_is_answered_though_the_first_sender_ran_out_of_time(door: Door) -> None:
+async def test_a_request_that_waits_for_an_encoding_is_answered_though_the_first_sender_ran_out_of_time(
+    door: Door,
+) -> None:
     busy = await door.hold()
-    first = door.start(image(), asked(BOX), headers=within(500))
+    first = door.start(image(), prompted(BOX), headers=within(500))
     await door.runner.images.reach(2)
-    second = door.start(image(), asked(BOX))
-    await door.cache.asked.reach(3)
+    second = door.start(image(), prompted(BOX))
+    await door.cache.lookups.reach(3)
     problem(await first, "deadline_exceeded")
     door.let_go()
     await busy
@@ -342,10 +344,10 @@ async def test_the_time_after_which_to_retry_is_that_of_the_work_ahead() -> None
         door.sam.encode_s_per_megapixel = 100
         await door.learn()
         busy = await door.hold()
-        admitted = door.start(image(image_bytes(1)), asked(BOX))
+        admitted = door.start(image(image_bytes(1)), prompted(BOX))
         await door.runner.images.reach(2)
         for answer in (
-            await door.post(image(image_bytes(2)), asked(BOX)),
+            await door.post(image(image_bytes(2)), prompted(BOX)),
             await door.post(image(image_bytes(2)), path="/v1/embed"),
         ):
             problem(answer, "overloaded")
@@ -354,21 +356,21 @@ async def test_the_time_after_which_to_retry_is_that_of_the_work_ahead() -> None
         door.let_go()
         await busy
         assert only(checked(await admitted, schema.SegmentResponse)).box == (32, 16, 64, 48)
-        assert only(await door.segment(image(image_bytes(2)), asked(BOX))).box == (32, 16, 64, 48)
+        assert only(await door.segment(image(image_bytes(2)), prompted(BOX))).box == (32, 16, 64, 48)
 
 
 async def test_a_request_that_would_make_an_earlier_one_late_is_refused(door: Door) -> None:
     door.sam.encode_s_per_megapixel = 100
     await door.learn()
     busy = await door.hold()
-    admitted = door.start(image(image_bytes(1)), asked(BOX), headers=within(200_000))
+    admitted = door.start(image(image_bytes(1)), prompted(BOX), headers=within(200_000))
     await door.runner.images.reach(2)
     urgent = {"priority": "u=0"}
-    problem(await door.post(image(image_bytes(2)), asked(BOX), headers=urgent), "overloaded")
+    problem(await door.post(image(image_bytes(2)), prompted(BOX), headers=urgent), "overloaded")
     door.let_go()
     await busy
     assert only(checked(await admitted, schema.SegmentResponse)).box == (32, 16, 64, 48)
-    assert only(await door.segment(image(image_bytes(2)), asked(BOX), headers=urgent)).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(image_bytes(2)), prompted(BOX), headers=urgent)).box == (32, 16, 64, 48)
     assert door.sam.encoded == [HELD, 1, 2]
 
 
@@ -404,7 +406,7 @@ async def test_of_equally_urgent_requests_the_earliest_deadline_goes_first(door:
 
 
 async def test_a_caller_who_stays_is_answered_while_the_server_listens_for_the_disconnect(door: Door) -> None:
-    visitor = Visitor(image(), asked(BOX))
+    visitor = Visitor(image(), prompted(BOX))
     await visitor.start(door)
     start, *bodies = visitor.sent
     assert start["status"] == 200
@@ -414,11 +416,11 @@ async def test_a_caller_who_stays_is_answered_while_the_server_listens_for_the_d
 
 async def test_an_image_that_another_request_waits_for_is_encoded_though_its_sender_left(door: Door) -> None:
     busy = await door.hold()
-    leaving = [Visitor(image(image_bytes(1)), path="/v1/embed"), Visitor(image(image_bytes(3)), asked(POINT))]
+    leaving = [Visitor(image(image_bytes(1)), path="/v1/embed"), Visitor(image(image_bytes(3)), prompted(POINT))]
     calls = [visitor.start(door) for visitor in leaving]
     await door.runner.images.reach(3)
-    staying = door.start(image(image_bytes(3)), asked(BOX))
-    await door.cache.asked.reach(4)
+    staying = door.start(image(image_bytes(3)), prompted(BOX))
+    await door.cache.lookups.reach(4)
     for visitor in leaving:
         visitor.hang_up()
     await asyncio.gather(*calls)
@@ -435,12 +437,16 @@ async def test_a_broken_device_fails_every_request_and_is_reported(
 ) -> None:
     door = caller.door
     busy = await door.hold()
-    waiting = [door.start(image(), asked(BOX)), caller.start(caller.segment(image_bytes(1)))]
+    waiting = [door.start(image(), prompted(BOX)), caller.start(caller.segment(image_bytes(1)))]
     await door.runner.images.reach(3)
     before = door.pipelines.engine.broken
     door.sam.fails = DeviceBroken("CUDA error at /srv/weights")
     door.let_go()
-    for answer in (await waiting[0], await door.post(image(), asked(BOX)), await door.post(image(), path="/v1/embed")):
+    for answer in (
+        await waiting[0],
+        await door.post(image(), prompted(BOX)),
+        await door.post(image(), path="/v1/embed"),
+    ):
         problem(answer, "internal_error")
         assert "CUDA" not in answer.text
     await refused(waiting[1], "internal_error")
@@ -457,7 +463,7 @@ async def test_a_broken_device_fails_every_request_and_is_reported(
 async def test_prompts_of_two_requests_on_two_images_share_a_batch_and_get_their_own_answers(door: Door) -> None:
     ids = [(await door.embed(image_bytes(red))).image.id for red in (0, 255)]
     parts = [
-        (plain("image_id", image_id), asked(box, format="logits"))
+        (plain("image_id", image_id), prompted(box, format="logits"))
         for image_id, box in zip(ids, (UPPER, LOWER), strict=True)
     ]
     alone = [await door.segment(*sent) for sent in parts]
@@ -513,7 +519,7 @@ async def test_one_bad_prompt_of_a_shared_batch_fails_alone(door: Door, caplog: 
     ids = [(await door.embed(image_bytes(red))).image.id for red in (1, 2, 3)]
     door.sam.spoilt = {2}
     busy = await door.hold()
-    calls = [door.start(plain("image_id", image_id), asked(BOX)) for image_id in ids]
+    calls = [door.start(plain("image_id", image_id), prompted(BOX)) for image_id in ids]
     await door.runner.requests.reach(3)
     door.let_go()
     await busy
@@ -525,7 +531,7 @@ async def test_one_bad_prompt_of_a_shared_batch_fails_alone(door: Door, caplog: 
     failed = [vars(record)["request_id"] for record in caplog.records if record.levelno == logging.ERROR]
     assert failed == [bad.headers["x-request-id"]]
     door.sam.spoilt = set()
-    assert only(await door.segment(plain("image_id", ids[1]), asked(BOX))).box == (32, 16, 64, 48)
+    assert only(await door.segment(plain("image_id", ids[1]), prompted(BOX))).box == (32, 16, 64, 48)
 
 
 async def test_one_bad_image_of_a_shared_batch_fails_alone(door: Door) -> None:
@@ -543,7 +549,7 @@ async def test_one_bad_image_of_a_shared_batch_fails_alone(door: Door) -> None:
 
 async def test_models_on_different_devices_do_not_wait_for_each_other(door: Door) -> None:
     busy = await door.hold_unet()
-    assert only(await door.segment(image(), asked(BOX))).box == (32, 16, 64, 48)
+    assert only(await door.segment(image(), prompted(BOX))).box == (32, 16, 64, 48)
     assert not busy.done()
     door.let_go()
     await busy

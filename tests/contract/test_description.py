@@ -15,7 +15,7 @@ from service.api.operations import OPERATIONS, Operation
 from service.errors import PROBLEMS
 from service.oip import openapi
 from service.oip.models import TENSORS
-from tests.contract.door import POINT, Door, asked, fields, image
+from tests.contract.door import POINT, Door, fields, image, prompted
 from tests.contract.scenes import PEEL, TWO
 from tests.fakes import LOADED
 
@@ -80,7 +80,7 @@ async def test_answers_are_valid_by_their_schemas(
 ) -> None:
     options = {"format": mask_format, "overlay": overlay}
     parts = {
-        "/v1/segment": [image(), asked(POINT, **options)],
+        "/v1/segment": [image(), prompted(POINT, **options)],
         "/v1/embed": [image()],
         "/v1/semantic": [image(PEEL), fields(**options)],
         "/v1/inspect": [image(TWO), fields(**options, frame_id="1")],
@@ -159,5 +159,10 @@ def test_the_example_of_an_inspection_is_consistent(description: Any) -> None:
 async def test_the_page_reads_the_description_and_nothing_from_elsewhere(door: Door) -> None:
     page = await door.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "swagger-ui" in page.text
     assert "http" not in page.text
+    files = re.findall(r'(?:src|href)="\./([^"]+)"', page.text)
+    assert len(files) == 5
+    for file in files:
+        asset = await door.client.get(f"/{file}")
+        assert (asset.status_code, asset.headers["content-type"].partition("/")[0]) == (200, "text")
+        assert asset.content

@@ -9,7 +9,7 @@ import pytest
 from models.letterbox import Padding, letterbox_for
 from models.types import Size
 from service.api import schema
-from tests.contract.door import BOX, Door, asked, image, only, open_door, plain, problem, within
+from tests.contract.door import BOX, Door, image, only, open_door, plain, problem, prompted, within
 from tests.fakes import SECOND, SIZE, UNPADDED, image_bytes
 
 
@@ -23,7 +23,7 @@ async def test_the_encoder_sees_the_requested_size_and_the_answer_names_it(
     door: Door, side: int, padding: Padding
 ) -> None:
     chosen: dict[str, Any] = {"input_size": side, "padding": padding}
-    answer = await door.segment(image(), asked(BOX, **chosen))
+    answer = await door.segment(image(), prompted(BOX, **chosen))
     letterbox = letterbox_for(SIZE, side, padding)
     assert used(answer) == (side, padding)
     assert only(answer).box == (32, 16, 64, 48)
@@ -33,7 +33,10 @@ async def test_the_encoder_sees_the_requested_size_and_the_answer_names_it(
 
 async def test_by_default_it_is_the_largest_size_without_padding(door: Door) -> None:
     assert used(await door.embed()) == (1024, "none")
-    assert used(await door.segment(image(image_bytes(1)), asked(BOX, input_size=None, padding=None))) == (1024, "none")
+    assert used(await door.segment(image(image_bytes(1)), prompted(BOX, input_size=None, padding=None))) == (
+        1024,
+        "none",
+    )
     assert set(door.sam.frames) == {UNPADDED}
 
 
@@ -56,7 +59,7 @@ async def test_embeddings_of_different_sizes_are_kept_apart_under_one_id(door: D
     assert len({answer.image.id for answer in embedded}) == 1
     for choice in choices:
         assert (await door.embed(**choice)).timing_ms.encode == 0
-        assert (await door.segment(image(), asked(BOX, **choice))).timing_ms.encode == 0
+        assert (await door.segment(image(), prompted(BOX, **choice))).timing_ms.encode == 0
     assert door.sam.encodes == [1] * 4
 
 
@@ -74,14 +77,14 @@ async def test_an_id_finds_the_largest_embedding_that_fits_the_request(door: Doo
         ({"input_size": "auto", "padding": "square"}, small),
     ]
     for choice, expected in fitting:
-        assert used(await door.segment(by_id, asked(BOX, **choice))) == expected
+        assert used(await door.segment(by_id, prompted(BOX, **choice))) == expected
     others: list[dict[str, Any]] = [
         {"input_size": 768},
         {"input_size": 1024, "padding": "square"},
         {"input_size": 512, "padding": "none"},
     ]
     for choice in others:
-        body = problem(await door.post(by_id, asked(BOX, **choice)), "unknown_image_id")
+        body = problem(await door.post(by_id, prompted(BOX, **choice)), "unknown_image_id")
         assert "at this input size" in body.detail
 
 
@@ -90,7 +93,7 @@ async def test_a_square_image_is_found_whatever_padding_it_was_sent_with(door: D
     data = image_bytes(1, Size(96, 96))
     by_id = plain("image_id", (await door.embed(data, padding=padding)).image.id)
     for other in ("none", "square"):
-        await door.segment(by_id, asked(BOX, padding=other))
+        await door.segment(by_id, prompted(BOX, padding=other))
         assert (await door.embed(data, padding=other)).timing_ms.encode == 0
     assert door.sam.encodes == [1]
 
@@ -103,7 +106,7 @@ async def test_auto_takes_the_largest_size_that_meets_the_deadline(
     door.sam.encode_s_per_megapixel = 100
     await door.learn()
     headers = {} if seconds is None else within(1000 * seconds)
-    answer = await door.segment(image(), asked(BOX, input_size="auto"), headers=headers)
+    answer = await door.segment(image(), prompted(BOX, input_size="auto"), headers=headers)
     assert used(answer) == (side, "none")
     assert answer.degraded is (side < 1024)
     assert only(answer).box == (32, 16, 64, 48)
@@ -113,14 +116,14 @@ async def test_auto_takes_the_largest_size_that_meets_the_deadline(
 async def test_auto_is_refused_where_no_size_meets_the_deadline(door: Door) -> None:
     door.sam.encode_s_per_megapixel = 100
     await door.learn()
-    answer = await door.post(image(), asked(BOX, input_size="auto"), headers=within(10_000))
+    answer = await door.post(image(), prompted(BOX, input_size="auto"), headers=within(10_000))
     problem(answer, "deadline_unreachable")
     assert door.sam.frames == []
 
 
 async def test_a_smaller_size_that_was_requested_or_is_cached_is_no_degradation(door: Door) -> None:
-    assert not (await door.segment(image(), asked(BOX, input_size=512))).degraded
-    cached = await door.segment(image(), asked(BOX, input_size="auto"))
+    assert not (await door.segment(image(), prompted(BOX, input_size=512))).degraded
+    cached = await door.segment(image(), prompted(BOX, input_size="auto"))
     assert (used(cached), cached.degraded) == ((512, "none"), False)
     assert used(await door.embed(input_size="auto")) == (512, "none")
     assert len(door.sam.frames) == 1
@@ -134,20 +137,20 @@ async def test_a_model_with_one_size_answers_at_this_size_and_refuses_others(doo
         {"input_size": "auto", "padding": "none"},
     ]
     for choice in others:
-        body = problem(await door.post(image(), asked(BOX, model=SECOND.name, **choice)), "unsupported_input")
+        body = problem(await door.post(image(), prompted(BOX, model=SECOND.name, **choice)), "unsupported_input")
         assert "1024" in body.detail
     assert door.second.frames == []
     fitting: list[dict[str, Any]] = [{}, {"input_size": 1024}, {"input_size": "auto"}, {"padding": "square"}]
     for choice in fitting:
-        answer = await door.segment(image(), asked(BOX, model=SECOND.name, **choice))
+        answer = await door.segment(image(), prompted(BOX, model=SECOND.name, **choice))
         assert used(answer) == (1024, "square")
         assert only(answer).box == (32, 16, 64, 48)
     assert door.second.frames == [letterbox_for(SIZE)]
 
 
 async def test_logits_of_one_size_are_a_prompt_at_the_same_size_only(door: Door) -> None:
-    earlier = only(await door.segment(image(), asked(BOX, format="logits", input_size=512)))
+    earlier = only(await door.segment(image(), prompted(BOX, format="logits", input_size=512)))
     guess = {"mask": earlier.mask.model_dump(mode="json"), "multimask": False}
-    assert only(await door.segment(image(), asked(guess, input_size=512))).box == (32, 16, 64, 48)
-    body = problem(await door.post(image(), asked(guess)), "malformed_prompt")
+    assert only(await door.segment(image(), prompted(guess, input_size=512))).box == (32, 16, 64, 48)
+    body = problem(await door.post(image(), prompted(guess)), "malformed_prompt")
     assert f"{UNPADDED.logits.width} x {UNPADDED.logits.height}" in body.detail

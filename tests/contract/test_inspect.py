@@ -23,7 +23,7 @@ from service.api import schema
 from tests.contract.door import Door, image, open_door, problem, serving, within
 from tests.contract.doors import pixels_of
 from tests.contract.scenes import CLEAN, FRUIT_SIZE, NO_FRUIT, SICK, SPOT, TWO, Corners, fruit_image, fruit_mask, turned
-from tests.contract.test_answers import drawn
+from tests.contract.test_answers import overlay_pixels
 from tests.fakes import (
     LOADED,
     LOADED_UNET,
@@ -184,7 +184,7 @@ async def test_the_frames_identifiers_are_returned(door: Door) -> None:
 async def test_an_overlay_is_a_png_of_the_images_size_with_the_fruit_drawn_in(door: Door, mode: str) -> None:
     answer = await door.inspect(mode=mode, overlay=True)
     with PIL.Image.open(io.BytesIO(TWO)) as opened:
-        changed = (drawn(answer.overlay, (448, 224)) != np.asarray(opened)).any(axis=2)
+        changed = (overlay_pixels(answer.overlay, (448, 224)) != np.asarray(opened)).any(axis=2)
     for fruit in answer.fruits:
         left, _, right, bottom = fruit.box
         assert changed[bottom - 1, left + 1 : right - 1].all()

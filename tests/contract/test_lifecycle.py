@@ -19,7 +19,7 @@ from service.oip.models import TENSORS
 from service.proto.generated.inference import open_inference_pb2 as oip
 from service.proto.generated.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, MIB, POINT, Door, asked, image, only, open_door, problem
+from tests.contract.door import BOX, MIB, POINT, Door, image, only, open_door, problem, prompted
 from tests.contract.doors import Request, doors, embed, everywhere, inspect, oip_doors, refusal_by, segment, semantic
 from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused, segment_request
 from tests.contract.grpc_door import only as only_mask
@@ -129,7 +129,7 @@ async def test_a_loading_server_is_live_and_not_ready() -> None:
 
 async def test_a_server_whose_device_broke_is_neither_live_nor_ready(caller: Caller) -> None:
     caller.door.sam.fails = DeviceBroken("gone")
-    problem(await caller.door.post(image(), asked(BOX)), "internal_error")
+    problem(await caller.door.post(image(), prompted(BOX)), "internal_error")
     assert await got(caller, "/v2/health/live") == (503, {"live": False})
     assert await got(caller, "/v2/health/ready") == (503, {"ready": False})
     assert await got(caller, f"{MODEL}/ready") == (503, {"name": LOADED.name, "ready": False})
@@ -312,7 +312,7 @@ async def test_a_body_with_a_wrong_length_is_held_to_the_limit_too(door: Door, l
 
 
 async def test_a_body_of_exactly_the_limit_is_taken() -> None:
-    parts = [image(), asked(BOX)]
+    parts = [image(), prompted(BOX)]
     length = int(httpx.Request("POST", "http://pomona", files=parts).headers["content-length"])
     async with open_door(max_upload_mib=length / MIB) as door:
         assert only(await door.segment(*parts)).box == (32, 16, 64, 48)

@@ -15,7 +15,7 @@ from models.errors import BackendError
 from service.api import schema
 from service.observability.observer import Observer, Outcome
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, POINT, Door, asked, checked, image, open_door, problem, scope_of
+from tests.contract.door import BOX, POINT, Door, checked, image, open_door, problem, prompted, scope_of
 from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused
 from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, Inputs, Refused, infer
 from tests.contract.scenes import IMAGE, PEEL, TWO
@@ -31,11 +31,11 @@ TRACE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def test_a_request_id_is_returned_with_answers_and_errors(caller: Caller, request_id: str) -> None:
     headers = {"x-request-id": request_id}
     client = caller.door.client
-    answer = await caller.door.post(image(), asked(POINT), headers=headers)
+    answer = await caller.door.post(image(), prompted(POINT), headers=headers)
     assert checked(answer, schema.SegmentResponse).request_id == answer.headers["x-request-id"] == request_id
     assert (await client.get("/v1/models", headers=headers)).headers["x-request-id"] == request_id
     for bad in (
-        await caller.door.post(asked(POINT), headers=headers),
+        await caller.door.post(prompted(POINT), headers=headers),
         await client.get("/v1/segment", headers=headers),
         await client.get("/v1/oranges", headers=headers),
     ):
@@ -51,7 +51,10 @@ async def test_a_request_id_is_returned_with_answers_and_errors(caller: Caller, 
 @pytest.mark.parametrize("request_id", [None, "", "two words", "7" * 129, "or\tange", "<b>", "größe"])
 async def test_a_missing_or_odd_request_id_is_replaced(caller: Caller, request_id: str | None) -> None:
     headers = {} if request_id is None else {b"x-request-id": request_id.encode()}
-    answers = [await caller.door.post(image(), asked(POINT), headers=headers), await caller.door.post(headers=headers)]
+    answers = [
+        await caller.door.post(image(), prompted(POINT), headers=headers),
+        await caller.door.post(headers=headers),
+    ]
     made = [answer.headers["x-request-id"] for answer in answers]
     assert made == [answer.json()["request_id"] for answer in answers]
     assert len(set(made)) == 2
@@ -87,7 +90,7 @@ async def test_an_answer_leaves_one_line(caller: Caller, caplog: pytest.LogCaptu
         assert line["ms"] >= total
         return line
 
-    segmented = await door.segment(image(), asked(BOX, POINT), headers=headers)
+    segmented = await door.segment(image(), prompted(BOX, POINT), headers=headers)
     common = {"method": "POST", "status": 200}
     check("/v1/segment", LOADED.name, segmented.timing_ms, prompts=2, degraded=False, request_id="frame-1", **common)
     check("/v1/embed", LOADED.name, (await door.embed()).timing_ms, **common)
@@ -152,7 +155,7 @@ async def test_an_unknown_method_is_named_in_the_log(caller: Caller, caplog: pyt
 async def test_a_caller_who_left_leaves_a_line_too(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pomona")
     door.sam.blocks = threading.Event()
-    call = asyncio.create_task(door.post(image(), asked(BOX)))
+    call = asyncio.create_task(door.post(image(), prompted(BOX)))
     assert await asyncio.to_thread(door.sam.entered.wait, PATIENCE_S)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -183,14 +186,14 @@ async def test_a_caller_who_hangs_up_while_sending_leaves_a_line_and_no_error(
 async def test_no_line_contains_any_of_the_image(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     door, text = caller.door, b"a secret photograph " * 4
-    await door.segment(image(), asked(BOX, format="png", overlay=True))
-    problem(await door.post(image(text), asked(POINT)), "not_an_image")
-    problem(await door.post(image(IMAGE[:-40]), asked(POINT)), "truncated_image")
+    await door.segment(image(), prompted(BOX, format="png", overlay=True))
+    problem(await door.post(image(text), prompted(POINT)), "not_an_image")
+    problem(await door.post(image(IMAGE[:-40]), prompted(POINT)), "truncated_image")
     await caller.segment(overlay=True)
     await refused(caller.segment(text), "not_an_image")
     await refused(caller.channel.unary_unary(f"/{SERVICE}/Segment")(b"\xff secret"), "malformed_request")
     door.sam.fails = BackendError("the device failed")
-    problem(await door.post(image(image_bytes(9)), asked(POINT)), "internal_error")
+    problem(await door.post(image(image_bytes(9)), prompted(POINT)), "internal_error")
     ours = [vars(record) for record in caplog.records if record.name.startswith("pomona")]
     assert len(ours) == 8
     for line in ours:
@@ -268,7 +271,7 @@ async def test_requests_are_counted_under_paths_and_models_that_callers_cannot_i
             await infer(caller, HTTP_BINARY, boxed(), model="plum", version="7")
         await client.get("/v2/models/plum/versions/7/ready")
         await client.get("/v2/oranges")
-        problem(await caller.door.post(image(), asked(POINT, model="plum")), "unknown_model")
+        problem(await caller.door.post(image(), prompted(POINT, model="plum")), "unknown_model")
     assert listener.finished == [
         ("/v1/inspect", LOADED_UNET.name, "ok"),
         ("other", "", "refused"),

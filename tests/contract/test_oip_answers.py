@@ -10,7 +10,7 @@ import pytest
 
 from models.images import decode
 from models.types import Size
-from tests.contract.door import POINT, asked, image
+from tests.contract.door import POINT, image, prompted
 from tests.contract.doors import CLASSES
 from tests.contract.grpc_door import Caller
 from tests.contract.oip_door import HTTP_JSON, WAYS, Inputs, http_answer, http_body, infer
@@ -53,7 +53,7 @@ async def test_rows_of_points_are_prompts_and_labels_of_minus_one_are_padding(ca
     points = np.array([[[64, 48], [0, 0]], [[20, 30], [90, 90]]], np.float32)
     labels = np.array([[1, -1], [1, 0]], np.int64)
     answer = await infer(caller, way, {"image": IMAGE, "points": points, "labels": labels}, "boxes", "scores")
-    over_http = await caller.door.segment(image(), asked(POINT, {"points": [[20, 30], [90, 90]], "labels": [1, 0]}))
+    over_http = await caller.door.segment(image(), prompted(POINT, {"points": [[20, 30], [90, 90]], "labels": [1, 0]}))
     boxes = [[list(mask.box) for mask in result.masks] for result in over_http.results]
     assert answer.outputs["boxes"].tolist() == boxes
     assert answer.outputs["scores"].shape == (2, 3)

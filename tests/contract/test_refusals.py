@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import PROBLEMS
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, LIMITS, POINT, Door, asked, fields, image, open_door, plain, problem
+from tests.contract.door import BOX, LIMITS, POINT, Door, fields, image, open_door, plain, problem, prompted
 from tests.contract.doors import Name, doors, oip_doors, refusal_by
 from tests.contract.grpc_door import Caller, frames_of, refused, segment_request
 from tests.contract.refusals import BODIES, EVERYWHERE, IN_JSON, MESSAGES, ONLY_ID, PLACES, QUOTING, TEXTS, Refusal
@@ -135,8 +135,8 @@ async def test_a_url_instead_of_an_image_is_never_fetched(caller: Caller) -> Non
         server.files["/orange.png"] = IMAGE
         url = server.url("/orange.png")
         for part in (image(url.encode()), plain("image", url)):
-            problem(await caller.door.post(part, asked(POINT)), "not_an_image")
-        problem(await caller.door.post(plain("image_id", url), asked(POINT)), "unknown_image_id")
+            problem(await caller.door.post(part, prompted(POINT)), "not_an_image")
+        problem(await caller.door.post(plain("image_id", url), prompted(POINT)), "unknown_image_id")
         await refused(caller.segment(url.encode()), "not_an_image")
         await refused(
             caller.stub.Segment(pb.SegmentRequest(image_id=url, prompts=segment_request().prompts)), "unknown_image_id"
@@ -152,8 +152,8 @@ async def test_a_detail_that_quotes_the_caller_stays_short(caller: Caller) -> No
 
 async def test_empty_parts_of_a_form_are_as_if_absent() -> None:
     async with open_door(**LIMITS) as door:
-        by_image = await door.segment(image(), plain("image_id", ""), asked(BOX))
-        by_id = await door.segment(image(b""), plain("image_id", by_image.image.id), asked(BOX))
+        by_image = await door.segment(image(), plain("image_id", ""), prompted(BOX))
+        by_id = await door.segment(image(b""), plain("image_id", by_image.image.id), prompted(BOX))
         assert by_id.results == by_image.results
         problem(await door.post(image(b""), fields(), path="/v1/embed"), "not_an_image")
 

@@ -19,7 +19,7 @@ from models.errors import BackendError
 from service.observability.logs import json_handler
 from service.observability.tracing import TraceExporter
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, Door, asked, image, plain, problem, within
+from tests.contract.door import BOX, Door, image, plain, problem, prompted, within
 from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused, segment_request
 from tests.fakes import image_bytes
 
@@ -106,7 +106,7 @@ async def together(caller: Caller, *images: bytes) -> list[Any]:
     await door.learn()
     door.sam.encode_s_per_batch = 0
     busy = await door.hold()
-    over_http = door.start(image(images[0]), asked(BOX), headers=CALLER)
+    over_http = door.start(image(images[0]), prompted(BOX), headers=CALLER)
     over_grpc = caller.start(caller.stub.Segment(segment_request(images[1])))
     await door.runner.images.reach(3)
     door.let_go()
@@ -140,7 +140,7 @@ async def test_requests_that_share_a_batch_are_linked_with_it(caller: Caller, re
 
 
 async def test_a_callers_trace_continues_in_the_request_and_its_answer(caller: Caller, recorded: Recorded) -> None:
-    over_http = await caller.door.post(image(), asked(BOX), headers=CALLER)
+    over_http = await caller.door.post(image(), prompted(BOX), headers=CALLER)
     call = caller.stub.Segment(segment_request(), metadata=tuple(CALLER.items()))
     await call
     over_grpc = dict(await call.trailing_metadata() or ())
@@ -153,7 +153,7 @@ async def test_a_callers_trace_continues_in_the_request_and_its_answer(caller: C
 
 
 async def test_an_answer_names_the_trace_that_was_begun_for_it(caller: Caller, recorded: Recorded) -> None:
-    answer = await caller.door.post(image(), asked(BOX))
+    answer = await caller.door.post(image(), prompted(BOX))
     trace_id, span_id = ids(recorded.only("POST /v1/segment"))
     begun, _, flags = answer.headers["traceparent"].rpartition("-")
     assert begun == f"00-{trace_id:032x}-{span_id:016x}"
@@ -162,22 +162,22 @@ async def test_an_answer_names_the_trace_that_was_begun_for_it(caller: Caller, r
 
 
 async def test_a_request_that_its_caller_does_not_sample_is_not_recorded(caller: Caller, recorded: Recorded) -> None:
-    answer = await caller.door.post(image(), asked(BOX), headers={"traceparent": UNSAMPLED})
+    answer = await caller.door.post(image(), prompted(BOX), headers={"traceparent": UNSAMPLED})
     assert answer.headers["traceparent"].startswith(f"00-{TRACE_ID}-")
     assert answer.headers["traceparent"].endswith("-00")
     assert recorded.all() == []
 
 
 async def test_without_tracing_a_callers_context_is_returned_as_it_came(door: Door) -> None:
-    answer = await door.post(image(), asked(BOX), headers=CALLER)
+    answer = await door.post(image(), prompted(BOX), headers=CALLER)
     assert {name: answer.headers[name] for name in CALLER} == CALLER
     for odd in ("my trace", PARENT.replace(TRACE_ID, "0" * 32), f"ff{PARENT[2:]}"):
-        answer = await door.post(image(), asked(BOX), headers={"traceparent": odd})
+        answer = await door.post(image(), prompted(BOX), headers={"traceparent": odd})
         assert "traceparent" not in answer.headers
 
 
 async def test_a_span_has_the_attributes_of_the_log_line(caller: Caller, recorded: Recorded) -> None:
-    await caller.door.post(image(), asked(BOX), headers={"x-request-id": "frame-1"})
+    await caller.door.post(image(), prompted(BOX), headers={"x-request-id": "frame-1"})
     found = attributes(recorded.only("POST /v1/segment"))
     assert found == {
         "http.request.method": "POST",
@@ -195,14 +195,14 @@ async def test_a_span_has_the_attributes_of_the_log_line(caller: Caller, recorde
 
 
 async def test_a_refusal_has_its_code_and_a_failure_is_an_error(caller: Caller, recorded: Recorded) -> None:
-    problem(await caller.door.post(asked(BOX)), "no_image")
+    problem(await caller.door.post(prompted(BOX)), "no_image")
     await refused(caller.segment(b"no image"), "not_an_image")
     spans = [recorded.only("POST /v1/segment"), recorded.only(SEGMENT)]
     assert [attributes(span)["pomona.code"] for span in spans] == ["no_image", "not_an_image"]
     assert [span.status.status_code for span in spans] == [StatusCode.UNSET] * 2
     recorded.forget()
     caller.door.sam.fails = BackendError("the device failed")
-    problem(await caller.door.post(image(), asked(BOX)), "internal_error")
+    problem(await caller.door.post(image(), prompted(BOX)), "internal_error")
     span = recorded.only("POST /v1/segment")
     assert span.status.status_code is StatusCode.ERROR
     assert [(part.name, part.status.status_code) for part in recorded.parts(span)] == [
@@ -216,7 +216,7 @@ async def test_a_request_whose_deadline_passed_in_the_queue_has_a_failed_queue_s
     caller: Caller, recorded: Recorded
 ) -> None:
     busy = await caller.door.hold()
-    late = await caller.door.post(image(), asked(BOX), headers=within(400))
+    late = await caller.door.post(image(), prompted(BOX), headers=within(400))
     problem(late, "deadline_exceeded")
     caller.door.let_go()
     await busy
@@ -229,8 +229,8 @@ async def test_a_request_whose_deadline_passed_in_the_queue_has_a_failed_queue_s
 
 async def test_waiting_for_another_requests_encoding_is_recorded_as_queue(caller: Caller, recorded: Recorded) -> None:
     busy = await caller.door.hold()
-    calls = [caller.door.start(image(), asked(BOX)) for _ in range(2)]
-    await caller.door.cache.asked.reach(3)
+    calls = [caller.door.start(image(), prompted(BOX)) for _ in range(2)]
+    await caller.door.cache.lookups.reach(3)
     caller.door.let_go()
     await busy
     assert [(await call).status_code for call in calls] == [200, 200]
@@ -254,9 +254,11 @@ async def test_every_frame_of_a_stream_has_its_own_span(caller: Caller, recorded
 async def test_lines_of_the_log_have_the_request_and_trace_ids(
     caller: Caller, recorded: Recorded, written: io.StringIO
 ) -> None:
-    await caller.door.post(image(), asked(BOX), headers={"x-request-id": "a", **CALLER})
+    await caller.door.post(image(), prompted(BOX), headers={"x-request-id": "a", **CALLER})
     caller.door.sam.fails = BackendError("the device failed")
-    problem(await caller.door.post(image(image_bytes(9)), asked(BOX), headers={"x-request-id": "b"}), "internal_error")
+    problem(
+        await caller.door.post(image(image_bytes(9)), prompted(BOX), headers={"x-request-id": "b"}), "internal_error"
+    )
     logged = [(line["message"], line["request_id"], line["trace_id"]) for line in lines(written)]
     began = f"{ids(recorded.named('POST /v1/segment')[1])[0]:032x}"
     assert logged == [("request", "a", TRACE_ID), ("internal error", "b", began), ("request", "b", began)]
@@ -266,7 +268,7 @@ async def test_without_tracing_the_log_has_a_callers_trace_id_and_invents_none(
     door: Door, written: io.StringIO
 ) -> None:
     await asyncio.gather(
-        door.post(plain("image_id", "?"), asked(BOX), headers={"x-request-id": "a", **CALLER}),
-        door.post(plain("image_id", "?"), asked(BOX), headers={"x-request-id": "b"}),
+        door.post(plain("image_id", "?"), prompted(BOX), headers={"x-request-id": "a", **CALLER}),
+        door.post(plain("image_id", "?"), prompted(BOX), headers={"x-request-id": "b"}),
     )
     assert {line["request_id"]: line.get("trace_id") for line in lines(written)} == {"a": TRACE_ID, "b": None}

@@ -38,7 +38,7 @@ S = TypeVar("S", bound=schema.Schema)
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Scene:
     """A rendered image as it is sent, and its fruits' exact masks, boxes and centres."""
 
     sample: Sample
@@ -56,9 +56,9 @@ class Drawn:
         return [float(xs.mean()), float(ys.mean())]
 
 
-def draw(seed: int, *, infected_share: float = 0.0) -> Drawn:
+def render_scene(seed: int, *, infected_share: float = 0.0) -> Scene:
     sample = render(seed, SIZE, options=dataclasses.replace(_PLAIN, infected_share=infected_share))
-    return Drawn(sample, encode_image(sample.pixels))
+    return Scene(sample, encode_image(sample.pixels))
 
 
 def post(

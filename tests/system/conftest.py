@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from loadtest.server import Server, free_port, running
-from tests.system.calls import Drawn, draw, embed
+from tests.system.calls import Scene, embed, render_scene
 
 LIMITS = {"max_upload_mib": "4", "max_megapixels": "3", "max_prompts": "16", "max_points": "8"}
 
@@ -31,14 +31,14 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def drawn() -> Drawn:
-    return draw(2)
+def scene() -> Scene:
+    return render_scene(2)
 
 
 @pytest.fixture(scope="session")
-def known(client: httpx.Client, drawn: Drawn) -> str:
-    """The id of `drawn`, whose embedding the server holds."""
-    return embed(client, drawn.data).image.id
+def known(client: httpx.Client, scene: Scene) -> str:
+    """The id of `scene`, whose embedding the server holds."""
+    return embed(client, scene.data).image.id
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from loadtest.server import running
-from tests.system.calls import draw, segment
+from tests.system.calls import render_scene, segment
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_the_built_bento_contains_the_service_and_serves_masks(tmp_path: Path) -
     ours = {str(path.relative_to(ROOT)) for folder in ("models", "service") for path in (ROOT / folder).rglob("*.py")}
     assert held == ours
 
-    scene = draw(3)
+    scene = render_scene(3)
     with running(tmp_path, bento=tag) as server, httpx.Client(base_url=server.address, timeout=60) as client:
         answer = segment(client, scene.data, {"points": [scene.centre(1)]})
     assert len(answer.results[0].masks) == 3

@@ -22,7 +22,7 @@ from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.contract.doors import pixels_of
 from tests.contract.messages import to_json
-from tests.system.calls import ENTRY, Drawn, draw, iou, segment
+from tests.system.calls import ENTRY, Scene, iou, render_scene, segment
 from tests.system.test_lifecycle import in_flight
 
 pytestmark = pytest.mark.checkpoint
@@ -47,24 +47,29 @@ def pixels(answer: pb.SegmentResponse) -> BinaryMask:
 
 
 async def test_both_doors_answer_with_the_same_mask(
-    channel: grpc.aio.Channel, client: httpx.Client, drawn: Drawn, known: str
+    channel: grpc.aio.Channel, client: httpx.Client, scene: Scene, known: str
 ) -> None:
     stub = SegmentationStub(channel)
-    answer = await stub.Segment(pb.SegmentRequest(image=drawn.data, prompts=[box(drawn.box(1))]))
-    assert iou(pixels(answer), drawn.fruit(1)) >= 0.9
+    answer = await stub.Segment(pb.SegmentRequest(image=scene.data, prompts=[box(scene.box(1))]))
+    assert iou(pixels(answer), scene.fruit(1)) >= 0.9
     assert (answer.model.name, answer.model.revision) == (ENTRY.name, ENTRY.revision)
     # The image was encoded over HTTP.
     assert (answer.image.id, answer.batch.encode) == (known, 0)
-    over_http = segment(client, known, {"box": drawn.box(1), "multimask": False}).results[0].masks[0].mask
+    over_http = segment(client, known, {"box": scene.box(1), "multimask": False}).results[0].masks[0].mask
     assert isinstance(over_http, schema.RleMask)
     assert answer.results[0].masks[0].mask.rle.counts == over_http.counts
 
 
-async def test_a_stream_is_answered_frame_by_frame(channel: grpc.aio.Channel, drawn: Drawn) -> None:
-    new = draw(41)
+async def test_a_stream_is_answered_frame_by_frame(channel: grpc.aio.Channel, scene: Scene) -> None:
+    new = render_scene(41)
 
     async def frames() -> AsyncIterator[Any]:
-        for name, data in (("old", drawn.data), ("bad", b"an orange"), ("new", new.data), ("late", draw(42).data)):
+        for name, data in (
+            ("old", scene.data),
+            ("bad", b"an orange"),
+            ("new", new.data),
+            ("late", render_scene(42).data),
+        ):
             yield pb.SegmentStreamRequest(
                 request=pb.SegmentRequest(image=data, prompts=[box(new.box(1))]),
                 frame=pb.Frame(frame_id=name),
@@ -99,7 +104,7 @@ async def test_health_metrics_and_the_log_include_grpc(
 
 
 async def test_a_call_in_flight_is_answered_when_the_server_stops(tmp_path: Path) -> None:
-    new, port = draw(43), free_port()
+    new, port = render_scene(43), free_port()
     prompt = pb.Prompt(points=[pb.Point(x=new.centre(1)[0], y=new.centre(1)[1])])
     with running(tmp_path, grpc_port=str(port)) as server, ThreadPoolExecutor(2) as threads:
         loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ import pytest
 from models.masks import Rle, bounding_box, decode_rle
 from models.types import BinaryMask, PixelClass
 from service.api import schema
-from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, answered, draw, iou, post
+from tests.system.calls import ENTRY, FRUITS, SIZE, Scene, answered, iou, post, render_scene
 
 pytestmark = pytest.mark.checkpoint
 
@@ -24,12 +24,12 @@ LESIONS = (1, 2, 3)
 GRADES = [{"grade": "fine", "max_infected_fraction": 0.5}]
 
 
-def send(client: httpx.Client, drawn: Drawn, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-    return post(client, "/v1/inspect", drawn.data, headers, **({"grades": GRADES} | fields))
+def send(client: httpx.Client, scene: Scene, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    return post(client, "/v1/inspect", scene.data, headers, **({"grades": GRADES} | fields))
 
 
-def inspect(client: httpx.Client, drawn: Drawn, **fields: Any) -> schema.InspectResponse:
-    return answered(send(client, drawn, **fields), schema.InspectResponse)
+def inspect(client: httpx.Client, scene: Scene, **fields: Any) -> schema.InspectResponse:
+    return answered(send(client, scene, **fields), schema.InspectResponse)
 
 
 def pixels_of(fruit: schema.Fruit) -> BinaryMask:
@@ -51,7 +51,7 @@ def pixels_of(fruit: schema.Fruit) -> BinaryMask:
 def test_the_measures_of_fruit_are_those_of_its_masks(client: httpx.Client, mode: str) -> None:
     found = 0
     for seed in range(20, 24):
-        answer = inspect(client, draw(seed), mode=mode, frame_id="7", captured_at_ns=1)
+        answer = inspect(client, render_scene(seed), mode=mode, frame_id="7", captured_at_ns=1)
         assert (answer.mode, answer.degraded) == (mode, False)
         assert answer.frame.model_dump() == {"frame_id": "7", "trigger_id": None, "captured_at_ns": 1}
         masks = [pixels_of(fruit) for fruit in answer.fruits]
@@ -72,12 +72,12 @@ def test_the_measures_of_fruit_are_those_of_its_masks(client: httpx.Client, mode
 @pytest.mark.parametrize("mode", ["fast", "accurate"])
 @pytest.mark.parametrize("seed", LESIONS)
 def test_a_rendered_lesion_is_found_where_it_is(client: httpx.Client, seed: int, mode: str) -> None:
-    drawn = draw(seed, infected_share=0.4)
-    answer = inspect(client, drawn, mode=mode)
+    scene = render_scene(seed, infected_share=0.4)
+    answer = inspect(client, scene, mode=mode)
     assert len(answer.fruits) == FRUITS
-    infected = drawn.sample.semantic == PixelClass.INFECTED
-    for instance in drawn.sample.instances:
-        whole = drawn.fruit(instance.id)
+    infected = scene.sample.semantic == PixelClass.INFECTED
+    for instance in scene.sample.instances:
+        whole = scene.fruit(instance.id)
         fruit = max(answer.fruits, key=lambda one: iou(pixels_of(one), whole))
         assert iou(pixels_of(fruit), whole) > 0.9
         lesion = whole & infected
@@ -90,24 +90,24 @@ def test_a_rendered_lesion_is_found_where_it_is(client: httpx.Client, seed: int,
     assert infected.any()
 
 
-def test_an_overlay_has_the_images_size(client: httpx.Client, drawn: Drawn) -> None:
-    answer = inspect(client, drawn, mode="accurate", overlay=True)
+def test_an_overlay_has_the_images_size(client: httpx.Client, scene: Scene) -> None:
+    answer = inspect(client, scene, mode="accurate", overlay=True)
     assert answer.overlay is not None
     overlay = PIL.Image.open(io.BytesIO(answer.overlay))
     assert (overlay.format, overlay.size) == ("PNG", (SIZE.width, SIZE.height))
     assert answer.fruits
-    assert (np.asarray(overlay) != drawn.sample.pixels).any()
+    assert (np.asarray(overlay) != scene.sample.pixels).any()
 
 
-def test_auto_is_accurate_where_there_is_time_and_fast_where_there_is_not(client: httpx.Client, drawn: Drawn) -> None:
+def test_auto_is_accurate_where_there_is_time_and_fast_where_there_is_not(client: httpx.Client, scene: Scene) -> None:
     for _ in range(3):  # so that times are learned
-        answer = inspect(client, drawn)
+        answer = inspect(client, scene)
         assert (answer.mode, answer.degraded) == ("accurate", False)
-        inspect(client, drawn, mode="fast")
+        inspect(client, scene, mode="fast")
     # Enough for the U-Net by far, but not for the SAM's encoder.
     headers = {"x-deadline-ms": str(0.7 * answer.timing_ms.encode)}
     for _ in range(TRIES):  # a machine that is busy with other things may miss some
-        hurried = send(client, drawn, headers)
+        hurried = send(client, scene, headers)
         if hurried.status_code == 200:
             break
         assert hurried.status_code == 504, hurried.text
@@ -117,6 +117,6 @@ def test_auto_is_accurate_where_there_is_time_and_fast_where_there_is_not(client
     assert len(fast.fruits) == len(answer.fruits)
 
 
-def test_a_bad_inspection_is_refused(client: httpx.Client, drawn: Drawn) -> None:
-    answer = send(client, drawn, grades=[])
+def test_a_bad_inspection_is_refused(client: httpx.Client, scene: Scene) -> None:
+    answer = send(client, scene, grades=[])
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")

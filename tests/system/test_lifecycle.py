@@ -14,7 +14,7 @@ import pytest
 from loadtest.server import Server, running
 from models.catalog import CATALOGUE
 from service.api import schema
-from tests.system.calls import ENTRY, Drawn, draw, iou, pixels_of, post, segment
+from tests.system.calls import ENTRY, Scene, iou, pixels_of, post, render_scene, segment
 
 pytestmark = pytest.mark.checkpoint
 
@@ -76,9 +76,9 @@ def test_metrics_count_requests_by_path_and_outcome(client: httpx.Client) -> Non
     assert refused() == before + 1
 
 
-def test_a_request_leaves_one_line_of_json_in_the_log(client: httpx.Client, server: Server, drawn: Drawn) -> None:
+def test_a_request_leaves_one_line_of_json_in_the_log(client: httpx.Client, server: Server, scene: Scene) -> None:
     headers = {"x-request-id": "belt-7.frame-1"}
-    answer = post(client, "/v1/segment", drawn.data, headers, prompts=[{"box": drawn.box(1)}])
+    answer = post(client, "/v1/segment", scene.data, headers, prompts=[{"box": scene.box(1)}])
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "belt-7.frame-1"
     (text,) = [line for line in server.log().splitlines() if "belt-7.frame-1" in line]
     line = json.loads(text)
@@ -87,7 +87,7 @@ def test_a_request_leaves_one_line_of_json_in_the_log(client: httpx.Client, serv
 
 
 def test_a_request_in_flight_is_answered_when_the_server_stops(tmp_path: Path) -> None:
-    new = draw(13)
+    new = render_scene(13)
     with (
         running(tmp_path) as server,
         ThreadPoolExecutor(1) as thread,
@@ -108,7 +108,7 @@ def in_flight(metrics: str, endpoint: str) -> bool:
 
 
 def test_two_models_on_one_device_never_run_at_the_same_time(tmp_path: Path) -> None:
-    images = [draw(seed).data for seed in range(20, 24)]
+    images = [render_scene(seed).data for seed in range(20, 24)]
     with (
         running(tmp_path, embedding_cache_mib="0") as server,
         httpx.Client(base_url=server.address, timeout=60) as client,

@@ -18,7 +18,11 @@ from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.collector import Collector, collector
 from tests.exposition import documented, families
+<<<<<<< HEAD
 from tests.system.calls import Drawn, draw, embed
+=======
+from tests.system.calls import Scene, embed, render_scene
+>>>>>>> contract
 
 pytestmark = pytest.mark.checkpoint
 
@@ -26,10 +30,10 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 
-def over_http(server: Server, drawn: Drawn) -> str:
+def over_http(server: Server, scene: Scene) -> str:
     """Send one request, and one that is refused."""
     with httpx.Client(base_url=server.address, timeout=60) as client:
-        known = embed(client, drawn.data)
+        known = embed(client, scene.data)
         assert client.post("/v1/embed").status_code == 400
     return known.image.id
 
@@ -52,9 +56,9 @@ def test_the_server_exposes_all_documented_metrics_and_its_traces_and_logs_name_
     with collector() as at:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", at.address)
         with running(tmp_path, grpc_port=str(port), models="mobile-sam") as server:
-            drawn = draw(51)
-            x, y = drawn.centre(1)
-            asyncio.run(over_grpc(port, over_http(server, drawn), pb.Point(x=x, y=y)))
+            scene = render_scene(51)
+            x, y = scene.centre(1)
+            asyncio.run(over_grpc(port, over_http(server, scene), pb.Point(x=x, y=y)))
             text = httpx.get(f"{server.address}/metrics").text
             server.stop()
         log = server.log()

@@ -21,7 +21,7 @@ from models.catalog import CATALOGUE
 from models.images import decode
 from service.api import schema
 from tests.contract.doors import CLASSES, mask_array
-from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, answered, draw, iou, pixels_of, post, segment
+from tests.system.calls import ENTRY, FRUITS, SIZE, Scene, answered, iou, pixels_of, post, render_scene, segment
 
 pytestmark = pytest.mark.checkpoint
 
@@ -52,25 +52,25 @@ async def call(kind: str, server: Server, grpc_port: int, model: str, folder: Pa
     return found
 
 
-def put_image(folder: Path, image: Drawn) -> None:
+def put_image(folder: Path, image: Scene) -> None:
     (folder / "image").write_bytes(image.data)
     np.save(folder / "pixels.npy", decode(image.data, max_pixels=10**6).pixels)
 
 
 @every_kind
 async def test_triton_clients_get_the_masks_of_segment(
-    server: Server, client: httpx.Client, drawn: Drawn, grpc_port: int, tmp_path: Path, kind: str
+    server: Server, client: httpx.Client, scene: Scene, grpc_port: int, tmp_path: Path, kind: str
 ) -> None:
-    boxes = [drawn.box(number + 1) for number in range(PROMPTS)]
-    put_image(tmp_path, drawn)
+    boxes = [scene.box(number + 1) for number in range(PROMPTS)]
+    put_image(tmp_path, scene)
     np.save(tmp_path / "boxes.npy", np.array(boxes, np.float32))
     found = await call(kind, server, grpc_port, ENTRY.name, tmp_path)
 
-    over_v1 = segment(client, drawn.data, *({"box": box, "multimask": False} for box in boxes))
+    over_v1 = segment(client, scene.data, *({"box": box, "multimask": False} for box in boxes))
     expected = [result.masks[0] for result in over_v1.results]
     given = np.load(tmp_path / "of_file.npz")
     assert np.array_equal(given["masks"][:, 0], np.array([pixels_of(mask) for mask in expected]))
-    assert iou(given["masks"][0, 0], drawn.fruit(1)) >= 0.9
+    assert iou(given["masks"][0, 0], scene.fruit(1)) >= 0.9
     assert given["masks"].dtype == np.bool_
     assert given["boxes"].reshape(-1, 4).tolist() == [list(mask.box) for mask in expected]
     assert given["areas"].ravel().tolist() == [mask.area for mask in expected]
@@ -84,7 +84,7 @@ async def test_triton_clients_get_the_masks_of_segment(
 
     assert set(found["refused"]) == set(STATUSES)
     far = [side + 10_000 for side in boxes[0]]
-    detail = post(client, "/v1/segment", drawn.data, prompts=[{"box": far, "multimask": False}]).json()["detail"]
+    detail = post(client, "/v1/segment", scene.data, prompts=[{"box": far, "multimask": False}]).json()["detail"]
     assert found["refused"]["outside"][1] == detail
 
 
@@ -92,7 +92,7 @@ async def test_triton_clients_get_the_masks_of_segment(
 async def test_triton_clients_get_the_classes_of_semantic(
     server: Server, client: httpx.Client, grpc_port: int, tmp_path: Path, kind: str
 ) -> None:
-    image = draw(1, infected_share=0.4)
+    image = render_scene(1, infected_share=0.4)
     put_image(tmp_path, image)
     found = await call(kind, server, grpc_port, UNET, tmp_path)
     assert found["others"] == ["class_map"]

@@ -14,7 +14,7 @@ import pytest
 from loadtest.server import Server
 from tests.contract.door import problem
 from tests.fakes import encode_image
-from tests.system.calls import Drawn, draw, embed, iou, only, post, segment
+from tests.system.calls import Scene, embed, iou, only, post, render_scene, segment
 
 pytestmark = pytest.mark.checkpoint
 
@@ -99,9 +99,9 @@ def check_late(answer: httpx.Response) -> None:
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_soon_and_the_server_lives_on(client: httpx.Client) -> None:
-    new = draw(21)
+    new = render_scene(21)
     box = {"box": new.box(1), "multimask": False}
-    embed(client, draw(22).data)  # the device was used just now, so that it is not probed
+    embed(client, render_scene(22).data)  # the device was used just now, so that it is not probed
     began = time.monotonic()
     check_late(post(client, "/v1/segment", new.data, {"x-deadline-ms": "5"}, prompts=[box]))
     assert time.monotonic() - began < 2
@@ -111,7 +111,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_soon_and_the_server_lives_on(c
 
 
 def test_a_crowd_is_answered_or_refused_and_no_caller_is_left_waiting(client: httpx.Client) -> None:
-    images = [draw(seed) for seed in range(30, 36)]
+    images = [render_scene(seed) for seed in range(30, 36)]
 
     def call(number: int) -> httpx.Response:
         new = images[number]
@@ -129,7 +129,7 @@ def test_a_crowd_is_answered_or_refused_and_no_caller_is_left_waiting(client: ht
 
 
 @pytest.mark.parametrize("urgency", ["u=0", "u=7", "nonsense"])
-def test_a_priority_changes_no_answer(client: httpx.Client, drawn: Drawn, known: str, urgency: str) -> None:
-    prompt = {"box": drawn.box(1), "multimask": False}
+def test_a_priority_changes_no_answer(client: httpx.Client, scene: Scene, known: str, urgency: str) -> None:
+    prompt = {"box": scene.box(1), "multimask": False}
     urgent = segment(client, known, prompt, headers={"priority": urgency})
     assert urgent.results == segment(client, known, prompt, headers=FAR_AWAY).results

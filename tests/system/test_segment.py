@@ -16,7 +16,7 @@ from models.types import Pixels
 from service.api import schema
 from tests.contract.doors import mask_array, rle_of
 from tests.fakes import encode_image
-from tests.system.calls import ENTRY, FRUITS, SIZE, Drawn, draw, embed, iou, only, pixels_of, segment, upsampled
+from tests.system.calls import ENTRY, FRUITS, SIZE, Scene, embed, iou, only, pixels_of, render_scene, segment, upsampled
 
 pytestmark = pytest.mark.checkpoint
 
@@ -27,62 +27,62 @@ every_padding = pytest.mark.parametrize("padding", ["none", "square"])
 # Prompts.
 
 
-def test_a_box_around_each_fruit_returns_the_fruit(client: httpx.Client, drawn: Drawn, known: str) -> None:
-    prompts = [{"box": drawn.box(number), "multimask": False} for number in range(1, FRUITS + 1)]
+def test_a_box_around_each_fruit_returns_the_fruit(client: httpx.Client, scene: Scene, known: str) -> None:
+    prompts = [{"box": scene.box(number), "multimask": False} for number in range(1, FRUITS + 1)]
     for number, result in enumerate(segment(client, known, *prompts).results, start=1):
-        assert iou(only(result), drawn.fruit(number)) >= 0.9
+        assert iou(only(result), scene.fruit(number)) >= 0.9
 
 
 def test_a_point_in_the_middle_of_each_fruit_returns_the_fruit_first_of_three(
-    client: httpx.Client, drawn: Drawn, known: str
+    client: httpx.Client, scene: Scene, known: str
 ) -> None:
-    prompts = [{"points": [drawn.centre(number)]} for number in range(1, FRUITS + 1)]
+    prompts = [{"points": [scene.centre(number)]} for number in range(1, FRUITS + 1)]
     for number, result in enumerate(segment(client, known, *prompts).results, start=1):
         scores = [mask.score for mask in result.masks]
         assert len(scores) == 3
         assert scores == sorted(scores, reverse=True)
-        assert iou(pixels_of(result.masks[0]), drawn.fruit(number)) >= 0.9
+        assert iou(pixels_of(result.masks[0]), scene.fruit(number)) >= 0.9
 
 
-def test_without_multimask_a_point_returns_one_mask(client: httpx.Client, drawn: Drawn, known: str) -> None:
-    answer = segment(client, known, {"points": [drawn.centre(1)], "labels": [1], "multimask": False})
-    assert iou(only(answer.results[0]), drawn.fruit(1)) >= 0.9
+def test_without_multimask_a_point_returns_one_mask(client: httpx.Client, scene: Scene, known: str) -> None:
+    answer = segment(client, known, {"points": [scene.centre(1)], "labels": [1], "multimask": False})
+    assert iou(only(answer.results[0]), scene.fruit(1)) >= 0.9
 
 
 def test_points_with_a_box_return_the_fruit_without_what_a_background_point_excludes(
-    client: httpx.Client, drawn: Drawn, known: str
+    client: httpx.Client, scene: Scene, known: str
 ) -> None:
-    x0, y0, _, _ = drawn.box(2)
+    x0, y0, _, _ = scene.box(2)
     corner = [x0 + 2, y0 + 2]
-    prompt = {"points": [drawn.centre(2), corner], "labels": [1, 0], "box": drawn.box(2), "multimask": False}
+    prompt = {"points": [scene.centre(2), corner], "labels": [1, 0], "box": scene.box(2), "multimask": False}
     pixels = only(segment(client, known, prompt).results[0])
-    assert iou(pixels, drawn.fruit(2)) >= 0.9
+    assert iou(pixels, scene.fruit(2)) >= 0.9
     assert not pixels[int(corner[1]), int(corner[0])]
 
 
-def test_logits_of_an_answer_and_a_mask_are_prompts(client: httpx.Client, drawn: Drawn) -> None:
+def test_logits_of_an_answer_and_a_mask_are_prompts(client: httpx.Client, scene: Scene) -> None:
     # A mask alone is a weak prompt: it needs the square that the model was trained on, and a fruit that stands alone.
-    box = {"box": drawn.box(3), "multimask": False}
-    earlier = segment(client, drawn.data, box, format="logits", padding="square").results[0].masks[0]
-    by_rle = {"mask": rle_of(drawn.fruit(3)), "multimask": False}
+    box = {"box": scene.box(3), "multimask": False}
+    earlier = segment(client, scene.data, box, format="logits", padding="square").results[0].masks[0]
+    by_rle = {"mask": rle_of(scene.fruit(3)), "multimask": False}
     by_logits = {"mask": earlier.mask.model_dump(mode="json"), "multimask": False}
-    prompts = [by_logits, by_rle, by_rle | {"points": [drawn.centre(3)]}]
-    for result in segment(client, drawn.data, *prompts, padding="square").results:
-        assert iou(only(result), drawn.fruit(3)) >= 0.9
+    prompts = [by_logits, by_rle, by_rle | {"points": [scene.centre(3)]}]
+    for result in segment(client, scene.data, *prompts, padding="square").results:
+        assert iou(only(result), scene.fruit(3)) >= 0.9
 
 
 def test_prompts_of_every_kind_share_one_request_and_are_answered_in_order(
-    client: httpx.Client, drawn: Drawn, known: str
+    client: httpx.Client, scene: Scene, known: str
 ) -> None:
     prompts: list[dict[str, Any]] = [
-        {"points": [drawn.centre(1)]},
-        {"mask": rle_of(drawn.fruit(3)), "points": [drawn.centre(3)], "multimask": False},
-        {"box": drawn.box(2), "multimask": False},
-        *({"points": [drawn.centre(number)], "multimask": False} for number in (3, 2, 1)),
+        {"points": [scene.centre(1)]},
+        {"mask": rle_of(scene.fruit(3)), "points": [scene.centre(3)], "multimask": False},
+        {"box": scene.box(2), "multimask": False},
+        *({"points": [scene.centre(number)], "multimask": False} for number in (3, 2, 1)),
     ]
     answer = segment(client, known, *prompts)
     for number, result in zip((1, 3, 2, 3, 2, 1), answer.results, strict=True):
-        assert iou(pixels_of(result.masks[0]), drawn.fruit(number)) >= 0.9
+        assert iou(pixels_of(result.masks[0]), scene.fruit(number)) >= 0.9
     assert answer.timing_ms.encode == 0 < answer.timing_ms.prompt
 
 
@@ -92,27 +92,27 @@ def test_prompts_of_every_kind_share_one_request_and_are_answered_in_order(
 @every_padding
 @every_size
 def test_every_input_size_and_padding_returns_the_fruit_and_its_logits_are_a_prompt(
-    client: httpx.Client, drawn: Drawn, side: int, padding: str
+    client: httpx.Client, scene: Scene, side: int, padding: str
 ) -> None:
     chosen: dict[str, Any] = {"input_size": side, "padding": padding}
-    prompts = [{"box": drawn.box(number), "multimask": False} for number in range(1, FRUITS + 1)]
-    answer = segment(client, drawn.data, *prompts, **chosen)
+    prompts = [{"box": scene.box(number), "multimask": False} for number in range(1, FRUITS + 1)]
+    answer = segment(client, scene.data, *prompts, **chosen)
     assert (answer.model.input_size, answer.model.padding) == (side, padding)
     for number, result in enumerate(answer.results, start=1):
-        assert iou(only(result), drawn.fruit(number)) >= 0.9
-    earlier = segment(client, drawn.data, prompts[1], format="logits", **chosen).results[0].masks[0]
-    prompt = {"mask": earlier.mask.model_dump(mode="json"), "points": [drawn.centre(2)], "multimask": False}
-    assert iou(only(segment(client, drawn.data, prompt, **chosen).results[0]), drawn.fruit(2)) >= 0.9
+        assert iou(only(result), scene.fruit(number)) >= 0.9
+    earlier = segment(client, scene.data, prompts[1], format="logits", **chosen).results[0].masks[0]
+    prompt = {"mask": earlier.mask.model_dump(mode="json"), "points": [scene.centre(2)], "multimask": False}
+    assert iou(only(segment(client, scene.data, prompt, **chosen).results[0]), scene.fruit(2)) >= 0.9
 
 
-def test_a_point_at_the_smallest_size_returns_the_fruit_first_of_three(client: httpx.Client, drawn: Drawn) -> None:
-    answer = segment(client, drawn.data, {"points": [drawn.centre(1)]}, input_size=512)
+def test_a_point_at_the_smallest_size_returns_the_fruit_first_of_three(client: httpx.Client, scene: Scene) -> None:
+    answer = segment(client, scene.data, {"points": [scene.centre(1)]}, input_size=512)
     assert len(answer.results[0].masks) == 3
-    assert iou(pixels_of(answer.results[0].masks[0]), drawn.fruit(1)) >= 0.9
+    assert iou(pixels_of(answer.results[0].masks[0]), scene.fruit(1)) >= 0.9
 
 
 def test_a_small_embedding_is_prompted_by_its_id(client: httpx.Client) -> None:
-    new = draw(41)
+    new = render_scene(41)
     embedded = embed(client, new.data, input_size=512)
     assert (embedded.model.input_size, embedded.model.padding) == (512, "none")
     answer = segment(client, embedded.image.id, {"box": new.box(1), "multimask": False})
@@ -122,7 +122,7 @@ def test_a_small_embedding_is_prompted_by_its_id(client: httpx.Client) -> None:
 
 
 def test_auto_is_the_largest_size_where_there_is_no_deadline(client: httpx.Client) -> None:
-    new = draw(42)
+    new = render_scene(42)
     answer = segment(client, new.data, {"box": new.box(1), "multimask": False}, input_size="auto")
     assert answer.model.input_size == 1024
     assert iou(only(answer.results[0]), new.fruit(1)) >= 0.9
@@ -132,7 +132,7 @@ def test_auto_is_the_largest_size_where_there_is_no_deadline(client: httpx.Clien
 
 
 def test_a_new_image_is_encoded_once_and_then_known_by_its_bytes_and_its_id(client: httpx.Client) -> None:
-    new = draw(11)
+    new = render_scene(11)
     box = {"box": new.box(1), "multimask": False}
     first = segment(client, new.data, box)
     assert first.model == schema.SamModel(name=ENTRY.name, revision=ENTRY.revision, input_size=1024, padding="none")
@@ -148,7 +148,7 @@ def test_a_new_image_is_encoded_once_and_then_known_by_its_bytes_and_its_id(clie
 
 
 def test_two_requests_at_once_for_a_new_image_encode_it_once(client: httpx.Client) -> None:
-    new = draw(12)
+    new = render_scene(12)
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(lambda _: embed(client, new.data), range(2))
     waited, encoded = sorted((first.timing_ms.encode, second.timing_ms.encode))
@@ -156,8 +156,8 @@ def test_two_requests_at_once_for_a_new_image_encode_it_once(client: httpx.Clien
     assert first.image == second.image
 
 
-def test_all_formats_hold_the_same_mask(client: httpx.Client, drawn: Drawn, known: str) -> None:
-    box = {"box": drawn.box(1), "multimask": False}
+def test_all_formats_hold_the_same_mask(client: httpx.Client, scene: Scene, known: str) -> None:
+    box = {"box": scene.box(1), "multimask": False}
     rle, png, polygons, logits = (
         segment(client, known, box, format=name).results[0].masks[0] for name in ("rle", "png", "polygons", "logits")
     )
@@ -170,27 +170,27 @@ def test_all_formats_hold_the_same_mask(client: httpx.Client, drawn: Drawn, know
     assert iou(upsampled(halves), pixels_of(rle)) >= 0.999  # half precision moves single pixels
 
 
-def test_an_overlay_is_the_image_with_the_fruit_tinted(client: httpx.Client, drawn: Drawn) -> None:
-    answer = segment(client, drawn.data, {"box": drawn.box(1), "multimask": False}, overlay=True)
+def test_an_overlay_is_the_image_with_the_fruit_tinted(client: httpx.Client, scene: Scene) -> None:
+    answer = segment(client, scene.data, {"box": scene.box(1), "multimask": False}, overlay=True)
     assert answer.overlay is not None
     overlay = PIL.Image.open(io.BytesIO(answer.overlay))
     assert (overlay.format, overlay.size) == ("PNG", (SIZE.width, SIZE.height))
-    changed = (np.asarray(overlay) != drawn.sample.pixels).any(axis=2)
+    changed = (np.asarray(overlay) != scene.sample.pixels).any(axis=2)
     assert changed[only(answer.results[0])].mean() > 0.99
-    assert not changed[drawn.fruit(2) | drawn.fruit(3)].any()
+    assert not changed[scene.fruit(2) | scene.fruit(3)].any()
 
 
-def test_coordinates_are_those_of_the_image_after_its_orientation(client: httpx.Client, drawn: Drawn) -> None:
+def test_coordinates_are_those_of_the_image_after_its_orientation(client: httpx.Client, scene: Scene) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    lying: Pixels = np.ascontiguousarray(np.rot90(drawn.sample.pixels))
+    lying: Pixels = np.ascontiguousarray(np.rot90(scene.sample.pixels))
     data = encode_image(lying, "JPEG", quality=95, exif=exif)
-    answer = segment(client, data, {"box": drawn.box(1), "multimask": False})
+    answer = segment(client, data, {"box": scene.box(1), "multimask": False})
     assert (answer.image.width, answer.image.height) == (SIZE.width, SIZE.height)
-    assert iou(only(answer.results[0]), drawn.fruit(1)) >= 0.9
+    assert iou(only(answer.results[0]), scene.fruit(1)) >= 0.9
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WebP", "BMP", "TIFF"])
-def test_each_image_format_is_read(client: httpx.Client, drawn: Drawn, file_format: str) -> None:
-    answer = embed(client, encode_image(drawn.sample.pixels, file_format))
+def test_each_image_format_is_read(client: httpx.Client, scene: Scene, file_format: str) -> None:
+    answer = embed(client, encode_image(scene.sample.pixels, file_format))
     assert (answer.image.width, answer.image.height) == (SIZE.width, SIZE.height)

@@ -11,7 +11,7 @@ import pytest
 from loadtest.server import free_port, running
 from pomona import NO_RETRY, Client, errors
 from tests.identity import Identity
-from tests.system.calls import Drawn
+from tests.system.calls import Scene
 
 pytestmark = pytest.mark.checkpoint
 
@@ -32,11 +32,11 @@ def ports(tmp_path_factory: pytest.TempPathFactory, identity: Identity) -> Itera
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
 def test_callers_who_trust_the_authority_are_answered_over_tls(
-    scheme: str, ports: dict[str, int], identity: Identity, drawn: Drawn
+    scheme: str, ports: dict[str, int], identity: Identity, scene: Scene
 ) -> None:
     trusting = ssl.create_default_context(cafile=str(identity.authority))
     with Client(f"{scheme}://localhost:{ports[scheme]}", tls=trusting) as pomona:
-        assert pomona.inspect(drawn.data).fruits
+        assert pomona.inspect(scene.data).fruits
     with (
         Client(f"{scheme}://localhost:{ports[scheme]}", retry=NO_RETRY) as distrustful,
         pytest.raises(errors.ConnectionFailed),

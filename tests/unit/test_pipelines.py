@@ -159,7 +159,7 @@ async def test_two_requests_at_once_for_a_new_image_encode_it_once_and_the_secon
 ) -> None:
     sam.blocks = threading.Event()
     calls = [asyncio.create_task(segment(pipelines)) for _ in range(2)]
-    await cache.asked.reach(2)
+    await cache.lookups.reach(2)
     sam.blocks.set()
     second, first = sorted(await asyncio.gather(*calls), key=lambda answer: answer.timing_ms.encode)
     assert sam.encodes == [1]
@@ -181,14 +181,14 @@ async def test_a_request_that_was_cancelled_on_the_device_does_not_hinder_the_ne
     assert len((await segment(pipelines)).results) == 1
 
 
-async def test_whoever_waits_for_an_encoding_is_answered_when_it_is_dropped_as_late_for_the_first(
+async def test_requests_that_wait_for_an_encoding_are_answered_when_it_is_dropped_as_late_for_the_first(
     pipelines: Pipelines, cache: WatchedCache, sam: FakeSam
 ) -> None:
     busy = await held(pipelines, sam)
     first = asyncio.create_task(segment(pipelines, within=1000))
     await watched(pipelines).images.reach(2)
     second, third = (asyncio.create_task(segment(pipelines, prompt)) for prompt in (POINT, BOX))
-    await cache.asked.reach(4)
+    await cache.lookups.reach(4)
     sam.clock.leap(2000)
     let_go(sam)
     await busy
@@ -223,9 +223,9 @@ async def test_an_overlay_is_drawn_into_the_image_though_its_embedding_is_cached
     await embed(pipelines)
     answer = await segment(pipelines, BOX, overlay=True)
     assert answer.overlay is not None
-    drawn = np.asarray(PIL.Image.open(io.BytesIO(answer.overlay)))
-    assert drawn.shape == (96, 128, 3)
-    assert drawn[32, 48].any()
+    overlay = np.asarray(PIL.Image.open(io.BytesIO(answer.overlay)))
+    assert overlay.shape == (96, 128, 3)
+    assert overlay[32, 48].any()
     assert answer.timing_ms.decode > 0 == answer.timing_ms.encode
     assert sam.encodes == [1]
 
