@@ -18,11 +18,7 @@ from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
 from tests.collector import Collector, collector
 from tests.exposition import documented, families
-<<<<<<< HEAD
-from tests.system.calls import Drawn, draw, embed
-=======
 from tests.system.calls import Scene, embed, render_scene
->>>>>>> contract
 
 pytestmark = pytest.mark.checkpoint
 
