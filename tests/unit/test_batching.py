@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.scheduler.policy import BatchPolicy
 from service.errors import DeadlineUnreachable, Overloaded
-from service.scheduler.latency import LatencyModel
-from service.scheduler.policy import DEFAULT_URGENCY, Item, Limits, Piece, QueueOptions, Terms
+from service.scheduler.policy import DEFAULT_URGENCY, BatchPolicy, Item, Limits, Piece, QueueOptions, Terms
 from tests.fakes import FakeClock
 
 

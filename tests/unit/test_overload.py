@@ -8,11 +8,8 @@ from collections.abc import Hashable
 
 import pytest
 
-from service.scheduler.latency import ArrivalRate
-from service.scheduler.policy import BatchPolicy
 from service.errors import DeadlineUnreachable, Overloaded
-from service.scheduler.latency import LatencyModel
-from service.scheduler.policy import Item, Limits, Piece, Terms
+from service.scheduler.policy import BatchPolicy, Item, Limits, Piece, Terms
 from tests.fakes import FakeClock
 
 FIXED, PER_ITEM, LARGEST = 0.040, 0.005, 8

@@ -174,7 +174,7 @@ def replay(both: Both, steps: list[tuple]) -> None:  # type: ignore[type-arg]
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.fixed_dictionaries({key: LIMITS for key in KEYS}),
+    st.fixed_dictionaries(dict.fromkeys(KEYS, LIMITS)),
     st.sampled_from([6, 1000]),
     st.sampled_from([1.0, 1e9]),
     st.booleans(),

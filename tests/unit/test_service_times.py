@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from service.scheduler.latency import LatencyModel
-
 
 def test_a_fixed_part_and_a_part_per_cost_are_learned() -> None:
     times = ServiceTimes()
