@@ -26,6 +26,8 @@ from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits, Pixels, Prompt, Size
 from models.unet.constants import OFFSET_UNIT, OUTPUTS
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from service.api.context import DEFAULT_URGENCY
+from service.observability.tracing import Recording
 from service.pipelines import Pipelines
 from service.pipelines.engine import Engine
 from service.runners.base import Runner
@@ -82,6 +84,15 @@ class FakeClock:
 
     def leap(self, seconds: float) -> None:
         self.now += seconds
+
+
+@dataclass(frozen=True)
+class FakeRequest:
+    """What the scheduler reads of a request."""
+
+    arrived: float
+    urgency: int = DEFAULT_URGENCY
+    recording: Recording | None = None
 
 
 @dataclass

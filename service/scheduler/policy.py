@@ -23,9 +23,9 @@ from typing import Final, Generic, TypeVar
 from service.errors import DeadlineUnreachable, Overloaded
 from service.scheduler.forecast import Forecast, Lane, grow
 from service.scheduler.latency import ArrivalRate, LatencyModel
-from service.scheduler.work import DEFAULT_URGENCY, Limits, Rank, Requester, WorkItem
+from service.scheduler.work import Limits, Rank, Requester, WorkItem
 
-__all__ = ["DEFAULT_URGENCY", "Batch", "BatchPolicy", "Limits", "QueueOptions", "Requester", "WorkItem"]
+__all__ = ["Batch", "BatchPolicy", "Limits", "QueueOptions", "Requester", "WorkItem"]
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

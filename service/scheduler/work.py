@@ -5,43 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from service.observability.tracing import Recording
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-DEFAULT_URGENCY: Final = 3
-"""RFC 9218: 0 is the most urgent, 7 the least."""
-
 Rank: TypeAlias = tuple[int, int, float, float, int]
 """An item's place in the order: smaller runs first. The last field is the order of admission."""
 
 
 class Requester(Protocol):
-    """What the scheduler reads of a request.
-
-    Attributes:
-        arrived: when it came, seconds on the scheduler's clock.
-        urgency: 0 to 7, less is more urgent.
-        recording: where its spans are recorded, if they are.
-    """
+    """What the scheduler reads of a request."""
 
     @property
     def arrived(self) -> float:
-        """When it came."""
-        ...
+        """When it arrived, seconds on the scheduler's clock."""
 
     @property
     def urgency(self) -> int:
-        """How urgent it is."""
-        ...
+        """RFC 9218: 0 to 7, less is more urgent."""
 
     @property
     def recording(self) -> Recording | None:
-        """Where its spans are recorded."""
-        ...
+        """Where its spans are recorded, if they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,52 +4,73 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Hashable
+from dataclasses import dataclass
 
 import pytest
 
 from service.errors import DeadlineUnreachable, Overloaded
-from service.scheduler.policy import BatchPolicy, Item, Limits, Piece, Terms
-from tests.fakes import FakeClock
+from service.scheduler.latency import LatencyModel
+from service.scheduler.policy import BatchPolicy, Limits, WorkItem
+from tests.fakes import FakeClock, FakeRequest
 
-FIXED, PER_ITEM, LARGEST = 0.040, 0.005, 8
-CAPACITY = LARGEST / (FIXED + LARGEST * PER_ITEM)  # 100 items a second
-DEADLINE = 0.250
 SECONDS = 20.0
 
 
-class Line:
-    """A device whose batch of n takes 40 + 5 n ms, give or take, and arrivals that wait for nobody."""
+@dataclass(frozen=True)
+class Machine:
+    """A device whose batch of n items takes `fixed` + n `per_item` seconds, and the callers' deadline in seconds."""
 
-    def __init__(self, jitter: float) -> None:
+    fixed: float
+    per_item: float
+    largest: int
+    deadline: float
+
+    @property
+    def capacity(self) -> float:
+        """Items per second in full batches."""
+        return self.largest / (self.fixed + self.largest * self.per_item)
+
+
+SLOW = Machine(fixed=0.040, per_item=0.005, largest=8, deadline=0.250)  # 100 items a second
+FAST = Machine(fixed=0.004, per_item=0.00025, largest=16, deadline=0.100)  # 2,000 items a second
+
+
+class Line:
+    """A device whose times vary, and arrivals that do not wait for answers."""
+
+    def __init__(self, jitter: float, machine: Machine = SLOW) -> None:
         self.clock = FakeClock()
         self.random = random.Random(0)
         self.jitter = jitter
+        self.machine = machine
         self.in_time = self.admitted = self.dropped = 0
         self.batches: list[int] = []
-        self.policy: BatchPolicy[str, str] = BatchPolicy(self.limits, ServiceTimes(), clock=self.clock)
-        for size in (1, 2, 4, LARGEST):
-            self.policy.learn("k", size, FIXED + size * PER_ITEM)
-        self.ends: list[tuple[float, float, list[Item[str, str]]]] = []
+        self.policy: BatchPolicy[str, str] = BatchPolicy(
+            lambda _: Limits(1000, machine.largest), LatencyModel(), clock=self.clock
+        )
+        size = 1
+        while size <= machine.largest:
+            self.policy.learn("k", size, machine.fixed + size * machine.per_item)
+            size *= 2
+        self.ends: list[tuple[float, float, list[WorkItem[str, str]]]] = []
 
-    def limits(self, _: Hashable) -> Limits:
-        return Limits(1000, LARGEST)
-
-    def offer(self, load: float) -> float:
-        """Goodput, per second, at `load` times the capacity."""
+    def offer(self, load: float, seconds: float = SECONDS) -> float:
+        """Return the goodput, per second, at `load` times the capacity."""
         start = due = self.clock.now
-        while due < start + SECONDS:
-            due += self.random.expovariate(load * CAPACITY)
+        while due < start + seconds:
+            due += self.random.expovariate(load * self.machine.capacity)
             while self.ends and self.ends[0][0] <= due:
                 self.end()
             self.clock.now = due
             self.arrive()
         while self.ends:
             self.end()
-        return self.in_time / SECONDS
+        return self.in_time / seconds
 
     def arrive(self) -> None:
-        item = Item(Piece("k", Terms(self.clock.now, self.clock.now + DEADLINE)), "x")
+        now = self.clock.now
+        item: WorkItem[str, str] = WorkItem("k", FakeRequest(now), deadline=now + self.machine.deadline)
+        item.payload = "x"
         try:
             self.policy.admit(item)
         except (DeadlineUnreachable, Overloaded):
@@ -60,16 +81,17 @@ class Line:
     def start(self) -> None:
         if self.policy.busy:
             return
-        taken = self.policy.take()
-        self.dropped += len(taken.late)
-        if batch := taken.batch:
-            seconds = (FIXED + PER_ITEM * len(batch)) * (1 + self.jitter * self.random.random())
-            self.batches.append(len(batch))
-            heapq.heappush(self.ends, (self.clock.now + seconds, seconds, batch))
+        batch = self.policy.take()
+        self.dropped += len(batch.late)
+        if batch.items:
+            seconds = self.machine.fixed + self.machine.per_item * len(batch.items)
+            seconds *= 1 + self.jitter * self.random.random()
+            self.batches.append(len(batch.items))
+            heapq.heappush(self.ends, (self.clock.now + seconds, seconds, batch.items))
 
     def end(self) -> None:
-        self.clock.now, seconds, batch = heapq.heappop(self.ends)
-        self.in_time += sum(self.clock.now <= (item.terms.deadline or 0) for item in batch)
+        self.clock.now, seconds, items = heapq.heappop(self.ends)
+        self.in_time += sum(self.clock.now <= item.due for item in items)
         self.policy.finished(seconds)
         self.start()
 
@@ -77,14 +99,13 @@ class Line:
 @pytest.mark.parametrize("load", [1.5, 2, 4])
 def test_under_overload_goodput_stays_at_capacity_in_full_batches(load: float) -> None:
     line = Line(jitter=0)
-    goodput = line.offer(load)
     # Within 3 % of what the device can do at all; all but the first and last batches are full.
-    assert goodput >= 0.97 * CAPACITY
-    assert sum(line.batches) / len(line.batches) > 0.95 * LARGEST
+    assert line.offer(load) >= 0.97 * SLOW.capacity
+    assert sum(line.batches) / len(line.batches) > 0.95 * SLOW.largest
 
 
 @pytest.mark.parametrize("load", [0.5, 0.8, 1.5, 4])
-def test_with_exact_times_everyone_admitted_is_in_time(load: float) -> None:
+def test_with_exact_times_every_admitted_item_is_in_time(load: float) -> None:
     line = Line(jitter=0)
     line.offer(load)
     assert line.in_time == line.admitted
@@ -95,25 +116,19 @@ def test_a_light_load_is_admitted_whole(load: float) -> None:
     line = Line(jitter=0)
     goodput = line.offer(load)
     assert line.in_time == line.admitted
-    assert goodput == pytest.approx(load * CAPACITY, rel=0.1)
+    assert goodput == pytest.approx(load * SLOW.capacity, rel=0.1)
 
 
 @pytest.mark.parametrize("load", [2, 4])
 def test_times_that_vary_by_a_tenth_cost_no_more_than_a_tenth(load: float) -> None:
     line = Line(jitter=0.1)
     # A batch takes 5 % longer on average: that much less can be done.
-    assert line.offer(load) >= 0.9 * CAPACITY / 1.05
-    # Who is admitted is answered: refused late is refused badly.
+    assert line.offer(load) >= 0.9 * SLOW.capacity / 1.05
+    # Admitted items are answered: a late refusal is worse than an early one.
     assert line.dropped <= 0.002 * line.admitted
 
 
-def test_nothing_is_expected_of_few_arrivals_and_less_the_longer_it_is_silent() -> None:
-    arrivals = Arrivals()
-    for number in range(7):
-        arrivals.note("k", 1, number * 0.01)
-    assert arrivals.expected("k", 0.07, 0.17) == 0
-    arrivals.note("k", 1, 0.07)
-    assert arrivals.expected("k", 0.08, 0.18) == pytest.approx(10)
-    assert arrivals.expected("k", 0.8, 0.9) == pytest.approx(1)
-    assert arrivals.expected("other", 0.08, 0.18) == 0
-    assert arrivals.expected("k", 0.08, 0.08) == 0
+@pytest.mark.parametrize("jitter", [0, 0.1])
+def test_a_device_for_2000_items_a_second_keeps_its_goodput_at_four_times_the_load(jitter: float) -> None:
+    best = max(Line(jitter, FAST).offer(load, seconds=1) for load in (0.9, 1.2))
+    assert Line(jitter, FAST).offer(4, seconds=1) >= 0.9 * max(best, FAST.capacity / (1 + jitter / 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, given, settings
@@ -11,18 +12,11 @@ from hypothesis import strategies as st
 from service.errors import DeadlineUnreachable, Overloaded
 from service.scheduler.latency import LatencyModel
 from service.scheduler.policy import BatchPolicy, Limits, QueueOptions, WorkItem
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, FakeRequest
 from tests.unit import policy_oracle as plain
 
 TICK = 1 / 64
 """Seconds; sums of such fractions are exact, so that both policies see the same ties."""
-
-
-@dataclass(frozen=True)
-class Request:
-    arrived: float
-    urgency: int
-    recording: None = None
 
 
 @dataclass
@@ -62,7 +56,7 @@ class Both:
         may_probe: bool,
     ) -> None:
         now = self.clock.now
-        request = Request(now - age * TICK, urgency)
+        request = FakeRequest(now - age * TICK, urgency)
         pairs = []
         for key, cost, within, ready_in, margin, prepared in chain:
             deadline = None if within is None else now + within * TICK
@@ -78,10 +72,11 @@ class Both:
             self.admitted += 1
         outcomes: list[type[Exception] | None] = []
         messages = []
-        for admit in (
+        admissions: list[Callable[[], None]] = [
             lambda: self.new.admit(*(pair.new for pair in pairs), may_probe=may_probe),
             lambda: self.old.admit(*(pair.old for pair in pairs), may_probe=may_probe),
-        ):
+        ]
+        for admit in admissions:
             try:
                 admit()
             except (DeadlineUnreachable, Overloaded) as refusal:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from service.api.context import DEFAULT_URGENCY
 from service.errors import DeadlineUnreachable, Overloaded
-from service.scheduler.policy import DEFAULT_URGENCY, BatchPolicy, Item, Limits, Piece, QueueOptions, Terms
-from tests.fakes import FakeClock
+from service.scheduler.latency import LatencyModel
+from service.scheduler.policy import BatchPolicy, Limits, QueueOptions, WorkItem
+from tests.fakes import FakeClock, FakeRequest
 
 
 class Bench:
@@ -18,7 +20,7 @@ class Bench:
         self.clock = FakeClock()
         of = limits or Limits(4, 4)
         self.policy: BatchPolicy[str, str] = BatchPolicy(
-            lambda _: of, ServiceTimes(), clock=self.clock, options=options
+            lambda _: of, LatencyModel(), clock=self.clock, options=options
         )
         if learned:
             for cost in (1, 2, 3, 4):
@@ -33,21 +35,34 @@ class Bench:
         cost: float = 1,
         within: float | None = None,
         urgency: int = DEFAULT_URGENCY,
-    ) -> Item[str, str]:
-        deadline = None if within is None else self.clock.now + within
-        item = Item(Piece(key, Terms(self.clock.now, deadline, urgency), cost), name)
+    ) -> WorkItem[str, str]:
+        item = self.item(key, cost=cost, within=within, urgency=urgency)
+        item.payload = name
         self.policy.admit(item)
         return item
 
+    def item(
+        self,
+        key: str = "a",
+        *,
+        cost: float = 1,
+        within: float | None = None,
+        urgency: int = DEFAULT_URGENCY,
+        ready_in: float = 0,
+    ) -> WorkItem[str, str]:
+        now = self.clock.now
+        deadline = None if within is None else now + within
+        return WorkItem(key, FakeRequest(now, urgency), deadline=deadline, cost=cost, ready_by=now + ready_in)
+
     def take(self) -> str:
-        return "".join(str(item.payload)[0] for item in self.policy.take().batch)
+        return "".join(str(item.payload)[0] for item in self.policy.take().items)
 
     def end(self, seconds: float | None = 0.02) -> None:
         self.clock.now += seconds or 0.0
         self.policy.finished(seconds)
 
 
-def test_a_lone_item_on_an_idle_device_starts_at_once() -> None:
+def test_a_lone_item_on_an_idle_device_runs_at_once() -> None:
     bench = Bench()
     bench.admit("x")
     assert bench.take() == "x"
@@ -156,27 +171,27 @@ def test_a_full_queue_refuses_at_the_door_and_says_when_there_should_be_room() -
     assert bench.policy.waiting == 4
 
 
-def test_what_by_the_learned_times_would_be_late_is_refused_at_the_door() -> None:
+def test_an_item_that_would_be_late_by_the_learned_times_is_refused() -> None:
     bench = Bench()
-    with pytest.raises(DeadlineUnreachable, match="5 ms after its deadline, with 0 pieces of work ahead"):
+    with pytest.raises(DeadlineUnreachable, match="5 ms after its deadline, with 0 work items ahead"):
         bench.admit("x", within=0.015)
     bench.admit("y", within=0.0201)
     assert bench.take() == "y"
 
 
-def test_what_runs_and_waits_ahead_counts_at_the_door() -> None:
+def test_running_and_waiting_work_counts_at_admission() -> None:
     bench = Bench(Limits(2, 2))
     bench.admit("1")
     bench.take()  # 20 ms
     bench.clock.now += 0.005
     bench.admit("2", within=0.060)
     bench.admit("3", within=0.060)  # together 30 ms
-    with pytest.raises(DeadlineUnreachable, match="6 ms after its deadline, with 2 pieces of work ahead"):
+    with pytest.raises(DeadlineUnreachable, match="6 ms after its deadline, with 2 work items ahead"):
         bench.admit("4", within=0.062)  # 15 + 30 + 20 are needed
     bench.admit("5", within=0.0685)  # and a twentieth of that in reserve
 
 
-def test_nobody_is_admitted_who_would_make_an_admitted_one_late() -> None:
+def test_an_item_that_would_make_an_admitted_one_late_is_refused() -> None:
     bench = Bench(Limits(1, 1))
     bench.admit("1", within=0.035)
     with pytest.raises(Overloaded, match="late that was admitted before"):
@@ -202,7 +217,7 @@ def test_a_deadline_that_passes_in_the_queue_leaves_it_unexecuted() -> None:
     bench.end(0.046)  # longer than predicted
     taken = bench.policy.take()
     assert taken.late == [late]
-    assert [item.payload for item in taken.batch] == ["3"]
+    assert [item.payload for item in taken.items] == ["3"]
 
 
 def test_a_deadline_that_cannot_be_met_any_more_is_not_run_either() -> None:
@@ -221,28 +236,10 @@ def test_an_item_whose_caller_left_is_dropped_before_it_runs() -> None:
     gone.abandoned = True
     taken = bench.policy.take()
     assert taken.abandoned == [gone]
-    assert [item.payload for item in taken.batch] == ["2"]
+    assert [item.payload for item in taken.items] == ["2"]
 
 
-def test_with_linger_a_batch_waits_for_company_but_not_past_its_deadline() -> None:
-    bench = Bench(options=QueueOptions(linger=0.010))
-    bench.admit("1", within=0.024)
-    taken = bench.policy.take()
-    assert taken.batch == []
-    assert taken.wait == pytest.approx(0.004)
-    bench.clock.now += 0.002
-    bench.admit("2")  # together they need 30 ms: the first goes alone
-    assert bench.take() == "1"
-
-
-def test_with_linger_a_full_batch_does_not_wait() -> None:
-    bench = Bench(Limits(2, 2), options=QueueOptions(linger=1.0))
-    bench.admit("1")
-    bench.admit("2")
-    assert bench.take() == "12"
-
-
-def test_times_learned_in_a_bad_moment_do_not_refuse_for_ever() -> None:
+def test_times_learned_in_a_bad_moment_do_not_refuse_an_idle_devices_work_for_ever() -> None:
     bench = Bench(options=QueueOptions(probe_after=2.0))
     for _ in range(32):
         bench.admit("slow")
@@ -257,7 +254,7 @@ def test_times_learned_in_a_bad_moment_do_not_refuse_for_ever() -> None:
     assert bench.take() == "p"
 
 
-def test_what_was_learned_in_a_bad_moment_is_tried_anew_although_other_work_keeps_the_device_busy() -> None:
+def test_times_learned_in_a_bad_moment_are_probed_although_other_work_keeps_the_device_busy() -> None:
     bench = Bench(options=QueueOptions(probe_after=2.0))
     for _ in range(32):
         bench.admit("slow")
@@ -276,17 +273,15 @@ def test_what_was_learned_in_a_bad_moment_is_tried_anew_although_other_work_keep
     assert bench.take() == "p"
 
 
-def test_a_request_is_tried_anew_where_the_time_of_any_of_its_pieces_may_be_out_of_date() -> None:
+def test_a_request_probes_if_the_time_of_any_of_its_items_may_be_out_of_date() -> None:
     bench = Bench(options=QueueOptions(probe_after=2.0))
     bench.clock.now += 1.990
     bench.admit("1", key="a")
     bench.take()
     bench.end()
-    now = bench.clock.now
     with pytest.raises(DeadlineUnreachable):
         bench.admit("a", key="a", within=0.001)
-    terms = Terms(now, now + 0.001)
-    bench.policy.admit(Item(Piece("a", terms)), Item(Piece("b", terms)))
+    bench.policy.admit(bench.item("a", within=0.001), bench.item("b", within=0.001))
     assert bench.policy.waiting == 2
 
 
@@ -316,35 +311,32 @@ def test_an_item_that_is_being_prepared_counts_for_those_behind_it() -> None:
         bench.admit("2", within=0.035)
 
 
-def test_the_pieces_of_one_request_are_admitted_together_or_not_at_all() -> None:
+def test_the_items_of_one_request_are_admitted_together_or_not_at_all() -> None:
     bench = Bench(Limits(1, 1))
-    terms = Terms(bench.clock.now, bench.clock.now + 0.035)
     with pytest.raises(DeadlineUnreachable):
-        bench.policy.admit(Item(Piece("a", terms)), Item(Piece("b", terms)))
+        bench.policy.admit(bench.item("a", within=0.035), bench.item("b", within=0.035))
     assert bench.policy.waiting == 0
-    terms = Terms(bench.clock.now, bench.clock.now + 0.0401)
-    bench.policy.admit(Item(Piece("a", terms)), Item(Piece("b", terms)))
+    bench.policy.admit(bench.item("a", within=0.0401), bench.item("b", within=0.0401))
     assert bench.policy.waiting == 2
 
 
-def test_the_time_until_it_is_prepared_counts_at_the_door() -> None:
+def test_the_time_until_an_item_is_prepared_counts_at_admission() -> None:
     bench = Bench()
-    terms = Terms(bench.clock.now, bench.clock.now + 0.030)
     with pytest.raises(DeadlineUnreachable, match="5 ms after"):
-        bench.policy.admit(Item(Piece("a", terms, ready_by=bench.clock.now + 0.015)))
-    bench.policy.admit(Item(Piece("a", terms, ready_by=bench.clock.now + 0.009)))
+        bench.policy.admit(bench.item(within=0.030, ready_in=0.015))
+    bench.policy.admit(bench.item(within=0.030, ready_in=0.009))
 
 
-def test_a_place_whose_preparation_failed_is_given_up() -> None:
+def test_an_item_whose_preparation_failed_is_dropped() -> None:
     bench = Bench()
     bench.policy.drop(bench.admit(None))
     assert bench.policy.waiting == 0
 
 
-def test_a_smaller_choice_is_tried_before_a_probe() -> None:
+def test_an_item_does_not_probe_while_a_smaller_choice_is_left() -> None:
     bench = Bench(options=QueueOptions(probe_after=2.0))
     bench.clock.now += 2.0
-    item = Item[str, str](Piece("a", Terms(bench.clock.now, bench.clock.now + 0.001)))
+    item = bench.item(within=0.001)
     with pytest.raises(DeadlineUnreachable):
         bench.policy.admit(item, may_probe=False)
     bench.policy.admit(item, may_probe=True)
@@ -361,6 +353,6 @@ def test_better_work_that_should_be_prepared_by_now_is_expected() -> None:
 
 def test_work_that_is_still_being_prepared_is_not_waited_for() -> None:
     bench = Bench(Limits(1, 1))
-    bench.policy.admit(Item(Piece("a", Terms(bench.clock.now, urgency=0), ready_by=bench.clock.now + 1)))
+    bench.policy.admit(bench.item(urgency=0, ready_in=1))
     bench.admit("2")
     assert not bench.policy.expects_better()
