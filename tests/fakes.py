@@ -1,4 +1,4 @@
-"""A SAM and a U-Net whose results can be worked out by hand, clocks that tests set, plain images, pipelines of these."""
+"""A SAM and a U-Net whose results can be worked out by hand, clocks that tests set, images, pipelines of these."""
 
 from __future__ import annotations
 
@@ -253,8 +253,8 @@ class FakePeel:
 class FakeUNet(FakeDevice):
     """A backend that classifies by colour.
 
-    The logit of healthy is green less 127.5, that of infected red less 127.5, in sixteenths; that of background is 0. An
-    image's mark is its mean blue, which changes no class.
+    The logit of healthy is green less 127.5, that of infected red less 127.5, in sixteenths; that of background is 0.
+    An image's mark is its mean blue, which changes no class.
     """
 
     infer_s_per_batch: float = 0.0
@@ -296,7 +296,7 @@ def _class_logits(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def with_votes(logits: NDArray[np.float32], fruits: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Return a U-Net's output, float32 (5, height, width): logits (3, height, width) and offsets to each fruit's centre.
+    """Return a U-Net's output, float32 (5, height, width): logits (3, height, width), offsets to each fruit's centre.
 
     `fruits`, (height, width), numbers the fruit of each cell; 0 for none.
     """
