@@ -1,4 +1,4 @@
-"""A collector of traces on this machine: OTLP over HTTP."""
+"""A local collector of traces: OTLP over HTTP."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _PATIENCE_S: Final = 10.0
 
 @dataclass
 class Collector:
-    """What arrived at its address."""
+    """The address of a collector, and what arrived there."""
 
     address: str = ""
     bodies: list[bytes] = field(default_factory=list)
     answers: threading.Event = field(default_factory=threading.Event)
-    """While it is not set nobody is answered."""
+    """Requests are answered while it is set."""
 
     def resources(self) -> list[ResourceSpans]:
-        """All spans, by who sent them."""
+        """Return all spans, by sender."""
         return [sent for body in self.bodies for sent in ExportTraceServiceRequest.FromString(body).resource_spans]
 
 
 @contextmanager
 def collector() -> Iterator[Collector]:
-    """Takes OTLP over HTTP on a free port until the block ends."""
+    """Receive OTLP over HTTP on a free port until the block ends."""
     state = Collector()
     state.answers.set()
 

@@ -1,4 +1,4 @@
-"""What the service exposes once everything that it can tell of has happened."""
+"""The metrics that the service exposes, and those that docs/metrics.md lists."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _HTTP, _GRPC = "/v1/segment", "/pomona.v1.Segmentation/Segment"
 
 
 @dataclass
-class Told:
+class Metric:
     """A metric.
 
     Attributes:
-        name: as it stands in a query, of a histogram without `_bucket`, `_sum` and `_count`.
+        name: as in a query; of a histogram without `_bucket`, `_sum` and `_count`.
         kind: its type.
+        meaning: its help text.
         labels: names in alphabetical order, without a histogram's `le`.
-        meaning: its help.
     """
 
     name: str
@@ -36,53 +36,53 @@ class Told:
 
     @property
     def unit(self) -> str:
-        """By its name, as Prometheus' conventions have it."""
+        """The unit that its name ends with, by Prometheus' conventions."""
         return next((unit for unit in ("seconds", "bytes") if self.name.endswith(f"_{unit}")), "")
 
 
-def tell_everything() -> str:
-    """Let every event happen once, and give the exposition."""
+def expose_everything() -> str:
+    """Report every event once and return the exposition."""
     observer = PrometheusObserver()
-    observer.loaded(LOADED, backend="openvino", device="cpu")
-    observer.loaded(LOADED_UNET, backend="openvino", device="cpu")
-    observer.ready(now=True)
+    observer.model_loaded(LOADED, backend="openvino", device="cpu")
+    observer.model_loaded(LOADED_UNET, backend="openvino", device="cpu")
+    observer.readiness_changed(ready=True)
     for endpoint in (_HTTP, _GRPC):
         for outcome in get_args(Outcome):
-            observer.began(endpoint)
-            observer.requested(endpoint, LOADED.name, outcome, 0.1)
-    observer.streams("/pomona.v1.Segmentation/SegmentStream", opened=True)
-    observer.streams("/pomona.v1.Segmentation/SegmentStream", opened=False)
-    observer.refused("overloaded")
-    observer.had_deadline(LOADED.name, met=True)
+            observer.request_started(endpoint)
+            observer.request_finished(endpoint, LOADED.name, outcome, 0.1)
+    observer.stream_changed("/pomona.v1.Segmentation/SegmentStream", opened=True)
+    observer.stream_changed("/pomona.v1.Segmentation/SegmentStream", opened=False)
+    observer.problem_answered("overloaded")
+    observer.deadline_checked(LOADED.name, met=True)
     for entry in (LOADED, LOADED_UNET):
         for stage in STAGES[entry.architecture.family]:
-            observer.ran(entry.name, stage, 2, 0.1)
-            observer.waited(entry.name, stage, 0.1)
-            observer.failed(entry.name, stage)
-    observer.dropped(LOADED.name, "overloaded")
+            observer.batch_ran(entry.name, stage, 2, 0.1)
+            observer.item_waited(entry.name, stage, 0.1)
+            observer.item_failed(entry.name, stage)
+    observer.work_dropped(LOADED.name, "overloaded")
     for event in get_args(CacheEvent):
-        observer.cached(event)
-    observer.holds(4096)
-    observer.decoded(0.1)
+        observer.cache_event(event)
+    observer.cache_bytes(4096)
+    observer.image_decoded(0.1)
     observer.postprocessed(0.1)
     return exposition().decode()
 
 
-def families(text: str) -> dict[str, Told]:
-    """Our metrics in an exposition, by name."""
-    found: dict[str, Told] = {}
+def families(text: str) -> dict[str, Metric]:
+    """Return the metrics in an exposition that are ours, by name."""
+    found: dict[str, Metric] = {}
     for family in text_string_to_metric_families(text):
-        # A process by itself also tells when each began; workers that share a folder do not.
+        # Only a process without a shared folder exposes when each metric was created.
         if not family.name.startswith(OWN) or family.name.endswith("_created"):
             continue
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels if label != "le"}
-        found[name] = Told(name, family.type, family.documentation, sorted(labels))
+        found[name] = Metric(name, family.type, family.documentation, sorted(labels))
     return found
 
 
 def series(text: str) -> dict[str, set[str]]:
-    """Labels of every name that a query may use."""
+    """Return the labels of every name that a query may use."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -90,8 +90,8 @@ def series(text: str) -> dict[str, set[str]]:
     return found
 
 
-def documented() -> dict[str, Told]:
-    """What docs/metrics.md says, by name.
+def documented() -> dict[str, Metric]:
+    """Return the metrics that docs/metrics.md lists, by name.
 
     Raises:
         ValueError: a unit is not that of the name.
@@ -99,8 +99,8 @@ def documented() -> dict[str, Told]:
     rows = [line for line in _DOCUMENT.read_text().splitlines() if line.startswith(f"| `{OWN}")]
     found = {}
     for name, kind, labels, unit, meaning in ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows):
-        told = Told(name.strip("`"), kind, meaning, sorted(re.findall(r"`(\w+)`", labels)))
-        if told.unit != unit:
-            raise ValueError(f"{told.name} is said to be in {unit!r}")
-        found[told.name] = told
+        metric = Metric(name.strip("`"), kind, meaning, sorted(re.findall(r"`(\w+)`", labels)))
+        if metric.unit != unit:
+            raise ValueError(f"{metric.name} must be in {metric.unit!r}, docs/metrics.md says {unit!r}")
+        found[metric.name] = metric
     return found

@@ -1,4 +1,4 @@
-"""The queries of the alert rules and of the dashboard, and what they ask for."""
+"""The PromQL queries of the alert rules and the dashboard, and the metrics and labels that they select."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import yaml
 
 FOLDER: Final = Path(__file__).parents[1] / "deploy" / "observability"
 TARGET: Final = frozenset({"namespace", "job", "instance"})
-"""Labels that Prometheus adds to what it scrapes."""
+"""Labels that Prometheus adds when it scrapes."""
 
 _VARIABLES: Final = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*"}
 _ALTERNATIVES: Final = re.compile(r"\w+(?:\|\w+)*")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A metric that a query asks for.
+class Selector:
+    """A metric that a query selects.
 
     Attributes:
         name: of the metric or of a recording rule.
-        labels: that must be there.
-        values: plain ones that are compared with, by label.
+        labels: that the metric must have.
+        values: plain ones that a label is matched with, by label.
     """
 
     name: str
@@ -36,62 +36,62 @@ class Asked:
 
 
 def rules() -> list[dict[str, Any]]:
-    """All rules, in their order."""
-    told = yaml.safe_load((FOLDER / "rules.yaml").read_text())
-    return [rule for group in told["groups"] for rule in group["rules"]]
+    """Return all rules, in their order."""
+    loaded = yaml.safe_load((FOLDER / "rules.yaml").read_text())
+    return [rule for group in loaded["groups"] for rule in group["rules"]]
 
 
 def recorded() -> dict[str, set[str]]:
-    """Labels of what the recording rules make, by name; these are named before the first colon."""
+    """Return the labels of the recorded series, which are before the first colon of the name, by name."""
     return {rule["record"]: set(rule["record"].split(":")[0].split("_")) for rule in rules() if "record" in rule}
 
 
 def dashboard() -> dict[str, Any]:
-    """Grafana's."""
-    told: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
-    return told
+    """Return Grafana's dashboard."""
+    loaded: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
+    return loaded
 
 
 def queries() -> list[str]:
-    """All of them, the variables of the dashboard's filled in."""
-    of_panels = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
-    asked = [rule["expr"] for rule in rules()] + of_panels
+    """Return all queries, with the dashboard's variables replaced."""
+    shown = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
+    found = [rule["expr"] for rule in rules()] + shown
     for variable, value in _VARIABLES.items():
-        asked = [query.replace(variable, value) for query in asked]
-    return asked
+        found = [query.replace(variable, value) for query in found]
+    return found
 
 
-def asked(query: str) -> list[Asked]:
-    """What a query asks for.
+def selectors(query: str) -> list[Selector]:
+    """Return the metrics that a query selects.
 
     Raises:
-        ValueError: it is no PromQL.
+        ValueError: it is not PromQL.
     """
-    return list(_asked(promql.parse(query), frozenset()))
+    return list(_selectors(promql.parse(query), frozenset()))
 
 
-def _asked(node: promql.Expr, needed: frozenset[str]) -> Iterator[Asked]:
+def _selectors(node: promql.Expr, needed: frozenset[str]) -> Iterator[Selector]:
     match node:
         case promql.VectorSelector():
-            yield _selected(node, needed)
+            yield _selector(node, needed)
         case promql.MatrixSelector():
-            yield _selected(node.vector_selector, needed)
+            yield _selector(node.vector_selector, needed)
         case promql.AggregateExpr():
-            yield from _asked(node.expr, _grouping(node, needed))
+            yield from _selectors(node.expr, _grouping(node, needed))
         case promql.BinaryExpr():
             matching = node.modifier.matching if node.modifier is not None else None
             both = needed | frozenset(matching.labels if matching is not None else ())
-            yield from _asked(node.lhs, both)
-            yield from _asked(node.rhs, both)
+            yield from _selectors(node.lhs, both)
+            yield from _selectors(node.rhs, both)
         case promql.Call():
             for argument in node.args:
-                yield from _asked(argument, needed)
+                yield from _selectors(argument, needed)
         case promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr():
-            yield from _asked(node.expr, needed)
+            yield from _selectors(node.expr, needed)
         case promql.NumberLiteral() | promql.StringLiteral():
             return
         case _:
-            raise ValueError(f"{node} is not understood here")
+            raise ValueError(f"{node} is a kind of expression that is not supported")
 
 
 def _grouping(node: promql.AggregateExpr, needed: frozenset[str]) -> frozenset[str]:
@@ -101,7 +101,7 @@ def _grouping(node: promql.AggregateExpr, needed: frozenset[str]) -> frozenset[s
     return named if node.modifier.type == promql.AggModifierType.By else needed | named
 
 
-def _selected(selector: promql.VectorSelector, needed: frozenset[str]) -> Asked:
+def _selector(selector: promql.VectorSelector, needed: frozenset[str]) -> Selector:
     values: dict[str, frozenset[str]] = {}
     matchers: Sequence[promql.Matcher] = selector.matchers.matchers
     for matcher in matchers:
@@ -109,4 +109,4 @@ def _selected(selector: promql.VectorSelector, needed: frozenset[str]) -> Asked:
             values[matcher.name] = values.get(matcher.name, frozenset()) | frozenset(matcher.value.split("|"))
     if selector.name is None:
         raise ValueError(f"{selector} names no metric")
-    return Asked(selector.name, needed | {matcher.name for matcher in matchers}, values)
+    return Selector(selector.name, needed | {matcher.name for matcher in matchers}, values)

@@ -1,1 +1,1 @@
-"""What the service tells of itself."""
+"""Metrics, traces and logs of the service."""

@@ -40,7 +40,7 @@ _PROTOCOL: Final = "http/protobuf"
 
 
 class TracingMisconfigured(PomonaError):
-    """A variable of OpenTelemetry asks for what is not supported."""
+    """A variable of OpenTelemetry has a value that is not supported."""
 
 
 @dataclass(frozen=True, slots=True)

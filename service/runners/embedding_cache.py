@@ -132,3 +132,4 @@ class EmbeddingCache:
     def _forget(self, key: ImageKey) -> None:
         if (found := self._cached.pop(key, None)) is not None:
             self._bytes -= found[0].embedding.nbytes
+            self._observer.cache_bytes(self._bytes)

@@ -1,4 +1,4 @@
-"""How long a batch takes: learned from the batches that ran, robust to outliers."""
+"""How long a batch takes and how fast work arrives: learned while serving, robust to outliers."""
 
 from __future__ import annotations
 
@@ -13,125 +13,156 @@ _WINDOW: Final = 16
 """Batches remembered per cost: enough to outvote outliers, few enough to follow a change of load within seconds."""
 
 _COSTS: Final = 32
-"""Costs remembered per key, the latest."""
+"""Costs remembered per family, the latest."""
 
 _APART: Final = 1.25
-"""Costs by less than this factor apart say nothing of the slope: the noise between them would be taken for it."""
+"""Costs closer together than this factor say nothing about the slope: it would be fitted to their noise."""
 
 _SPREADS: Final = 2.0
-"""Predictions add this many median absolute deviations: most batches then end before they were predicted to."""
+"""Median absolute deviations that a prediction adds: most batches then end earlier than predicted."""
+
+_PREDICTIONS: Final = 1024
+"""Predictions cached per family until the next batch is learned."""
+
+_ARRIVALS: Final = 32
+"""Arrivals remembered per key."""
+
+_FEWEST_ARRIVALS: Final = 8
+"""Fewer arrivals say nothing about a rate."""
 
 
 @dataclass(slots=True)
-class _Seen:
-    """Batches of one cost: their seconds, and what the next takes at most, more often than not."""
+class _Sample:
+    """Batches of one cost: their seconds, and an upper estimate for the next."""
 
     ran: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     middle: float = 0.0
     most: float = 0.0
 
-    def note(self, seconds: float) -> None:
+    def add(self, seconds: float) -> None:
         self.ran.append(seconds)
         self.middle = median(self.ran)
         self.most = self.middle + _SPREADS * median(abs(other - self.middle) for other in self.ran)
 
 
-@dataclass(slots=True)
-class _Learned:
-    seen: OrderedDict[float, _Seen] = field(default_factory=OrderedDict)
-    """By cost, the latest last."""
-    fixed: float = 0.0
-    per_cost: float = 0.0
-    margin: float = 0.0
-    stale: bool = True
+class LatencyCurve:
+    """Seconds of a batch by its cost, as learned for one family of keys.
+
+    Attributes:
+        version: number of batches learned.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._samples: OrderedDict[float, _Sample] = OrderedDict()  # by cost, the latest last
+        self._fixed = self._per_cost = self._margin = 0.0
+        self._stale = False
+        self._predictions: dict[float, float] = {}
 
     def learn(self, cost: float, seconds: float) -> None:
-        self.seen.setdefault(cost, _Seen()).note(seconds)
-        self.seen.move_to_end(cost)
-        if len(self.seen) > _COSTS:
-            self.seen.popitem(last=False)
-        self.stale = True
+        """Add a batch of `cost` that took `seconds`."""
+        self._samples.setdefault(cost, _Sample()).add(seconds)
+        self._samples.move_to_end(cost)
+        if len(self._samples) > _COSTS:
+            self._samples.popitem(last=False)
+        self._stale = True
+        self._predictions.clear()
+        self.version += 1
 
-    def seconds(self, cost: float) -> float:
-        """What a batch of `cost` takes at most, more often than not: as it was seen, else as those of other costs."""
-        if cost in self.seen:
-            # Where less was seen to take longer since, it does too: the device became slower.
-            newer = takewhile(lambda other: other != cost, reversed(self.seen))
-            return max(self.seen[cost].most, *(self.seen[other].most for other in newer if other < cost), 0.0)
-        if self.stale:
-            self.fit()
-            self.stale = False
-        return self.fixed + self.per_cost * cost + self.margin
+    def predict(self, cost: float) -> float:
+        """Return seconds that more often than not suffice for a batch of `cost`; 0 where nothing was learned."""
+        seconds = self._predictions.get(cost)
+        if seconds is None:
+            if len(self._predictions) >= _PREDICTIONS:
+                self._predictions.clear()
+            seconds = self._predictions[cost] = self._predict(cost)
+        return seconds
 
-    def fit(self) -> None:
-        """Theil and Sen's line through each cost's median: the median slope of pairs, the median offset (Sen 1968)."""
-        points = [(cost, seen.middle) for cost, seen in self.seen.items()]
+    def _predict(self, cost: float) -> float:
+        if cost in self._samples:
+            # If smaller batches took longer since then, this one does too: the device became slower.
+            newer = takewhile(lambda other: other != cost, reversed(self._samples))
+            return max(self._samples[cost].most, *(self._samples[other].most for other in newer if other < cost), 0.0)
+        if self._stale:
+            self._fit()
+            self._stale = False
+        return self._fixed + self._per_cost * cost + self._margin
+
+    def _fit(self) -> None:
+        """Fit Theil and Sen's line to the medians: the median slope of all pairs, the median offset (Sen 1968)."""
+        points = [(cost, sample.middle) for cost, sample in self._samples.items()]
         slopes = [
             (seconds - other) / (cost - other_cost)
             for (cost, seconds), (other_cost, other) in combinations(points, 2)
             if max(cost, other_cost) > _APART * min(cost, other_cost)
         ]
-        self.per_cost = max(0.0, median(slopes)) if slopes else 0.0
-        self.fixed = median(seconds - self.per_cost * cost for cost, seconds in points)
-        if not slopes or self.fixed < 0:
-            # One size only, or a line that begins below zero: taken as all per item, which errs on the safe side for
-            # larger ones.
-            self.per_cost = median(seconds / max(cost, 1e-9) for cost, seconds in points)
-            self.fixed = 0.0
+        self._per_cost = max(0.0, median(slopes)) if slopes else 0.0
+        self._fixed = median(seconds - self._per_cost * cost for cost, seconds in points)
+        if not slopes or self._fixed < 0:
+            # With one size only, or a line that begins below zero, all time is taken to be per item, which errs on the
+            # safe side for larger batches.
+            self._per_cost = median(seconds / max(cost, 1e-9) for cost, seconds in points)
+            self._fixed = 0.0
         errors = [
-            abs(seconds - self.fixed - self.per_cost * cost) for cost, seen in self.seen.items() for seconds in seen.ran
+            abs(seconds - self._fixed - self._per_cost * cost)
+            for cost, sample in self._samples.items()
+            for seconds in sample.ran
         ]
-        self.margin = _SPREADS * median(errors)
+        self._margin = _SPREADS * median(errors)
 
 
 class LatencyModel:
-    """Seconds of a batch as a fixed part plus a part per cost, for each key by itself.
+    """Seconds of a batch as a fixed part plus a part per cost, for each family of keys separately."""
 
-    Where a device runs fixed batch sizes (buckets), costs are rounded up to the next of them, as the device does.
+    def __init__(self) -> None:
+        self._curves: dict[Hashable, LatencyCurve] = {}
 
-    Args:
-        buckets: rising costs that the device is compiled for; empty where it takes any.
-    """
+    def curve(self, family: Hashable) -> LatencyCurve:
+        """Return what is learned for a family; it stays up to date."""
+        curve = self._curves.get(family)
+        if curve is None:
+            curve = self._curves[family] = LatencyCurve()
+        return curve
 
-    def __init__(self, buckets: tuple[float, ...] = ()) -> None:
-        self._buckets = buckets
-        self._learned: dict[Hashable, _Learned] = {}
+    def learn(self, family: Hashable, cost: float, seconds: float) -> None:
+        """Add a batch of `cost` that took `seconds`."""
+        self.curve(family).learn(cost, seconds)
 
-    def learn(self, key: Hashable, cost: float, seconds: float) -> None:
-        """A batch of `cost` took `seconds`."""
-        self._learned.setdefault(key, _Learned()).learn(self._bucket(cost), seconds)
-
-    def predict(self, key: Hashable, cost: float) -> float:
-        """Seconds that a batch of `cost` will take at most, more often than not; 0 for an unknown key."""
-        learned = self._learned.get(key)
-        if learned is None:
-            return 0.0
-        return learned.seconds(self._bucket(cost))
-
-    def _bucket(self, cost: float) -> float:
-        return next((bucket for bucket in self._buckets if bucket >= cost), cost)
+    def predict(self, family: Hashable, cost: float) -> float:
+        """Return seconds that more often than not suffice for a batch of `cost`; 0 for an unknown family."""
+        curve = self._curves.get(family)
+        return 0.0 if curve is None else curve.predict(cost)
 
 
-_AWINDOW: Final = 32
-"""ArrivalRate remembered per key."""
-
-_LEAST: Final = 8
-"""ArrivalRate without which nothing is expected: fewer say nothing of a rate."""
+@dataclass(slots=True)
+class _Arrivals:
+    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_ARRIVALS))
+    total: float | None = None
+    """Cost of the recent arrivals, once computed."""
 
 
 class ArrivalRate:
-    """Cost per second of what arrived lately, admitted or not, by key."""
+    """Cost per second that arrived recently, whether admitted or not, by key."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, deque[tuple[float, float]]] = {}
+        self._arrivals: dict[Hashable, _Arrivals] = {}
 
-    def note(self, key: Hashable, cost: float, now: float) -> None:
-        """Something of `cost` came."""
-        self._seen.setdefault(key, deque(maxlen=_AWINDOW)).append((now, cost))
+    def add(self, key: Hashable, cost: float, now: float) -> None:
+        """Count an arrival of `cost`."""
+        arrivals = self._arrivals.get(key)
+        if arrivals is None:
+            arrivals = self._arrivals[key] = _Arrivals()
+        arrivals.recent.append((now, cost))
+        arrivals.total = None
 
     def expected(self, key: Hashable, now: float, until: float) -> float:
-        """Cost that will come between `now` and `until` where it goes on as it did; silence lets it fall."""
-        seen = self._seen.get(key)
-        if seen is None or len(seen) < _LEAST or until <= now or now <= seen[0][0]:
+        """Return the cost that will arrive between `now` and `until` at the recent rate, which falls in silence."""
+        arrivals = self._arrivals.get(key)
+        if arrivals is None or len(arrivals.recent) < _FEWEST_ARRIVALS or until <= now:
             return 0.0
-        return sum(cost for _, cost in seen) / (now - seen[0][0]) * (until - now)
+        first = arrivals.recent[0][0]
+        if now <= first:
+            return 0.0
+        if arrivals.total is None:
+            arrivals.total = sum(cost for _, cost in arrivals.recent)
+        return arrivals.total / (now - first) * (until - now)

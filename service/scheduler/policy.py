@@ -1,72 +1,40 @@
+"""The batching policy: which items run next and together, which are refused, which are dropped.
+
+Pure and synchronous: no device, no HTTP, no event loop; the clock is an argument. The queue calls `admit` when work
+arrives, `take` when the device is free, and `finished` when a batch is done.
+
+- A lone item on an idle device runs at once; while the device is busy, items gather.
+- More urgent items go first (RFC 9218), then the earliest deadline, then the first come. An item that has waited longer
+  than `max_age` goes before all others, so that none starves.
+- Items share a batch only if their keys are equal; keys, of one model or of several, compete by the same rules. A batch
+  grows while its count, its cost and its predicted end allow.
+- What cannot be in time is refused on arrival or dropped from the queue, never run; an item that would make one late
+  that was admitted before is refused.
+"""
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from itertools import pairwise
-from typing import Any, Final, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final, Generic, TypeVar
 
 from service.errors import DeadlineUnreachable, Overloaded
+from service.scheduler.forecast import Forecast, Lane, grow
 from service.scheduler.latency import ArrivalRate, LatencyModel
+from service.scheduler.work import DEFAULT_URGENCY, Limits, Rank, Requester, WorkItem
+
+__all__ = ["DEFAULT_URGENCY", "Batch", "BatchPolicy", "Limits", "QueueOptions", "Requester", "WorkItem"]
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-DEFAULT_URGENCY: Final = 3
-"""RFC 9218: 0 is the most urgent, 7 the least."""
+_RESERVE: Final = 0.05
+"""Fraction of a predicted wait, kept for the errors of its predictions. With times that vary by a tenth it saves nine
+of ten admitted items that would be dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one batch.
-
-    Attributes:
-        items: most items.
-        cost: most cost, in the unit that the runner counts (images, prompts).
-    """
-
-    items: int
-    cost: float
-
-
-class Requester(Protocol):
-    @property
-    def arrived(self) -> float: ...
-    @property
-    def urgency(self) -> int: ...
-    @property
-    def recording(self) -> Any: ...
-
-
-@dataclass(slots=True, eq=False)
-class WorkItem(Generic[K, T]):
-    key: K
-    request: Requester
-    _: KW_ONLY
-    deadline: float | None
-    cost: float = 1.0
-    ready_by: float = -math.inf
-    margin: float = 0.0
-    payload: T | None = None
-    abandoned: bool = False
-    probe: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[K, T]):
-    """What the policy decided for a free device.
-
-    Attributes:
-        batch: run these together; empty where there is nothing to run now.
-        late: dropped, their deadline has passed or cannot be met any more.
-        abandoned: dropped, their callers left.
-        wait: seconds after which to ask again, where lingering holds a batch back, else None.
-    """
-
-    items: list[WorkItem[K, T]] = field(default_factory=list)
-    late: list[WorkItem[K, T]] = field(default_factory=list)
-    abandoned: list[WorkItem[K, T]] = field(default_factory=list)
-    wait: float | None = None
+_by_rank: Final = attrgetter("rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +42,10 @@ class QueueOptions:
     """How a device's queue behaves, for the work of all models on the device together.
 
     Attributes:
-        max_queued: most items waiting for the device, whichever model's they are.
+        max_queued: most items waiting for the device, whichever model they belong to.
         max_age: seconds after which a waiting item goes before all others.
-        linger: seconds that an item may wait for company on an idle device.
-        probe_after: seconds without a batch of its family after which an idle device takes an item that by the learned
-            times would be late: else times that were learned in a bad moment would refuse its family for ever.
+        probe_after: seconds without a batch of its family after which an idle device takes an item that would be late
+            by the learned times: otherwise, times learned in a bad moment would refuse its family for ever.
     """
 
     max_queued: int = 256
@@ -86,51 +53,64 @@ class QueueOptions:
     probe_after: float = 2.0
 
 
-_RESERVE: Final = 0.05
-"""Of a predicted wait, for the errors of its predictions: with times that vary by a tenth it saves nine of ten admitted
-items that were dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[K, T]):
+    """What the policy decided for a free device.
+
+    Attributes:
+        items: run these together; empty if there is nothing to run now.
+        late: dropped because their deadline has passed or cannot be met any more.
+        abandoned: dropped because their callers left.
+    """
+
+    items: list[WorkItem[K, T]] = field(default_factory=list)
+    late: list[WorkItem[K, T]] = field(default_factory=list)
+    abandoned: list[WorkItem[K, T]] = field(default_factory=list)
 
 
 class BatchPolicy(Generic[K, T]):
-    """See the module.
+    """Decide what runs on one device.
 
     Args:
-        limits: of a batch, by key.
-        times: of batches, by family.
+        limits: of a batch, by key; constant while items of the key wait.
+        latency: of batches, by family.
         clock: seconds, monotonic.
         options: of the queue.
-        family: of a key: keys of one family differ in cost alone, and how long their batches take is learned together.
+        family: of a key: keys of one family differ in cost alone, and the time of their batches is learned together.
     """
 
     def __init__(
         self,
         limits: Callable[[K], Limits],
-        times: LatencyModel,
+        latency: LatencyModel,
         *,
         clock: Callable[[], float],
         options: QueueOptions | None = None,
         family: Callable[[K], Hashable] = lambda key: key,
     ) -> None:
         self._limits = limits
-        self._times = times
+        self._latency = latency
         self._clock = clock
         self._options = options or QueueOptions()
         self._family = family
-        self._waiting: list[WorkItem[K, T]] = []
         self._arrivals = ArrivalRate()
+        self._forecast: Forecast[K, T] = Forecast(self._lane, self._arrivals)
+        self._waiting: dict[int, WorkItem[K, T]] = {}  # by id, in the order of admission
+        self._admitted = 0
+        self._aging_from = math.inf  # no item that has not aged yet arrived earlier
         self._running: list[WorkItem[K, T]] = []
         self._running_until = -math.inf
         self._taken_at = -math.inf
-        self._last_tried: dict[Hashable, float] = {}
+        self._last_run: dict[Hashable, float] = {}
 
     @property
     def waiting(self) -> int:
-        """Items in the queue, prepared or not."""
+        """Number of items in the queue, prepared or not."""
         return len(self._waiting)
 
     @property
     def busy(self) -> bool:
-        """A batch was taken and is not finished."""
+        """Whether a batch was taken and is not finished."""
         return bool(self._running)
 
     def admit(self, *items: WorkItem[K, T], may_probe: bool = True) -> None:
@@ -143,31 +123,37 @@ class BatchPolicy(Generic[K, T]):
 
         Raises:
             Overloaded: the queue is full, or an item that was admitted before would become late.
-            DeadlineUnreachable: by the learned times one would end after its deadline.
+            DeadlineUnreachable: by the learned times, one would end after its deadline.
         """
         now = self._clock()
         for item in items:
-            self._arrivals.note(item.key, item.cost, now)
+            self._arrivals.add(item.key, item.cost, now)
         if self._waiting and len(self._waiting) + len(items) > self._options.max_queued:
-            raise Overloaded(f"{len(self._waiting)} pieces of work are waiting already.", self._drain(now))
+            raise Overloaded(f"{len(self._waiting)} work items are waiting already.", self._drain(now))
+        self._age(now)
+        for number, item in enumerate(items):
+            item.rank = self._rank(item, now, self._admitted + number)
         try:
-            for number in range(len(items)):
-                self._check_in_time(items[: number + 1], now)
+            self._check_in_time(items, now)
         except DeadlineUnreachable:
             if not (may_probe and self._may_probe(items, now)):
                 raise
             for item in items:
                 item.probe = True
-        self._waiting.extend(items)
+        self._admitted += len(items)
+        self._aging_from = min(self._aging_from, *(item.request.arrived for item in items if item.rank[0]), math.inf)
+        self._waiting |= {id(item): item for item in items}
+        self._forecast.admit(items, now)
 
     def drop(self, item: WorkItem[K, T]) -> bool:
-        """Take an item out of the queue that nobody wants any more; tells whether it was still there."""
-        before = len(self._waiting)
-        self._waiting = [other for other in self._waiting if other is not item]
-        return len(self._waiting) < before
+        """Remove an item that is no longer wanted from the queue; return whether it was still there."""
+        if self._waiting.pop(id(item), None) is None:
+            return False
+        self._forecast.remove([item])
+        return True
 
     def is_running(self, item: WorkItem[K, T]) -> bool:
-        """The item is in the batch that runs now."""
+        """Return whether the item is in the batch that runs now."""
         return any(other is item for other in self._running)
 
     def take(self) -> Batch[K, T]:
@@ -179,168 +165,132 @@ class BatchPolicy(Generic[K, T]):
         if self._running:
             raise RuntimeError("take() before finished()")
         now = self._clock()
-        taken: Batch[K, T] = Batch()
-        kept: list[WorkItem[K, T]] = []
-        for item in self._waiting:
+        self._age(now)
+        batch: Batch[K, T] = Batch()
+        ready: list[WorkItem[K, T]] = []
+        for item in self._waiting.values():
             if item.abandoned:
-                taken.abandoned.append(item)
-            elif self._is_late(item, now):
-                taken.late.append(item)
-            else:
-                kept.append(item)
-        self._waiting = kept
-        ready = sorted((item for item in kept if item.payload is not None), key=lambda item: self._rank(item, now))
-        if not ready:
-            return taken
-        batch, full = self._grow(ready, now)
-        chosen = {id(item) for item in batch}
-        self._waiting = [item for item in kept if id(item) not in chosen]
-        self._running = batch
-        self._taken_at = now
-        self._running_until = now + self.predict(batch[0].key, sum(item.cost for item in batch))
-        taken.items.extend(batch)
-        return taken
+                batch.abandoned.append(item)
+            elif item.due < math.inf and self._is_late(item, now):
+                batch.late.append(item)
+            elif item.payload is not None:
+                ready.append(item)
+        if ready:
+            head = min(ready, key=_by_rank)
+            lane = self._forecast.lanes[head.key]
+            alike = sorted((item for item in ready if item.key == head.key), key=_by_rank)
+            chosen, _ = grow(lane, alike, 0, now, [])
+            batch.items.extend(chosen.items)
+            self._running = chosen.items
+            self._taken_at = now
+            self._running_until = now + lane.curve.predict(chosen.cost)
+        removed = [*batch.items, *batch.late, *batch.abandoned]
+        for item in removed:
+            del self._waiting[id(item)]
+        self._forecast.remove(removed)
+        return batch
 
     def expects_better(self) -> bool:
-        """Whether an item that should be prepared by now would go before all that are."""
+        """Return whether an item that should be prepared by now would go before all that are prepared."""
         now = self._clock()
-        ready = [self._rank(item, now) for item in self._waiting if item.payload is not None]
-        coming = [
-            self._rank(item, now)
-            for item in self._waiting
-            if item.payload is None and not item.abandoned and item.ready_by <= now
-        ]
-        return bool(ready and coming) and min(coming) < min(ready)
+        self._age(now)
+        ready: Rank | None = None
+        coming: Rank | None = None
+        for item in self._waiting.values():
+            if item.payload is not None:
+                if ready is None or item.rank < ready:
+                    ready = item.rank
+            elif item.ready_by <= now and not item.abandoned and (coming is None or item.rank < coming):
+                coming = item.rank
+        # Of equals none is better: the order of admission does not count.
+        return ready is not None and coming is not None and coming[:-1] < ready[:-1]
 
     def finished(self, seconds: float | None) -> None:
-        """The batch that was taken last has ended.
+        """Note that the batch that was taken last has ended.
 
         Args:
-            seconds: how long it ran, to learn from, or None where that tells nothing (it failed). Where more has passed
+            seconds: how long it ran, to learn from, or None if that says nothing (it failed). If more time has passed
                 since it was taken, that is learned: the way to the device and back keeps others waiting too.
         """
         if self._running:
             now, key = self._clock(), self._running[0].key
             if seconds is not None:
                 self.learn(key, sum(item.cost for item in self._running), max(seconds, now - self._taken_at))
-            self._last_tried[self._family(key)] = now
+            self._last_run[self._family(key)] = now
         self._running = []
         self._running_until = -math.inf
 
     def learn(self, key: K, cost: float, seconds: float) -> None:
-        """A batch of `cost` took `seconds`."""
-        self._times.learn(self._family(key), cost, seconds)
-        self._last_tried[self._family(key)] = self._clock()
+        """Learn that a batch of `cost` took `seconds`."""
+        self._latency.learn(self._family(key), cost, seconds)
+        self._last_run[self._family(key)] = self._clock()
 
     def predict(self, key: K, cost: float) -> float:
-        """Seconds that a batch of `cost` will take at most, more often than not; 0 where nothing was learned."""
-        return self._times.predict(self._family(key), cost)
+        """Return seconds that more often than not suffice for a batch of `cost`; 0 if nothing was learned."""
+        return self._latency.predict(self._family(key), cost)
+
+    def _lane(self, key: K) -> Lane[K, T]:
+        return Lane(key, self._limits(key), self._latency.curve(self._family(key)))
 
     def _may_probe(self, items: Sequence[WorkItem[K, T]], now: float) -> bool:
-        """Whether the device is idle, and a time that `items` are judged by may be out of date, or none is known."""
+        """Return whether the device is idle and a time that decides about `items` may be out of date or unknown."""
         if self._running or self._waiting:
             return False
         families = {self._family(item.key) for item in items}
-        oldest = min((last for family, last in self._last_tried.items() if family in families), default=-math.inf)
+        oldest = min((last for family, last in self._last_run.items() if family in families), default=-math.inf)
         return now - oldest >= self._options.probe_after
 
     def _is_late(self, item: WorkItem[K, T], now: float) -> bool:
-        if item.deadline is None:
-            return False
-        earliest = now if item.probe else now + self.predict(item.key, item.cost)
-        return earliest > item.deadline
+        earliest = now if item.probe else now + self._forecast.lanes[item.key].curve.predict(item.cost)
+        return earliest > item.due
 
-    def _rank(self, item: WorkItem[K, T], now: float) -> tuple[bool, int, float, float]:
-        """Smaller goes first."""
-        terms = item.request
-        if now - terms.arrived > self._options.max_age:
-            return (False, 0, 0.0, terms.arrived)
-        deadline = math.inf if item.deadline is None else item.deadline
-        return (True, terms.urgency, deadline, terms.arrived)
+    def _rank(self, item: WorkItem[K, T], now: float, number: int) -> Rank:
+        arrived = item.request.arrived
+        if now - arrived > self._options.max_age:
+            return (0, 0, 0.0, arrived, number)
+        return (1, item.request.urgency, item.due, arrived, number)
 
-    def _grow(self, ordered: list[WorkItem[K, T]], now: float) -> tuple[list[WorkItem[K, T]], bool]:
-        """The head of the queue and what may run with it; and whether more could not have joined."""
-        head = ordered[0]
-        limits = self._limits(head.key)
-        batch, cost = [head], head.cost
-        tightest = math.inf if head.deadline is None else head.deadline
-        for item in ordered[1:]:
-            if item.key != head.key:
-                continue
-            tighter = tightest if item.deadline is None else min(tightest, item.deadline)
-            if (
-                len(batch) >= limits.items
-                or cost + item.cost > limits.cost
-                or now + self.predict(head.key, cost + item.cost) > tighter
-            ):
-                return batch, True
-            batch.append(item)
-            cost, tightest = cost + item.cost, tighter
-        return batch, len(batch) >= limits.items or cost >= limits.cost
-
-    def _check_in_time(self, chain: Sequence[WorkItem[K, T]], now: float) -> None:
-        """Refuse the last of `chain` where it, or another that would have been in time, would be late."""
-        item = chain[-1]
-        if all(other.deadline is None for other in (item, *self._waiting)):
+    def _age(self, now: float) -> None:
+        """Move items that have waited too long to the front."""
+        if not now - self._aging_from > self._options.max_age:
             return
-        ends = self._ends(chain, now)
-        if item.deadline is not None:
-            end = ends[id(item)]
-            if self._running or self._waiting:
-                end += _RESERVE * (end - now)
-            end += item.margin
-            if end > item.deadline:
-                rank = self._rank(item, now)
-                ahead = sum(self._rank(other, now) <= rank for other in self._waiting)
-                raise DeadlineUnreachable(
-                    f"The answer would come {(end - item.deadline) * 1000:.0f} ms after its deadline, "
-                    f"with {ahead} pieces of work ahead of it."
-                )
-        without = self._ends((), now)
-        for other in self._waiting:
-            if other.deadline is None:
+        self._aging_from = math.inf
+        aged = False
+        for item in self._waiting.values():
+            if item.rank[0]:
+                item.rank = self._rank(item, now, item.rank[-1])
+                if item.rank[0]:
+                    self._aging_from = min(self._aging_from, item.request.arrived)
+                else:
+                    aged = True
+        if aged:
+            self._forecast.reorder()
+
+    def _check_in_time(self, items: Sequence[WorkItem[K, T]], now: float) -> None:
+        """Check that each item would be in time, and every other that would have been without them."""
+        forecast = self._forecast
+        if not forecast.dated and all(item.due == math.inf for item in items):
+            return
+        forecast.update(now, max(now, self._running_until) if self._running else now)
+        forecast.begin()
+        for item in items:
+            trial = forecast.attempt(item)
+            if not forecast.dated and item.due == math.inf:
                 continue
-            if without[id(other)] <= other.deadline < ends[id(other)]:
+            if trial.end is not None and item.due < math.inf:
+                end = trial.end
+                if self._running or self._waiting:
+                    end += _RESERVE * (end - now)
+                end += item.margin
+                if end > item.due:
+                    raise DeadlineUnreachable(
+                        f"The answer would come {(end - item.due) * 1000:.0f} ms after its deadline, "
+                        f"with {forecast.ahead_of(item.rank)} work items ahead of it."
+                    )
+            if trial.harms:
                 raise Overloaded("It would make a request late that was admitted before.", self._drain(now))
 
-    def _ends(self, chain: Sequence[WorkItem[K, T]], now: float) -> dict[int, float]:
-        """When work with a deadline would end: what waits and `chain`, in the batches that `take` would form of them.
-
-        A batch that starts later and is not full will be joined by others: it is taken to be as large as the arrivals
-        of the last moments would make it. Without that, each item is admitted as if it ran nearly alone, its batch is
-        then cut for its sake, and the smaller batches make those behind late: under overload half the goodput is lost.
-        """
-        before = {id(own): id(earlier) for earlier, own in pairwise(chain)}
-        pending = sorted([*self._waiting, *chain], key=lambda item: self._rank(item, now))
-        moment = max(now, self._running_until) if self._running else now
-        ends: dict[int, float] = {}
-        while any(item.deadline is not None for item in pending):
-            free = [item for item in pending if id(item) not in before or before[id(item)] in ends]
-            ready = [item for item in free if item.payload is not None or item.ready_by <= moment]
-            if not ready:
-                moment = min(item.ready_by for item in free)
-                continue
-            batch, full = self._grow(ready, moment)
-            key, cost = batch[0].key, sum(item.cost for item in batch)
-            if not full:
-                joined = cost + self._arrivals.expected(key, now, moment)
-                cost = max(cost, min(joined, self._limits(key).cost))
-            moment += self.predict(key, cost)
-            done = {id(item) for item in batch}
-            ends |= dict.fromkeys(done, moment)
-            pending = [item for item in pending if id(item) not in done]
-        return ends
-
     def _drain(self, now: float) -> float:
-        """Predicted seconds until all that runs and waits is done."""
-        backlog: dict[K, tuple[int, float]] = {}
-        for item in self._waiting:
-            count, cost = backlog.get(item.key, (0, 0.0))
-            backlog[item.key] = (count + 1, cost + item.cost)
+        """Predict seconds until all that runs and waits is done."""
         running = max(0.0, self._running_until - now) if self._running else 0.0
-        return running + sum(self._batches(key, count, cost) for key, (count, cost) in backlog.items())
-
-    def _batches(self, key: K, count: int, cost: float) -> float:
-        limits = self._limits(key)
-        batches = max(1, math.ceil(count / limits.items), math.ceil(cost / limits.cost))
-        return batches * self.predict(key, cost / batches)
+        return running + sum(lane.drain() for lane in self._forecast.lanes.values())

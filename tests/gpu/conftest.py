@@ -1,4 +1,4 @@
-"""Tests of this folder need a CUDA device."""
+"""Mark the tests of this folder, which need a CUDA device."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in here:
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

@@ -1,4 +1,4 @@
-"""The PyTorch backend on a CUDA device: its results against the CPU's, and its memory."""
+"""The PyTorch backend on a CUDA device: its results compared with the CPU's, and its memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from service.isolation import run_isolated
 from torch import Tensor
 
 from loadtest.gpu import random_weights
@@ -25,6 +24,7 @@ from models.sam.build import build_sam
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Prompt, Size
 from models.weights.checkpoints import load_state_dict
+from service.scheduler.queue import run_bisected
 
 DEVICE = torch.device("cuda:0")
 IMAGE = Size(1200, 1800)
@@ -110,24 +110,24 @@ def test_an_embedding_is_not_overwritten_by_the_next_batch(sam: SamBackend) -> N
 
 @pytest.mark.checkpoint
 def test_images_are_copied_completely_while_other_threads_run_batches(sam: SamBackend) -> None:
-    letterboxes = 12
-    expected = [sam.encode([sam.prepare(noise(seed, SQUARE), SQUARE)])[0] for seed in range(letterboxes)]
+    count = 12
+    expected = [sam.encode([sam.prepare(noise(seed, SQUARE), SQUARE)])[0] for seed in range(count)]
     prepared: dict[int, object] = {}
 
     def prepare(seeds: range) -> None:
         for seed in seeds:
             prepared[seed] = sam.prepare(noise(seed, SQUARE), SQUARE)
 
-    threads = [threading.Thread(target=prepare, args=(range(start, letterboxes, 3),)) for start in range(3)]
+    threads = [threading.Thread(target=prepare, args=(range(start, count, 3),)) for start in range(3)]
     for thread in threads:
         thread.start()
     ours: dict[int, Embedding] = {}
-    while len(ours) < letterboxes:
+    while len(ours) < count:
         for seed in [seed for seed in list(prepared) if seed not in ours]:
             (ours[seed],) = sam.encode([prepared[seed]])
     for thread in threads:
         thread.join()
-    assert max(distance(ours[seed], expected[seed]) for seed in range(letterboxes)) <= 0.03
+    assert max(distance(ours[seed], expected[seed]) for seed in range(count)) <= 0.03
 
 
 def test_attention_that_bounds_memory_agrees_in_bfloat16() -> None:
@@ -159,7 +159,7 @@ def test_a_batch_that_the_device_has_no_memory_for_is_split(sam: SamBackend) -> 
     try:
         with pytest.raises(DeviceOutOfMemory):
             sam.encode(prepared)
-        outcomes = run_isolated(lambda batch: encode(list(batch)), prepared)
+        outcomes = run_bisected(lambda batch: encode(list(batch)), prepared)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
     assert sizes[0] == 8

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from service.batching import BatchPolicy
-from service.service_times import ServiceTimes
-from service.work import DEFAULT_URGENCY, Item, Limits, Piece, QueueOptions, Terms
 
 from service.errors import DeadlineUnreachable, Overloaded
+from service.scheduler.policy import DEFAULT_URGENCY, BatchPolicy, Item, Limits, Piece, QueueOptions, Terms
 from tests.fakes import FakeClock
 
 

@@ -1,4 +1,4 @@
-"""Tests of the benchmarks' pure parts: the load generator, what servers are started with, the reports."""
+"""The benchmarks: their load generator, the requests and settings of the servers, the reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from service.keys import share
 
 from loadtest import cost, doors, overload
 from loadtest.callers import CALLERS, Target
@@ -26,6 +25,7 @@ from loadtest.wire import Call, Masks, Unanswered
 from models.images import decode, read_size
 from models.letterbox import letterbox_for
 from models.types import Point
+from service.runners.base import share
 
 CALL = Call("/there", "text/plain", b"please", "X-Deadline-Ms")
 MAX_PIXELS = 10_000_000

@@ -1,4 +1,4 @@
-"""What is exposed is documented, clean, and what rules and dashboard ask for."""
+"""Exposed metrics are documented, pass promtool, and are those that rules and dashboard query."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from service.errors import PROBLEMS
 from service.observability.observer import CacheEvent, Outcome, Stage
-from tests.queries import FOLDER, TARGET, asked, dashboard, queries, recorded, rules
-from tests.told_metrics import documented, families, series, tell_everything
+from tests.exposition import documented, expose_everything, families, series
+from tests.queries import FOLDER, TARGET, dashboard, queries, recorded, rules, selectors
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -37,60 +37,58 @@ def promtool(*arguments: str, text: str | None = None) -> str:
 
 
 def test_the_documentation_lists_every_metric_as_it_is_exposed() -> None:
-    assert documented() == families(tell_everything())
+    assert documented() == families(expose_everything())
 
 
 @needs_promtool
-def test_promtool_has_nothing_to_say_of_the_metrics() -> None:
+def test_promtool_finds_no_fault_in_the_metrics() -> None:
     ours = "".join(
-        line for line in tell_everything().splitlines(keepends=True) if "pomona_" in line and "_created" not in line
+        line for line in expose_everything().splitlines(keepends=True) if "pomona_" in line and "_created" not in line
     )
     assert promtool("check", "metrics", text=ours) == ""
 
 
 @pytest.mark.parametrize("query", queries())
-def test_a_query_asks_for_metrics_and_labels_that_are_exposed(query: str) -> None:
-    exposed = series(tell_everything()) | recorded()
-    for metric in asked(query):
+def test_queries_select_metrics_and_labels_that_are_exposed(query: str) -> None:
+    exposed = series(expose_everything()) | recorded()
+    for metric in selectors(query):
         assert metric.name in exposed, f"{metric.name} is not exposed"
         assert metric.labels <= exposed[metric.name] | TARGET, f"{metric.name} has no such labels"
-        for label, wanted in metric.values.items():
-            assert wanted <= KNOWN.get(label, wanted), f"{label} is never any of {wanted}"
+        for label, values in metric.values.items():
+            assert values <= KNOWN.get(label, values), f"{label} is never any of {values}"
 
 
-def test_the_check_of_queries_finds_what_is_not_there() -> None:
-    (metric,) = asked('sum by (door) (rate(pomona_orders_total{outcome=~"ok|eaten", code!=""}[5m]))')
+def test_the_labels_and_values_of_a_query_are_found() -> None:
+    (metric,) = selectors('sum by (endpoint) (rate(pomona_orders_total{outcome=~"ok|eaten", code!=""}[5m]))')
     assert metric.name == "pomona_orders_total"
-    assert metric.labels == {"door", "outcome", "code"}
+    assert metric.labels == {"endpoint", "outcome", "code"}
     assert metric.values == {"outcome": {"ok", "eaten"}}
     with pytest.raises(ValueError, match="unclosed"):
-        asked("sum by (job) (rate(pomona_requests_total[5m])")
+        selectors("sum by (job) (rate(pomona_requests_total[5m])")
 
 
-def test_every_recording_rule_is_used_and_named_by_the_labels_that_it_has() -> None:
-    used = {metric.name for query in queries() for metric in asked(query)}
+def test_every_recording_rule_is_used_and_named_by_its_labels() -> None:
+    used = {metric.name for query in queries() for metric in selectors(query)}
     assert set(recorded()) <= used
     for rule in rules():
         if "record" in rule and "namespace_job" not in rule["expr"]:
-            labels = set.union(*(set(metric.labels) for metric in asked(rule["expr"])))
+            labels = set.union(*(set(metric.labels) for metric in selectors(rule["expr"])))
             assert recorded()[rule["record"]] <= labels
 
 
 def test_every_metric_is_shown_on_the_dashboard() -> None:
-    used = {metric.name for query in queries() for metric in asked(query)}
+    used = {metric.name for query in queries() for metric in selectors(query)}
     shown = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in used}
     assert {name for name in documented() if name not in shown} == set()
 
 
-def test_panels_of_the_dashboard_do_not_overlap_and_have_names_of_their_own() -> None:
+def test_panels_of_the_dashboard_have_unique_titles_and_do_not_overlap() -> None:
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
-    for place in (panel["gridPos"] for panel in panels):
+    for grid in (panel["gridPos"] for panel in panels):
         cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            (x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])
         }
         assert max(x for x, _ in cells) < 24
         assert not cells & taken
@@ -103,7 +101,7 @@ def test_the_rules_pass_their_own_tests() -> None:
     promtool("check", "config", str(FOLDER / "prometheus.yaml"))
 
 
-def test_every_alert_has_a_test_that_it_fires() -> None:
+def test_every_alert_is_tested_to_fire() -> None:
     tested = (FOLDER / "rules_test.yaml").read_text()
     for rule in rules():
         if "alert" in rule:
@@ -112,20 +110,20 @@ def test_every_alert_has_a_test_that_it_fires() -> None:
             assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_a_worker_that_died_is_not_counted_as_ready_but_what_it_counted_stays(tmp_path: Path) -> None:
+def test_the_gauges_of_a_dead_worker_are_dropped_and_its_counters_stay(tmp_path: Path) -> None:
     work = (
         "from service.observability.metrics import PrometheusObserver, exposition\n"
         "observer = PrometheusObserver()\n"
-        "observer.ready(now=True)\n"
-        "observer.refused('overloaded')\n"
+        "observer.readiness_changed(ready=True)\n"
+        "observer.problem_answered('overloaded')\n"
         "print(exposition().decode())\n"
     )
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    told = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", work], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         ).stdout
         for _ in range(2)
     ]
-    assert [re.findall(r"^pomona_ready_workers (\S+)$", text, re.MULTILINE) for text in told] == [["1.0"]] * 2
-    assert 'pomona_problems_total{code="overloaded"} 2.0' in told[1]
+    assert [re.findall(r"^pomona_ready_workers (\S+)$", text, re.MULTILINE) for text in outputs] == [["1.0"]] * 2
+    assert 'pomona_problems_total{code="overloaded"} 2.0' in outputs[1]

@@ -7,12 +7,9 @@ import random
 from collections.abc import Hashable
 
 import pytest
-from service.arrivals import Arrivals
-from service.batching import BatchPolicy
-from service.service_times import ServiceTimes
-from service.work import Item, Limits, Piece, Terms
 
 from service.errors import DeadlineUnreachable, Overloaded
+from service.scheduler.policy import BatchPolicy, Item, Limits, Piece, Terms
 from tests.fakes import FakeClock
 
 FIXED, PER_ITEM, LARGEST = 0.040, 0.005, 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,8 +78,10 @@ class Bench:
         self.clock = FakeClock()
         self.recorder = Recorder()
         card = threading.Lock()
-        self.sam = FakeSam(image_batches, encode_s_per_batch=ENCODING, decode_s_per_batch=DECODING)
-        self.quick = FakeSam((1, 4), encode_s_per_batch=QUICK_ENCODING, decode_s_per_batch=DECODING)
+        self.sam = FakeSam(image_batches, prompt_batches=(1,), encode_s_per_batch=ENCODING, decode_s_per_batch=DECODING)
+        self.quick = FakeSam(
+            (1, 4), prompt_batches=(1,), encode_s_per_batch=QUICK_ENCODING, decode_s_per_batch=DECODING
+        )
         self.unet = FakeUNet((1, 4), infer_s_per_batch=INFERENCE)
         for fake in (self.sam, self.quick, self.unet):
             fake.clock, fake.card = self.clock, card
@@ -103,6 +106,14 @@ class Bench:
         running = await self.waiting(self.encode())
         assert await asyncio.to_thread(self.sam.entered.wait, PATIENCE_S)
         return running
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Hold the device until the block ends."""
+        running = await self.hold()
+        yield
+        self.let_go()
+        await running
 
     def let_go(self) -> None:
         if self.sam.blocks is not None:
@@ -198,11 +209,9 @@ def test_nothing_more_runs_on_a_broken_device() -> None:
 
 
 async def test_waiting_items_run_together_and_a_bad_one_fails_alone(bench: Bench) -> None:
-    busy = await bench.hold()
-    bench.unet.spoilt = {2}
-    calls = [await bench.waiting(bench.infer(mark=mark)) for mark in (1, 2, 3)]
-    bench.let_go()
-    await busy
+    async with bench.busy():
+        bench.unet.spoilt = {2}
+        calls = [await bench.waiting(bench.infer(mark=mark)) for mark in (1, 2, 3)]
     good, bad, fine = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(bad, BackendError)
     assert isinstance(good, BatchResult)
@@ -212,12 +221,11 @@ async def test_waiting_items_run_together_and_a_bad_one_fails_alone(bench: Bench
 
 
 async def test_an_item_whose_caller_left_never_runs(bench: Bench) -> None:
-    busy = await bench.hold()
-    leaving, staying = [await bench.waiting(bench.infer(mark=mark)) for mark in (1, 2)]
-    leaving.cancel()
-    await asyncio.wait({leaving})
-    bench.let_go()
-    await asyncio.gather(busy, staying)
+    async with bench.busy():
+        leaving, staying = [await bench.waiting(bench.infer(mark=mark)) for mark in (1, 2)]
+        leaving.cancel()
+        await asyncio.wait({leaving})
+    await staying
     assert bench.unet.encoded == [2]
 
 
@@ -230,105 +238,82 @@ async def test_a_ticket_that_is_released_before_its_payload_is_there_holds_nothi
 
 
 async def test_the_next_stage_of_a_request_goes_before_less_urgent_work(bench: Bench) -> None:
-    busy = await bench.hold()
-    urgent = bench.quicks.reserve(
-        bench.request(urgency=0), [CLICK], LETTERBOX, deadline=None, encode=True, ready_by=bench.clock.now
-    )
+    async with bench.busy():
+        urgent = bench.quicks.reserve(
+            bench.request(urgency=0), [CLICK], LETTERBOX, deadline=None, encode=True, ready_by=bench.clock.now
+        )
 
-    async def segment() -> None:
-        assert urgent.encode is not None
-        embedding = (await bench.quicks.encode(urgent.encode, image())).value
-        await asyncio.sleep(0)  # some turns of the event loop, as a pipeline takes
+        async def segment() -> None:
+            assert urgent.encode is not None
+            embedding = (await bench.quicks.encode(urgent.encode, image())).value
+            await asyncio.sleep(0)  # some turns of the event loop, as a pipeline takes
+            await asyncio.sleep(0)
+            await bench.quicks.decode(urgent, embedding, [CLICK], LETTERBOX)
+
+        segmenting = asyncio.create_task(segment())
         await asyncio.sleep(0)
-        await bench.quicks.decode(urgent, embedding, [CLICK], LETTERBOX)
-
-    segmenting = asyncio.create_task(segment())
-    await asyncio.sleep(0)
-    other = await bench.waiting(bench.infer(urgency=7))
-    bench.let_go()
-    await asyncio.gather(busy, segmenting, other)
+        other = await bench.waiting(bench.infer(urgency=7))
+    await asyncio.gather(segmenting, other)
     assert [stage for _, stage, *_ in bench.recorder.batches] == ["encode", "encode", "mask_decode", "infer"]
 
 
 async def test_an_urgent_payload_that_never_comes_delays_other_work_only_briefly(bench: Bench) -> None:
-    busy = await bench.hold()
-    never = bench.reserve_infer(urgency=0)
-    waiting = await bench.waiting(bench.encode(bench.quicks))
-    bench.let_go()
+    async with bench.busy():
+        never = bench.reserve_infer(urgency=0)
+        waiting = await bench.waiting(bench.encode(bench.quicks))
     async with asyncio.timeout(PATIENCE_S):  # of the event loop: the queue's clock stands still
-        await asyncio.gather(busy, waiting)
+        await waiting
     never.release()
 
 
-async def test_an_inference_with_a_tight_deadline_goes_before_an_encoding_that_waits(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("encode_within", "infer_within", "encoding_waits", "inference_waits"),
+    [(60, 6, ENCODING + INFERENCE, ENCODING), (9, 60, ENCODING, 2 * ENCODING)],
+)
+async def test_of_two_models_the_one_with_the_tighter_deadline_goes_first(
+    bench: Bench, encode_within: float, infer_within: float, encoding_waits: float, inference_waits: float
+) -> None:
     start = bench.clock.now
-    busy = await bench.hold()
-    encoding = await bench.waiting(bench.encode(within=60))
-    inference = await bench.waiting(bench.infer(within=6))
-    bench.let_go()
-    assert (await inference).started == start + ENCODING
-    assert (await encoding).started == start + ENCODING + INFERENCE
-    await busy
+    async with bench.busy():
+        encoding = await bench.waiting(bench.encode(within=encode_within))
+        inference = await bench.waiting(bench.infer(within=infer_within))
+    assert (await encoding).started == start + encoding_waits
+    assert (await inference).started == start + inference_waits
 
 
-async def test_an_encoding_with_a_tight_deadline_goes_before_an_inference_that_waits(bench: Bench) -> None:
-    start = bench.clock.now
-    busy = await bench.hold()
-    inference = await bench.waiting(bench.infer(within=60))
-    encoding = await bench.waiting(bench.encode(within=9))
-    bench.let_go()
-    assert (await encoding).started == start + ENCODING
-    assert (await inference).started == start + 2 * ENCODING
-    await busy
-
-
-async def test_different_models_never_share_a_batch(bench: Bench) -> None:
-    busy = await bench.hold()
-    calls = [
-        await bench.waiting(call)
-        for _ in range(2)
-        for call in (bench.encode(), bench.encode(bench.quicks), bench.infer())
-    ]
-    bench.let_go()
+async def test_models_share_the_devices_thread_and_never_a_batch(bench: Bench) -> None:
+    async with bench.busy():
+        calls = [
+            await bench.waiting(call)
+            for _ in range(2)
+            for call in (bench.encode(), bench.encode(bench.quicks), bench.infer())
+        ]
     done = await asyncio.gather(*calls)
-    await busy
     assert [result.batch_size for result in done] == [2] * 6
     assert (bench.sam.encodes, bench.quick.encodes, bench.unet.encodes) == ([1, 2], [2], [2])
-
-
-async def test_everything_runs_on_the_devices_one_thread_including_warm_up(bench: Bench) -> None:
-    await asyncio.gather(bench.encode(), bench.encode(bench.quicks), bench.infer())
     assert not any(fake.overlapped for fake in (bench.sam, bench.quick, bench.unet))
-    (thread,) = bench.sam.threads | bench.quick.threads | bench.unet.threads
+    (thread,) = bench.sam.threads | bench.quick.threads | bench.unet.threads  # warm-up included
     assert thread != threading.get_ident()
 
 
-async def test_admission_counts_what_other_models_are_running(bench: Bench) -> None:
+async def test_admission_counts_the_work_of_other_models_that_runs_or_goes_first(bench: Bench) -> None:
+    reserve = 1.05  # of a predicted wait a twentieth is kept
     assert bench.would_be_in_time(INFERENCE + 0.01)
-    busy = await bench.hold()
-    # A twentieth of the wait is kept in reserve.
-    assert not bench.would_be_in_time((ENCODING + INFERENCE) * 1.05 - 0.01)
-    assert bench.would_be_in_time((ENCODING + INFERENCE) * 1.05 + 0.01)
-    bench.let_go()
-    await busy
-
-
-async def test_admission_counts_the_waiting_work_of_other_models_that_goes_first(bench: Bench) -> None:
-    busy = await bench.hold()
-    encoding = await bench.waiting(bench.encode(within=9))
-    assert not bench.would_be_in_time(9.1)
-    assert bench.would_be_in_time((2 * ENCODING + INFERENCE) * 1.05 + 0.01)
-    bench.let_go()
-    await asyncio.gather(busy, encoding)
+    async with bench.busy():
+        assert not bench.would_be_in_time((ENCODING + INFERENCE) * reserve - 0.01)
+        assert bench.would_be_in_time((ENCODING + INFERENCE) * reserve + 0.01)
+        encoding = await bench.waiting(bench.encode(within=9))
+        assert not bench.would_be_in_time(9.1)
+        assert bench.would_be_in_time((2 * ENCODING + INFERENCE) * reserve + 0.01)
+    await encoding
 
 
 async def test_work_that_would_make_admitted_work_of_another_model_late_is_refused(bench: Bench) -> None:
-    busy = await bench.hold()
-    encoding = await bench.waiting(bench.encode(within=8.5))
-    with pytest.raises(Overloaded):
-        await bench.infer(within=6)
-    bench.let_go()
-    await asyncio.gather(busy, encoding)
+    async with bench.busy():
+        encoding = await bench.waiting(bench.encode(within=8.5))
+        with pytest.raises(Overloaded):
+            await bench.infer(within=6)
+    await encoding
 
 
 async def test_the_times_of_each_model_are_learned_separately(bench: Bench) -> None:
@@ -340,10 +325,9 @@ async def test_the_times_of_each_model_are_learned_separately(bench: Bench) -> N
 async def test_each_model_has_its_own_batch_limits() -> None:
     bench = Bench(image_batches=(1,))
     await bench.warm_up()
-    busy = await bench.hold()
-    calls = [await bench.waiting(call) for _ in range(3) for call in (bench.encode(), bench.infer())]
-    bench.let_go()
-    await asyncio.gather(busy, *calls)
+    async with bench.busy():
+        calls = [await bench.waiting(call) for _ in range(3) for call in (bench.encode(), bench.infer())]
+    await asyncio.gather(*calls)
     await bench.close()
     assert (bench.sam.encodes, bench.unet.encodes) == ([1, 1, 1, 1], [3])
 
@@ -351,19 +335,18 @@ async def test_each_model_has_its_own_batch_limits() -> None:
 async def test_a_full_queue_refuses_the_work_of_every_model_and_says_when_to_retry() -> None:
     bench = Bench(max_queued=2)
     await bench.warm_up()
-    busy = await bench.hold()
-    encoding, inference = [await bench.waiting(call) for call in (bench.encode(), bench.infer())]
-    for runner in (bench.sams, bench.quicks):
-        with pytest.raises(Overloaded) as refused:
-            bench.reserve_encode(runner)
-        assert refused.value.retry_after == pytest.approx(2 * ENCODING + INFERENCE)
-    with pytest.raises(Overloaded):
-        bench.reserve_infer()
-    inference.cancel()
-    await asyncio.wait({inference})
-    bench.reserve_infer().release()
-    bench.let_go()
-    await asyncio.gather(busy, encoding)
+    async with bench.busy():
+        encoding, inference = [await bench.waiting(call) for call in (bench.encode(), bench.infer())]
+        for runner in (bench.sams, bench.quicks):
+            with pytest.raises(Overloaded) as refused:
+                bench.reserve_encode(runner)
+            assert refused.value.retry_after == pytest.approx(2 * ENCODING + INFERENCE)
+        with pytest.raises(Overloaded):
+            bench.reserve_infer()
+        inference.cancel()
+        await asyncio.wait({inference})
+        bench.reserve_infer().release()
+    await encoding
     await bench.close()
 
 
@@ -417,10 +400,8 @@ async def test_closing_is_bounded_and_the_next_runner_does_not_wait_again(bench:
 
 
 async def test_batches_and_waits_are_reported_by_model_and_stage(bench: Bench) -> None:
-    busy = await bench.hold()
-    inference = await bench.waiting(bench.infer())
-    bench.let_go()
-    await busy
+    async with bench.busy():
+        inference = await bench.waiting(bench.infer())
     result = await inference
     assert (result.queued, result.ran, result.batch_size) == (ENCODING, INFERENCE, 1)
     reservation = bench.quicks.reserve(
@@ -440,16 +421,14 @@ async def test_batches_and_waits_are_reported_by_model_and_stage(bench: Bench) -
 
 
 async def test_dropped_work_never_runs_and_is_reported_by_model_and_reason(bench: Bench) -> None:
-    busy = await bench.hold()
-    leaving = await bench.waiting(bench.encode(bench.quicks))
-    late = await bench.waiting(bench.infer(within=6))
-    leaving.cancel()
-    await asyncio.wait({leaving})
-    with pytest.raises(DeadlineUnreachable):
-        await bench.infer(within=0.1)
-    bench.clock.leap(10)
-    bench.let_go()
-    await busy
+    async with bench.busy():
+        leaving = await bench.waiting(bench.encode(bench.quicks))
+        late = await bench.waiting(bench.infer(within=6))
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        with pytest.raises(DeadlineUnreachable):
+            await bench.infer(within=0.1)
+        bench.clock.leap(10)
     with pytest.raises(DeadlineExceeded):
         await late
     assert bench.quick.encodes == bench.unet.encodes == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,6 @@ def sam() -> FakeSam:
 async def runner(sam: FakeSam) -> AsyncIterator[WatchedRunner]:
     runner = open_sam(sam)
     yield runner
-    let_go(runner)
     await runner.close(PATIENCE_S)
 
 
@@ -96,19 +96,19 @@ def peel(letterbox: UNetLetterbox = PEEL_FRAME) -> FakePeel:
     return FakePeel(np.zeros((letterbox.padded.height, letterbox.padded.width, 3), np.float32), 0)
 
 
-async def hold(runner: WatchedRunner | WatchedUNetRunner) -> asyncio.Task[BatchResult[Any]]:
-    """Start an image that stays on the device until `let_go`."""
+@asynccontextmanager
+async def busy(runner: WatchedRunner | WatchedUNetRunner) -> AsyncIterator[None]:
+    """Keep the device busy with an image until the block ends."""
     backend = runner.backend
     backend.entered.clear()
     backend.blocks = threading.Event()
     running = asyncio.create_task(encode(runner, BLACK) if isinstance(runner, WatchedRunner) else infer(runner, peel()))
     assert await asyncio.to_thread(backend.entered.wait, PATIENCE_S)
-    return running
-
-
-def let_go(runner: WatchedRunner | WatchedUNetRunner) -> None:
-    if runner.backend.blocks is not None:
-        runner.backend.blocks.set()
+    try:
+        yield
+    finally:
+        backend.blocks.set()
+    await running
 
 
 def guess(value: float) -> Logits:
@@ -163,12 +163,10 @@ async def test_a_request_with_many_prompts_is_decoded_in_several_batches(runner:
 
 
 async def test_prompts_of_many_requests_share_bounded_batches(runner: WatchedRunner, sam: FakeSam) -> None:
-    busy = await hold(runner)
-    calls = [asyncio.create_task(decode(runner, BLACK, [CLICK] * count)) for count in (1, 1, 2, 1, 3, 1)]
-    await runner.requests.reach(6)
-    let_go(runner)
+    async with busy(runner):
+        calls = [asyncio.create_task(decode(runner, BLACK, [CLICK] * count)) for count in (1, 1, 2, 1, 3, 1)]
+        await runner.requests.reach(6)
     results = await asyncio.gather(*calls)
-    await busy
     assert [len(result.value.scores) for result in results] == [1, 1, 2, 1, 3, 1]
     assert sum(call.prompts for call in sam.decodes) == 9
     assert max(call.prompts for call in sam.decodes) == 3
@@ -177,14 +175,12 @@ async def test_prompts_of_many_requests_share_bounded_batches(runner: WatchedRun
 
 async def test_images_share_a_sams_batch_if_their_padded_sizes_are_equal() -> None:
     runner = open_sam(FakeSam(image_batches=(1, 2, 3)))
-    busy = await hold(runner)
-    small = FakeImage(RED.colour, HALF.padded)
-    calls = [asyncio.create_task(encode(runner, image)) for image in (BLACK, RED, BLACK, RED)]
-    calls += [asyncio.create_task(encode(runner, small, HALF)) for _ in range(2)]
-    await runner.images.reach(7)
-    let_go(runner)
+    async with busy(runner):
+        small = FakeImage(RED.colour, HALF.padded)
+        calls = [asyncio.create_task(encode(runner, image)) for image in (BLACK, RED, BLACK, RED)]
+        calls += [asyncio.create_task(encode(runner, small, HALF)) for _ in range(2)]
+        await runner.images.reach(7)
     results = await asyncio.gather(*calls)
-    await busy
     await runner.close(PATIENCE_S)
     assert [result.value for result in results] == [BLACK, RED, BLACK, RED, small, small]
     assert [result.batch_size for result in results] == [3, 3, 3, 1, 2, 2]
@@ -193,13 +189,11 @@ async def test_images_share_a_sams_batch_if_their_padded_sizes_are_equal() -> No
 
 async def test_images_share_a_u_nets_batch_if_their_padded_sizes_are_equal() -> None:
     runner = open_unet(FakeUNet(image_batches=(1, 4)))
-    busy = await hold(runner)
-    letterboxes = (PEEL_FRAME, UPRIGHT, PEEL_FRAME, UPRIGHT)
-    calls = [asyncio.create_task(infer(runner, peel(letterbox), letterbox)) for letterbox in letterboxes]
-    await runner.images.reach(5)
-    let_go(runner)
+    async with busy(runner):
+        letterboxes = (PEEL_FRAME, UPRIGHT, PEEL_FRAME, UPRIGHT)
+        calls = [asyncio.create_task(infer(runner, peel(letterbox), letterbox)) for letterbox in letterboxes]
+        await runner.images.reach(5)
     results = await asyncio.gather(*calls)
-    await busy
     await runner.close(PATIENCE_S)
     assert runner.backend.encodes == [1, 2, 2]
     assert [result.batch_size for result in results] == [2, 2, 2, 2]
@@ -227,13 +221,11 @@ async def test_prompts_with_masks_run_in_their_own_batch_and_results_keep_their_
 async def test_prompts_with_masks_of_several_requests_share_a_batch_only_with_each_other(
     runner: WatchedRunner, sam: FakeSam
 ) -> None:
-    busy = await hold(runner)
-    prompts = (CLICK, Prompt(mask=guess(2)), CLICK, Prompt(mask=guess(4)))
-    calls = [asyncio.create_task(decode(runner, BLACK, [prompt])) for prompt in prompts]
-    await runner.requests.reach(4)
-    let_go(runner)
+    async with busy(runner):
+        prompts = (CLICK, Prompt(mask=guess(2)), CLICK, Prompt(mask=guess(4)))
+        calls = [asyncio.create_task(decode(runner, BLACK, [prompt])) for prompt in prompts]
+        await runner.requests.reach(4)
     logits = [(await call).value.logits[0, 0, 200, 200] for call in calls]
-    await busy
     assert logits[0] == logits[2] < 0
     assert (logits[1], logits[3]) == (2, 4)
     assert sam.decodes == [DecodeCall(2, with_masks=False), DecodeCall(2, with_masks=True)]
@@ -244,20 +236,18 @@ async def test_prompts_with_masks_of_several_requests_share_a_batch_only_with_ea
 async def test_a_request_counts_the_time_of_each_of_its_batches_once(
     runner: WatchedRunner, sam: FakeSam, letterbox: Letterbox, batches: int
 ) -> None:
-    busy = await hold(runner)
-    begin = sam.clock()
-    image = FakeImage(BLACK.colour, letterbox.padded)
-    call = asyncio.create_task(decode(runner, image, [CLICK] * 9, letterbox))
-    await runner.requests.reach(1)
-    sam.clock.leap(1000)
-    sam.decode_s_per_batch = 100
-    let_go(runner)
+    async with busy(runner):
+        begin = sam.clock()
+        image = FakeImage(BLACK.colour, letterbox.padded)
+        call = asyncio.create_task(decode(runner, image, [CLICK] * 9, letterbox))
+        await runner.requests.reach(1)
+        sam.clock.leap(1000)
+        sam.decode_s_per_batch = 100
     result = await call
     assert len(sam.decodes) == batches
     assert result.ran == pytest.approx(100 * batches, abs=PATIENCE_S)
     assert result.queued == pytest.approx(1000, abs=PATIENCE_S)
     assert result.queued + result.ran <= sam.clock() - begin
-    await busy
 
 
 async def test_an_error_of_the_backend_reaches_the_caller_and_not_the_next_request(
@@ -320,14 +310,13 @@ async def test_warm_up_keeps_the_smallest_image_batch_that_is_about_as_fast_as_t
     await runner.warm_up()
     assert runner.backend.encodes[:6] == [1, 1, 2, 2, 4, 4]
     runner.backend.forget()
-    busy = await hold(runner)
-    calls = [
-        asyncio.create_task(encode(runner, RED) if isinstance(runner, WatchedRunner) else infer(runner, peel()))
-        for _ in range(4)
-    ]
-    await runner.images.reach(5)
-    let_go(runner)
-    await asyncio.gather(busy, *calls)
+    async with busy(runner):
+        calls = [
+            asyncio.create_task(encode(runner, RED) if isinstance(runner, WatchedRunner) else infer(runner, peel()))
+            for _ in range(4)
+        ]
+        await runner.images.reach(5)
+    await asyncio.gather(*calls)
     await runner.close(PATIENCE_S)
     assert runner.backend.encodes == [1] + [kept] * (4 // kept)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from service.service_times import ServiceTimes
 
 
 def test_a_fixed_part_and_a_part_per_cost_are_learned() -> None:
