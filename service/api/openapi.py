@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from service.api.operations import OPERATIONS, Operation
-from service.api.schema import Problem, json_schemas
+from service.api.schema import Problem
 from service.errors import PROBLEMS
 from service.settings import Settings
 
@@ -74,13 +74,23 @@ def describe(settings: Settings, others: Sequence[DescribePaths] = ()) -> dict[s
             "/readyz": _probe("200 once the models are loaded and warmed up"),
             "/metrics": _probe("Prometheus metrics"),
         },
-        "components": {"schemas": json_schemas(*models, Problem, *(model for _, more in extra for model in more))},
+        "components": {"schemas": _json_schemas(*models, Problem, *(model for _, more in extra for model in more))},
     }
 
 
 def reference(model: type[BaseModel]) -> dict[str, str]:
     """Return a reference to a schema."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _json_schemas(*models: type[BaseModel]) -> dict[str, Any]:
+    """Return JSON schemas by name, with references into `#/components/schemas`."""
+    definitions: dict[str, Any] = {}
+    for model in models:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        definitions |= schema.pop("$defs", {})
+        definitions[model.__name__] = schema
+    return definitions
 
 
 def _operation(operation: Operation, settings: Settings, codes: Mapping[int, list[str]]) -> dict[str, Any]:
@@ -128,9 +138,7 @@ def _operation(operation: Operation, settings: Settings, codes: Mapping[int, lis
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
-    shown = {} if operation.answer_example is None else {"example": operation.answer_example}
-    content = {"application/json": {"schema": reference(operation.response), **shown}}
-    return {"description": "The answer", "content": content}
+    return {"description": "The answer", "content": {"application/json": {"schema": reference(operation.response)}}}
 
 
 def _codes() -> dict[int, list[str]]:

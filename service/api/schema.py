@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -406,6 +406,53 @@ class Frame(Schema):
 class InspectResponse(Schema):
     """The answer of `/v1/inspect`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "request_id": "5b6c1d0f5d5c4f0e9d0c6f1f2a3b4c5d",
+                "image": {"id": "6ae3139a394ffc39eca2210a4d76677f", "width": 16, "height": 8},
+                "models": {
+                    "unet": {"name": "my-unet", "revision": "0f5c1a2b3c4d", "input_width": 448, "input_height": 224},
+                    "sam": {"name": "mobile-sam", "revision": "6dbb90523a35", "input_size": 1024, "padding": "none"},
+                },
+                "fruits": [
+                    {
+                        "id": 1,
+                        "box": [2, 1, 6, 6],
+                        "area": 20,
+                        "mask": {"size": [8, 16], "counts": "a05300000_2"},
+                        "infected_mask": {"size": [8, 16], "counts": "k0170e2"},
+                        "infected_fraction": 0.1,
+                        "class": "infected",
+                        "confidence": 0.98,
+                        "grade": "B",
+                        "truncated": False,
+                        "refined": True,
+                    }
+                ],
+                "mode": "accurate",
+                "degraded": False,
+                "reason": None,
+                "frame": {
+                    "frame_id": "cam2-004711",
+                    "trigger_id": "lane3-000815",
+                    "captured_at_ns": 1767225600000000000,
+                },
+                "overlay": None,
+                "batch": {"encode": 1, "prompt": 1, "infer": 1},
+                "timing_ms": {
+                    "decode": 14.2,
+                    "queue": 1.1,
+                    "encode": 431.0,
+                    "prompt": 29.7,
+                    "infer": 18.4,
+                    "postprocess": 2.9,
+                    "total": 499.8,
+                },
+            }
+        }
+    )
+
     request_id: str
     image: Image
     models: InspectModels
@@ -458,13 +505,3 @@ class Problem(Schema):
     detail: str = Field(description="What was wrong and what must hold.")
     code: str = Field(description="Stable, for programs.")
     request_id: str
-
-
-def json_schemas(*models: type[BaseModel]) -> dict[str, Any]:
-    """Return JSON schemas by name, with references into `#/components/schemas`."""
-    definitions: dict[str, Any] = {}
-    for model in models:
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        definitions |= schema.pop("$defs", {})
-        definitions[model.__name__] = schema
-    return definitions

@@ -144,8 +144,8 @@ def test_the_examples_of_requests_are_valid(description: Any) -> None:
 def test_the_example_of_an_inspection_is_consistent(description: Any) -> None:
     described = description["paths"]["/v1/inspect"]["post"]
     request = schema.InspectRequest.model_validate_json(form_of(described)["properties"]["request"]["example"])
-    content = described["responses"]["200"]["content"]["application/json"]
-    answer = schema.InspectResponse.model_validate_json(json.dumps(content["example"]))
+    example = description["components"]["schemas"]["InspectResponse"]["example"]
+    answer = schema.InspectResponse.model_validate_json(json.dumps(example))
     assert answer.frame.model_dump() == request.model_dump(include={"frame_id", "trigger_id", "captured_at_ns"})
     (fruit,) = answer.fruits
     assert isinstance(fruit.mask, schema.RleMask)
