@@ -1,4 +1,4 @@
-"""A SAM and a U-Net with results to work out by hand, clocks that tests set, plain images, pipelines of these."""
+"""A SAM and a U-Net whose results can be worked out by hand, clocks that tests set, images, pipelines of these."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def _class_logits(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def with_votes(logits: NDArray[np.float32], fruits: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Return a U-Net's output float32 (5, height, width): logits, and offsets to the centre of each fruit.
+    """Return a U-Net's output, float32 (5, height, width): logits (3, height, width), offsets to each fruit's centre.
 
     `fruits`, (height, width), numbers the fruit of each cell; 0 for none.
     """

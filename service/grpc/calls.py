@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -146,7 +147,8 @@ class Call:
         hold code, title and request id as HTTP's problem has them, and a `RetryInfo` where that is known.
 
         Raises:
-            grpc.aio.AbortError: always.
+            grpc.aio.AbortError: always, or
+            asyncio.CancelledError: where the call has ended meanwhile.
         """
         problem = refusal.problem
         code = grpc.StatusCode[problem.grpc]
@@ -165,7 +167,11 @@ class Call:
             packed = AnyMessage()
             packed.Pack(detail)
             status.details.append(packed)
-        await self.servicer.abort(code, refusal.detail, ((_DETAILS, status.SerializeToString()), *self.echo()))
+        trailing = ((_DETAILS, status.SerializeToString()), *self.echo())
+        try:
+            await self.servicer.abort(code, refusal.detail, trailing)
+        except grpc.aio.InternalError:  # the call ended first: its own deadline passed at the caller too
+            raise asyncio.CancelledError from None
 
 
 UnaryMethod = Callable[[Any, Call], Awaitable[Message]]

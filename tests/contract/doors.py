@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,12 +21,12 @@ from service.api.operations import OPERATIONS
 from service.errors import PROBLEMS
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract import oip_door
-from tests.contract.door import image, plain, problem
+from tests.contract.door import POINT, Door, image, plain, problem
 from tests.contract.grpc_door import Caller, frames_of
 from tests.contract.messages import to_json, to_message
 from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, WAYS, Refused, refusal_of, retry_after_s
 from tests.contract.scenes import IMAGE, PEEL
-from tests.fakes import LOADED, LOADED_UNET
+from tests.fakes import LOADED, LOADED_UNET, FakeDevice, WatchedRunner, WatchedUNetRunner, image_bytes, peel_image
 
 Name = Literal["segment", "embed", "semantic", "inspect"]
 CLASSES: Final = {"healthy": 1, "infected": 2}
@@ -325,3 +326,43 @@ async def refusal_by(send: Send, caller: Caller, request: Request) -> Refused:
     except Refused as refused:
         return refused
     raise AssertionError("it was answered")
+
+
+# The same kind of request for every operation, and the device that works for it.
+
+
+def good(name: Name, mark: int = 1, deadline: str | None = None) -> Request:
+    """Return a good request; another mark is another image."""
+    if name == "segment":
+        return segment(POINT, data=image_bytes(mark), deadline=deadline)
+    if name == "semantic":
+        return semantic(peel_image(mark), deadline=deadline)
+    return inspect(peel_image(mark), deadline=deadline, mode="fast")
+
+
+def device(caller: Caller, name: Name) -> FakeDevice:
+    return caller.door.sam if name == "segment" else caller.door.unet
+
+
+def runner(caller: Caller, name: Name) -> WatchedRunner | WatchedUNetRunner:
+    return caller.door.runner if name == "segment" else caller.door.unet_runner
+
+
+async def hold(caller: Caller, name: Name) -> asyncio.Task[Any]:
+    """Keep the device busy until `let_go`."""
+    return await (caller.door.hold() if name == "segment" else caller.door.hold_unet())
+
+
+def slow(door: Door) -> None:
+    """Make images take minutes by a clock that leaps."""
+    door.sam.encode_s_per_megapixel = 1000
+    door.unet.infer_s_per_megapixel = 1000
+
+
+async def refused_everywhere(caller: Caller, request: Request, code: str) -> dict[str, Refused]:
+    """Return the errors of all doors, which are sent the request at the same time."""
+    ways = doors(request) | oip_doors(request)
+    refusals = await asyncio.gather(*(refusal_by(send, caller, request) for send in ways.values()))
+    found = dict(zip(ways, refusals, strict=True))
+    assert {name: refusal.code for name, refusal in found.items()} == dict.fromkeys(ways, code)
+    return found

@@ -20,6 +20,7 @@ from service.errors import PROBLEMS
 from service.proto.generated.inference import open_inference_pb2 as pb
 from service.proto.generated.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.contract.grpc_door import Caller, call_error
+from tests.contract.scenes import IMAGE
 
 HTTP_JSON: Final = "HTTP, listed"
 HTTP_BINARY: Final = "HTTP, binary"
@@ -47,6 +48,11 @@ _CONTENTS: Final = {
 }
 
 Inputs = Mapping[str, "NDArray[Any] | bytes"]
+
+
+def boxed(data: bytes = IMAGE) -> Inputs:
+    """Return the tensors of a box, for one mask."""
+    return {"image": data, "boxes": np.array([[32, 16, 64, 48]], np.float32), "multimask": np.array([False])}
 
 
 @dataclass(frozen=True)

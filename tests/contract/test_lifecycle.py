@@ -23,9 +23,8 @@ from tests.contract.door import BOX, MIB, POINT, Door, image, only, open_door, p
 from tests.contract.doors import Request, doors, embed, everywhere, inspect, oip_doors, refusal_by, segment, semantic
 from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused, segment_request
 from tests.contract.grpc_door import only as only_mask
-from tests.contract.oip_door import Refused, http_answer, infer
+from tests.contract.oip_door import Refused, boxed, http_answer, infer
 from tests.contract.scenes import IMAGE
-from tests.contract.test_deadlines import boxed
 from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, PATIENCE_S, SECOND, image_bytes, make_settings, peel_image
 
 SERVICE: Final = "pomona.v1.Segmentation"

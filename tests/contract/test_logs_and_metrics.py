@@ -17,9 +17,8 @@ from service.observability.observer import Observer, Outcome
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import BOX, POINT, Door, checked, image, open_door, problem, prompted, scope_of
 from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused
-from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, Inputs, Refused, infer
+from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, Inputs, Refused, boxed, infer
 from tests.contract.scenes import IMAGE, PEEL, TWO
-from tests.contract.test_deadlines import boxed
 from tests.contract.test_lifecycle import health_of
 from tests.fakes import LOADED, LOADED_UNET, PATIENCE_S, image_bytes
 

@@ -10,14 +10,10 @@ import pytest
 
 from models.images import decode
 from models.types import Size
-from tests.contract.door import POINT, image, prompted
-from tests.contract.doors import CLASSES
 from tests.contract.grpc_door import Caller
 from tests.contract.oip_door import HTTP_JSON, WAYS, Inputs, http_answer, http_body, infer
 from tests.contract.scenes import BOX_MASK, IMAGE
 from tests.fakes import (
-    HEALTHY_BOX,
-    INFECTED_BOX,
     LOADED,
     LOADED_UNET,
     SCORES,
@@ -49,17 +45,6 @@ async def test_a_box_is_answered_with_its_mask_and_measures(caller: Caller, way:
 
 
 @every_way
-async def test_rows_of_points_are_prompts_and_labels_of_minus_one_are_padding(caller: Caller, way: str) -> None:
-    points = np.array([[[64, 48], [0, 0]], [[20, 30], [90, 90]]], np.float32)
-    labels = np.array([[1, -1], [1, 0]], np.int64)
-    answer = await infer(caller, way, {"image": IMAGE, "points": points, "labels": labels}, "boxes", "scores")
-    over_http = await caller.door.segment(image(), prompted(POINT, {"points": [[20, 30], [90, 90]], "labels": [1, 0]}))
-    boxes = [[list(mask.box) for mask in result.masks] for result in over_http.results]
-    assert answer.outputs["boxes"].tolist() == boxes
-    assert answer.outputs["scores"].shape == (2, 3)
-
-
-@every_way
 async def test_only_the_requested_outputs_are_sent_in_their_order(caller: Caller, way: str) -> None:
     answer = await infer(caller, way, BOXED, "areas", "scores")
     assert list(answer.outputs) == ["areas", "scores"]
@@ -84,32 +69,6 @@ async def test_logits_of_an_answer_and_binary_masks_are_prompts(caller: Caller, 
     assert np.array_equal(second.outputs["masks"], BOX_MASK[None, None])
     own = await infer(caller, way, {"image": IMAGE, "mask_input": BOX_MASK[None], "multimask": ONE}, "boxes")
     assert own.outputs["boxes"].tolist() == [[[32, 16, 64, 48]]]
-
-
-@every_way
-async def test_a_unet_returns_the_class_of_every_pixel_and_the_fruit(caller: Caller, way: str) -> None:
-    answer = await infer(caller, way, {"image": peel_image()}, model=LOADED_UNET.name)
-    outputs = answer.outputs
-    assert list(outputs) == ["class_map", "object_boxes", "object_classes", "object_scores", "object_areas"]
-    wanted = np.zeros((112, 224), np.uint8)
-    for (x0, y0, x1, y1), number in ((HEALTHY_BOX, 1), (INFECTED_BOX, 2)):
-        wanted[y0:y1, x0:x1] = number
-    # The upsampling mixes cells across an edge.
-    assert (outputs["class_map"] != wanted).mean() < 0.02
-    semantic = await caller.door.semantic()
-    assert [tuple(box) for box in outputs["object_boxes"].tolist()] == [found.box for found in semantic.objects]
-    assert outputs["object_areas"].tolist() == [found.area for found in semantic.objects]
-    assert outputs["object_classes"].tolist() == [CLASSES[one.pixel_class] for one in semantic.objects]
-    assert np.allclose(outputs["object_scores"], [found.score for found in semantic.objects])
-    assert (answer.model, answer.version) == (LOADED_UNET.name, LOADED_UNET.revision)
-
-
-@every_way
-async def test_an_image_without_fruit_has_tensors_without_elements(caller: Caller, way: str) -> None:
-    answer = await infer(caller, way, {"image": IMAGE}, model=LOADED_UNET.name)
-    assert not answer.outputs["class_map"].any()
-    assert answer.outputs["object_boxes"].shape == (0, 4)
-    assert answer.outputs["object_areas"].shape == (0,)
 
 
 @every_way

@@ -167,7 +167,7 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "deadline_exceeded",
     "deadline_unreachable",
 }
-"""In `test_deadlines` and `test_lifecycle`."""
+"""In `test_deadlines`, `test_load` and `test_lifecycle`."""
 
 
 async def test_every_code_has_a_test() -> None:

@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 from models.errors import MalformedPrompt, PomonaError
 from service.api import schema
 from service.errors import MalformedRequest, UnsupportedFormat, UnsupportedInput
-from service.grpc.codec import Mismatch, read_request, reader, write_response, writer
+from service.grpc.codec import Mismatch, read_request, reader, writer
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 
 REQUESTS = [schema.SegmentRequest, schema.EmbedRequest, schema.SemanticRequest, schema.InspectRequest, schema.Frame]
@@ -135,78 +135,6 @@ def test_grades_and_frame_fields_are_read() -> None:
 def test_a_message_that_cannot_be_read_names_the_field(message: Message, error: type[PomonaError], detail: str) -> None:
     with pytest.raises(error, match=detail):
         read_request(message, getattr(schema, message.DESCRIPTOR.name))
-
-
-@pytest.mark.parametrize("kind", MASKS)
-def test_an_answer_with_masks_is_written_field_by_field(kind: str) -> None:
-    answer = schema.SegmentResponse(
-        request_id="id",
-        image=IMAGE,
-        model=SAM,
-        results=[
-            schema.PromptResult(
-                masks=[schema.ScoredMask(mask=MASKS[kind], score=0.5, stability_score=1, box=(1, 2, 3, 4), area=5)]
-            )
-        ],
-        overlay=b"png",
-        degraded=True,
-        batch=BATCH,
-        timing_ms=TIMINGS,
-    )
-    message = pb.SegmentResponse()
-    write_response(answer, message)
-    mask = message.results[0].masks[0]
-    assert (message.request_id, message.image.width, message.overlay, message.degraded) == ("id", 8, b"png", True)
-    assert (message.model.input_size, message.model.padding) == (768, pb.PADDING_NONE)
-    assert (mask.score, mask.box.x1, mask.area, message.timing_ms.total, message.batch.infer) == (0.5, 3, 5, 21, 3)
-    assert mask.mask.WhichOneof("mask") == kind
-    encoded = {
-        "rle": lambda: (tuple(mask.mask.rle.size), mask.mask.rle.counts) == ((4, 8), "0a"),
-        "png": lambda: mask.mask.png.png == b"\x89PNG",
-        "polygons": lambda: (
-            [list(ring.coordinates) for ring in mask.mask.polygons.polygons[0].rings]
-            == [[0, 0, 1, 0, 1, 2], [0.5, 0.5]]
-        ),
-        "logits": lambda: (tuple(mask.mask.logits.shape), mask.mask.logits.data) == ((1, 2), b"\0\1\2\3"),
-    }
-    assert encoded[kind]()
-
-
-def test_what_is_absent_in_the_schema_is_absent_in_the_message() -> None:
-    fruit = schema.Fruit(
-        id=1,
-        box=(0, 0, 1, 1),
-        area=1,
-        mask=RLE,
-        infected_mask=RLE,
-        infected_fraction=0.5,
-        pixel_class="infected",
-        confidence=1.0,
-        grade="reject",
-        truncated=False,
-        refined=True,
-    )
-    answer = schema.InspectResponse(
-        request_id="id",
-        image=IMAGE,
-        models=schema.InspectModels(unet=UNET, sam=None),
-        fruits=[fruit],
-        mode="fast",
-        degraded=False,
-        reason=None,
-        frame=schema.Frame(frame_id="f"),
-        overlay=None,
-        batch=BATCH,
-        timing_ms=TIMINGS,
-    )
-    message = pb.InspectResponse()
-    write_response(answer, message)
-    assert not message.models.HasField("sam")
-    assert not message.HasField("overlay")
-    assert not message.HasField("reason")
-    assert message.frame.frame_id == "f"
-    assert not message.frame.HasField("captured_at_ns")
-    assert getattr(message.fruits[0], "class") == pb.PIXEL_CLASS_INFECTED
 
 
 def test_operations_and_methods_are_the_same() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 import pytest
 
+from models.letterbox import Padding
 from models.types import Size
+from service.api import schema
 from service.api.context import RequestContext
 from service.oip.inference import InferRequest, infer
+from service.oip.models import TENSORS as SPECS
 from service.oip.tensors import Tensor, bytes_tensor
 from service.pipelines import Pipelines
 from service.pipelines.source import RawImage
@@ -48,6 +51,31 @@ async def test_a_timeout_is_in_microseconds_from_the_arrival_and_the_earlier_dea
     for timeout in (3_000_000_000, 0):
         await infer(pipelines, LOADED, InferRequest(TENSORS, ("areas",), {"timeout": timeout}), context)
         assert context.deadline == now + after
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"input_size": size} for size in get_args(schema.InputSize)] + [{"padding": one} for one in get_args(Padding)],
+)
+async def test_input_sizes_and_paddings_are_those_of_the_schema(
+    pipelines: Pipelines, parameters: dict[str, int | str]
+) -> None:
+    context = RequestContext(clock=pipelines.engine.clock)
+    answer = await infer(pipelines, LOADED, InferRequest(TENSORS, ("areas",), parameters), context)
+    assert answer.parameters == {"degraded": False}
+
+
+def test_tensors_are_the_fields_of_the_schema() -> None:
+    def plural(model: type[schema.Schema]) -> set[str]:
+        names = {info.alias or name for name, info in model.model_fields.items()}
+        return {f"{name}es" if name in ("box", "class") else f"{name}s" for name in names}
+
+    sam, unet = SPECS["sam"], SPECS["unet"]
+    prompt = {{"box": "boxes", "mask": "mask_input"}.get(name, name) for name in schema.Prompt.model_fields}
+    assert {spec.name for spec in sam.inputs} == prompt | {"image"}
+    assert {spec.name for spec in sam.outputs} == plural(schema.ScoredMask) | {"logits"}
+    assert {spec.name for spec in unet.inputs} == {"image"}
+    assert {spec.name for spec in unet.outputs} == {f"object_{name}" for name in plural(schema.Region)} | {"class_map"}
 
 
 def test_raw_pixels_have_an_id_of_their_shape_and_values() -> None:

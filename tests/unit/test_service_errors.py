@@ -135,11 +135,6 @@ def test_every_error_has_a_fitting_row_of_its_own_or_of_an_ancestor(
     assert {row_of(cls).code for cls in tree} == set(STATUS_OF_CODE)
 
 
-def test_an_error_keeps_its_detail() -> None:
-    error = errors.NoImage("what was wrong")
-    assert error.detail == str(error) == "what was wrong"
-
-
 def test_the_nearest_row_wins() -> None:
     assert problem_of(errors.ModelNotLoaded("x")).code == "model_not_loaded"
     assert problem_of(domain.UnknownModel("x")).code == "unknown_model"
@@ -156,7 +151,3 @@ def test_a_code_has_one_title_and_one_status() -> None:
 
 def test_only_temporary_problems_say_when_to_retry() -> None:
     assert {row.code for row in PROBLEMS.values() if row.retry_after is not None} == {"not_ready", "overloaded"}
-
-
-def test_an_overload_has_the_time_until_there_is_room() -> None:
-    assert errors.Overloaded("many are waiting", 2.5).retry_after == 2.5

@@ -72,17 +72,6 @@ def collect(stream: FrameStream[str, str], camera: Camera) -> tuple[asyncio.Task
     return asyncio.create_task(run()), answers
 
 
-async def test_answers_come_as_they_are_ready() -> None:
-    work, camera = Work(), Camera(["a", "b", "c"])
-    running, answers = collect(work.stream(), camera)
-    for frame in "cab":
-        work.finish(frame)
-        await settle()
-    assert answers == ["3 c answered", "1 a answered", "2 b answered"]
-    camera.ends.set()
-    await running
-
-
 async def test_no_more_frames_are_read_than_may_be_in_flight() -> None:
     work, camera = Work(StreamOptions(max_in_flight=2)), Camera(list("abcde"))
     running, answers = collect(work.stream(), camera)
@@ -110,17 +99,6 @@ async def test_a_caller_who_takes_no_answers_is_not_read_from_for_ever() -> None
         await settle()
         assert camera.read == most + 1
         await answers.aclose()
-
-
-async def test_of_waiting_frames_the_newest_stays() -> None:
-    work, camera = Work(StreamOptions(max_in_flight=1, newest_first=True)), Camera(list("abc"))
-    running, answers = collect(work.stream(), camera)
-    await settle()
-    assert (work.begun, answers) == (["a"], ["2 b dropped"])
-    work.finish("a", "c")
-    camera.ends.set()
-    await running
-    assert answers == ["2 b dropped", "1 a answered", "3 c answered"]
 
 
 async def test_a_frame_that_stops_waiting_blocks_no_later_one() -> None:
