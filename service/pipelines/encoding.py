@@ -33,7 +33,7 @@ def _polygons(polygons: list[Polygon]) -> schema.PolygonsMask:
 
 def _logits(mask: Mask) -> schema.LogitsMask:
     encoded = encode_logits(mask.logits)
-    return schema.LogitsMask.model_construct(shape=encoded.shape, dtype="float16", data=encoded.data)  # TEMP
+    return schema.LogitsMask.model_construct(shape=encoded.shape, dtype="float16", data=encoded.data)
 
 
 _ENCODERS: Final[Mapping[schema.MaskFormat, Callable[[Mask], schema.EncodedMask]]] = {
