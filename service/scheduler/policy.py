@@ -21,8 +21,9 @@ from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
 from service.errors import DeadlineUnreachable, Overloaded
-from service.scheduler.forecast import Forecast, Lane, grow
+from service.scheduler.forecast import Forecast
 from service.scheduler.latency import ArrivalRate, LatencyModel
+from service.scheduler.plan import Lane, grow
 from service.scheduler.work import Limits, Rank, Requester, WorkItem
 
 __all__ = ["Batch", "BatchPolicy", "Limits", "QueueOptions", "Requester", "WorkItem"]
@@ -31,8 +32,8 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 _RESERVE: Final = 0.05
-"""Fraction of a predicted wait, kept for the errors of its predictions. With times that vary by a tenth it saves nine
-of ten admitted items that would be dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
+"""Fraction of a predicted wait, kept for the errors of its predictions: if times vary by a tenth, it saves nine of ten
+admitted items that would be dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
 
 _by_rank: Final = attrgetter("rank")
 

@@ -46,7 +46,7 @@ class Limits:
 
 
 class WorkItem(Generic[K, T]):
-    """One piece of a request's work: in the queue from its admission on, runnable once its payload is set.
+    """One part of a request's work: in the queue from its admission on, runnable once its payload is set.
 
     Args:
         key: only items with equal keys share a batch.
