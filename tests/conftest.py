@@ -11,6 +11,13 @@ from service.settings import load_settings
 from tests.identity import Identity, issue
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests with real checkpoints and real servers as slow: `make test-fast` leaves them out."""
+    for item in items:
+        if {"golden", "system"} & set(item.path.parts):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def model_store() -> ModelStore:
     """Where the service keeps its files, so that a developer's checkpoint is fetched and converted once."""

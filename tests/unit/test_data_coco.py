@@ -99,7 +99,7 @@ def test_outlines_are_filled_as_pycocotools_does_but_for_the_edge(
         ({"category_id": 3}, "segmentation: Field required"),
         ({"category_id": 9, "segmentation": [BOX]}, "category 9"),
         ({"category_id": 3, "segmentation": [BOX[:-1]]}, "odd number"),
-        ({"category_id": 3, "segmentation": [BOX[:4]]}, "at least three"),
+        ({"category_id": 3, "segmentation": [BOX[:4]]}, "at least 3 vertices"),
         ({"category_id": 3, "segmentation": [["a"] * 6]}, "segmentation"),
         ({"category_id": 3, "segmentation": [[200, 200, 300, 200, 300, 300]]}, "covers no pixel"),
         ({"category_id": 3, "segmentation": {"size": [80, 40], "counts": [3200]}}, "[40, 80], has [80, 40]"),

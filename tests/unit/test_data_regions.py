@@ -137,7 +137,7 @@ def test_an_outline_beside_the_image_is_rejected() -> None:
 
 
 def test_an_invalid_outline_is_rejected() -> None:
-    with pytest.raises(MaskError, match="at least three"):
+    with pytest.raises(MaskError, match="at least 3 vertices"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [10.0, 0.0]])], SIZE)
     with pytest.raises(DataError, match="not finite"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [10.0, np.nan], [3.0, 3.0]])], SIZE)

@@ -24,6 +24,8 @@ from tests.invented_results import full_results, invented_results
 from tests.knowing_unet import discs
 from tests.untrained import write_untrained_unet
 
+pytestmark = pytest.mark.slow
+
 REPORTS = Path(__file__).parents[2] / "models" / "evaluation" / "reports"
 
 

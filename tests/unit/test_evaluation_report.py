@@ -22,6 +22,8 @@ from models.types import Pixels, Size
 from tests.invented_results import KINDS, Kind, full_results, invented_gallery, invented_group, invented_results
 from tests.knowing_unet import discs
 
+pytestmark = pytest.mark.slow
+
 NAN = math.nan
 VOID = {"meta", "img"}
 HOSTILE = "A&B <script>alert(\"1\")</script> | 'x' $\\frac{1}{2$"

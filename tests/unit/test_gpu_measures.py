@@ -22,6 +22,8 @@ from service.runners.sam import SamRunner
 from service.scheduler.queue import DeviceQueue
 from tests.fakes import LOADED, FakeSam
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = letterbox_for(Size(64, 64), 64)
 

@@ -13,6 +13,8 @@ from service.scheduler.latency import LatencyModel
 from service.scheduler.policy import BatchPolicy, Limits, WorkItem
 from tests.fakes import FakeClock, FakeRequest
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 20.0
 
 

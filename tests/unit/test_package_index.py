@@ -17,6 +17,8 @@ from models.errors import DiskFull, NoSource, WrongHash
 from models.weights.fetch import cached_path, fetch
 from tests.file_server import FileServer, serving
 
+pytestmark = pytest.mark.slow
+
 CONTENT = os.urandom(200_000)  # does not compress
 MEMBER = "tiny/checkpoints/tiny.pt"
 ARCHIVE = "/files/tiny_model-1.0.2.tar.gz"

@@ -23,6 +23,8 @@ from models.unet.constants import PIXEL_MEAN, PIXEL_STD
 from models.unet.letterbox import unet_letterbox
 from tests.knowing_unet import KnowingUNet, discs
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the converting process ignores them too
     import nncf  # noqa: F401

@@ -28,6 +28,8 @@ from models.weights.checkpoints import load_state_dict
 from models.weights.run_folder import RunFolder
 from tests.tiny_sam import BoxDecoder, ColourEncoder, tiny_decoder, tiny_store, write_image, write_scenes
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

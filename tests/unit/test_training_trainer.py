@@ -17,6 +17,8 @@ from models.training.trainer import EarlyStopping, FitResult, Trainer, Validatio
 from models.weights.checkpoints import load_state_dict
 from models.weights.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = FitOptions(epochs=4, learning_rate=0.05, averaging=0.9, seed=3)
 
 

@@ -39,6 +39,8 @@ from models.unet.letterbox import unet_letterbox
 from models.weights.checkpoints import load_state_dict, sha256_of
 from models.weights.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 SMALL = Size(64, 96)
 TINY = UNetOptions(
     FitOptions(epochs=2, learning_rate=1e-3, averaging=0.5, seed=5),
