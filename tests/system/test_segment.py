@@ -112,7 +112,7 @@ def test_a_point_at_the_smallest_size_returns_the_fruit_first_of_three(client: h
 
 
 def test_a_small_embedding_is_prompted_by_its_id(client: httpx.Client) -> None:
-    new = render_scene(41)
+    new = render_scene(31)
     embedded = embed(client, new.data, input_size=512)
     assert (embedded.model.input_size, embedded.model.padding) == (512, "none")
     answer = segment(client, embedded.image.id, {"box": new.box(1), "multimask": False})
@@ -122,7 +122,7 @@ def test_a_small_embedding_is_prompted_by_its_id(client: httpx.Client) -> None:
 
 
 def test_auto_is_the_largest_size_where_there_is_no_deadline(client: httpx.Client) -> None:
-    new = render_scene(42)
+    new = render_scene(32)
     answer = segment(client, new.data, {"box": new.box(1), "multimask": False}, input_size="auto")
     assert answer.model.input_size == 1024
     assert iou(only(answer.results[0]), new.fruit(1)) >= 0.9
