@@ -42,7 +42,7 @@ bench: export PYTHONPATH = clients/python/src
 bench: $(VENV)/peers.stamp  ## measure everything that the documentation quotes, beside other servers; writes loadtest/reports
 	$(BIN)/python -m loadtest all
 
-bench-gpu: $(VENV)/dev.stamp  ## measure SAM on a CUDA device, if there is one
+bench-gpu: $(VENV)/dev.stamp  ## measure SAM and U-Net on a CUDA device, if there is one
 	$(BIN)/python -m loadtest gpu
 
 soak: $(VENV)/dev.stamp  ## send ten thousand requests and check that memory does not grow

@@ -1,14 +1,16 @@
-"""What a CUDA device does with SAM: `python -m loadtest gpu`.
+"""What a CUDA device does with SAM and U-Net: `python -m loadtest gpu`.
 
-Encoders bare and behind the runner's queue, as images per second and as a share of the device's peak in bfloat16, next
-to segment-anything on the same device; then the decoder's prompts per second. What measures runs on any device.
+Networks bare and behind the runner's queue, as images per second and as a share of the device's peak in bfloat16, next
+to the original implementation on the same device; then the prompts per second of SAM's decoder. What measures runs on
+any device.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from loadtest.report import Effort, Report, table
-from models.backends.base import SamBackend
+from loadtest.report import REPORTS, Effort, Report, table
+from models.backends.base import SamBackend, UNetBackend
 from models.backends.load import ensure_files
-from models.backends.torch_backend import TorchSam
+from models.backends.torch_backend import TorchSam, TorchUNet
 from models.catalog import CATALOGUE
 from models.errors import DeviceOutOfMemory
 from models.letterbox import Letterbox, letterbox_for
@@ -33,21 +35,26 @@ from models.sam.constants import INPUT_SIDE
 from models.sam.prompts import pack
 from models.sam.tiny_vit import translate_names
 from models.types import Pixels, Point, Prompt, Size
+from models.unet.build import build_unet
+from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
 from models.weights.checkpoints import load_state_dict
 from service.api.context import RequestContext
 from service.runners.sam import SamRunner
+from service.runners.unet import UNetRunner
 from service.scheduler.queue import DeviceQueue
 from service.settings import Settings
 
 MODELS: Final = ("sam-vit-h", "sam-vit-b", "mobile-sam")
-REAL: Final = "mobile-sam"
-"""Has its checkpoint; the others have random weights, which are as fast."""
+"""With random weights, which are as fast: a machine with a card may have no way to fetch checkpoints."""
+
+UNET: Final = "unet-mobilenetv2-citrus"
 
 IMAGES: Final = (1, 2, 4, 8, 16)
 PROMPTS: Final = (1, 4, 16, 64)
 MAX_IMAGES: Final = 8
 MATRIX_SIDE: Final = 8192
 LETTERBOX: Final = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
+UNET_LETTERBOX: Final = unet_letterbox(INPUT_SIZE)
 
 _ENCODER: Final = "image_encoder."
 
@@ -66,7 +73,7 @@ class Served:
 
 
 def main(effort: Effort, folder: Path) -> None:
-    """Measure SAM on the first CUDA device and write `gpu`; without one, say so and write nothing."""
+    """Measure the models on the first CUDA device and write `gpu`; without one, say so and write nothing."""
     if not torch.cuda.is_available():
         print("There is no CUDA device: nothing was measured, and no report was written.")
         return
@@ -74,6 +81,7 @@ def main(effort: Effort, folder: Path) -> None:
     data: dict[str, Any] = {
         "card": torch.cuda.get_device_name(device),
         "bf16_peak_tflops": round(matrix_peak(device, torch.bfloat16, MATRIX_SIDE) / 1e12, 1),
+        "unet": asyncio.run(_measure_unet(device, effort.seconds)),
         "models": [asyncio.run(_measure(name, device, effort.seconds)) for name in tqdm(MODELS, desc="models")],
     }
     Report("gpu", data, lines_of(data)).write(folder)
@@ -81,18 +89,35 @@ def main(effort: Effort, folder: Path) -> None:
 
 async def _measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     data: dict[str, Any] = {"model": name, "gflop": encoder_flops(name, LETTERBOX.padded) / 1e9}
-    weights = (
-        load_state_dict(ensure_files(CATALOGUE[name], "torch", Settings().model_store))
-        if name == REAL
-        else random_weights(name)
-    )
-    data["reference"] = reference_rates(name, weights, device)
+    weights = random_weights(name)
+    data["reference"] = reference_rates(reference_encoder(name, weights), device, LETTERBOX.padded)
     sam = TorchSam(name, weights, str(device))
     data["bare_per_s"] = {count: bare_rate(sam, device, LETTERBOX, count) for count in IMAGES}
     data["prompts_per_s"] = {count: prompts_rate(sam, device, LETTERBOX, count, MAX_IMAGES) for count in PROMPTS}
     runner = SamRunner(CATALOGUE[name], sam, DeviceQueue(sam.device))
     await runner.warm_up()
-    data["served"] = {count: asdict(await served_rate(runner, LETTERBOX, count, seconds)) for count in IMAGES}
+    data["served"] = {
+        count: asdict(await served_rate(through_sam(runner, LETTERBOX), _noise(count, LETTERBOX), seconds))
+        for count in IMAGES
+    }
+    await runner.close(seconds)
+    return data
+
+
+async def _measure_unet(device: torch.device, seconds: float) -> dict[str, Any]:
+    entry = CATALOGUE[UNET]
+    weights = load_state_dict(ensure_files(entry, "torch", Settings().model_store))
+    network = build_unet(entry.architecture, weights)
+    data: dict[str, Any] = {"model": UNET, "gflop": flops_of(network, INPUT_SIZE) / 1e9}
+    data["reference"] = reference_rates(network, device, INPUT_SIZE)
+    unet = TorchUNet(entry.architecture, weights, str(device))
+    data["bare_per_s"] = {count: bare_unet_rate(unet, device, UNET_LETTERBOX, count) for count in IMAGES}
+    runner = UNetRunner(entry, unet, DeviceQueue(unet.device))
+    await runner.warm_up()
+    data["served"] = {
+        count: asdict(await served_rate(through_unet(runner, UNET_LETTERBOX), _noise(count, UNET_LETTERBOX), seconds))
+        for count in IMAGES
+    }
     await runner.close(seconds)
     return data
 
@@ -119,10 +144,15 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int) -> float:
 def encoder_flops(architecture: str, size: Size) -> int:
     """Return the FLOPs of one image through the encoder: two for each multiply-add of matrices and convolutions."""
     with torch.device("meta"):
-        encoder = ARCHITECTURES[architecture]().image_encoder.eval()
-        image = torch.zeros(1, 3, size.height, size.width)
+        encoder = ARCHITECTURES[architecture]().image_encoder
+    return flops_of(encoder, size)
+
+
+def flops_of(network: nn.Module, size: Size) -> int:
+    """Return the FLOPs of one image through a network, which is left alone: a copy of its structure is counted."""
+    structure = deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(image)
+        structure(torch.zeros(1, 3, size.height, size.width, device="meta"))
     return int(counter.get_total_flops())
 
 
@@ -157,26 +187,22 @@ def reference_encoder(architecture: str, weights: dict[str, Tensor]) -> nn.Modul
 
 
 def reference_rates(
-    name: str,
-    weights: dict[str, Tensor],
-    device: torch.device,
-    size: Size = LETTERBOX.padded,
-    counts: Sequence[int] = IMAGES,
+    network: nn.Module, device: torch.device, size: Size, counts: Sequence[int] = IMAGES
 ) -> dict[str, dict[int, float | None]]:
-    """Return images per second of the reference encoder, in float32 and in bfloat16, by batch size."""
-    encoder = reference_encoder(name, weights).to(device)
+    """Return images per second of the original network, in float32 and in bfloat16, by batch size."""
+    network = deepcopy(network).to(device)
     return {
-        kind: {count: eager_rate(encoder, device, size, count, bf16=kind == "bf16") for count in counts}
+        kind: {count: eager_rate(network, device, size, count, bf16=kind == "bf16") for count in counts}
         for kind in ("fp32", "bf16")
     }
 
 
-def eager_rate(encoder: nn.Module, device: torch.device, size: Size, count: int, *, bf16: bool) -> float | None:
-    """Return images per second of an encoder in eager mode, in batches of `count`; None if out of memory."""
+def eager_rate(network: nn.Module, device: torch.device, size: Size, count: int, *, bf16: bool) -> float | None:
+    """Return images per second of a network in eager mode, in batches of `count`; None if out of memory."""
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             batch = torch.randn(count, 3, size.height, size.width, device=device)
-            return count / seconds_of(lambda: encoder(batch), device)
+            return count / seconds_of(lambda: network(batch), device)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -187,6 +213,15 @@ def bare_rate(sam: SamBackend, device: torch.device, letterbox: Letterbox, count
     try:
         prepared = [sam.prepare(image, letterbox) for image in _noise(count, letterbox)]
         return count / seconds_of(lambda: sam.encode(prepared), device)
+    except DeviceOutOfMemory:
+        return None
+
+
+def bare_unet_rate(unet: UNetBackend, device: torch.device, letterbox: UNetLetterbox, count: int) -> float | None:
+    """Return images per second of `infer`, in batches of `count`; None if out of memory."""
+    try:
+        prepared = [unet.prepare(image, letterbox) for image in _noise(count, letterbox)]
+        return count / seconds_of(lambda: unet.infer(prepared), device)
     except DeviceOutOfMemory:
         return None
 
@@ -205,13 +240,37 @@ def prompts_rate(
         return None
 
 
-async def served_rate(runner: SamRunner, letterbox: Letterbox, callers: int, seconds: float) -> Served:
-    """Measure images through the runner's queue, preparation included.
+def through_sam(runner: SamRunner, letterbox: Letterbox) -> Callable[[Pixels], Awaitable[int]]:
+    """Return what sends an image through the encoder's queue, preparation included, and returns its batch's size."""
+
+    async def send(image: Pixels) -> int:
+        now = time.monotonic()
+        context = RequestContext(received=now, arrived=now)
+        ticket = runner.reserve_encode(context, letterbox, deadline=None, ready_by=now)
+        prepared = await asyncio.to_thread(runner.prepare, image, letterbox)
+        return (await runner.encode(ticket, prepared)).batch_size
+
+    return send
+
+
+def through_unet(runner: UNetRunner, letterbox: UNetLetterbox) -> Callable[[Pixels], Awaitable[int]]:
+    """Return what sends an image through the U-Net's queue, as `through_sam` does."""
+
+    async def send(image: Pixels) -> int:
+        now = time.monotonic()
+        ticket = runner.reserve(RequestContext(received=now, arrived=now), letterbox, deadline=None, ready_by=now)
+        prepared = await asyncio.to_thread(runner.prepare, image, letterbox)
+        return (await runner.infer(ticket, prepared)).batch_size
+
+    return send
+
+
+async def served_rate(send: Callable[[Pixels], Awaitable[int]], images: Sequence[Pixels], seconds: float) -> Served:
+    """Measure the throughput of callers at a warm runner, one for each image, that send it again and again.
 
     Args:
-        runner: warmed up.
-        letterbox: of all images.
-        callers: images in flight.
+        send: sends an image and returns the size of its batch.
+        images: one of each caller.
         seconds: for how long images are sent.
     """
     batches: list[int] = []
@@ -219,17 +278,13 @@ async def served_rate(runner: SamRunner, letterbox: Letterbox, callers: int, sec
 
     async def caller(image: Pixels) -> None:
         while time.perf_counter() < started + seconds:
-            now = time.monotonic()
-            context = RequestContext(received=now, arrived=now)
-            ticket = runner.reserve_encode(context, letterbox, deadline=None, ready_by=now)
-            prepared = await asyncio.to_thread(runner.prepare, image, letterbox)
-            batches.append((await runner.encode(ticket, prepared)).batch_size)
+            batches.append(await send(image))
 
-    await asyncio.gather(*(caller(image) for image in _noise(callers, letterbox)))
+    await asyncio.gather(*(caller(image) for image in images))
     return Served(len(batches) / (time.perf_counter() - started), sum(batches) / len(batches))
 
 
-def _noise(count: int, letterbox: Letterbox) -> Sequence[Pixels]:
+def _noise(count: int, letterbox: Letterbox | UNetLetterbox) -> Sequence[Pixels]:
     """Return seeded noise of the letterbox's size."""
     random = np.random.default_rng(0)
     shape = (letterbox.resized.height, letterbox.resized.width, 3)
@@ -240,21 +295,23 @@ def lines_of(data: Mapping[str, Any]) -> list[str]:
     """Return the report as Markdown."""
     peak = data["bf16_peak_tflops"]
     encoders, decoders = [], []
-    for model in data["models"]:
+    for model in (*data["models"], data["unet"]):
         for count, bare in model["bare_per_s"].items():
             served = model["served"][count]
             through = f"{_rate(served['images_per_s'], model['gflop'], peak)} ({served['batch']:.1f})"
             others = [_rate(model["reference"][kind][count], model["gflop"], peak) for kind in ("fp32", "bf16")]
             encoders.append((model["model"], count, _rate(bare, model["gflop"], peak), through, *others))
+    for model in data["models"]:
         rates = model["prompts_per_s"].values()
         decoders.append((model["model"], *("out of memory" if rate is None else f"{rate:.0f}" for rate in rates)))
     prompts = list(data["models"][0]["prompts_per_s"])
     return [
         f"{data['card']}: {peak:g} TFLOP/s in bfloat16 (product of two matrices of {MATRIX_SIDE} x {MATRIX_SIDE}).",
         "",
-        f"Images of {INPUT_SIDE} x {INPUT_SIDE} per second, and the share of that peak. Bare: prepared images in "
-        "batches of one size. Served: that many callers at the runner's queue, preparation included, and the mean "
-        "batch. Reference: segment-anything's encoder (MobileSAM's: timm's), with the images on the device.",
+        f"Images of {INPUT_SIDE} x {INPUT_SIDE} per second ({INPUT_SIZE.width} x {INPUT_SIZE.height} for U-Net), and "
+        "the share of that peak. Bare: prepared images in batches of one size. Served: that many callers at the "
+        "runner's queue, preparation included, and the mean batch. Reference: the encoder of segment-anything "
+        "(MobileSAM's: timm's), the network of segmentation-models-pytorch, with the images on the device.",
         "",
         *table(("model", "images", "bare", "served (batch)", "reference fp32", "reference bf16"), encoders),
         "",
@@ -268,3 +325,7 @@ def _rate(per_second: float | None, gflop: float, peak_tflops: float) -> str:
     if per_second is None:
         return "out of memory"
     return f"{per_second:.1f}, {per_second * gflop / 1000 / peak_tflops:.1%}"
+
+
+if __name__ == "__main__":
+    main(Effort(1, 3.0), REPORTS)

@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,8 +73,16 @@ def machine(*packages: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in (*_PACKAGES, *packages)},
+        "versions": {name: found for name in (*_PACKAGES, *packages) if (found := _version(name)) is not None},
     }
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed, as OpenVINO on a machine with a card."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def footer(where: Mapping[str, Any]) -> str:

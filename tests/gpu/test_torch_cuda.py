@@ -164,4 +164,4 @@ def test_a_batch_that_the_device_has_no_memory_for_is_split(sam: SamBackend) -> 
         torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
     assert sizes[0] == 8
     assert min(sizes) < 8
-    assert all(isinstance(outcome, Tensor) for outcome in outcomes)
+    assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
