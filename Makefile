@@ -24,7 +24,7 @@ serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000); fetches the w
 test: check  ## run everything that CI runs
 	$(BIN)/python -m pytest
 
-test-fast: $(VENV)/dev.stamp  ## run the tests that take less than two minutes together, while working
+test-fast: $(VENV)/dev.stamp  ## run all but the slow tests, while working: three to four minutes
 	$(BIN)/python -m pytest -q -m "not slow"
 
 check: $(VENV)/dev.stamp  ## run ruff (lint and format), mypy (strict) and the import contracts
