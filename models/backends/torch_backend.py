@@ -214,7 +214,7 @@ class TorchUNet:
 def filled_size(count: int, sizes: Sequence[int]) -> int:
     """Return the batch size that `count` images run in: the smallest of `sizes` that holds them; else `count` itself.
 
-    The rest is filled with blank images. cuDNN plans every convolution anew for every shape: on an H200 the first batch
+    The rest is filled with blank images. cuDNN plans every convolution for every shape: on an H200 the first batch
     of a size took 0.9 s (MobileSAM) to 1.5 s (U-Net), the next 6 to 26 ms.
     """
     return next((size for size in sizes if size >= count), count)

@@ -69,11 +69,11 @@ def test_a_mask_is_the_same_as_the_one_that_http_gives(pomona: Client, scene: Sc
     import httpx
 
     with httpx.Client(base_url=server.address, timeout=60) as raw:
-        told = calls.segment(raw, scene.data, {"points": [scene.centre(1)]})
+        expected = calls.segment(raw, scene.data, {"points": [scene.centre(1)]})
     x, y = scene.centre(1)
     result = pomona.segment(scene.data, [Point(x, y)])
-    assert [mask.score for mask in result.masks] == [mask.score for mask in told.results[0].masks]
-    for mask, other in zip(result.masks, told.results[0].masks, strict=True):
+    assert [mask.score for mask in result.masks] == [mask.score for mask in expected.results[0].masks]
+    for mask, other in zip(result.masks, expected.results[0].masks, strict=True):
         np.testing.assert_array_equal(mask.array, calls.pixels_of(other))
 
 

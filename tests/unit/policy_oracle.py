@@ -68,8 +68,8 @@ class Item(Generic[K, T]):
     Attributes:
         piece: what was asked for.
         payload: what the device gets, or None while it is being prepared.
-        abandoned: set by whoever waited for it and left.
-        probe: admitted to learn anew, whatever the learned times say.
+        abandoned: set by a caller who waited for it and left.
+        probe: admitted to learn again, whatever the learned times say.
     """
 
     piece: Piece[K]
@@ -196,7 +196,7 @@ class BatchPolicy(Generic[K, T]):
         self._waiting.extend(items)
 
     def drop(self, item: Item[K, T]) -> bool:
-        """Take an item out of the queue that nobody wants any more; tells whether it was still there."""
+        """Take an item out of the queue that no caller wants any more; returns whether it was still there."""
         before = len(self._waiting)
         self._waiting = [other for other in self._waiting if other is not item]
         return len(self._waiting) < before

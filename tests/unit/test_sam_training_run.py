@@ -133,6 +133,7 @@ def test_validating_in_inference_mode_leaves_nothing_that_cannot_be_trained_with
     with torch.inference_mode():
         student.validate(student.decoder)
     student.loss(next(iter(student.batches(0)))).backward()  # type: ignore[no-untyped-call]
+    assert any(parameter.grad is not None for parameter in student.decoder.parameters())
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_rounds(source: OpenedSource, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
@@ -122,7 +123,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskResult(Result):
+class MaskResult(Result, ABC):
     """Results with masks: they can be drawn, exported and saved.
 
     Attributes:
@@ -131,9 +132,9 @@ class MaskResult(Result):
 
     overlay_png: bytes | None = field(default=None, repr=False)
 
+    @abstractmethod
     def labelled_masks(self) -> tuple[LabelledMask, ...]:
         """Return the masks that are drawn and exported."""
-        raise NotImplementedError
 
     def overlay(self, image: ImageSource | None = None) -> PIL.Image.Image:
         """Return the image with the masks drawn in.
