@@ -35,6 +35,7 @@ from models.masks import encode_rle
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.types import CLASSES, Size
+from models.unet.instances import Cells
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import class_map, objects
 from service.pipelines.encoding import encode_fruits
@@ -200,10 +201,11 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
     def semantic(image: RenderedImage) -> None:
         letterbox = _unet_letterbox(image)
         (logits,) = unet.infer([_unet_prepared(unet, image)])
-        classes = class_map(logits, letterbox)
+        cells = Cells.of(logits, letterbox)
+        classes = class_map(cells)
         for pixel_class in CLASSES[1:]:
             encode_rle(classes == pixel_class)
-        objects(logits, letterbox)
+        objects(cells)
 
     def inspection(image: RenderedImage) -> None:
         (output,) = unet.infer([_unet_prepared(unet, image)])

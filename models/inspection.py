@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.masks import CroppedMask, PixelBox, intersection
 from models.types import BinaryMask, Box, Mask, PixelClass, Prompt, SemanticMap, Size
-from models.unet.instances import MIN_REGION, fruit_labels, fruit_margins, predicted_class, unpad
+from models.unet.instances import MIN_REGION, Cells, fruit_labels, label_boxes, label_scores
 from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import INFECTED_SHARE, Axis, class_map
 
@@ -32,9 +32,6 @@ fruits that touch and removes single cells that voted for the neighbour; outline
 the class map."""
 
 _REACH: Final = _KERNEL // 2
-
-_CERTAIN: Final = 80.0
-"""Margins are clipped here: the probability is 1 in float32, and exp would overflow above."""
 
 _GROWN: Final = 0.02
 """Share of the box's sides added on each side. With MobileSAM and boxes of outlines that are off by about a cell, 0 to
@@ -138,24 +135,20 @@ def inspect(output: NDArray[np.float32], letterbox: UNetLetterbox) -> Inspection
     Raises:
         ValueError: the output has another size.
     """
-    margins = fruit_margins(unpad(output, letterbox))
-    labels = _clean_labels(fruit_labels(output, letterbox), predicted_class(*margins) > 0)
-    classes = class_map(output, letterbox)
-    at = np.flatnonzero(labels > 0)
-    label_of = labels.ravel()[at]
-    areas = np.bincount(label_of)
-    # One minus the background's softmax probability, from the margins over its logit.
-    odds = np.exp(np.minimum(margins.reshape(2, -1)[:, at], _CERTAIN)).sum(axis=0)
-    chances = np.bincount(label_of, weights=odds / (1 + odds))
+    cells = Cells.of(output, letterbox)
+    labels = _clean_labels(fruit_labels(cells), cells.classes > 0)
+    classes = class_map(cells)
+    areas, confidences = label_scores(cells, labels)
+    boxes = label_boxes(labels)
     down, across = (
         Axis.of(labels.shape[0], letterbox.original.height),
         Axis.of(labels.shape[1], letterbox.original.width),
     )
     fruits = []
     for label in np.flatnonzero(areas).tolist():
-        mask = _mask(label, labels, classes, down, across)
+        mask = _mask(label, labels, boxes[label], classes, (down, across))
         if mask is not None:
-            fruits.append(measure_fruit(mask, classes, min(1.0, float(chances[label] / areas[label]))))
+            fruits.append(measure_fruit(mask, classes, float(confidences[label])))
     return Inspection(classes, tuple(sorted(fruits, key=_twice_centre)))
 
 
@@ -220,11 +213,11 @@ def _clean_labels(labels: NDArray[np.int32], fruit: BinaryMask) -> NDArray[np.in
         labels: from `fruit_labels`; modified.
         fruit: bool of the same shape, True for fruit.
     """
-    for label in range(1, int(labels.max(initial=0)) + 1):
-        x, y, width, height = cv2.boundingRect((labels == label).view(np.uint8))
-        part = labels[y : y + height, x : x + width]
-        mine = part == label
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(mine.view(np.uint8), connectivity=8)
+    for label, (x0, y0, x1, y1) in enumerate(label_boxes(labels)):
+        part = labels[y0:y1, x0:x1]
+        if not part.size:
+            continue
+        count, parts, stats, _ = cv2.connectedComponentsWithStats((part == label).view(np.uint8), connectivity=8)
         areas = stats[:, cv2.CC_STAT_AREA]
         small = [number for number in range(1, count) if areas[number] < min(MIN_REGION, areas[1:].max())]
         if small:
@@ -233,15 +226,26 @@ def _clean_labels(labels: NDArray[np.int32], fruit: BinaryMask) -> NDArray[np.in
     return labels
 
 
-def _mask(label: int, labels: NDArray[np.int32], classes: SemanticMap, down: Axis, across: Axis) -> CroppedMask | None:
-    """Return the pixels of the fruit `label`, or None if it has none: cells may be finer than pixels."""
-    x, y, width, height = cv2.boundingRect((labels == label).view(np.uint8))
-    rows, columns = down.pixels_of(y, y + height), across.pixels_of(x, x + width)
+def _mask(
+    label: int, labels: NDArray[np.int32], box: PixelBox, classes: SemanticMap, axes: tuple[Axis, Axis]
+) -> CroppedMask | None:
+    """Return the pixels of a fruit, or None if it has none: cells may be finer than pixels.
+
+    Args:
+        label: number of the fruit.
+        labels: int32 (height, width) of cells.
+        box: box of the fruit in cells.
+        classes: uint8 (height, width) of the image.
+        axes: positions of the image's rows and columns among the cells.
+    """
+    down, across = axes
+    x0, y0, x1, y1 = box
+    rows, columns = down.pixels_of(y0, y1), across.pixels_of(x0, x1)
     if not (rows and columns):
         return None
     fruit = classes[rows.start : rows.stop, columns.start : columns.stop] > 0
-    top, left = max(0, y - 1 - _REACH), max(0, x - 1 - _REACH)
-    nearby = labels[top : y + height + 1 + _REACH, left : x + width + 1 + _REACH]
+    top, left = max(0, y0 - 1 - _REACH), max(0, x0 - 1 - _REACH)
+    nearby = labels[top : y1 + 1 + _REACH, left : x1 + 1 + _REACH]
     # `_STRAY`, the smallest label, is counted at index 0.
     kinds = [kind for kind in (np.flatnonzero(np.bincount(nearby.ravel() - _STRAY)) + _STRAY).tolist() if kind]
     if len(kinds) > 1:

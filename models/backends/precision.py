@@ -31,7 +31,7 @@ from models.backends.openvino_backend import compile_model, infer
 from models.letterbox import resize
 from models.metrics import class_confusion, fruit_confusion, iou, mean_counted
 from models.types import PixelClass, Pixels, SemanticMap, Size
-from models.unet.instances import fruit_labels
+from models.unet.instances import Cells, fruit_labels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, pad, unet_letterbox
 from models.unet.postprocess import class_map
 
@@ -64,7 +64,8 @@ class Answer(NamedTuple):
     @classmethod
     def of(cls, output: NDArray[np.float32], letterbox: UNetLetterbox) -> Answer:
         """Compute it from the output of `UNetBackend.infer`."""
-        return cls(class_map(output, letterbox), int(fruit_labels(output, letterbox).max(initial=0)))
+        cells = Cells.of(output, letterbox)
+        return cls(class_map(cells), int(fruit_labels(cells).max(initial=0)))
 
 
 @dataclass(frozen=True, slots=True)

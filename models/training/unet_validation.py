@@ -28,7 +28,7 @@ from models.training.trainer import Validation
 from models.training.unet_data import one_thread
 from models.types import CLASSES, PixelClass, Pixels, SemanticMap
 from models.unet.build import PixelsToLogits
-from models.unet.instances import MIN_REGION, fruit_labels
+from models.unet.instances import MIN_REGION, Cells, fruit_labels
 from models.unet.letterbox import UNetLetterbox, pad, unet_letterbox
 from models.unet.postprocess import class_map
 
@@ -138,7 +138,8 @@ class UNetValidator:
             for name, pixels, letterbox, truth in self._loader:
                 batch = torch.from_numpy(pixels)[None].to(self._device)
                 output = whole(batch)[0].float().cpu().contiguous().numpy()
-                yield Prediction(name, class_map(output, letterbox), int(fruit_labels(output, letterbox).max()), truth)
+                cells = Cells.of(output, letterbox)
+                yield Prediction(name, class_map(cells), int(fruit_labels(cells).max()), truth)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

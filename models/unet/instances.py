@@ -10,12 +10,14 @@ et al., Nature Methods 2021).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.masks import PixelBox
 from models.types import CLASSES
 from models.unet.constants import OFFSET_UNIT, OUTPUTS
 from models.unet.letterbox import UNetLetterbox
@@ -42,40 +44,11 @@ its cells go to its neighbours."""
 _TOO_FAR: Final = 1.0
 """Distance in radii from every centre above which a vote belongs to no fruit."""
 
+_CERTAIN: Final = 80.0
+"""Margins are clipped here: the probability is 1 in float32, and exp would overflow above."""
+
 _MOST: Final = 128
 """Most candidate centres in an image."""
-
-
-def unpad(output: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.float32]:
-    """Return the part of an output that lies on the image.
-
-    Args:
-        output: float32 (5, height, width) of size `letterbox.padded`.
-        letterbox: letterbox of the image.
-
-    Returns:
-        A view of size `letterbox.resized`.
-
-    Raises:
-        ValueError: the output has another size.
-    """
-    expected = (OUTPUTS, letterbox.padded.height, letterbox.padded.width)
-    if output.shape != expected:
-        raise ValueError(f"the output must have the shape {expected}, got {output.shape}")
-    return output[:, : letterbox.resized.height, : letterbox.resized.width]
-
-
-def fruit_margins(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Subtract the background's logits from those of healthy and infected: two maps are cheaper to resize than three.
-
-    Args:
-        cells: float32 (3 or more, height, width), the logits of the classes first.
-
-    Returns:
-        float32 (2, height, width).
-    """
-    margins: NDArray[np.float32] = cells[1 : len(CLASSES)] - cells[0]
-    return margins
 
 
 def predicted_class(healthy: NDArray[np.float32], infected: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -94,51 +67,156 @@ def predicted_class(healthy: NDArray[np.float32], infected: NDArray[np.float32])
     return classes
 
 
-def fruit_labels(output: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.int32]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """What a U-Net predicts for each cell of its output that lies on the image.
+
+    Attributes:
+        margins: float32 (2, height, width), the logits of healthy and infected less the background's: two maps are
+            cheaper to resize than three.
+        classes: uint8 (height, width): BACKGROUND, HEALTHY or INFECTED.
+        offsets: float32 (2, height, width), x and y from each cell to the centre of its fruit, in `OFFSET_UNIT`.
+        letterbox: letterbox of the image; height and width are those of its `resized`.
+    """
+
+    margins: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+    offsets: NDArray[np.float32]
+    letterbox: UNetLetterbox
+
+    @classmethod
+    def of(cls, output: NDArray[np.float32], letterbox: UNetLetterbox) -> Cells:
+        """Read an output.
+
+        Args:
+            output: float32 (5, height, width) of size `letterbox.padded`, from `UNetBackend.infer`.
+            letterbox: letterbox of the image.
+
+        Raises:
+            ValueError: the output has another size.
+        """
+        expected = (OUTPUTS, letterbox.padded.height, letterbox.padded.width)
+        if output.shape != expected:
+            raise ValueError(f"the output must have the shape {expected}, got {output.shape}")
+        cells = output[:, : letterbox.resized.height, : letterbox.resized.width]
+        margins = cells[1 : len(CLASSES)] - cells[0]
+        return cls(margins, predicted_class(*margins), cells[len(CLASSES) :], letterbox)
+
+
+def fruit_labels(cells: Cells) -> NDArray[np.int32]:
     """Label each cell with the fruit that it belongs to.
 
     Args:
-        output: float32 (5, height, width) of size `letterbox.padded`, from `UNetBackend.infer`.
-        letterbox: letterbox of the image.
+        cells: output of the network.
 
     Returns:
-        int32 (height, width) of size `letterbox.resized`: 0 for background, else the fruit's number from 1 on, the
-        largest fruit first. No fruit has fewer than `MIN_REGION` cells.
-
-    Raises:
-        ValueError: the output has another size.
+        int32 (height, width): 0 for background, else the fruit's number from 1 on, the largest fruit first. No fruit
+        has fewer than `MIN_REGION` cells.
     """
-    cells = unpad(output, letterbox)
-    fruit = predicted_class(*fruit_margins(cells)) > 0
-    rows, columns = np.nonzero(fruit)
-    labels = np.zeros(cells.shape[1:], np.int32)
-    if len(rows) < MIN_REGION:
+    labels = np.zeros(cells.classes.shape, np.int32)
+    at = np.flatnonzero(cells.classes)
+    if len(at) < MIN_REGION:
         return labels
-    votes = _follow(cells[3:] * np.float32(OFFSET_UNIT), fruit, rows, columns)
-    offsets = votes - np.stack((columns, rows))
+    rows, columns = np.divmod(at, cells.classes.shape[1])
+    places = np.stack((columns, rows)).astype(np.float32)
+    votes = _follow(cells.offsets * np.float32(OFFSET_UNIT), at, places)
+    offsets = votes - places
     # The mean distance of a disc's points to its centre is 2/3 of the radius.
-    radii = np.maximum(np.hypot(offsets[0], offsets[1]) * 1.5, 1.0)
-    labels[rows, columns] = _nearest(votes, _find_centres(votes, radii, letterbox))
+    radii = np.maximum(np.hypot(offsets[0], offsets[1]) * np.float32(1.5), np.float32(1))
+    labels.ravel()[at] = _assign(votes, _find_centres(votes, radii, cells.letterbox))
     return _renumber(labels)
 
 
-def _follow(
-    offsets: NDArray[np.float32], fruit: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    """Follow offsets from cell to cell while they stay on fruit; return where they end, float32 (2, cells) x, y.
+def label_boxes(labels: NDArray[np.int32]) -> list[PixelBox]:
+    """Find the tight half-open boxes of all labels in one pass.
+
+    Args:
+        labels: int32 (height, width); negative labels are skipped.
+
+    Returns:
+        Boxes x0, y0, x1, y1 in cells, by label from 0 to the largest; (0, 0, 0, 0) for 0 and labels without cells.
+    """
+    height, width = labels.shape
+    at = np.flatnonzero(labels > 0)
+    label, (rows, columns) = labels.ravel()[at].astype(np.intp), np.divmod(at, width)
+    count = int(label.max(initial=0)) + 1
+    y0, y1 = _extent(label * height + rows, count, height)
+    x0, x1 = _extent(label * width + columns, count, width)
+    return list(zip(x0, y0, x1, y1, strict=True))
+
+
+def _extent(positions: NDArray[np.intp], count: int, length: int) -> tuple[list[int], list[int]]:
+    """Return the first of `length` positions of each of `count` labels, and the one after the last; 0, 0 for none."""
+    taken = (np.bincount(positions, minlength=count * length) > 0).reshape(count, length)
+    last = np.where(taken.any(axis=1), length - taken[:, ::-1].argmax(axis=1), 0)
+    return taken.argmax(axis=1).tolist(), last.tolist()
+
+
+def label_scores(cells: Cells, labels: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Measure the area of each label and the mean probability of fruit in it.
+
+    Args:
+        cells: output of the network.
+        labels: int32 (height, width); negative labels are skipped.
+
+    Returns:
+        By label from 0 to the largest: intp, number of cells; float64, mean probability of fruit, healthy or infected,
+        0 to 1, NaN without cells.
+    """
+    at = np.flatnonzero(labels > 0)
+    label_of = labels.ravel()[at]
+    areas = np.bincount(label_of)
+    # One minus the background's softmax probability, from the margins over its logit.
+    odds = np.exp(np.minimum(cells.margins.reshape(2, -1).take(at, axis=1), _CERTAIN)).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return areas, np.minimum(np.bincount(label_of, weights=odds / (1 + odds)) / areas, 1.0)
+
+
+def _follow(offsets: NDArray[np.float32], at: NDArray[np.intp], places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Follow offsets from cell to cell while they stay on fruit.
 
     Offsets near a centre are good. Those from the rim of a fruit larger than any in training are too short.
+
+    Args:
+        offsets: float32 (2, height, width), x and y, in cells.
+        at: intp (fruit cells,), positions in the flattened map, rising.
+        places: float32 (2, fruit cells), x and y of the same cells.
+
+    Returns:
+        float32 (2, fruit cells): where the path from each cell ends after `_STEPS` further steps.
     """
-    height, width = fruit.shape
-    cells = np.mgrid[:height, :width][::-1].astype(np.float32)
-    places = (cells + offsets)[:, rows, columns]
+    height, width = offsets.shape[1:]
+    number = np.full(height * width, -1, np.int32)
+    number[at] = np.arange(len(at), dtype=np.int32)
+
+    def cell_at(ends: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the index among the fruit cells of the cell at each place, -1 where it is not fruit."""
+        across = np.clip(np.rint(ends[0]), 0, width - 1).astype(np.int32)
+        down = np.clip(np.rint(ends[1]), 0, height - 1).astype(np.int32)
+        cells: NDArray[np.int32] = number.take(down * np.int32(width) + across)
+        return cells
+
     # Many paths cross few cells: no single one of these may mislead them.
-    ends = cells + np.stack([cv2.medianBlur(channel, 3) for channel in offsets])
-    for _ in range(_STEPS):
-        across = np.clip(np.rint(places[0]), 0, width - 1).astype(np.intp)
-        down = np.clip(np.rint(places[1]), 0, height - 1).astype(np.intp)
-        places = np.where(fruit[down, across], ends[:, down, across], places)
-    return places
+    smooth = np.stack([cv2.medianBlur(channel, 3) for channel in offsets]).reshape(2, -1)
+    ends = places + smooth.take(at, axis=1)
+    following = cell_at(ends)
+    # A path that would leave the fruit stays. So a step depends on the cell alone, and steps can be composed.
+    once = np.where(following < 0, np.arange(len(at), dtype=np.int32), following)
+    first = places + offsets.reshape(2, -1).take(at, axis=1)
+    start = cell_at(first)
+    path = _composed(once, _STEPS - 1).take(np.maximum(start, 0))
+    return np.where(start < 0, first, ends.take(path, axis=1))
+
+
+def _composed(step: NDArray[np.int32], times: int) -> NDArray[np.int32]:
+    """Return where `times` steps lead, by squaring: `step` maps each index to the next."""
+    result = np.arange(len(step), dtype=np.int32)
+    while times:
+        if times & 1:
+            result = step.take(result)
+        step = step.take(step)
+        times >>= 1
+    return result
 
 
 class _Centres(NamedTuple):
@@ -153,28 +231,30 @@ def _find_centres(votes: NDArray[np.float32], radii: NDArray[np.float32], letter
 
     The larger a fruit, the further its votes scatter: searching all peaks at once finds several in a large fruit.
     """
-    left, sizes = votes, radii
+    height, width = (-(-side // _COARSE) for side in (letterbox.resized.height, letterbox.resized.width))
+    across = np.clip(votes[0] * (1 / _COARSE), 0, width - 1).astype(np.int32)
+    down = np.clip(votes[1] * (1 / _COARSE), 0, height - 1).astype(np.int32)
+    left, sizes, squares = votes, radii, down * np.int32(width) + across
+    counts = np.bincount(squares, minlength=height * width)
     seen: list[tuple[int, bool, NDArray[np.float32], float]] = []
     while len(sizes) >= MIN_REGION and len(seen) < _MOST:
-        place, radius, own = _densest(left, sizes, letterbox)
+        place, radius, own = _densest(counts.reshape(height, width), left, sizes)
         count = int(np.count_nonzero(own))
         seen.append((count, count >= max(MIN_REGION, _FEWEST * np.pi * radius**2), place, radius))
-        left, sizes = left[:, ~own], sizes[~own]
+        counts -= np.bincount(squares[own], minlength=height * width)
+        rest = ~own
+        left, sizes, squares = left[:, rest], sizes[rest], squares[rest]
     # If none has enough votes, keep the one with the most.
     kept = [each for each in seen if each[1]] or [max(seen, key=lambda each: each[0])]
-    found = _Centres(np.stack([place for *_, place, _ in kept]), np.array([radius for *_, radius in kept], np.float32))
-    return _drop_weak(votes, found)
+    return _Centres(np.stack([place for *_, place, _ in kept]), np.array([radius for *_, radius in kept], np.float32))
 
 
 def _densest(
-    votes: NDArray[np.float32], radii: NDArray[np.float32], letterbox: UNetLetterbox
+    counts: NDArray[np.intp], votes: NDArray[np.float32], radii: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], float, NDArray[np.bool_]]:
     """Return the place with the most votes, float32 (2,) x, y; the radius of its fruit; and which votes are its own."""
-    height, width = (-(-side // _COARSE) for side in (letterbox.resized.height, letterbox.resized.width))
-    across = np.clip(votes[0] * (1 / _COARSE), 0, width - 1).astype(np.intp)
-    down = np.clip(votes[1] * (1 / _COARSE), 0, height - 1).astype(np.intp)
-    counts = np.bincount(down * width + across, minlength=height * width).astype(np.float32).reshape(height, width)
-    row, column = divmod(int(cv2.GaussianBlur(counts, (0, 0), _BLUR, borderType=cv2.BORDER_CONSTANT).argmax()), width)
+    smooth = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), _BLUR, borderType=cv2.BORDER_CONSTANT)
+    row, column = divmod(int(smooth.argmax()), counts.shape[1])
     place = np.array((column + 0.5, row + 0.5), np.float32) * _COARSE
     own = _within(votes, place, 2 * _COARSE)
     for _ in range(2):
@@ -190,14 +270,16 @@ def _within(votes: NDArray[np.float32], place: NDArray[np.float32], distance: fl
     return np.asarray(off <= max(distance**2, float(off.min())))
 
 
-def _drop_weak(votes: NDArray[np.float32], centres: _Centres) -> _Centres:
-    """Drop centres with too few votes; keep at least one."""
-    areas = np.bincount(_nearest(votes, centres), minlength=len(centres.radii) + 1)[1:]
-    share = areas / (np.pi * centres.radii**2)
-    kept = (share >= _FEWEST) & (areas >= MIN_REGION)
+def _assign(votes: NDArray[np.float32], centres: _Centres) -> NDArray[np.int32]:
+    """Return the number from 1 on of the fruit of each vote, 0 for none, without centres that have too few votes."""
+    chosen = _nearest(votes, centres)
+    areas = np.bincount(chosen, minlength=len(centres.radii) + 1)[1:]
+    kept = (areas / (np.pi * centres.radii**2) >= _FEWEST) & (areas >= MIN_REGION)
+    if kept.all():
+        return chosen
     if not kept.any():
         kept[int(np.argmax(areas))] = True
-    return _Centres(centres.places[kept], centres.radii[kept])
+    return _nearest(votes, _Centres(centres.places[kept], centres.radii[kept]))
 
 
 def _nearest(votes: NDArray[np.float32], centres: _Centres) -> NDArray[np.int32]:

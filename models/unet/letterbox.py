@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -33,6 +34,7 @@ class UNetLetterbox:
     padded: Size
 
 
+@lru_cache(maxsize=256)
 def unet_letterbox(size: Size, area: int = INPUT_SIZE.pixels) -> UNetLetterbox:
     """Fit an image into a U-Net's input.
 

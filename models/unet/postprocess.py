@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import CLASSES, PixelClass, SemanticMap
-from models.unet.instances import fruit_labels, fruit_margins, predicted_class, unpad
+from models.masks import PixelBox
+from models.types import PixelClass, SemanticMap
+from models.unet.instances import Cells, fruit_labels, label_boxes, label_scores, predicted_class
 from models.unet.letterbox import UNetLetterbox
 
 INFECTED_SHARE: Final = 0.02
@@ -95,25 +96,20 @@ class Region:
     score: float
 
 
-def class_map(output: NDArray[np.float32], letterbox: UNetLetterbox) -> SemanticMap:
+def class_map(cells: Cells) -> SemanticMap:
     """Compute the class of every pixel: the largest of the bilinearly resized logits, the first of equal ones.
 
     Args:
-        output: float32 (5, height, width) of size `letterbox.padded`, from `UNetBackend.infer`.
-        letterbox: letterbox of the image.
+        cells: output of the network.
 
     Returns:
         uint8 (height, width) of size `letterbox.original`: BACKGROUND, HEALTHY or INFECTED.
-
-    Raises:
-        ValueError: the output has another size.
     """
-    margins = fruit_margins(unpad(output, letterbox))
-    cells = predicted_class(*margins)
+    letterbox = cells.letterbox
     down = Axis.of(letterbox.resized.height, letterbox.original.height)
     across = Axis.of(letterbox.resized.width, letterbox.original.width)
-    classes = cells.take(across.low, axis=1).take(down.low, axis=0)
-    disagree = _disagreeing(cells)
+    classes = cells.classes.take(across.low, axis=1).take(down.low, axis=0)
+    disagree = _disagreeing(cells.classes)
     for start in range(0, letterbox.original.height, _STRIP):
         rows = slice(start, min(start + _STRIP, letterbox.original.height))
         first, last = int(down.low[rows.start]), int(down.low[rows.stop - 1])
@@ -121,55 +117,32 @@ def class_map(output: NDArray[np.float32], letterbox: UNetLetterbox) -> Semantic
         if not uncertain.any():
             continue
         weights = down.weights(rows)
-        wide = [_widen(one[first : first + weights.shape[1]], letterbox.original.width) for one in margins]
+        wide = [_widen(one[first : first + weights.shape[1]], letterbox.original.width) for one in cells.margins]
         for columns in _runs(uncertain, max(1, _PRODUCT // weights.size)):
             healthy, infected = (weights @ one[:, columns] for one in wide)
             classes[rows, columns] = predicted_class(healthy, infected)
     return classes
 
 
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute the softmax over the classes.
-
-    Args:
-        logits: float32 (3, height, width).
-
-    Returns:
-        float32 of the same shape, 0 to 1; the classes of a cell sum to 1.
-    """
-    powers = np.exp(logits - logits.max(axis=0))
-    powers /= powers.sum(axis=0)
-    return np.asarray(powers, np.float32)
-
-
-def objects(output: NDArray[np.float32], letterbox: UNetLetterbox) -> list[Region]:
+def objects(cells: Cells) -> list[Region]:
     """Find the fruits, by `models.unet.instances`.
 
     Args:
-        output: float32 (5, height, width) of size `letterbox.padded`.
-        letterbox: letterbox of the image.
+        cells: output of the network.
 
     Returns:
         The fruits, largest first.
-
-    Raises:
-        ValueError: the output has another size.
     """
-    cells = unpad(output, letterbox)
-    labels = fruit_labels(output, letterbox)
-    rows, columns = np.nonzero(labels)
-    label_of = labels[rows, columns]
-    background = probabilities(cells[: len(CLASSES), rows, columns])[PixelClass.BACKGROUND]
-    is_infected = predicted_class(*fruit_margins(cells[:, rows, columns])) == PixelClass.INFECTED
-    areas = np.bincount(label_of)
-    fruit = np.bincount(label_of, weights=1 - background, minlength=len(areas))
-    infected = np.bincount(label_of, weights=is_infected, minlength=len(areas))
+    labels, letterbox = fruit_labels(cells), cells.letterbox
+    areas, scores = label_scores(cells, labels)
+    infected = np.bincount(labels[cells.classes == PixelClass.INFECTED], minlength=len(areas))
+    boxes = label_boxes(labels)
     return [
         Region(
             pixel_class=PixelClass.INFECTED if infected[label] / areas[label] >= INFECTED_SHARE else PixelClass.HEALTHY,
-            box=_box(labels == label, letterbox),
+            box=_box(boxes[label], letterbox),
             area=round(int(areas[label]) * letterbox.original.pixels / letterbox.resized.pixels),
-            score=min(1.0, float(fruit[label] / areas[label])),
+            score=float(scores[label]),
         )
         for label in range(1, len(areas))
     ]
@@ -180,15 +153,15 @@ def _widen(cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(cells, (width, len(cells)), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _box(inside: NDArray[np.bool_], letterbox: UNetLetterbox) -> tuple[int, int, int, int]:
-    """Return the bounding box of cells in pixels, rounded outwards."""
-    left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
+def _box(cells: PixelBox, letterbox: UNetLetterbox) -> tuple[int, int, int, int]:
+    """Return a box of cells in pixels, rounded outwards."""
+    x0, y0, x1, y1 = cells
     original, resized = letterbox.original, letterbox.resized
     return (
-        left * original.width // resized.width,
-        top * original.height // resized.height,
-        -(-(left + width) * original.width // resized.width),
-        -(-(top + height) * original.height // resized.height),
+        x0 * original.width // resized.width,
+        y0 * original.height // resized.height,
+        -(-x1 * original.width // resized.width),
+        -(-y1 * original.height // resized.height),
     )
 
 

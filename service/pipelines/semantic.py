@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from models.letterbox import resize
 from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
 from models.types import Pixels, SemanticMap
+from models.unet.instances import Cells
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import Region, class_map, objects
 from service.api import schema
@@ -67,7 +67,7 @@ class SemanticPipeline:
         async with self.engine.in_time(context, runner):
             decoded, letterbox, logits = await self._infer(runner, source, context, overlay=request.overlay)
             async with self._postprocess(context, letterbox):
-                found = await self._interpret(logits, letterbox)
+                found = await self.engine.in_worker(_interpret, logits, letterbox)
                 classes, png, overlay = await self.engine.in_worker(_encode, found, decoded.pixels, request.format)
         return schema.SemanticResponse.model_construct(
             request_id=context.request_id,
@@ -97,7 +97,7 @@ class SemanticPipeline:
         async with self.engine.in_time(context, runner):
             _, letterbox, logits = await self._infer(runner, source, context, overlay=False)
             async with self._postprocess(context, letterbox):
-                return await self._interpret(logits, letterbox)
+                return await self.engine.in_worker(_interpret, logits, letterbox)
 
     async def _infer(
         self, runner: UNetRunner, source: ImageSource, context: RequestContext, *, overlay: bool
@@ -116,12 +116,6 @@ class SemanticPipeline:
         context.timings.queue, context.timings.infer = result.queued, result.ran
         context.batch.infer = result.batch_size
         return decoded, letterbox, result.value
-
-    async def _interpret(self, logits: NDArray[np.float32], letterbox: UNetLetterbox) -> Classified:
-        in_worker = self.engine.in_worker
-        return Classified(
-            *await asyncio.gather(in_worker(class_map, logits, letterbox), in_worker(objects, logits, letterbox))
-        )
 
     @asynccontextmanager
     async def _postprocess(self, context: RequestContext, letterbox: UNetLetterbox) -> AsyncIterator[None]:
@@ -150,6 +144,12 @@ class SemanticPipeline:
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
 
         return await self.engine.decode(context, _DECODE, letterbox.original, decode)
+
+
+def _interpret(output: NDArray[np.float32], letterbox: UNetLetterbox) -> Classified:
+    """Return the classes and the fruit in an output of the network."""
+    cells = Cells.of(output, letterbox)
+    return Classified(class_map(cells), objects(cells))
 
 
 def _encode(

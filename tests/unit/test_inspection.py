@@ -18,7 +18,7 @@ from models.inspection import (
 )
 from models.masks import CroppedMask
 from models.types import BinaryMask, Box, Mask, PixelClass, Size
-from models.unet.instances import MIN_REGION
+from models.unet.instances import MIN_REGION, Cells
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import INFECTED_SHARE, class_map
 from tests.fakes import rectangle, with_votes
@@ -108,7 +108,7 @@ def test_every_pixel_of_fruit_is_in_one_mask(size: Size, seed: int) -> None:
     found = inspect(output(discs(letterbox, *places), letterbox=letterbox), letterbox)
     np.testing.assert_array_equal(covered(found), found.classes > 0)
     np.testing.assert_array_equal(
-        found.classes, class_map(output(discs(letterbox, *places), letterbox=letterbox), letterbox)
+        found.classes, class_map(Cells.of(output(discs(letterbox, *places), letterbox=letterbox), letterbox))
     )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.types import Size
 from models.unet.constants import OFFSET_UNIT
-from models.unet.instances import MIN_REGION, fruit_labels
+from models.unet.instances import MIN_REGION, Cells, fruit_labels
 from models.unet.letterbox import unet_letterbox
 from tests.fakes import with_votes
 
@@ -42,7 +42,7 @@ def output(numbers: NDArray[np.int32], *, stray: float = 0, seed: int = 0) -> ND
 
 def test_fruits_that_touch_are_separated() -> None:
     truth = fruits([(60, 100, 30), (119, 100, 30), (90, 150, 30)])
-    found = fruit_labels(output(truth), LETTERBOX)
+    found = fruit_labels(Cells.of(output(truth), LETTERBOX))
     assert found.dtype == np.int32
     assert found.max() == 3
     for number in (1, 2, 3):
@@ -52,7 +52,7 @@ def test_fruits_that_touch_are_separated() -> None:
 
 def test_a_fruit_half_hidden_by_another_is_separate() -> None:
     truth = fruits([(100, 100, 40), (135, 100, 40)])
-    found = fruit_labels(output(truth, stray=0.1), LETTERBOX)
+    found = fruit_labels(Cells.of(output(truth, stray=0.1), LETTERBOX))
     assert found.max() == 2
     assert (found[truth == 2] == 1).mean() > 0.99
     assert (found[truth == 1] == 2).mean() > 0.95  # votes of its tips are as near to the other's centre
@@ -61,7 +61,7 @@ def test_a_fruit_half_hidden_by_another_is_separate() -> None:
 def test_a_fruit_that_a_leaf_divides_is_one() -> None:
     truth = fruits([(112, 200, 50)])
     truth[190:210] = 0
-    found = fruit_labels(output(truth, stray=0.05), LETTERBOX)
+    found = fruit_labels(Cells.of(output(truth, stray=0.05), LETTERBOX))
     assert found.max() == 1
     assert np.array_equal(found > 0, truth > 0)
 
@@ -71,7 +71,7 @@ def test_a_fruit_larger_than_any_in_training_is_one() -> None:
     given = output(truth)
     length = np.hypot(*given[3:]) * OFFSET_UNIT
     given[3:] *= np.minimum(1, 50 / np.maximum(length, 1))  # no offset is longer than 50 cells
-    found = fruit_labels(given, LETTERBOX)
+    found = fruit_labels(Cells.of(given, LETTERBOX))
     assert found.max() == 1
     assert np.array_equal(found > 0, truth > 0)
 
@@ -85,19 +85,19 @@ def test_large_fruits_are_separate_with_spatially_correlated_errors(seed: int) -
     smooth = np.stack([cv2.GaussianBlur(error, (0, 0), 8) for error in errors])
     # Off by a quarter of a radius, in patches: a network's errors are no white noise.
     given[3:] += smooth / smooth.std() * 0.25 * radii / OFFSET_UNIT
-    assert fruit_labels(given, LETTERBOX).max() == 4
+    assert fruit_labels(Cells.of(given, LETTERBOX)).max() == 4
 
 
 def test_a_region_whose_votes_miss_every_centre_belongs_to_no_fruit() -> None:
     truth = fruits([(60, 100, 30), (200, 400, 2)])
-    found = fruit_labels(output(truth), LETTERBOX)
+    found = fruit_labels(Cells.of(output(truth), LETTERBOX))
     assert (truth == 2).sum() < MIN_REGION
     assert found.max() == 1
     assert np.array_equal(found > 0, truth == 1)
 
 
 def test_the_largest_fruit_comes_first() -> None:
-    found = fruit_labels(output(fruits([(40, 50, 10), (100, 200, 40), (50, 380, 20)])), LETTERBOX)
+    found = fruit_labels(Cells.of(output(fruits([(40, 50, 10), (100, 200, 40), (50, 380, 20)])), LETTERBOX))
     areas = np.bincount(found.ravel())[1:]
     assert len(areas) == 3
     assert (np.diff(areas) < 0).all()
@@ -108,7 +108,7 @@ def test_what_is_smaller_than_the_smallest_region_is_no_fruit(cells: int, found:
     truth = np.zeros((448, 224), np.int32)
     truth[100 : 100 + cells // 4, 100:104] = 1
     truth[100 + cells // 4, 100 : 100 + cells % 4] = 1
-    assert fruit_labels(output(truth), LETTERBOX).max() == found
+    assert fruit_labels(Cells.of(output(truth), LETTERBOX)).max() == found
 
 
 @settings(deadline=None, max_examples=40)
@@ -123,12 +123,12 @@ def test_rows_of_fruit_are_counted_for_all_sizes_and_noisy_votes(seed: int, stra
             break
         discs.append((float(rng.uniform(radius, 224 - radius)), y + radius, radius))
         y += 2 * radius
-    assert fruit_labels(output(fruits(discs), stray=stray, seed=seed), LETTERBOX).max() == len(discs)
+    assert fruit_labels(Cells.of(output(fruits(discs), stray=stray, seed=seed), LETTERBOX)).max() == len(discs)
 
 
 def test_random_output_gives_a_valid_result() -> None:
     noise = np.random.default_rng(0).normal(0, 1, (5, 448, 224)).astype(np.float32)
-    found = fruit_labels(noise, LETTERBOX)
+    found = fruit_labels(Cells.of(noise, LETTERBOX))
     areas = np.bincount(found.ravel(), minlength=2)[1:]
     assert found.shape == (448, 224)
     assert ((areas == 0) | (areas >= MIN_REGION)).all()
@@ -136,4 +136,4 @@ def test_random_output_gives_a_valid_result() -> None:
 
 def test_an_output_of_another_size_is_rejected() -> None:
     with pytest.raises(ValueError, match="the output must have the shape"):
-        fruit_labels(np.zeros((5, 224, 448), np.float32), LETTERBOX)
+        fruit_labels(Cells.of(np.zeros((5, 224, 448), np.float32), LETTERBOX))
