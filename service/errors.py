@@ -107,6 +107,10 @@ class DeadlineExceeded(PomonaError):
     """The deadline passed before the answer was ready."""
 
 
+class PortTaken(PomonaError):
+    """A port cannot be listened on."""
+
+
 class TimedOut(PomonaError):
     """There was no answer within the request timeout."""
 

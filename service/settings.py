@@ -114,6 +114,34 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30, gt=0, description="Seconds that admitted work has to finish when the server stops."
     )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Most connections of callers to HTTP, and as many to gRPC. Beyond them HTTP closes the connection "
+        "that has waited longest for a request, and refuses new ones where all have one; some more are kept for "
+        "/livez, /readyz and /metrics. Fewer where the limit of open files is too small for them.",
+    )
+    header_timeout_s: float = Field(
+        10,
+        gt=0,
+        description="Seconds that a new connection has for its TLS handshake, and a request for all of its headers.",
+    )
+    idle_timeout_s: float = Field(
+        75, gt=0, description="Seconds after which a connection without a request is closed, over HTTP and gRPC."
+    )
+    write_timeout_s: float = Field(
+        20,
+        gt=0,
+        description="Seconds in which a caller over HTTP must take 256 KiB of its answer, or all that is left of it; "
+        "else its connection is closed.",
+    )
+    admin_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Another port for /livez, /readyz and /metrics alone, over plain HTTP, whose connections are "
+        "counted apart; 0 for none. The image and the chart set 3002.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log lines that are written."
     )

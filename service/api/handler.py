@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from models.errors import PomonaError
 from service.api.context import RequestContext
+from service.api.drain import Drain
 from service.errors import Overloaded, ProblemType, TimedOut, problem_of
 from service.observability.observer import Observer, Outcome
 from service.observability.tracing import Tracing
@@ -85,11 +86,13 @@ class RequestHandler:
         observer: receives what is measured.
         tracing: begins a trace per request.
         limit_s: seconds a request may take, reading included.
+        drain: counts what is being answered.
     """
 
     observer: Observer = field(default_factory=Observer)
     tracing: Tracing = field(default_factory=Tracing)
     limit_s: float = 60.0
+    drain: Drain = field(default_factory=Drain)
 
     async def handle(
         self,
@@ -116,7 +119,7 @@ class RequestHandler:
             CallerLeft, Dropped: from `work`.
         """
         self.observer.request_started(context.endpoint)
-        with self.tracing.request(span, context.request_id, headers) as trace:
+        with self.drain.working(), self.tracing.request(span, context.request_id, headers) as trace:
             context.trace = trace
             ending: Ending | None = None
             try:
@@ -163,7 +166,7 @@ class RequestHandler:
         """
         ending = GONE
         self.observer.stream_changed(context.endpoint, opened=True)
-        with _NO_TRACING.request(context.endpoint, context.request_id, headers):
+        with self.drain.working(), _NO_TRACING.request(context.endpoint, context.request_id, headers):
             try:
                 await self.translated(context, work, None)
                 ending = OK

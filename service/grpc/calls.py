@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from service.api.context import LEAST_URGENT, RequestContext, deadline_of, deadline_seconds, request_id_of, urgency_of
+from service.api.drain import Drain
 from service.api.handler import Ending, Refusal, RequestHandler
 from service.errors import MalformedRequest, NotFound, NotReady
 from service.observability.tracing import context_of
@@ -40,19 +41,27 @@ class Door:
     Attributes:
         settings: limits.
         handler: handles calls and frames.
+        drain: of the server.
         pipelines: None until the models are loaded.
     """
 
     settings: Settings
     handler: RequestHandler = field(default_factory=RequestHandler)
+    drain: Drain = field(default_factory=Drain)
     pipelines: Pipelines | None = None
+
+    @property
+    def serving(self) -> Pipelines | None:
+        """The pipelines while new calls are taken, else None."""
+        return None if self.drain.stopping else self.pipelines
 
     def ready(self) -> Pipelines:
         """Return the pipelines.
 
         Raises:
-            NotReady: the models are still loading.
+            NotReady: the models are still loading, or the server is stopping.
         """
+        self.drain.check()
         if self.pipelines is None:
             raise NotReady("The models are still loading; the health service says when they are ready.")
         return self.pipelines

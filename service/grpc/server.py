@@ -11,9 +11,10 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from models.errors import PomonaError
+from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.api.operations import OPERATIONS, Operation
+from service.errors import PortTaken
 from service.grpc import health
 from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
@@ -31,17 +32,13 @@ _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A caller may ping every ten seconds, with calls or without.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # A caller may ping every ten seconds, with calls or without. Pings may arrive closer together than they were sent.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
 _CALLS_PER_CONNECTION: Final = 128
 
 OtherService = Callable[[Door], tuple[str, Mapping[str, Method]]]
 """Makes another service: its full name, and its methods by path."""
-
-
-class PortTaken(PomonaError):
-    """The port of the server cannot be had."""
 
 
 class GrpcServer:
@@ -51,6 +48,7 @@ class GrpcServer:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per call and per frame.
+        drain: of the server.
         others: further services.
         shared_port: several workers listen on the same port.
     """
@@ -61,11 +59,13 @@ class GrpcServer:
         observer: Observer | None = None,
         tracing: Tracing | None = None,
         *,
+        drain: Drain | None = None,
         others: tuple[OtherService, ...] = (),
         shared_port: bool = False,
     ) -> None:
-        handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s)
-        self._door = Door(settings, handler)
+        drain = drain or Drain(settings.drain_timeout_s)
+        handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s, drain)
+        self._door = Door(settings, handler, drain)
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
         services[SEGMENTATION.full_name] = segmentation_methods(self._streams)
@@ -77,6 +77,10 @@ class GrpcServer:
                 ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
                 # Without it a port that another server has is refused, instead of being shared with it.
                 ("grpc.so_reuseport", int(shared_port)),
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                # TLS, and HTTP/2's first frame.
+                ("grpc.server_handshake_timeout_ms", int(settings.header_timeout_s * 1000)),
+                ("grpc.max_connection_idle_ms", int(settings.idle_timeout_s * 1000)),
                 *_KEEPALIVE,
             ],
         )
@@ -119,10 +123,15 @@ class GrpcServer:
         self._door.pipelines = pipelines
         self._health.serve()
 
-    async def drain(self, within: float) -> None:
-        """Accept no more calls and no more frames, finish what runs for at most `within` seconds, and stop."""
+    def halt(self) -> None:
+        """Report that the server stops, and accept no more calls and no more frames."""
+        self._door.drain.begin()
         self._health.end()
         self._streams.halt()
+
+    async def drain(self, within: float) -> None:
+        """Halt, finish what runs for at most `within` seconds, and stop."""
+        self.halt()
         await self._server.stop(within)
 
 

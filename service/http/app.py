@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
-from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler
+from service.api.drain import Drain
+from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler, refusal_of
 from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
-from service.errors import MethodNotAllowed, NotFound, NotReady
+from service.errors import MethodNotAllowed, NotFound, NotReady, Overloaded
 from service.http.body import Parts, read_body
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
 from service.observability.metrics import EXPOSITION_TYPE, exposition
@@ -109,6 +110,10 @@ class Route:
     problem: ProblemResponse = problem_response
 
 
+PROBES_ONLY: Final = "pomona.probes_only"
+"""Is in the ASGI scope of a request that may be a probe only: `full` if its connection is one beyond the limit, `admin`
+if it came to the port for probes."""
+
 Router = Callable[[str], "Route | None"]
 """Finds the route of a path."""
 
@@ -120,22 +125,47 @@ class HttpApp:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per request.
+        drain: of the server.
+
+    Attributes:
+        failed: whether the server cannot start, so that the process should be replaced.
+        probes: what platforms ask, by path: connections that are kept for them, and `admin_port`, answer nothing else.
     """
 
-    def __init__(self, settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        drain: Drain | None = None,
+    ) -> None:
         self.settings = settings
+        self.drain = drain or Drain(settings.drain_timeout_s)
         self.pipelines: Pipelines | None = None
+        self.failed = False
         self._observer = observer or Observer()
-        self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s)
+        self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s, self.drain)
+        self.probes: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
+            "/livez": self._livez,
+            "/healthz": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
         self._routes = {operation.path: self._operation(operation) for operation in OPERATIONS}
         self._unhandled: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
             "/": self._page,
             "/docs.json": self._openapi,
-            "/metrics": self._metrics,
+            **self.probes,
             **{f"/static_content/{name}": functools.partial(self._asset, name) for name in _ASSETS},
         }
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
         self._described: list[openapi.DescribePaths] = []
+        self._description = b""
+
+    @property
+    def serving(self) -> Pipelines | None:
+        """The pipelines while new requests are taken, else None."""
+        return None if self.drain.stopping else self.pipelines
 
     def mount(self, prefix: str, router: Router, problem: ProblemResponse, described: openapi.DescribePaths) -> None:
         """Add another protocol under a prefix, such as `/v2`.
@@ -153,8 +183,9 @@ class HttpApp:
         """Return the pipelines.
 
         Raises:
-            NotReady: the models are still loading.
+            NotReady: the models are still loading, or the server is stopping.
         """
+        self.drain.check()
         if self.pipelines is None:
             raise NotReady("The models are still loading; /readyz says when they are ready.")
         return self.pipelines
@@ -165,13 +196,14 @@ class HttpApp:
             raise RuntimeError(f"ASGI scopes must be http, got {scope['type']}")
         path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         method: str = scope["method"]
-        if method in ("GET", "HEAD") and path in self._unhandled:
+        restricted = PROBES_ONLY in scope
+        if method in ("GET", "HEAD") and path in (self.probes if restricted else self._unhandled):
             await (await self._unhandled[path]()).send(send)
             return
         clock = time.monotonic if self.pipelines is None else self.pipelines.engine.clock
         now = clock()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        route = self._route(path, method)
+        route = _RESTRICTED[scope[PROBES_ONLY]] if restricted else self._route(path, method)
         context = RequestContext(
             endpoint=route.name,
             request_id=request_id_of(headers.get("x-request-id", "")),
@@ -223,9 +255,10 @@ class HttpApp:
                 if path == prefix or path.startswith(f"{prefix}/"):
                     route, problem = router(path), other
         if path in self._unhandled:
-            route = Route(path, _never, ("GET", "HEAD"))
+            route = Route(path, _never)
         if route is None:
-            return Route("other", _refusing(NotFound(f"There is no path {path}; / describes the API.")), (), problem)
+            shown = path if len(path) <= _MAX_LOGGED_PATH else f"{path[:_MAX_LOGGED_PATH]}…"
+            return Route("other", _refusing(NotFound(f"There is no path {shown}; / describes the API.")), (), problem)
         if method not in route.methods:
             allowed = ", ".join(route.methods)
             error = MethodNotAllowed(f"{path} allows {allowed}, got {method}.")
@@ -243,7 +276,8 @@ class HttpApp:
             pipelines, context = self.ready(), request.context
             parts = Parts()
             if operation.image != "none":
-                parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
+                async with self.drain.uploading():
+                    parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
             asked = parse_json(parts.request, operation.request)
             context.arrived = context.clock()
             context.deadline = deadline_of(request.headers, context.received)
@@ -256,6 +290,18 @@ class HttpApp:
         methods = ("GET", "HEAD") if operation.image == "none" else ("POST",)
         return Route(operation.path, answer, methods)
 
+    async def _livez(self) -> HttpResponse:
+        if self.failed or (self.pipelines is not None and self.pipelines.engine.broken):
+            return _unwell("The server cannot work any more; it must be started again.")
+        return _well()
+
+    async def _readyz(self) -> HttpResponse:
+        if self.drain.stopping:
+            return _unwell("The server is stopping.")
+        if self.failed or self.pipelines is None or self.pipelines.engine.broken:
+            return _unwell("The models are still loading, or cannot be loaded; the server's log says more.")
+        return _well()
+
     async def _page(self) -> HttpResponse:
         return HttpResponse(_PAGE, media_type="text/html; charset=utf-8")
 
@@ -264,10 +310,23 @@ class HttpApp:
         return HttpResponse(await asyncio.to_thread(file.read_bytes), media_type=_ASSETS[name])
 
     async def _openapi(self) -> HttpResponse:
-        return HttpResponse(json.dumps(openapi.describe(self.settings, self._described)).encode())
+        if not self._description:  # it takes tens of milliseconds of the event loop
+            self._description = json.dumps(openapi.describe(self.settings, self._described)).encode()
+        return HttpResponse(self._description)
 
     async def _metrics(self) -> HttpResponse:
         return HttpResponse(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
+
+
+def _well() -> HttpResponse:
+    return HttpResponse(b"\n", media_type="text/plain; charset=utf-8")
+
+
+def _unwell(detail: str) -> HttpResponse:
+    request_id = request_id_of("")
+    response = problem_response(refusal_of(NotReady(detail)), request_id)
+    response.headers["x-request-id"] = request_id
+    return response
 
 
 def _refusing(error: Exception) -> Endpoint:
@@ -275,6 +334,18 @@ def _refusing(error: Exception) -> Endpoint:
         raise error
 
     return refuse
+
+
+async def _full(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    raise Overloaded("As many connections as POMONA_MAX_CONNECTIONS allows are in use.", retry_after=1)
+
+
+async def _admin(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    raise NotFound("This port answers GET /livez, /readyz and /metrics only.")
+
+
+_RESTRICTED: Final = {"full": Route("other", _full), "admin": Route("other", _admin)}
+"""What answers all but probes."""
 
 
 async def _never(request: HttpRequest) -> HttpResponse:
