@@ -18,7 +18,7 @@ from service.errors import PortTaken
 from service.grpc import health
 from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
-from service.grpc.health import Health
+from service.grpc.health import Health, ReadableRequests
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
@@ -33,7 +33,7 @@ _KEEPALIVE: Final = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # A caller may ping every ten seconds, with calls or without. Pings may arrive closer together than they were sent.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 _CALLS_PER_CONNECTION: Final = 128
 
@@ -71,6 +71,7 @@ class GrpcServer:
         services[SEGMENTATION.full_name] = segmentation_methods(self._streams)
         self._health = Health(services)
         self._server = grpc.aio.server(
+            interceptors=(ReadableRequests(),),
             options=[
                 ("grpc.max_receive_message_length", settings.max_upload_bytes),
                 ("grpc.max_send_message_length", -1),

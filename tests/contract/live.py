@@ -96,4 +96,3 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
         yield live
     finally:
         live.stop()
-
