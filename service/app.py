@@ -18,6 +18,7 @@ from service.api.drain import Drain
 from service.grpc.server import GrpcServer
 from service.http import worker
 from service.http.app import HttpApp
+from service.http.listener import room_for
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import TraceExporter, Tracing, TracingMisconfigured, export_traces
@@ -120,7 +121,13 @@ class Pomona:
         """Start the gRPC server, which refuses calls until the models are loaded."""
         if SETTINGS.grpc_port:
             self._grpc = GrpcServer(
-                SETTINGS, OBSERVER, TRACING, drain=DRAIN, others=(oip_grpc.service,), shared_port=WORKERS > 1
+                SETTINGS,
+                OBSERVER,
+                TRACING,
+                drain=DRAIN,
+                max_connections=room_for(SETTINGS.max_connections),
+                others=(oip_grpc.service,),
+                shared_port=WORKERS > 1,
             )
             DRAIN.on_begin(self._grpc.halt)
             await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)

@@ -74,7 +74,7 @@ class Health(health_pb2_grpc.HealthServicer):
 class ReadableRequests(grpc.aio.ServerInterceptor):
     """Answers INVALID_ARGUMENT to bytes that are not a message of a standard service; grpcio answers INTERNAL."""
 
-    async def intercept_service(  # type: ignore[override]  # its types know synchronous handlers only
+    async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,

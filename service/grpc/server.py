@@ -49,6 +49,7 @@ class GrpcServer:
         observer: receives what is measured.
         tracing: begins a trace per call and per frame.
         drain: of the server.
+        max_connections: instead of that of the settings.
         others: further services.
         shared_port: several workers listen on the same port.
     """
@@ -60,6 +61,7 @@ class GrpcServer:
         tracing: Tracing | None = None,
         *,
         drain: Drain | None = None,
+        max_connections: int | None = None,
         others: tuple[OtherService, ...] = (),
         shared_port: bool = False,
     ) -> None:
@@ -78,7 +80,7 @@ class GrpcServer:
                 ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
                 # Without it a port that another server has is refused, instead of being shared with it.
                 ("grpc.so_reuseport", int(shared_port)),
-                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.max_allowed_incoming_connections", max_connections or settings.max_connections),
                 # TLS, and HTTP/2's first frame.
                 ("grpc.server_handshake_timeout_ms", int(settings.header_timeout_s * 1000)),
                 ("grpc.max_connection_idle_ms", int(settings.idle_timeout_s * 1000)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import resource
 import socket
 import ssl
@@ -14,7 +13,6 @@ from typing import Final
 from service.errors import PortTaken
 from service.http.connection import Connection, Waiting
 
-_LOG = logging.getLogger("pomona.http")
 _BACKLOG: Final = 2048
 _AT_ONCE: Final = 64
 """Connections that are accepted in one turn of the event loop."""
@@ -22,7 +20,7 @@ _AT_ONCE: Final = 64
 _RESERVE: Final = 16
 """Connections beyond the limit that are kept for probes."""
 
-_OTHER_FILES: Final = 128
+_OTHER_FILES: Final = 192
 """Open files that are neither callers' connections to HTTP nor to gRPC."""
 
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -66,9 +64,7 @@ def room_for(connections: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
-    room = max(1, (soft - _RESERVE - _OTHER_FILES) // 2)
-    _LOG.warning("fewer connections than POMONA_MAX_CONNECTIONS", extra={"connections": room, "open_files": soft})
-    return room
+    return max(1, (soft - _RESERVE - _OTHER_FILES) // 2)
 
 
 class Listener:

@@ -37,6 +37,7 @@ _OVERTIME_S: Final = 1.0
 _LINGER_S: Final = 1.0
 """Seconds that a refused caller has to take the refusal once all others are answered."""
 
+_SETTLED_WITHIN_S: Final = 0.2
 _ADMIN_CONNECTIONS: Final = 32
 _CHECK_EVERY: Final = 10
 """Ticks of uvicorn, of a tenth of a second."""
@@ -145,6 +146,8 @@ class WorkerServer(uvicorn.Server):
         shared = options.workers > 1
         try:
             limit = room_for(settings.max_connections)
+            if limit < settings.max_connections:
+                _LOG.warning("open files limit POMONA_MAX_CONNECTIONS", extra={"max_connections": limit})
             for bound in sockets or []:
                 host, port = bound.getsockname()[:2]
                 opened = listening_socket(host, port, "POMONA_HTTP_PORT", shared=shared)
@@ -152,7 +155,14 @@ class WorkerServer(uvicorn.Server):
             if settings.admin_port:
                 opened = listening_socket(settings.http_host, settings.admin_port, "POMONA_ADMIN_PORT", shared=shared)
                 config = uvicorn.Config(
-                    self._probes, http=Connection, ws="none", lifespan="off", log_config=None, server_header=False
+                    self._probes,
+                    http=Connection,
+                    ws="none",
+                    lifespan="off",
+                    interface="asgi3",
+                    log_config=None,
+                    proxy_headers=False,
+                    server_header=False,
                 )
                 config.load()
                 self._admin.append(self._listener(opened, config, ServerState(), _ADMIN_CONNECTIONS))
@@ -182,6 +192,9 @@ class WorkerServer(uvicorn.Server):
         drain.begin()
         if not await drain.finished():
             _LOG.error("not all requests were answered within POMONA_DRAIN_TIMEOUT_S")
+            if self._options.http.pipelines is not None:
+                await self._options.http.pipelines.engine.close(0.0)  # those that wait for a device are refused
+            await self._settled()
         for door in self._doors:
             door.close()
         until = time.monotonic() + _LINGER_S
@@ -196,11 +209,15 @@ class WorkerServer(uvicorn.Server):
             _LOG.error("callers did not take their answers", extra={"connections": len(connections)})
         for door in self._doors:
             door.abort()
-        for task in self.server_state.tasks:
-            task.cancel()
+        await self._settled()
         await self.lifespan.shutdown()
         for door in self._admin:
             door.close()
+
+    async def _settled(self) -> None:
+        """Let requests notice what has changed."""
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=_SETTLED_WITHIN_S)
 
     def _end_in_time(self) -> None:
         time.sleep(self._options.settings.drain_timeout_s + _OVERTIME_S)
