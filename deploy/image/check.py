@@ -143,7 +143,7 @@ def check_answers(container: Container) -> None:
         f"fruits must be found, got {fruits.text[:500]}",
     )
 
-    metrics = httpx.get(f"{base}/metrics", timeout=10).text
+    metrics = httpx.get(f"http://127.0.0.1:{container.admin}/metrics", timeout=10).text
     answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', metrics, re.MULTILINE)))
     expect(answered >= 3, f"the metrics must count three requests, got {answered}")
     expect("pomona_model_info{" in metrics, "the metrics must name the models")

@@ -41,6 +41,11 @@ class Drain:
         return self._until < math.inf
 
     @property
+    def in_progress(self) -> int:
+        """Requests and streams that are being answered."""
+        return self._working
+
+    @property
     def remaining(self) -> float:
         """Seconds that admitted work still has; infinite until the server stops."""
         return max(0.0, self._until - self._clock())

@@ -77,7 +77,7 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive = patience.idle_s  # type: ignore[assignment]  # uvicorn hands it to `call_later`
         self._waiting = waiting
         self._counted: set[Connection] = set()
-        self._lost = False
+        self._lost = self._ended = False
         self._head_since: float | None = None
         self._written = 0
         self._taken = 0
@@ -91,12 +91,14 @@ class Connection(HttpToolsProtocol):
         Args:
             now: seconds on the event loop's clock.
         """
+        if self._ended:
+            return
         if self._lingers_until is not None:
             if now >= self._lingers_until or now - self._heard_at >= _LINGER_QUIET_S:
-                self.transport.abort()
+                self.end()
             return
         if self._head_since is not None and now - self._head_since >= self._patience.header_s:
-            self.transport.close()
+            self.shutdown()
         unsent = self.transport.get_write_buffer_size()
         taken = self._written - unsent
         if not unsent:
@@ -104,7 +106,7 @@ class Connection(HttpToolsProtocol):
         elif self._taken_at is None or taken >= self._taken + _LEAST_TAKEN:
             self._taken, self._taken_at = taken, now
         elif now - self._taken_at >= self._patience.write_s:
-            self.transport.abort()
+            self.end()
 
     def counted(self, connections: set[Connection]) -> None:
         """Be one of `connections` until the end."""
@@ -115,6 +117,7 @@ class Connection(HttpToolsProtocol):
     def end(self) -> None:
         """End at once."""
         self._waiting.pop(self, None)
+        self._ended = True
         self.transport.abort()
 
     # What uvicorn calls, and what it calls of its transport.
@@ -163,6 +166,11 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete and not self.transport.is_closing():
             self._waiting[self] = self.loop.time()  # else another one that was sent ahead is answered now
 
+    def shutdown(self) -> None:
+        """Close once the request in progress is answered; harmless when repeated, which closing a transport is not."""
+        if not self.transport.is_closing():
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, as a problem."""
         refusal = refusal_of(MalformedRequest(f"{msg} It must be HTTP/1.1."))
@@ -190,7 +198,7 @@ class Connection(HttpToolsProtocol):
     def stop_lingering(self) -> None:
         """Close, if that is still to come."""
         if self._lingers_until is not None:
-            self.transport.abort()
+            self.end()
 
 
 class _Lingering:

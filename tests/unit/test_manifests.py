@@ -25,6 +25,7 @@ DERIVED: Final = {
     "http_host",
     "http_port",
     "grpc_port",
+    "admin_port",
     "tls_cert_file",
     "tls_key_file",
     "models",
@@ -138,6 +139,10 @@ def test_the_three_probes_differ(variant: str) -> None:
         (container,) = pod["containers"]
         probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
         assert [probe["httpGet"]["path"] for probe in probes] == ["/livez", "/readyz", "/livez"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert {ports[probe["httpGet"]["port"]] for probe in probes} == {
+            int(environment(container)["POMONA_ADMIN_PORT"])
+        }
         startup, readiness, liveness = (probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
         assert startup > liveness > readiness
 
@@ -178,16 +183,13 @@ def test_a_gpu_pod_requests_one_device_on_a_gpu_node() -> None:
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
 
 
-def test_with_tls_there_is_no_plain_text() -> None:
+def test_with_tls_the_certificate_is_mounted_and_named() -> None:
     for pod in pods("all"):
         (container,) = pod["containers"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         for name in ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE"):
             assert str(PurePosixPath(environment(container)[name]).parent) in mounts
             assert not [other for other in pod["initContainers"] if name in environment(other)]
-        assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "readiness", "liveness")} == {
-            "HTTPS"
-        }
 
 
 def test_dashboards_and_rules_equal_those_of_the_observability_folder() -> None:

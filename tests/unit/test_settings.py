@@ -38,6 +38,11 @@ FROM_TEXT = {
     "POMONA_CAMERA_SIZES": ("400x300, 416x180", (Size(300, 400), Size(180, 416))),
     "POMONA_GRADES": ("fine:0.1", (Grade(grade="fine", max_infected_fraction=0.1),)),
     "POMONA_DRAIN_TIMEOUT_S": ("0.5", 0.5),
+    "POMONA_MAX_CONNECTIONS": ("10", 10),
+    "POMONA_HEADER_TIMEOUT_S": ("2.5", 2.5),
+    "POMONA_IDLE_TIMEOUT_S": ("30", 30.0),
+    "POMONA_WRITE_TIMEOUT_S": ("7", 7.0),
+    "POMONA_ADMIN_PORT": ("3002", 3002),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
 
@@ -74,6 +79,11 @@ WRONG = [
     ("POMONA_GRADES", "A:nan"),
     ("POMONA_GRADES", " , "),
     ("POMONA_DRAIN_TIMEOUT_S", "0"),
+    ("POMONA_MAX_CONNECTIONS", "0"),
+    ("POMONA_HEADER_TIMEOUT_S", "0"),
+    ("POMONA_IDLE_TIMEOUT_S", "0"),
+    ("POMONA_WRITE_TIMEOUT_S", "never"),
+    ("POMONA_ADMIN_PORT", "-1"),
     ("POMONA_LOG_LEVEL", "info"),
 ]
 

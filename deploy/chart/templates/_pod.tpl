@@ -12,6 +12,7 @@ capabilities:
 {{- $values := .root.Values -}}
 - {name: POMONA_HTTP_PORT, value: "3000"}
 - {name: POMONA_GRPC_PORT, value: "3001"}
+- {name: POMONA_ADMIN_PORT, value: "3002"}
 - {name: POMONA_MODELS, value: {{ join "," .of.models | quote }}}
 - {name: POMONA_BACKEND, value: {{ ternary "torch" "openvino" $values.gpu.enabled }}}
 - {name: POMONA_DRAIN_TIMEOUT_S, value: {{ $values.drain.timeoutSeconds | quote }}}
@@ -63,6 +64,7 @@ capabilities:
 {{- end }}
 {{- end }}
 
+{{/* The port for probes has connections of its own, and no TLS. */}}
 {{- define "pomona.probe" -}}
-httpGet: {path: {{ .path }}, port: http, scheme: {{ ternary "HTTPS" "HTTP" (ne .root.Values.tls.secretName "") }}}
+httpGet: {path: {{ .path }}, port: admin, scheme: HTTP}
 {{- end }}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -12,9 +14,13 @@ from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
+import uvicorn
 
-from tests.contract.door import MIB
+from service.http.worker import WorkerOptions, WorkerServer
+from tests.contract.door import MIB, open_door
 from tests.contract.live import LiveDoor, live_door
+from tests.fakes import make_settings
+from tests.identity import Identity
 from tests.system.faults.sockets import answer, get, is_closed, opened, seconds_open, upload
 
 HEADER_S, IDLE_S, WRITE_S = 1.0, 2.0, 1.0
@@ -182,3 +188,45 @@ def test_requests_that_are_sent_ahead_are_answered_in_order(port: int) -> None:
         while data.count(b"HTTP/1.1") < 3:
             data += caller.recv(65536)
     assert [part[1:4] for part in data.split(b"HTTP/1.1")[1:]] == [b"200", b"404", b"200"]
+
+
+# TLS.
+
+
+@pytest.fixture
+async def tls_port(identity: Identity) -> AsyncIterator[int]:
+    async with open_door() as door:
+        settings = make_settings(header_timeout_s=HEADER_S, max_connections=CONNECTIONS)
+        config = uvicorn.Config(
+            door.app,
+            lifespan="off",
+            log_config=None,
+            ssl_certfile=identity.tls.certificate,
+            ssl_keyfile=identity.tls.key,
+        )
+        server = WorkerServer(config, options=WorkerOptions(settings, door.app, door.app.drain))
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(("127.0.0.1", 0))
+            await server.startup(sockets=[bound])
+            yield bound.getsockname()[1]
+            await server.shutdown()
+
+
+async def test_a_tls_handshake_that_does_not_come_is_cut_off(tls_port: int) -> None:
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", tls_port)
+    assert await reader.read() == b""
+    assert HEADER_S - 0.1 <= time.monotonic() - began <= HEADER_S + CHECKED_EVERY_S
+    writer.close()
+
+
+async def test_handshakes_that_do_not_come_lock_nobody_out(tls_port: int, identity: Identity) -> None:
+    silent = [await asyncio.open_connection("127.0.0.1", tls_port) for _ in range(5 * CONNECTIONS)]
+    trusting = ssl.create_default_context(cafile=str(identity.authority))
+    async with httpx.AsyncClient(verify=trusting) as client:
+        assert (await client.get(f"https://localhost:{tls_port}/livez")).status_code == 200
+    for _, writer in silent:
+        writer.close()
