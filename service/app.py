@@ -6,40 +6,60 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import bentoml
+import click
 
 from models.backends.load import cuda_device_count
 from models.errors import PomonaError
 from service import lifecycle
+from service.access import Access
 from service.grpc.server import GrpcServer
-from service.http.app import HttpApp
+from service.http.app import Front, HttpApp
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import TraceExporter, Tracing, TracingMisconfigured, export_traces
 from service.oip import grpc as oip_grpc
 from service.oip import http as oip_http
 from service.pipelines import Pipelines
-from service.settings import Settings, SettingsError, Tls, load_settings
+from service.settings import Settings, SettingsError, Tls, load_settings, refuse_strangers
+from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 
 _LOG = logging.getLogger("pomona.app")
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
 
 
+MISCONFIGURED: Final = 78
+"""Exit status where the service refuses to listen as it is configured (EX_CONFIG of sysexits.h)."""
+
+
 def _settings() -> Settings:
     try:
-        return load_settings()
+        settings = load_settings()
     except SettingsError as error:
         raise SystemExit(f"pomona: {error.detail}") from error
+    # `bentoml serve --host` overrides ours.
+    command = click.get_current_context(silent=True)
+    chosen = None if command is None else command.params.get("host")
+    try:
+        for host in {settings.http_host, chosen or settings.http_host}:
+            refuse_strangers(settings, host)
+    except SettingsError as error:
+        sys.stderr.write(f"pomona: {error.detail}\n")
+        raise SystemExit(MISCONFIGURED) from error
+    return settings
 
 
-def _tls_options(tls: Tls | None) -> dict[str, Any]:
+def _certificates(tls: Tls | None) -> Certificates | None:
     if tls is None:
-        return {}
-    return {"ssl": {"enabled": True, "certfile": str(tls.certificate), "keyfile": str(tls.key)}}
+        return None
+    certificates = Certificates(tls)
+    renew_in_uvicorn(certificates)
+    return certificates
 
 
 def _traces() -> TraceExporter | None:
@@ -53,7 +73,9 @@ SETTINGS = _settings()
 TRACES = _traces()
 TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
-HTTP = HttpApp(SETTINGS, OBSERVER, TRACING)
+ACCESS = Access.of(SETTINGS.api_keys_file)
+CERTIFICATES = _certificates(SETTINGS.tls)
+HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, ACCESS)
 oip_http.mount(HTTP)
 WORKERS = max(1, cuda_device_count())
 logs.configure(SETTINGS.log_level)
@@ -63,7 +85,7 @@ logs.configure(SETTINGS.log_level)
     name="pomona",
     workers=WORKERS,
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
-    **_tls_options(SETTINGS.tls),
+    **({} if SETTINGS.tls is None else {"ssl": bentoml_options(SETTINGS.tls)}),
     # Ours come first and answer with a problem; BentoML's is the safety net.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
     # The application logs, measures and answers /metrics itself; BentoML's own took 0.5 ms of CPU per request.
@@ -71,7 +93,6 @@ logs.configure(SETTINGS.log_level)
     metrics={"enabled": False},
     tracing={"excluded_urls": [".*"]},
 )
-@bentoml.asgi_app(HTTP, path="/")
 class Pomona:
     """Segmentation for fruit sorting lines."""
 
@@ -125,8 +146,10 @@ class Pomona:
     async def _listen(self) -> None:
         """Start the gRPC server, which refuses calls until the models are loaded."""
         if SETTINGS.grpc_port:
-            self._grpc = GrpcServer(SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), shared_port=WORKERS > 1)
-            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
+            self._grpc = GrpcServer(
+                SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), access=ACCESS, shared_port=WORKERS > 1
+            )
+            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, CERTIFICATES)
 
     async def _load(self) -> None:
         worker = bentoml.server_context.worker_index or 1
@@ -150,6 +173,11 @@ class Pomona:
         _LOG.info("ready", extra={"worker": worker})
         if worker == 1 and _EXAMPLE.exists():
             print(f"\nReady. Try:\n\n{_example_call()}\n", flush=True)  # noqa: T201 (for the person at the terminal)
+
+
+Pomona.add_asgi_middleware(  # type: ignore[attr-defined]  # the decorator makes a service of it
+    Front, http=HTTP
+)
 
 
 def _example_call() -> str:

@@ -9,21 +9,24 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from models.errors import PomonaError
+from service.access import Access
 from service.api.handler import RequestHandler
 from service.api.operations import OPERATIONS, Operation
 from service.grpc import health
 from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
 from service.grpc.health import Health
+from service.grpc.standard import StandardServices
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from service.settings import Settings, Tls
+from service.settings import Settings
+from service.tls import Certificates, grpc_credentials
 
 SEGMENTATION: Final = pb.DESCRIPTOR.services_by_name["Segmentation"]
 
@@ -52,6 +55,7 @@ class GrpcServer:
         observer: receives what is measured.
         tracing: begins a trace per call and per frame.
         others: further services.
+        access: lets callers in; None for that of the settings alone.
         shared_port: several workers listen on the same port.
     """
 
@@ -62,9 +66,15 @@ class GrpcServer:
         tracing: Tracing | None = None,
         *,
         others: tuple[OtherService, ...] = (),
+        access: Access | None = None,
         shared_port: bool = False,
     ) -> None:
-        handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s)
+        handler = RequestHandler(
+            observer or Observer(),
+            tracing or Tracing(),
+            settings.request_timeout_s,
+            access or Access.of(settings.api_keys_file),
+        )
         self._door = Door(settings, handler)
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
@@ -80,19 +90,23 @@ class GrpcServer:
                 *_KEEPALIVE,
             ],
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        standard: Any = StandardServices()  # takes what a server takes
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, standard)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), standard
+        )
+        self._server.add_generic_rpc_handlers((standard,))
         methods = {path: method for service in services.values() for path, method in service.items()}
         self._server.add_generic_rpc_handlers((Services(self._door, methods),))
 
-    async def start(self, host: str, port: int, tls: Tls | None = None) -> int:
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> int:
         """Listen; calls are refused until `open`, as the models are still loading.
 
         Args:
             host: IP address.
             port: 0 for any free one.
-            tls: certificate and key, or None to serve without TLS.
+            certificates: those of TLS, or None to serve without it.
 
         Returns:
             The port.
@@ -102,11 +116,10 @@ class GrpcServer:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if tls is None:
+            if certificates is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-                bound = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+                bound = self._server.add_secure_port(address, grpc_credentials(certificates))
         except RuntimeError as error:
             raise PortTaken(
                 f"gRPC cannot listen on {address}. Choose another port with POMONA_GRPC_PORT, or none with 0."

@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service.access import Access
+from service.access import Scope as KeyScope
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
 from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler
 from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
-from service.errors import MethodNotAllowed, NotFound, NotReady
+from service.errors import MethodNotAllowed, NotFound, NotReady, RequestError
 from service.http.body import Parts, read_body
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
 from service.observability.metrics import EXPOSITION_TYPE, exposition
@@ -28,12 +30,15 @@ from service.pipelines import Pipelines
 from service.pipelines.source import encoded
 from service.settings import Settings
 
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 ProblemResponse = Callable[[Refusal, str], HttpResponse]
 """How an error is answered: the refusal and the request's id."""
 
 _LOG = logging.getLogger("pomona.http")
 _MAX_LOGGED_PATH: Final = 200
+_METRICS: Final = "/metrics"
+_READ: Final = ("GET", "HEAD")
 _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "required": frozenset({"image", "request"}),
     "or_id": frozenset({"image", "image_id", "request"}),
@@ -47,6 +52,18 @@ _ASSETS: Final[Mapping[str, str]] = {
     "swagger-initializer.js": "text/javascript",
 }
 """Files of the page and their types."""
+
+_PAGE_HEADERS: Final[Mapping[str, str]] = {
+    # Swagger UI sets styles of its own on elements, and draws its icons from data.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+"""Of what a browser shows: nothing from elsewhere runs in it, and no other page holds it."""
+
+HEALTH: Final = ("/livez", "/readyz")
+"""Paths that BentoML answers: it knows whether the worker's start-up is over."""
 
 # Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
 _PAGE: Final = b"""<!DOCTYPE html>
@@ -85,6 +102,8 @@ def problem_response(refusal: Refusal, request_id: str) -> HttpResponse:
 def refusal_headers(refusal: Refusal) -> dict[str, str]:
     """Return the headers of an error, whatever its body."""
     headers: dict[str, str] = {}
+    if refusal.problem.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="pomona"'
     if refusal.retry_after is not None:
         headers["retry-after"] = str(refusal.retry_after)
     if refusal.problem.status == 413:
@@ -101,12 +120,14 @@ class Route:
         endpoint: answers.
         methods: it allows.
         problem: how its errors are answered.
+        needs: scope that a caller's API key must have; None where everybody is answered.
     """
 
     name: str
     endpoint: Endpoint
-    methods: tuple[str, ...] = ("GET", "HEAD")
+    methods: tuple[str, ...] = _READ
     problem: ProblemResponse = problem_response
+    needs: KeyScope | None = "infer"
 
 
 Router = Callable[[str], "Route | None"]
@@ -120,18 +141,26 @@ class HttpApp:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per request.
+        access: lets callers in; None for that of the settings alone.
     """
 
-    def __init__(self, settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        access: Access | None = None,
+    ) -> None:
         self.settings = settings
         self.pipelines: Pipelines | None = None
         self._observer = observer or Observer()
-        self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s)
+        self._access = access or Access.of(settings.api_keys_file)
+        self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s, self._access)
         self._routes = {operation.path: self._operation(operation) for operation in OPERATIONS}
         self._unhandled: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
             "/": self._page,
             "/docs.json": self._openapi,
-            "/metrics": self._metrics,
+            _METRICS: self._metrics,
             **{f"/static_content/{name}": functools.partial(self._asset, name) for name in _ASSETS},
         }
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
@@ -165,16 +194,17 @@ class HttpApp:
             raise RuntimeError(f"ASGI scopes must be http, got {scope['type']}")
         path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         method: str = scope["method"]
-        if method in ("GET", "HEAD") and path in self._unhandled:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if method in _READ and path in self._unhandled and self._shows(path, headers):
             await (await self._unhandled[path]()).send(send)
             return
         clock = time.monotonic if self.pipelines is None else self.pipelines.engine.clock
         now = clock()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         route = self._route(path, method)
         context = RequestContext(
             endpoint=route.name,
             request_id=request_id_of(headers.get("x-request-id", "")),
+            needs=route.needs,
             received=now,
             arrived=now,
             clock=clock,
@@ -222,8 +252,8 @@ class HttpApp:
             for prefix, (router, other) in self._routers.items():
                 if path == prefix or path.startswith(f"{prefix}/"):
                     route, problem = router(path), other
-        if path in self._unhandled:
-            route = Route(path, _never, ("GET", "HEAD"))
+        if path in self._unhandled or path in HEALTH:
+            route = Route(path, _never, _READ, needs="admin" if path == _METRICS else None)
         if route is None:
             return Route("other", _refusing(NotFound(f"There is no path {path}; / describes the API.")), (), problem)
         if method not in route.methods:
@@ -235,7 +265,7 @@ class HttpApp:
                 response.headers["allow"] = allowed
                 return response
 
-            return Route("other", _refusing(error), (), refuse)
+            return Route("other", _refusing(error), (), refuse, route.needs)
         return route
 
     def _operation(self, operation: Operation) -> Route:
@@ -253,21 +283,52 @@ class HttpApp:
             found = await (work if operation.image == "none" else request.while_connected(work))
             return HttpResponse(found.model_dump_json(by_alias=True).encode())
 
-        methods = ("GET", "HEAD") if operation.image == "none" else ("POST",)
+        methods = _READ if operation.image == "none" else ("POST",)
         return Route(operation.path, answer, methods)
 
+    def _shows(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a caller may see a path that is not handled as a request."""
+        if path != _METRICS or self.settings.metrics_access == "open":
+            return True
+        try:
+            key = self._access.caller(headers)
+            if key is not None:
+                self._access.permit(key, "admin")
+        except RequestError:
+            return False
+        return True
+
     async def _page(self) -> HttpResponse:
-        return HttpResponse(_PAGE, media_type="text/html; charset=utf-8")
+        return HttpResponse(_PAGE, media_type="text/html; charset=utf-8", headers=dict(_PAGE_HEADERS))
 
     async def _asset(self, name: str) -> HttpResponse:
         file = importlib.resources.files("bentoml._internal.server") / "static_content" / name
-        return HttpResponse(await asyncio.to_thread(file.read_bytes), media_type=_ASSETS[name])
+        data = await asyncio.to_thread(file.read_bytes)
+        return HttpResponse(data, media_type=_ASSETS[name], cache_control="public, max-age=3600")
 
     async def _openapi(self) -> HttpResponse:
         return HttpResponse(json.dumps(openapi.describe(self.settings, self._described)).encode())
 
     async def _metrics(self) -> HttpResponse:
         return HttpResponse(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
+
+
+class Front:
+    """Answers every path in BentoML's place, but for those of health: its own /schema.json is not for callers.
+
+    Args:
+        app: BentoML's application.
+        http: ours.
+    """
+
+    def __init__(self, app: Asgi, http: HttpApp) -> None:
+        self._bentoml = app
+        self._http = http
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI)."""
+        health = scope["type"] != "http" or (scope["path"] in HEALTH and scope["method"] in _READ)
+        await (self._bentoml if health else self._http)(scope, receive, send)
 
 
 def _refusing(error: Exception) -> Endpoint:
