@@ -266,6 +266,11 @@ class Access:
         finally:
             usage.running -= 1
 
+    @property
+    def counted(self) -> int:
+        """Number of keys whose use is remembered."""
+        return len(self._usage)
+
     def _usage_of(self, key: ApiKey) -> _Usage:
         now = self._clock()
         burst = max(1.0, key.rate or 0.0)

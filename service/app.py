@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Final
 
 import bentoml
 import click
@@ -26,15 +25,11 @@ from service.observability.tracing import TraceExporter, Tracing, TracingMisconf
 from service.oip import grpc as oip_grpc
 from service.oip import http as oip_http
 from service.pipelines import Pipelines
-from service.settings import Settings, SettingsError, Tls, load_settings, refuse_strangers
+from service.settings import MISCONFIGURED, Settings, SettingsError, Tls, load_settings, refuse_strangers
 from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 
 _LOG = logging.getLogger("pomona.app")
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
-
-
-MISCONFIGURED: Final = 78
-"""Exit status where the service refuses to listen as it is configured (EX_CONFIG of sysexits.h)."""
 
 
 def _settings() -> Settings:
@@ -114,6 +109,7 @@ class Pomona:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load in the background, so that /livez answers while /readyz does not yet."""
+        self._give_stderr_back = logs.log_printed_lines()
         try:
             await self._listen()
         except PomonaError as error:
@@ -136,6 +132,7 @@ class Pomona:
             await self._pipelines.engine.close(max(0.0, until - time.monotonic()))
         if TRACES is not None:
             await asyncio.to_thread(TRACES.close)
+        self._give_stderr_back()
 
     async def __is_ready__(self) -> bool:
         return self._pipelines is not None

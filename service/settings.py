@@ -7,7 +7,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -20,6 +20,9 @@ from models.types import Size
 from service.access import KeyFileError, is_loopback, read_keys
 from service.api.schema import Grade, Grades, InputSize
 from service.scheduler.policy import QueueOptions
+
+MISCONFIGURED: Final = 78
+"""Exit status where the service refuses to listen as it is configured (EX_CONFIG of sysexits.h)."""
 
 _MIB = 1024 * 1024
 
