@@ -27,9 +27,10 @@ test: check  ## run everything that CI runs
 test-fast: $(VENV)/dev.stamp  ## run all but the slow tests, while working: three to four minutes
 	$(BIN)/python -m pytest -q -m "not slow"
 
-check: $(VENV)/dev.stamp  ## run ruff (lint and format), mypy (strict) and the import contracts
+check: $(VENV)/dev.stamp  ## run ruff (lint and format), bandit, mypy (strict) and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service models clients/python/src
 	$(BIN)/mypy
 	cd clients/python && ../../$(BIN)/mypy
 	PYTHONPATH=clients/python/src $(BIN)/lint-imports

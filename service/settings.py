@@ -291,7 +291,7 @@ def _check_key(certificate: Path | None, key: Path | None) -> None:
             raise ValueError(f"there is no file {file}")
     try:
         # Without a password it would prompt for one at the terminal.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ValueError(
             f"{certificate} and {key} must be a certificate and its unlocked key in PEM: {error}"

@@ -151,7 +151,7 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     # Without a password it would prompt for one at the terminal.
-    context.load_cert_chain(tls.certificate, tls.key, password="")
+    context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")
     if tls.client_authorities is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(tls.client_authorities)

@@ -174,4 +174,4 @@ def _problems(codes: Mapping[int, list[str]]) -> dict[str, Any]:
 
 def _probe(summary: str, *, everybody: bool = True) -> dict[str, Any]:
     described = {"summary": summary, "tags": ["Health"], "responses": {"200": {"description": "OK"}}}
-    return {"get": described | EVERYBODY if everybody else described}
+    return {"get": {**described, **EVERYBODY} if everybody else described}

@@ -125,7 +125,7 @@ def test_keys_that_are_added_at_the_same_time_are_all_there(file: Path) -> None:
 
 def a_key(**changes: Any) -> dict[str, Any]:
     key, _ = new_key("line-3", ("infer",))
-    return json.loads(key.model_dump_json()) | changes
+    return key.model_dump(mode="json") | changes
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,12 @@ def test_a_file_is_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.M
     access = Access(KeyFile(path, clock), clock)
     looks: list[Path] = []
     stat = Path.stat
-    monkeypatch.setattr(Path, "stat", lambda self, **options: (looks.append(self), stat(self, **options))[1])
+
+    def counted(self: Path, **options: Any) -> Any:
+        looks.append(self)
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", counted)
     for _ in range(1000):
         assert access.caller({"x-api-key": text}) == key
         clock.leap(0.003)

@@ -234,7 +234,7 @@ def _options(
         certificate, key = client_certificate
         try:
             # Without a password it would prompt for one at the terminal.
-            tls.load_cert_chain(certificate, key, password="")
+            tls.load_cert_chain(certificate, key, password=lambda: "")
         except OSError as error:  # ssl.SSLError is one too
             raise InvalidArgument(
                 f"client_certificate must be a certificate and its unlocked key in PEM: {error}."
