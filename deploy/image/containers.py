@@ -63,7 +63,8 @@ class Container:
 def running(tool: str, image: str, *options: str) -> Iterator[Container]:
     """Run a container with the given options, and remove it at the end; if a check fails, print its output."""
     http, other = _free_ports(2)
-    ports = (f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
+    # This machine's network is the container's, and its other users are no callers.
+    ports = ("--env=POMONA_HTTP_HOST=127.0.0.1", f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
     made = Container(tool, run(tool, "run", "--detach", *options, *LIMITS, *ports, image), http, other)
     try:
         yield made

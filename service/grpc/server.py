@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from models.errors import PomonaError
 from service.access import Access
@@ -19,7 +19,6 @@ from service.grpc import health
 from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
 from service.grpc.health import Health
-from service.grpc.standard import StandardServices
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
@@ -90,13 +89,9 @@ class GrpcServer:
                 *_KEEPALIVE,
             ],
         )
-        standard: Any = StandardServices()  # takes what a server takes
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, standard)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), standard
-        )
-        self._server.add_generic_rpc_handlers((standard,))
+        reflection.enable_server_reflection(names, self._server)
         methods = {path: method for service in services.values() for path, method in service.items()}
         self._server.add_generic_rpc_handlers((Services(self._door, methods),))
 
