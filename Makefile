@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability docs lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests audit observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -88,6 +88,9 @@ check-manifests: $(VENV)/deploy.stamp $(VENV)/dev.stamp  ## check the chart (sch
 	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
 	$(VENV)/deploy-tools/bin/checkov --config-file deploy/checkov.yaml --directory deploy/rendered
 	$(VENV)/deploy-tools/bin/hadolint deploy/image/Dockerfile
+
+audit: $(VENV)/deploy.stamp  ## look the locked packages up in PyPI's advisories, with pip-audit; needs pypi.org itself
+	$(VENV)/deploy-tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 observe:  ## run Prometheus (Debian's package) with our rules on port 9090, beside make serve
 	mkdir -p runs/prometheus

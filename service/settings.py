@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="File with the API keys that callers must have, written by python -m service.keys. Read again when "
-        "it changes. Health checks and the API's description need no key.",
+        description="File with the API keys that callers must have, which python -m service.keys writes; read again "
+        "when it changes. Health checks and the API's description need no key.",
     )
     metrics_access: Literal["admin", "open"] = Field(
         "admin",
