@@ -6,14 +6,16 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 from pathlib import Path
-from typing import Any
 
 import bentoml
+import click
 
 from models.backends.load import cuda_device_count
 from models.errors import PomonaError
 from service import lifecycle
+from service.access import Access
 from service.api.drain import Drain
 from service.grpc.server import GrpcServer
 from service.http import worker
@@ -25,7 +27,8 @@ from service.observability.tracing import TraceExporter, Tracing, TracingMisconf
 from service.oip import grpc as oip_grpc
 from service.oip import http as oip_http
 from service.pipelines import Pipelines
-from service.settings import Settings, SettingsError, Tls, load_settings
+from service.settings import MISCONFIGURED, Settings, SettingsError, Tls, load_settings, refuse_strangers
+from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 
 _LOG = logging.getLogger("pomona.app")
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
@@ -33,15 +36,27 @@ _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
 
 def _settings() -> Settings:
     try:
-        return load_settings()
+        settings = load_settings()
     except SettingsError as error:
         raise SystemExit(f"pomona: {error.detail}") from error
+    # `bentoml serve --host` overrides ours.
+    command = click.get_current_context(silent=True)
+    chosen = None if command is None else command.params.get("host")
+    try:
+        for host in {settings.http_host, chosen or settings.http_host}:
+            refuse_strangers(settings, host)
+    except SettingsError as error:
+        sys.stderr.write(f"pomona: {error.detail}\n")
+        raise SystemExit(MISCONFIGURED) from error
+    return settings
 
 
-def _tls_options(tls: Tls | None) -> dict[str, Any]:
+def _certificates(tls: Tls | None) -> Certificates | None:
     if tls is None:
-        return {}
-    return {"ssl": {"enabled": True, "certfile": str(tls.certificate), "keyfile": str(tls.key)}}
+        return None
+    certificates = Certificates(tls)
+    renew_in_uvicorn(certificates)
+    return certificates
 
 
 def _traces() -> TraceExporter | None:
@@ -55,8 +70,10 @@ SETTINGS = _settings()
 TRACES = _traces()
 TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
+ACCESS = Access.of(SETTINGS.api_keys_file)
+CERTIFICATES = _certificates(SETTINGS.tls)
 DRAIN = Drain(SETTINGS.drain_timeout_s)
-HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN)
+HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN, access=ACCESS)
 oip_http.mount(HTTP)
 WORKERS = max(1, cuda_device_count())
 worker.install(worker.WorkerOptions(SETTINGS, HTTP, DRAIN, WORKERS))
@@ -67,7 +84,7 @@ logs.configure(SETTINGS.log_level)
     name="pomona",
     workers=WORKERS,
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
-    **_tls_options(SETTINGS.tls),
+    **({} if SETTINGS.tls is None else {"ssl": bentoml_options(SETTINGS.tls)}),
     # Ours come first and answer with a problem; BentoML's is the safety net.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
     # The application logs, measures and answers /metrics itself; BentoML's own took 0.5 ms of CPU per request.
@@ -97,6 +114,7 @@ class Pomona:
     async def start(self) -> None:
         """Load in the background, so that /livez answers while /readyz does not yet."""
         DRAIN.on_begin(lambda: OBSERVER.readiness_changed(ready=False))
+        self._give_stderr_back = logs.log_printed_lines()
         try:
             await self._listen()
         except PomonaError as error:
@@ -116,6 +134,7 @@ class Pomona:
             await self._pipelines.engine.close(DRAIN.remaining)
         if TRACES is not None:
             await asyncio.to_thread(TRACES.close)
+        self._give_stderr_back()
 
     async def _listen(self) -> None:
         """Start the gRPC server, which refuses calls until the models are loaded."""
@@ -127,10 +146,11 @@ class Pomona:
                 drain=DRAIN,
                 max_connections=room_for(SETTINGS.max_connections),
                 others=(oip_grpc.service,),
+                access=ACCESS,
                 shared_port=WORKERS > 1,
             )
             DRAIN.on_begin(self._grpc.halt)
-            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
+            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, CERTIFICATES)
 
     async def _load(self) -> None:
         index = bentoml.server_context.worker_index or 1

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import ssl
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from PIL import Image
 from deploy.image.containers import LIMITS, Container, expect, run, running, seconds_until
 from service.proto.generated.pomona.v1 import segmentation_pb2 as messages
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
+from service.settings import MISCONFIGURED
 
 _IMAGE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
 _FRUIT: Final = (548.0, 190.0)
@@ -41,6 +43,7 @@ def main(tool: str, image: str) -> None:
         CheckFailed: a check failed.
     """
     measured: dict[str, Any] = {"image": image, "size_mib": check_contents(tool, image)}
+    check_refusal(tool, image)
     with running(tool, image, "--network=none") as isolated:
         # Each try starts a Python inside the container, so the time says nothing.
         seconds_until(lambda: isolated.inside(*_READY).returncode == 0, every=2)
@@ -108,6 +111,19 @@ def check_contents(tool: str, image: str) -> float:
     )
     expect(components > 30, f"the SBOM must list the packages, got {components}")
     return round(float(inspected["Size"]) / 2**20, 1)
+
+
+def check_refusal(tool: str, image: str) -> None:
+    """Check that the image as it is does not serve whoever reaches it."""
+    ran = subprocess.run(  # noqa: S603 (running the image is its purpose)
+        [tool, "run", "--rm", "--network=none", *LIMITS, image],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    expect(ran.returncode == MISCONFIGURED, f"without keys it must end with {MISCONFIGURED}, got {ran.returncode}")
+    expect("POMONA_API_KEYS_FILE" in ran.stderr, f"it must say what to set, got {ran.stderr[-500:]}")
 
 
 def check_file_system(container: Container) -> None:

@@ -66,7 +66,9 @@ def running(tool: str, image: str, *options: str) -> Iterator[Container]:
     """Run a container with the given options, and remove it at the end; if a check fails, print its output."""
     http, other, admin = _free_ports(3)
     numbers = {"HTTP": http, "GRPC": other, "ADMIN": admin}
-    ports = [f"--env=POMONA_{name}_PORT={number}" for name, number in numbers.items()]
+    # This machine's network is the container's, and its other users are no callers.
+    ports = ["--env=POMONA_HTTP_HOST=127.0.0.1"]
+    ports += [f"--env=POMONA_{name}_PORT={number}" for name, number in numbers.items()]
     made = Container(tool, run(tool, "run", "--detach", *options, *LIMITS, *ports, image), http, other, admin)
     try:
         yield made

@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.access import Access
 from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.api.operations import OPERATIONS, Operation
@@ -24,7 +25,8 @@ from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from service.settings import Settings, Tls
+from service.settings import Settings
+from service.tls import Certificates, grpc_credentials
 
 SEGMENTATION: Final = pb.DESCRIPTOR.services_by_name["Segmentation"]
 
@@ -51,10 +53,11 @@ class GrpcServer:
         drain: of the server.
         max_connections: instead of that of the settings.
         others: further services.
+        access: lets callers in; None for that of the settings alone.
         shared_port: several workers listen on the same port.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         settings: Settings,
         observer: Observer | None = None,
@@ -63,10 +66,17 @@ class GrpcServer:
         drain: Drain | None = None,
         max_connections: int | None = None,
         others: tuple[OtherService, ...] = (),
+        access: Access | None = None,
         shared_port: bool = False,
     ) -> None:
         drain = drain or Drain(settings.drain_timeout_s)
-        handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s, drain)
+        handler = RequestHandler(
+            observer or Observer(),
+            tracing or Tracing(),
+            settings.request_timeout_s,
+            drain,
+            access or Access.of(settings.api_keys_file),
+        )
         self._door = Door(settings, handler, drain)
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
@@ -93,13 +103,13 @@ class GrpcServer:
         methods = {path: method for service in services.values() for path, method in service.items()}
         self._server.add_generic_rpc_handlers((Services(self._door, methods),))
 
-    async def start(self, host: str, port: int, tls: Tls | None = None) -> int:
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> int:
         """Listen; calls are refused until `open`, as the models are still loading.
 
         Args:
             host: IP address.
             port: 0 for any free one.
-            tls: certificate and key, or None to serve without TLS.
+            certificates: those of TLS, or None to serve without it.
 
         Returns:
             The port.
@@ -109,11 +119,10 @@ class GrpcServer:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if tls is None:
+            if certificates is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-                bound = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+                bound = self._server.add_secure_port(address, grpc_credentials(certificates))
         except RuntimeError as error:
             raise PortTaken(
                 f"gRPC cannot listen on {address}. Choose another port with POMONA_GRPC_PORT, or none with 0."

@@ -86,8 +86,8 @@ def service(door: Door) -> tuple[str, dict[str, Method]]:
         return await asyncio.to_thread(write_response, answer, request)
 
     methods = {
-        "ServerLive": Method(pb.ServerLiveRequest, server_live),
-        "ServerReady": Method(pb.ServerReadyRequest, server_ready),
+        "ServerLive": Method(pb.ServerLiveRequest, server_live, needs=None),
+        "ServerReady": Method(pb.ServerReadyRequest, server_ready, needs=None),
         "ModelReady": Method(pb.ModelReadyRequest, model_ready),
         "ServerMetadata": Method(pb.ServerMetadataRequest, server_metadata),
         "ModelMetadata": Method(pb.ModelMetadataRequest, model_metadata),

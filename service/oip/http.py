@@ -65,9 +65,9 @@ class _Endpoints:
         if path in (PREFIX, f"{PREFIX}/"):
             return Route(PREFIX, self._server, problem=error_response)
         if path == "/v2/health/live":
-            return Route(path, self._live, problem=error_response)
+            return Route(path, self._live, problem=error_response, needs=None)
         if path == "/v2/health/ready":
-            return Route(path, self._ready, problem=error_response)
+            return Route(path, self._ready, problem=error_response, needs=None)
         match = _MODEL_PATH.fullmatch(path)
         if match is None:
             return None
