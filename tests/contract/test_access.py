@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from service import keys
 from service.access import Access, KeyFile, Scope, new_key
+from service.http.app import PROBES_ONLY
 from service.observability.observer import Observer, Outcome
 from service.oip.grpc import SERVICE_NAME as OIP
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
@@ -159,6 +160,30 @@ async def test_metrics_may_be_open(tmp_path: Path) -> None:
     async with open_grpc(api_keys_file=file, metrics_access="open") as caller:
         assert (await caller.door.client.get("/metrics")).status_code == 200
         problem(await caller.door.client.get("/v1/models"), "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("way", "path", "status"),
+    [
+        ("admin", "/metrics", 200),
+        ("admin", "/v1/models", 404),
+        ("full", "/livez", 200),
+        ("full", "/metrics", 429),  # not shown, as without a key elsewhere
+        ("full", "/v1/models", 429),
+    ],
+)
+async def test_the_port_for_probes_needs_no_key(guarded: Guarded, way: str, path: str, status: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    scope = {**scope_of(path, []), "method": "GET", PROBES_ONLY: way}
+    await guarded.caller.door.app(scope, receive, send)
+    assert sent[0]["status"] == status
 
 
 async def test_health_and_the_description_need_no_key(guarded: Guarded) -> None:
