@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests observe check-observability docs lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests audit observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,9 +27,10 @@ test: check  ## run everything that CI runs
 test-fast: $(VENV)/dev.stamp  ## run all but the slow tests, while working: three to four minutes
 	$(BIN)/python -m pytest -q -m "not slow"
 
-check: $(VENV)/dev.stamp  ## run ruff (lint and format), mypy (strict) and the import contracts
+check: $(VENV)/dev.stamp  ## run ruff (lint and format), bandit, mypy (strict) and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service models clients/python/src
 	$(BIN)/mypy
 	cd clients/python && ../../$(BIN)/mypy
 	PYTHONPATH=clients/python/src $(BIN)/lint-imports
@@ -87,6 +88,9 @@ check-manifests: $(VENV)/deploy.stamp $(VENV)/dev.stamp  ## check the chart (sch
 	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
 	$(VENV)/deploy-tools/bin/checkov --config-file deploy/checkov.yaml --directory deploy/rendered
 	$(VENV)/deploy-tools/bin/hadolint deploy/image/Dockerfile
+
+audit: $(VENV)/deploy.stamp  ## look the locked packages up in PyPI's advisories, with pip-audit; needs pypi.org itself
+	$(VENV)/deploy-tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 observe:  ## run Prometheus (Debian's package) with our rules on port 9090, beside make serve
 	mkdir -p runs/prometheus

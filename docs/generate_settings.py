@@ -13,7 +13,8 @@ from service.settings import Settings
 PAGE: Final = Path(__file__).with_name("settings.md")
 
 _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Network": ("http_host", "http_port", "grpc_port", "tls_cert_file", "tls_key_file"),
+    "Network": ("http_host", "http_port", "grpc_port", "tls_cert_file", "tls_key_file", "tls_client_ca_file"),
+    "Access": ("api_keys_file", "metrics_access", "allow_anonymous"),
     "Models": (
         "models",
         "models_file",

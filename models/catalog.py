@@ -158,7 +158,7 @@ def read_models_file(models_file: Path) -> dict[str, CatalogueEntry]:
 
 def _parse(models_file: Path) -> _ModelsFile:
     try:
-        content = yaml.load(models_file.read_text("utf-8"), Loader=_Loader)  # noqa: S506 a SafeLoader
+        content = yaml.load(models_file.read_text("utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)  # nosec
     except OSError as error:
         raise CatalogueError(
             f"{models_file}: the models file cannot be read ({error.strerror}); set POMONA_MODELS_FILE to a readable "

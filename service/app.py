@@ -6,24 +6,29 @@ import asyncio
 import gc
 import logging
 import os
-import time
+import sys
 from pathlib import Path
-from typing import Any
 
 import bentoml
+import click
 
 from models.backends.load import cuda_device_count
 from models.errors import PomonaError
 from service import lifecycle
+from service.access import Access
+from service.api.drain import Drain
 from service.grpc.server import GrpcServer
+from service.http import worker
 from service.http.app import HttpApp
+from service.http.listener import room_for
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import TraceExporter, Tracing, TracingMisconfigured, export_traces
 from service.oip import grpc as oip_grpc
 from service.oip import http as oip_http
 from service.pipelines import Pipelines
-from service.settings import Settings, SettingsError, Tls, load_settings
+from service.settings import MISCONFIGURED, Settings, SettingsError, Tls, load_settings, refuse_strangers
+from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 
 _LOG = logging.getLogger("pomona.app")
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
@@ -31,15 +36,27 @@ _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
 
 def _settings() -> Settings:
     try:
-        return load_settings()
+        settings = load_settings()
     except SettingsError as error:
         raise SystemExit(f"pomona: {error.detail}") from error
+    # `bentoml serve --host` overrides ours.
+    command = click.get_current_context(silent=True)
+    chosen = None if command is None else command.params.get("host")
+    try:
+        for host in {settings.http_host, chosen or settings.http_host}:
+            refuse_strangers(settings, host)
+    except SettingsError as error:
+        sys.stderr.write(f"pomona: {error.detail}\n")
+        raise SystemExit(MISCONFIGURED) from error
+    return settings
 
 
-def _tls_options(tls: Tls | None) -> dict[str, Any]:
+def _certificates(tls: Tls | None) -> Certificates | None:
     if tls is None:
-        return {}
-    return {"ssl": {"enabled": True, "certfile": str(tls.certificate), "keyfile": str(tls.key)}}
+        return None
+    certificates = Certificates(tls)
+    renew_in_uvicorn(certificates)
+    return certificates
 
 
 def _traces() -> TraceExporter | None:
@@ -53,9 +70,13 @@ SETTINGS = _settings()
 TRACES = _traces()
 TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
-HTTP = HttpApp(SETTINGS, OBSERVER, TRACING)
+ACCESS = Access.of(SETTINGS.api_keys_file)
+CERTIFICATES = _certificates(SETTINGS.tls)
+DRAIN = Drain(SETTINGS.drain_timeout_s)
+HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN, access=ACCESS)
 oip_http.mount(HTTP)
 WORKERS = max(1, cuda_device_count())
+worker.install(worker.WorkerOptions(SETTINGS, HTTP, DRAIN, WORKERS))
 logs.configure(SETTINGS.log_level)
 
 
@@ -63,7 +84,7 @@ logs.configure(SETTINGS.log_level)
     name="pomona",
     workers=WORKERS,
     http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
-    **_tls_options(SETTINGS.tls),
+    **({} if SETTINGS.tls is None else {"ssl": bentoml_options(SETTINGS.tls)}),
     # Ours come first and answer with a problem; BentoML's is the safety net.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
     # The application logs, measures and answers /metrics itself; BentoML's own took 0.5 ms of CPU per request.
@@ -71,7 +92,6 @@ logs.configure(SETTINGS.log_level)
     metrics={"enabled": False},
     tracing={"excluded_urls": [".*"]},
 )
-@bentoml.asgi_app(HTTP, path="/")
 class Pomona:
     """Segmentation for fruit sorting lines."""
 
@@ -79,13 +99,13 @@ class Pomona:
         self._pipelines: Pipelines | None = None
         self._grpc: GrpcServer | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._failed = False
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Fetch and convert once, before the workers start, so that they find all files."""
+        """Check the ports, fetch and convert once, before the workers start, so that they find all files."""
         try:
+            worker.reserve_ports(SETTINGS)
             lifecycle.prepare_files(SETTINGS)
         except PomonaError as error:
             raise SystemExit(f"pomona: {error.detail}") from error
@@ -93,51 +113,55 @@ class Pomona:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load in the background, so that /livez answers while /readyz does not yet."""
+        DRAIN.on_begin(lambda: OBSERVER.readiness_changed(ready=False))
+        self._give_stderr_back = logs.log_printed_lines()
         try:
             await self._listen()
         except PomonaError as error:
-            self._failed = True
-            _LOG.critical("the gRPC server cannot be started", extra={"detail": error.detail})
+            HTTP.failed = True
+            worker.give_up(error)
             return
         self._loading = asyncio.create_task(self._load())
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Finish what runs, then stop."""
+        """Stop what is left once the requests are answered; the process ends soon after the drain timeout anyway."""
         if self._loading is not None:
             self._loading.cancel()
-        HTTP.pipelines = None
-        OBSERVER.readiness_changed(ready=False)
-        until = time.monotonic() + SETTINGS.drain_timeout_s
         if self._grpc is not None:
-            await self._grpc.drain(SETTINGS.drain_timeout_s)
+            await self._grpc.drain(DRAIN.remaining)
         if self._pipelines is not None:
-            await self._pipelines.engine.close(max(0.0, until - time.monotonic()))
+            await self._pipelines.engine.close(DRAIN.remaining)
         if TRACES is not None:
             await asyncio.to_thread(TRACES.close)
-
-    async def __is_ready__(self) -> bool:
-        return self._pipelines is not None
-
-    async def __is_alive__(self) -> bool:
-        return not (self._failed or (self._pipelines is not None and self._pipelines.engine.broken))
+        self._give_stderr_back()
 
     async def _listen(self) -> None:
         """Start the gRPC server, which refuses calls until the models are loaded."""
         if SETTINGS.grpc_port:
-            self._grpc = GrpcServer(SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), shared_port=WORKERS > 1)
-            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
+            self._grpc = GrpcServer(
+                SETTINGS,
+                OBSERVER,
+                TRACING,
+                drain=DRAIN,
+                max_connections=room_for(SETTINGS.max_connections),
+                others=(oip_grpc.service,),
+                access=ACCESS,
+                shared_port=WORKERS > 1,
+            )
+            DRAIN.on_begin(self._grpc.halt)
+            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, CERTIFICATES)
 
     async def _load(self) -> None:
-        worker = bentoml.server_context.worker_index or 1
+        index = bentoml.server_context.worker_index or 1
         try:
-            self._pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=worker - 1, observer=OBSERVER)
+            self._pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=index - 1, observer=OBSERVER)
         except PomonaError as error:
-            self._failed = True
+            HTTP.failed = True
             _LOG.critical("the models cannot be loaded", extra={"detail": error.detail})
             return
         except Exception:
-            self._failed = True
+            HTTP.failed = True
             _LOG.exception("the models cannot be loaded")
             raise
         # What is loaded stays: searching it for garbage stopped all requests for 80 ms each time.
@@ -147,9 +171,12 @@ class Pomona:
         if self._grpc is not None:
             self._grpc.open(self._pipelines)
         OBSERVER.readiness_changed(ready=True)
-        _LOG.info("ready", extra={"worker": worker})
-        if worker == 1 and _EXAMPLE.exists():
+        _LOG.info("ready", extra={"worker": index})
+        if index == 1 and _EXAMPLE.exists():
             print(f"\nReady. Try:\n\n{_example_call()}\n", flush=True)  # noqa: T201 (for the person at the terminal)
+
+
+Pomona.add_asgi_middleware(worker.EntryPoint, http=HTTP)  # type: ignore[attr-defined]  # it is BentoML's service now
 
 
 def _example_call() -> str:

@@ -11,11 +11,15 @@ PomonaError                        (models.errors holds the rest of the tree)
     ├── NoImage                    neither an image nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
     ├── UploadTooLarge
+    ├── Unauthenticated            no API key, or none that is valid
+    ├── PermissionDenied           the API key is for something else
     ├── NotFound
     └── MethodNotAllowed
 ├── ModelNotLoaded                 in the catalogue, but not loaded
 ├── NotReady                       models are still loading
-├── Overloaded                     refused on arrival: the queue is full
+├── TryLater
+│   ├── RateLimited                the API key has as many requests as it may have
+│   └── Overloaded                 refused on arrival: the queue is full
 ├── DeadlineUnreachable            refused on arrival: by the learned times it would be late
 ├── DeadlineExceeded               admitted, but its deadline passed
 └── TimedOut                       no answer within the request timeout
@@ -71,6 +75,14 @@ class UploadTooLarge(RequestError):
     """The body is larger than the limit."""
 
 
+class Unauthenticated(RequestError):
+    """There is no API key, or none that is valid."""
+
+
+class PermissionDenied(RequestError):
+    """The API key is for something else."""
+
+
 class NotFound(RequestError):
     """There is no such path."""
 
@@ -87,8 +99,8 @@ class NotReady(PomonaError):
     """Models are still loading."""
 
 
-class Overloaded(PomonaError):
-    """The queue is full, or one more request would make another one late.
+class TryLater(PomonaError):
+    """Nothing is wrong with the request but the time.
 
     Attributes:
         retry_after: seconds until there should be room.
@@ -99,6 +111,14 @@ class Overloaded(PomonaError):
         self.retry_after = retry_after
 
 
+class RateLimited(TryLater):
+    """The API key has as many requests at a time, or per second, as it may have."""
+
+
+class Overloaded(TryLater):
+    """The queue is full, or one more request would make another one late."""
+
+
 class DeadlineUnreachable(PomonaError):
     """By the learned times the answer would be late; nothing was started."""
 
@@ -107,12 +127,18 @@ class DeadlineExceeded(PomonaError):
     """The deadline passed before the answer was ready."""
 
 
+class PortTaken(PomonaError):
+    """A port cannot be listened on."""
+
+
 class TimedOut(PomonaError):
     """There was no answer within the request timeout."""
 
 
 GrpcStatus = Literal[
     "INVALID_ARGUMENT",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
     "NOT_FOUND",
     "RESOURCE_EXHAUSTED",
     "UNIMPLEMENTED",
@@ -168,9 +194,14 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     NoImage: ProblemType("no_image", "The request has no image", 422, "INVALID_ARGUMENT"),
     UnknownImageId: ProblemType("unknown_image_id", "The image id is unknown", 404, "NOT_FOUND"),
     UploadTooLarge: ProblemType("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
+    Unauthenticated: ProblemType("unauthenticated", "A valid API key is needed", 401, "UNAUTHENTICATED"),
+    PermissionDenied: ProblemType("permission_denied", "The API key does not permit this", 403, "PERMISSION_DENIED"),
     NotFound: ProblemType("not_found", "There is no such path", 404, "UNIMPLEMENTED"),
     MethodNotAllowed: ProblemType("method_not_allowed", "The path does not allow this method", 405, "UNIMPLEMENTED"),
     NotReady: ProblemType("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),
+    RateLimited: ProblemType(
+        "rate_limited", "The API key has as many requests as it may have", 429, "RESOURCE_EXHAUSTED", retry_after=1
+    ),
     Overloaded: ProblemType(
         "overloaded", "There are more requests than can be answered in time", 429, "RESOURCE_EXHAUSTED", retry_after=1
     ),

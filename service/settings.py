@@ -7,7 +7,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -17,8 +17,12 @@ from models.backends.load import BackendChoice, ModelStore, UNetPrecision
 from models.errors import PomonaError
 from models.inspection import GRADES
 from models.types import Size
+from service.access import KeyFileError, is_loopback, read_keys
 from service.api.schema import Grade, Grades, InputSize
 from service.scheduler.policy import QueueOptions
+
+MISCONFIGURED: Final = 78
+"""Exit status where the service refuses to listen as it is configured (EX_CONFIG of sysexits.h)."""
 
 _MIB = 1024 * 1024
 
@@ -29,10 +33,17 @@ class SettingsError(PomonaError):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """A certificate with its chain, and its private key: PEM files."""
+    """PEM files of TLS.
+
+    Attributes:
+        certificate: the service's, with its chain.
+        key: of that certificate.
+        client_authorities: of the certificates that callers must have; None where they need none.
+    """
 
     certificate: Path
     key: Path
+    client_authorities: Path | None = None
 
 
 class Settings(BaseSettings):
@@ -42,16 +53,40 @@ class Settings(BaseSettings):
         env_prefix="POMONA_", frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
     )
 
-    http_host: str = Field("0.0.0.0", description="IP address to listen on.")  # noqa: S104 (a server's default)
+    http_host: str = Field(
+        "127.0.0.1",
+        description="IP address to listen on, for HTTP and gRPC: 0.0.0.0 for all of this machine's, 127.0.0.1 for "
+        "callers on it alone. Beyond it the service listens only with api_keys_file, tls_client_ca_file or "
+        "allow_anonymous.",
+    )
     http_port: int = Field(3000, ge=1, le=65535, description="Port for HTTP.")
     grpc_port: int = Field(3001, ge=0, le=65535, description="Port for gRPC; 0 for none.")
     tls_cert_file: Path | None = Field(
         None,
         description="PEM file with the certificate and its chain. With it and its key, HTTP and gRPC are served "
-        "over TLS only. Read at the start: renewed files need a restart.",
+        "over TLS only, 1.2 or 1.3. Renewed files are read again when callers connect.",
     )
     tls_key_file: Path | None = Field(
         None, validate_default=True, description="PEM file with the certificate's private key, without a password."
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authorities of callers' certificates: mutual TLS. Without such a certificate "
+        "no connection is made, for HTTP (health checks included) or gRPC.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File with the API keys that callers must have, which python -m service.keys writes; read again "
+        "when it changes. Health checks and the API's description need no key.",
+    )
+    metrics_access: Literal["admin", "open"] = Field(
+        "admin",
+        description="Who may read /metrics where there are API keys: those with the scope admin, or everybody.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Listen beyond this machine although callers need neither an API key nor a certificate: for a "
+        "network, or behind a proxy, that lets nobody else in.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mobile-sam", "unet-mobilenetv2-citrus"),
@@ -114,6 +149,34 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30, gt=0, description="Seconds that admitted work has to finish when the server stops."
     )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Most connections of callers to HTTP, and as many to gRPC. Beyond them HTTP closes the connection "
+        "that has waited longest for a request, and refuses new ones where all have one; some more are kept for "
+        "/livez, /readyz and /metrics. Fewer where the limit of open files is too small for them.",
+    )
+    header_timeout_s: float = Field(
+        10,
+        gt=0,
+        description="Seconds that a new connection has for its TLS handshake, and a request for all of its headers.",
+    )
+    idle_timeout_s: float = Field(
+        75, gt=0, description="Seconds after which a connection without a request is closed, over HTTP and gRPC."
+    )
+    write_timeout_s: float = Field(
+        20,
+        gt=0,
+        description="Seconds in which a caller over HTTP must take 256 KiB of its answer, or all that is left of it; "
+        "else its connection is closed.",
+    )
+    admin_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Another port for /livez, /readyz and /metrics alone, over plain HTTP, whose connections are "
+        "counted apart; 0 for none. The image and the chart set 3002.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log lines that are written."
     )
@@ -150,7 +213,15 @@ class Settings(BaseSettings):
         """Convert the text of a variable: it is not one of the literal's numbers by itself."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("models_file", "weights_dir", "cache_dir", "tls_cert_file", "tls_key_file")
+    @field_validator(
+        "models_file",
+        "weights_dir",
+        "cache_dir",
+        "tls_cert_file",
+        "tls_key_file",
+        "tls_client_ca_file",
+        "api_keys_file",
+    )
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser()
@@ -160,6 +231,29 @@ class Settings(BaseSettings):
     def _fits_the_certificate(cls, value: Path | None, others: ValidationInfo) -> Path | None:
         if "tls_cert_file" in others.data:  # else that is reported already
             _check_key(others.data["tls_cert_file"], value)
+        return value
+
+    @field_validator("tls_client_ca_file")
+    @classmethod
+    def _has_authorities(cls, value: Path | None, others: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        if "tls_cert_file" in others.data and others.data["tls_cert_file"] is None:
+            raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(value)
+        except OSError as error:  # ssl.SSLError is one too
+            raise ValueError(f"{value} must have certificates of authorities in PEM: {error}") from error
+        return value
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _has_keys(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                read_keys(value)
+            except KeyFileError as error:
+                raise ValueError(error.detail) from error
         return value
 
     @property
@@ -179,9 +273,9 @@ class Settings(BaseSettings):
 
     @property
     def tls(self) -> Tls | None:
-        """Certificate and key; None without TLS."""
+        """The files of TLS; None without it."""
         certificate, key = self.tls_cert_file, self.tls_key_file
-        return None if certificate is None or key is None else Tls(certificate, key)
+        return None if certificate is None or key is None else Tls(certificate, key, self.tls_client_ca_file)
 
     @property
     def queue_options(self) -> QueueOptions:
@@ -225,11 +319,30 @@ def _check_key(certificate: Path | None, key: Path | None) -> None:
             raise ValueError(f"there is no file {file}")
     try:
         # Without a password it would prompt for one at the terminal.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ValueError(
             f"{certificate} and {key} must be a certificate and its unlocked key in PEM: {error}"
         ) from error
+
+
+def refuse_strangers(settings: Settings, host: str) -> None:
+    """Check that nobody beyond this machine is let in by mistake.
+
+    Args:
+        settings: of the service.
+        host: IP address that it is about to listen on.
+
+    Raises:
+        SettingsError: others could connect, and are neither authenticated nor allowed to be anonymous.
+    """
+    authenticated = settings.api_keys_file is not None or settings.tls_client_ca_file is not None
+    if not (authenticated or settings.allow_anonymous or is_loopback(host)):
+        raise SettingsError(
+            f"The service would listen on {host} for callers that nobody authenticated: set POMONA_API_KEYS_FILE "
+            "(python -m service.keys add NAME makes a key) or POMONA_TLS_CLIENT_CA_FILE, listen on 127.0.0.1 "
+            "(POMONA_HTTP_HOST), or set POMONA_ALLOW_ANONYMOUS=true."
+        )
 
 
 def load_settings() -> Settings:

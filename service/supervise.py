@@ -2,20 +2,25 @@
 
 Without it a container would live on after its worker died, as BentoML ends with 0 or does not end at all. It starts the
 server, forwards SIGTERM and SIGINT, and polls `/livez`; when the server is no longer healthy, it lets it drain and ends
-with `UNHEALTHY`, so that the container is replaced. `--check` requests `/readyz` once, for HEALTHCHECK.
+with `UNHEALTHY`, so that the container is replaced. A server that does not end in time is killed with all its
+processes; one whose supervisor is killed drains. `--check` requests `/readyz` once, for HEALTHCHECK.
 It imports only the standard library, so that it costs little beside the server.
 """
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import os
 import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
 
@@ -24,6 +29,12 @@ UNHEALTHY: Final = 70
 
 _SERVER: Final = (sys.executable, "-m", "bentoml", "serve", "service.app:Pomona")
 _MAX_SILENT: Final = 3
+_POLL_S: Final = 0.1
+_MARGIN_S: Final = 2.0
+"""Seconds beyond the drain timeout after which a server that should end is killed."""
+
+_PR_SET_PDEATHSIG: Final = 1
+"""Of prctl(2)."""
 
 Health = Literal["healthy", "unhealthy", "silent"]
 
@@ -59,7 +70,7 @@ def probe(port: int, path: str, *, tls: bool, timeout: float = 5) -> Health:
     """
     connection: http.client.HTTPConnection
     if tls:
-        trusting = ssl._create_unverified_context()  # noqa: S323 (our own server on this machine)
+        trusting = ssl._create_unverified_context()  # noqa: S323 (our own server)  # nosec B323
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=trusting)
     else:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
@@ -79,46 +90,82 @@ def supervise(server: subprocess.Popen[bytes], check: Callable[[], Health], *, e
         server: just started.
         check: probes it once.
         every: seconds between two probes.
-        drain: seconds that a server which is given up has to end.
+        drain: seconds that a server has to end once it should.
 
     Returns:
-        The server's exit status, or `UNHEALTHY` where it had to be given up.
+        The server's exit status, or `UNHEALTHY` where it had to be given up or killed.
     """
-    stopping = False
+    stopping: float | None = None
 
     def forward(number: int, _: FrameType | None) -> None:
         nonlocal stopping
-        stopping = True
+        stopping = stopping or time.monotonic()
         server.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     watch = Watch()
+    probe_at = time.monotonic() + every
     while True:
         try:
-            status = server.wait(every)
+            status = server.wait(min(every, _POLL_S))
         except subprocess.TimeoutExpired:
-            if stopping or not watch.gives_up(check()):
+            if stopping:
+                if time.monotonic() - stopping < drain:
+                    continue
+                sys.stderr.write("pomona: the server did not end in time; killing it\n")
+                kill_all(server)
+                return UNHEALTHY
+            if time.monotonic() < probe_at:
+                continue
+            gives_up = watch.gives_up(check())
+            probe_at = time.monotonic() + every
+            if stopping or not gives_up:
                 continue
             sys.stderr.write("pomona: the server is no longer healthy; stopping it\n")
             server.terminate()
             try:
                 server.wait(drain)
             except subprocess.TimeoutExpired:
-                server.kill()
+                kill_all(server)
             return UNHEALTHY
         # Without a signal it ended because its workers died.
         return status if stopping else status or UNHEALTHY
 
 
+def kill_all(server: subprocess.Popen[bytes]) -> None:
+    """Kill a server and its workers, which have process groups of their own."""
+    parents = {}
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parents[int(each.parent.name)] = int(each.read_text().rpartition(")")[2].split()[1])
+    doomed = [server.pid]
+    for number in doomed:
+        doomed += [child for child, parent in parents.items() if parent == number]
+    for number in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    server.wait()
+
+
+def _end_with_the_supervisor() -> None:
+    """Get SIGTERM when the parent process dies (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Serve, or `--check` once."""
-    port = int(os.environ.get("POMONA_HTTP_PORT") or 3000)
-    tls = bool(os.environ.get("POMONA_TLS_CERT_FILE"))
+    admin_port = int(os.environ.get("POMONA_ADMIN_PORT") or 0)
+    port = admin_port or int(os.environ.get("POMONA_HTTP_PORT") or 3000)
+    tls = bool(os.environ.get("POMONA_TLS_CERT_FILE")) and not admin_port
     if "--check" in arguments:
         return 0 if probe(port, "/readyz", tls=tls) == "healthy" else 1
-    server = subprocess.Popen([*_SERVER, *arguments])  # noqa: S603 (what the container was started with)
-    drain = float(os.environ.get("POMONA_DRAIN_TIMEOUT_S") or 30) + 10
+    on_linux = sys.platform == "linux"
+    server = subprocess.Popen(  # noqa: S603 (what the container was started with)
+        [*_SERVER, *arguments],
+        preexec_fn=_end_with_the_supervisor if on_linux else None,  # noqa: PLW1509 (there are no threads)
+    )
+    drain = float(os.environ.get("POMONA_DRAIN_TIMEOUT_S") or 30) + _MARGIN_S
     return supervise(server, lambda: probe(port, "/livez", tls=tls), every=5, drain=drain)
 
 

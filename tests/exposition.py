@@ -52,6 +52,7 @@ def expose_everything() -> str:
             observer.request_finished(endpoint, LOADED.name, outcome, 0.1)
     observer.stream_changed("/pomona.v1.Segmentation/SegmentStream", opened=True)
     observer.stream_changed("/pomona.v1.Segmentation/SegmentStream", opened=False)
+    observer.caller_answered("line-3", "ok")
     observer.problem_answered("overloaded")
     observer.deadline_checked(LOADED.name, met=True)
     for entry in (LOADED, LOADED_UNET):

@@ -17,13 +17,17 @@ class Identity:
 
     Attributes:
         tls: both, as files.
-        authority: file of the certificate that callers have to trust.
+        authority: file of the certificate that the other side has to trust.
         locked_key: file of the key, encrypted.
     """
 
     tls: Tls
     authority: Path
     locked_key: Path
+
+    def renew(self) -> None:
+        """Replace certificate and key by others, of another authority, whose file is replaced too."""
+        issue(self.authority.parent)
 
 
 def issue(folder: Path) -> Identity:

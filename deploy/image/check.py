@@ -7,6 +7,7 @@ import json
 import os
 import re
 import ssl
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from PIL import Image
 from deploy.image.containers import LIMITS, Container, expect, run, running, seconds_until
 from service.proto.generated.pomona.v1 import segmentation_pb2 as messages
 from service.proto.generated.pomona.v1.segmentation_pb2_grpc import SegmentationStub
+from service.settings import MISCONFIGURED
 
 _IMAGE: Final = Path(__file__).parents[2] / "docs" / "oranges.jpg"
 _FRUIT: Final = (548.0, 190.0)
@@ -41,6 +43,7 @@ def main(tool: str, image: str) -> None:
         CheckFailed: a check failed.
     """
     measured: dict[str, Any] = {"image": image, "size_mib": check_contents(tool, image)}
+    check_refusal(tool, image)
     with running(tool, image, "--network=none") as isolated:
         # Each try starts a Python inside the container, so the time says nothing.
         seconds_until(lambda: isolated.inside(*_READY).returncode == 0, every=2)
@@ -110,6 +113,19 @@ def check_contents(tool: str, image: str) -> float:
     return round(float(inspected["Size"]) / 2**20, 1)
 
 
+def check_refusal(tool: str, image: str) -> None:
+    """Check that the image as it is does not serve whoever reaches it."""
+    ran = subprocess.run(  # noqa: S603 (running the image is its purpose)
+        [tool, "run", "--rm", "--network=none", *LIMITS, image],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    expect(ran.returncode == MISCONFIGURED, f"without keys it must end with {MISCONFIGURED}, got {ran.returncode}")
+    expect("POMONA_API_KEYS_FILE" in ran.stderr, f"it must say what to set, got {ran.stderr[-500:]}")
+
+
 def check_file_system(container: Container) -> None:
     """Check that only /tmp is writable."""
     write = "import pathlib, sys; pathlib.Path(sys.argv[1], 'x').write_text('')"
@@ -143,7 +159,7 @@ def check_answers(container: Container) -> None:
         f"fruits must be found, got {fruits.text[:500]}",
     )
 
-    metrics = httpx.get(f"{base}/metrics", timeout=10).text
+    metrics = httpx.get(f"http://127.0.0.1:{container.admin}/metrics", timeout=10).text
     answered = sum(map(float, re.findall(r'^pomona_requests_total\{.*outcome="ok".*\} (\S+)$', metrics, re.MULTILINE)))
     expect(answered >= 3, f"the metrics must count three requests, got {answered}")
     expect("pomona_model_info{" in metrics, "the metrics must name the models")

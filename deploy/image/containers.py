@@ -38,12 +38,14 @@ class Container:
         id: the container's.
         http: port of its HTTP endpoint on this machine.
         grpc: port of its gRPC endpoint.
+        admin: port for probes.
     """
 
     tool: str
     id: str
     http: int
     grpc: int
+    admin: int
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside the container."""
@@ -62,9 +64,12 @@ class Container:
 @contextlib.contextmanager
 def running(tool: str, image: str, *options: str) -> Iterator[Container]:
     """Run a container with the given options, and remove it at the end; if a check fails, print its output."""
-    http, other = _free_ports(2)
-    ports = (f"--env=POMONA_HTTP_PORT={http}", f"--env=POMONA_GRPC_PORT={other}")
-    made = Container(tool, run(tool, "run", "--detach", *options, *LIMITS, *ports, image), http, other)
+    http, other, admin = _free_ports(3)
+    numbers = {"HTTP": http, "GRPC": other, "ADMIN": admin}
+    # This machine's network is the container's, and its other users are no callers.
+    ports = ["--env=POMONA_HTTP_HOST=127.0.0.1"]
+    ports += [f"--env=POMONA_{name}_PORT={number}" for name, number in numbers.items()]
+    made = Container(tool, run(tool, "run", "--detach", *options, *LIMITS, *ports, image), http, other, admin)
     try:
         yield made
     except BaseException:

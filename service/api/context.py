@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from service.access import Scope
 from service.api import schema
 from service.errors import MalformedRequest
 from service.observability.observer import Observer
@@ -61,6 +62,8 @@ class RequestContext:
     Attributes:
         endpoint: label of metrics: the path or method.
         request_id: the caller's, or a new one.
+        needs: scope that the caller's API key must have; None where none is needed.
+        caller: name of that key, or "" where there is none.
         received: when the request began to arrive, seconds on `clock`.
         arrived: when all of it had arrived, on the same clock.
         deadline: when the answer is too late, on the same clock, or None.
@@ -74,6 +77,8 @@ class RequestContext:
 
     endpoint: str = ""
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    needs: Scope | None = "infer"
+    caller: str = ""
     received: float = 0.0
     arrived: float = 0.0
     deadline: float | None = None

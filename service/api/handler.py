@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from models.errors import PomonaError
+from service.access import Access
 from service.api.context import RequestContext
-from service.errors import Overloaded, ProblemType, TimedOut, problem_of
+from service.api.drain import Drain
+from service.errors import PROBLEMS, ProblemType, RateLimited, TimedOut, TryLater, problem_of
 from service.observability.observer import Observer, Outcome
 from service.observability.tracing import Tracing
 
@@ -51,10 +53,11 @@ class Dropped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a request ended: HTTP status and name of the gRPC status."""
+    """How a request ended: HTTP status, name of the gRPC status, and code of the problem if there was one."""
 
     status: int
     grpc: str
+    code: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -63,6 +66,8 @@ class Ending:
             return "ok"
         if self.status == CLIENT_CLOSED:
             return "gone"
+        if self.code == PROBLEMS[RateLimited].code:
+            return "refused"  # this caller has to slow down, where others find room
         if self.status in (429, 504):
             return "shed"
         return "refused" if self.status < 500 else "failed"
@@ -85,11 +90,15 @@ class RequestHandler:
         observer: receives what is measured.
         tracing: begins a trace per request.
         limit_s: seconds a request may take, reading included.
+        drain: counts what is being answered.
+        access: lets callers in.
     """
 
     observer: Observer = field(default_factory=Observer)
     tracing: Tracing = field(default_factory=Tracing)
     limit_s: float = 60.0
+    drain: Drain = field(default_factory=Drain)
+    access: Access = field(default_factory=Access)
 
     async def handle(
         self,
@@ -107,7 +116,7 @@ class RequestHandler:
             context: of the request.
             work: does it.
             span: name of the trace's span.
-            headers: the caller's, of which the trace context is read.
+            headers: the caller's, of which the API key and the trace context are read.
             logger: writes its line.
             fields: see `EndingFields`.
 
@@ -116,16 +125,16 @@ class RequestHandler:
             CallerLeft, Dropped: from `work`.
         """
         self.observer.request_started(context.endpoint)
-        with self.tracing.request(span, context.request_id, headers) as trace:
+        with self.drain.working(), self.tracing.request(span, context.request_id, headers) as trace:
             context.trace = trace
             ending: Ending | None = None
             try:
-                answer = await self.translated(context, work, self.limit_s)
+                answer = await self.translated(context, lambda: self._admitted(context, headers, work), self.limit_s)
             except CallerLeft:
                 ending = GONE
                 raise
             except Refusal as refusal:
-                ending = Ending(refusal.problem.status, refusal.problem.grpc)
+                ending = Ending(refusal.problem.status, refusal.problem.grpc, refusal.problem.code)
                 raise
             except Dropped:
                 ending = DROPPED
@@ -139,6 +148,8 @@ class RequestHandler:
                     ending = LATE if late else GONE
                 seconds = context.clock() - context.received
                 self.observer.request_finished(context.endpoint, context.model, ending.outcome, seconds)
+                if context.caller:
+                    self.observer.caller_answered(context.caller, ending.outcome)
                 line, attributes = fields(ending)
                 log_line(logger, "request", context, line, seconds)
                 if trace.recording is not None:
@@ -161,11 +172,19 @@ class RequestHandler:
 
         A trace of the stream itself would end with the shift.
         """
+
+        async def admitted() -> None:
+            key = self.access.caller(headers)
+            if key is not None and context.needs is not None:
+                context.caller = key.name
+                self.access.permit(key, context.needs)
+            await work()
+
         ending = GONE
         self.observer.stream_changed(context.endpoint, opened=True)
-        with _NO_TRACING.request(context.endpoint, context.request_id, headers):
+        with self.drain.working(), _NO_TRACING.request(context.endpoint, context.request_id, headers):
             try:
-                await self.translated(context, work, None)
+                await self.translated(context, admitted, None)
                 ending = OK
             except Refusal as refusal:
                 ending = Ending(refusal.problem.status, refusal.problem.grpc)
@@ -173,6 +192,17 @@ class RequestHandler:
             finally:
                 self.observer.stream_changed(context.endpoint, opened=False)
                 log_line(logger, "stream", context, fields(ending)[0], context.clock() - context.received)
+
+    async def _admitted(
+        self, context: RequestContext, headers: Mapping[str, str], work: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Do `work` if the caller may have it done, and count it for the caller's API key meanwhile."""
+        key = None if context.needs is None else self.access.caller(headers)
+        if key is None or context.needs is None:
+            return await work()
+        context.caller = key.name
+        with self.access.using(key, context.needs):
+            return await work()
 
     async def translated(self, context: RequestContext, work: Callable[[], Awaitable[T]], limit_s: float | None) -> T:
         """Do `work` within a time limit and turn every error into a refusal.
@@ -206,6 +236,8 @@ def log_line(
 ) -> None:
     """Write the line of a request, a frame or a stream."""
     line: dict[str, Any] = {"request_id": context.request_id, **fields, "ms": round(seconds * 1000, 2)}
+    if context.caller:
+        line["caller"] = context.caller
     if context.model:
         line["model"] = context.model
     logger.info(message, extra=line | context.log)
@@ -216,7 +248,7 @@ def refusal_of(error: PomonaError) -> Refusal:
     problem = problem_of(error)
     if problem.status == 500:
         return Refusal(problem, "Something failed on the server; its log has the request id.", problem.retry_after)
-    seconds: float | None = error.retry_after if isinstance(error, Overloaded) else problem.retry_after
+    seconds: float | None = error.retry_after if isinstance(error, TryLater) else problem.retry_after
     detail = error.detail  # it may quote what the caller sent, which may be of any length
     if len(detail) > _MAX_DETAIL:
         detail = detail[: _MAX_DETAIL - 1] + "…"

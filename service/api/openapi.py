@@ -46,6 +46,14 @@ _PARAMETERS: Final = (
     },
 )
 
+EVERYBODY: Final[Mapping[str, Any]] = {"security": []}
+"""Of an operation that needs no API key."""
+
+_SECURITY: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service has them."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
+
 DescribePaths = Callable[[Mapping[int, list[str]]], Described]
 """Describes the paths of another protocol, from the statuses and codes of errors."""
 
@@ -72,9 +80,13 @@ def describe(settings: Settings, others: Sequence[DescribePaths] = ()) -> dict[s
             **{path: item for paths, _ in extra for path, item in paths.items()},
             "/livez": _probe("200 while the process is healthy"),
             "/readyz": _probe("200 once the models are loaded and warmed up"),
-            "/metrics": _probe("Prometheus metrics"),
+            "/metrics": _probe("Prometheus metrics", everybody=settings.metrics_access == "open"),
         },
-        "components": {"schemas": _json_schemas(*models, Problem, *(model for _, more in extra for model in more))},
+        "components": {
+            "schemas": _json_schemas(*models, Problem, *(model for _, more in extra for model in more)),
+            "securitySchemes": _SECURITY,
+        },
+        **({} if settings.api_keys_file is None else {"security": [{name: []} for name in _SECURITY]}),
     }
 
 
@@ -160,5 +172,6 @@ def _problems(codes: Mapping[int, list[str]]) -> dict[str, Any]:
     }
 
 
-def _probe(summary: str) -> dict[str, Any]:
-    return {"get": {"summary": summary, "tags": ["Health"], "responses": {"200": {"description": "OK"}}}}
+def _probe(summary: str, *, everybody: bool = True) -> dict[str, Any]:
+    described = {"summary": summary, "tags": ["Health"], "responses": {"200": {"description": "OK"}}}
+    return {"get": {**described, **EVERYBODY} if everybody else described}

@@ -16,9 +16,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from service.access import Scope
 from service.api.context import LEAST_URGENT, RequestContext, deadline_of, deadline_seconds, request_id_of, urgency_of
+from service.api.drain import Drain
 from service.api.handler import Ending, Refusal, RequestHandler
-from service.errors import MalformedRequest, NotFound, NotReady
+from service.errors import MalformedRequest, NotFound, NotReady, RequestError
 from service.observability.tracing import context_of
 from service.pipelines import Pipelines
 from service.settings import Settings
@@ -40,19 +42,27 @@ class Door:
     Attributes:
         settings: limits.
         handler: handles calls and frames.
+        drain: of the server.
         pipelines: None until the models are loaded.
     """
 
     settings: Settings
     handler: RequestHandler = field(default_factory=RequestHandler)
+    drain: Drain = field(default_factory=Drain)
     pipelines: Pipelines | None = None
+
+    @property
+    def serving(self) -> Pipelines | None:
+        """The pipelines while new calls are taken, else None."""
+        return None if self.drain.stopping else self.pipelines
 
     def ready(self) -> Pipelines:
         """Return the pipelines.
 
         Raises:
-            NotReady: the models are still loading.
+            NotReady: the models are still loading, or the server is stopping.
         """
+        self.drain.check()
         if self.pipelines is None:
             raise NotReady("The models are still loading; the health service says when they are ready.")
         return self.pipelines
@@ -189,11 +199,13 @@ class Method:
         request: its message.
         answer: answers a message, or
         stream: answers a stream of them.
+        needs: scope that a caller's API key must have; None where everybody is answered.
     """
 
     request: type[Message]
     answer: UnaryMethod | None = None
     stream: StreamMethod | None = None
+    needs: Scope | None = "infer"
 
 
 class Services(grpc.GenericRpcHandler):
@@ -224,6 +236,7 @@ class Services(grpc.GenericRpcHandler):
             context = RequestContext(
                 endpoint=endpoint,
                 request_id=request_id_of(metadata.get("x-request-id", "")),
+                needs="infer" if method is None else method.needs,
                 received=received,
                 arrived=now,
                 clock=clock,
@@ -235,7 +248,9 @@ class Services(grpc.GenericRpcHandler):
             return Call(self._door, path, metadata, context, expires, servicer)
 
         if method is None:
-            return self._unknown(call_of, path)
+            return self._unread(call_of, "other", path)  # metrics count no names that callers make up
+        if not self._lets_in(method, metadata):
+            return self._unread(call_of, path, path)
         if method.answer is not None:
             return self._unary(method.request, method.answer, call_of)
         if method.stream is not None:
@@ -282,10 +297,24 @@ class Services(grpc.GenericRpcHandler):
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _unknown(self, call_of: Callable[[ServicerContext, str], Call], path: str) -> Handler:
+    def _lets_in(self, method: Method, metadata: Mapping[str, str]) -> bool:
+        """Return whether the caller may send its message; for what key it is counted is decided with the call."""
+        access = self._door.handler.access
+        try:
+            key = None if method.needs is None else access.caller(metadata)
+            if key is not None and method.needs is not None:
+                access.permit(key, method.needs)
+        except RequestError:
+            return False
+        return True
+
+    def _unread(self, call_of: Callable[[ServicerContext, str], Call], endpoint: str, path: str) -> Handler:
+        """Return the handler of a call that is refused without reading its message."""
+
         async def handle(_: AsyncIterator[bytes], servicer: ServicerContext) -> None:
-            call = call_of(servicer, "other")  # metrics count no names that callers make up
-            call.context.log["method"] = path[:_MAX_LOGGED_PATH]
+            call = call_of(servicer, endpoint)
+            if endpoint != path:
+                call.context.log["method"] = path[:_MAX_LOGGED_PATH]
 
             async def work() -> None:
                 raise NotFound(f"There is no method {path[:_MAX_LOGGED_PATH]}.")

@@ -11,19 +11,22 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from models.errors import PomonaError
+from service.access import Access
+from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.api.operations import OPERATIONS, Operation
+from service.errors import PortTaken
 from service.grpc import health
 from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
-from service.grpc.health import Health
+from service.grpc.health import Health, ReadableRequests
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from service.settings import Settings, Tls
+from service.settings import Settings
+from service.tls import Certificates, grpc_credentials
 
 SEGMENTATION: Final = pb.DESCRIPTOR.services_by_name["Segmentation"]
 
@@ -31,17 +34,13 @@ _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A caller may ping every ten seconds, with calls or without.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # A caller may ping every ten seconds, with calls or without. Pings may arrive closer together than they were sent.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 _CALLS_PER_CONNECTION: Final = 128
 
 OtherService = Callable[[Door], tuple[str, Mapping[str, Method]]]
 """Makes another service: its full name, and its methods by path."""
-
-
-class PortTaken(PomonaError):
-    """The port of the server cannot be had."""
 
 
 class GrpcServer:
@@ -51,32 +50,50 @@ class GrpcServer:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per call and per frame.
+        drain: of the server.
+        max_connections: instead of that of the settings.
         others: further services.
+        access: lets callers in; None for that of the settings alone.
         shared_port: several workers listen on the same port.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         settings: Settings,
         observer: Observer | None = None,
         tracing: Tracing | None = None,
         *,
+        drain: Drain | None = None,
+        max_connections: int | None = None,
         others: tuple[OtherService, ...] = (),
+        access: Access | None = None,
         shared_port: bool = False,
     ) -> None:
-        handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s)
-        self._door = Door(settings, handler)
+        drain = drain or Drain(settings.drain_timeout_s)
+        handler = RequestHandler(
+            observer or Observer(),
+            tracing or Tracing(),
+            settings.request_timeout_s,
+            drain,
+            access or Access.of(settings.api_keys_file),
+        )
+        self._door = Door(settings, handler, drain)
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
         services[SEGMENTATION.full_name] = segmentation_methods(self._streams)
         self._health = Health(services)
         self._server = grpc.aio.server(
+            interceptors=(ReadableRequests(),),
             options=[
                 ("grpc.max_receive_message_length", settings.max_upload_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
                 # Without it a port that another server has is refused, instead of being shared with it.
                 ("grpc.so_reuseport", int(shared_port)),
+                ("grpc.max_allowed_incoming_connections", max_connections or settings.max_connections),
+                # TLS, and HTTP/2's first frame.
+                ("grpc.server_handshake_timeout_ms", int(settings.header_timeout_s * 1000)),
+                ("grpc.max_connection_idle_ms", int(settings.idle_timeout_s * 1000)),
                 *_KEEPALIVE,
             ],
         )
@@ -86,13 +103,13 @@ class GrpcServer:
         methods = {path: method for service in services.values() for path, method in service.items()}
         self._server.add_generic_rpc_handlers((Services(self._door, methods),))
 
-    async def start(self, host: str, port: int, tls: Tls | None = None) -> int:
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> int:
         """Listen; calls are refused until `open`, as the models are still loading.
 
         Args:
             host: IP address.
             port: 0 for any free one.
-            tls: certificate and key, or None to serve without TLS.
+            certificates: those of TLS, or None to serve without it.
 
         Returns:
             The port.
@@ -102,11 +119,10 @@ class GrpcServer:
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if tls is None:
+            if certificates is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-                bound = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+                bound = self._server.add_secure_port(address, grpc_credentials(certificates))
         except RuntimeError as error:
             raise PortTaken(
                 f"gRPC cannot listen on {address}. Choose another port with POMONA_GRPC_PORT, or none with 0."
@@ -119,10 +135,15 @@ class GrpcServer:
         self._door.pipelines = pipelines
         self._health.serve()
 
-    async def drain(self, within: float) -> None:
-        """Accept no more calls and no more frames, finish what runs for at most `within` seconds, and stop."""
+    def halt(self) -> None:
+        """Report that the server stops, and accept no more calls and no more frames."""
+        self._door.drain.begin()
         self._health.end()
         self._streams.halt()
+
+    async def drain(self, within: float) -> None:
+        """Halt, finish what runs for at most `within` seconds, and stop."""
+        self.halt()
         await self._server.stop(within)
 
 

@@ -12,13 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service.access import Access
+from service.access import Scope as KeyScope
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
-from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler
+from service.api.drain import Drain
+from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler, refusal_of
 from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
-from service.errors import MethodNotAllowed, NotFound, NotReady
+from service.errors import MethodNotAllowed, NotFound, NotReady, Overloaded, RequestError
 from service.http.body import Parts, read_body
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
 from service.observability.metrics import EXPOSITION_TYPE, exposition
@@ -34,6 +37,8 @@ ProblemResponse = Callable[[Refusal, str], HttpResponse]
 
 _LOG = logging.getLogger("pomona.http")
 _MAX_LOGGED_PATH: Final = 200
+_METRICS: Final = "/metrics"
+_READ: Final = ("GET", "HEAD")
 _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "required": frozenset({"image", "request"}),
     "or_id": frozenset({"image", "image_id", "request"}),
@@ -47,6 +52,15 @@ _ASSETS: Final[Mapping[str, str]] = {
     "swagger-initializer.js": "text/javascript",
 }
 """Files of the page and their types."""
+
+_PAGE_HEADERS: Final[Mapping[str, str]] = {
+    # Swagger UI sets styles of its own on elements, and draws its icons from data.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+"""Of what a browser shows: nothing from elsewhere runs in it, and no other page holds it."""
 
 # Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
 _PAGE: Final = b"""<!DOCTYPE html>
@@ -85,6 +99,8 @@ def problem_response(refusal: Refusal, request_id: str) -> HttpResponse:
 def refusal_headers(refusal: Refusal) -> dict[str, str]:
     """Return the headers of an error, whatever its body."""
     headers: dict[str, str] = {}
+    if refusal.problem.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="pomona"'
     if refusal.retry_after is not None:
         headers["retry-after"] = str(refusal.retry_after)
     if refusal.problem.status == 413:
@@ -101,13 +117,19 @@ class Route:
         endpoint: answers.
         methods: it allows.
         problem: how its errors are answered.
+        needs: scope that a caller's API key must have; None where everybody is answered.
     """
 
     name: str
     endpoint: Endpoint
-    methods: tuple[str, ...] = ("GET", "HEAD")
+    methods: tuple[str, ...] = _READ
     problem: ProblemResponse = problem_response
+    needs: KeyScope | None = "infer"
 
+
+PROBES_ONLY: Final = "pomona.probes_only"
+"""Is in the ASGI scope of a request that may be a probe only: `full` if its connection is one beyond the limit, `admin`
+if it came to the port for probes."""
 
 Router = Callable[[str], "Route | None"]
 """Finds the route of a path."""
@@ -120,22 +142,53 @@ class HttpApp:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per request.
+        drain: of the server.
+        access: lets callers in; None for that of the settings alone.
+
+    Attributes:
+        failed: whether the server cannot start, so that the process should be replaced.
+        probes: what platforms ask, by path: connections that are kept for them, and `admin_port`, answer nothing else.
     """
 
-    def __init__(self, settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        drain: Drain | None = None,
+        *,
+        access: Access | None = None,
+    ) -> None:
         self.settings = settings
+        self.drain = drain or Drain(settings.drain_timeout_s)
         self.pipelines: Pipelines | None = None
+        self.failed = False
         self._observer = observer or Observer()
-        self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s)
+        self._access = access or Access.of(settings.api_keys_file)
+        self._handler = RequestHandler(
+            self._observer, tracing or Tracing(), settings.request_timeout_s, self.drain, self._access
+        )
+        self.probes: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
+            "/livez": self._livez,
+            "/healthz": self._livez,
+            "/readyz": self._readyz,
+            _METRICS: self._metrics,
+        }
         self._routes = {operation.path: self._operation(operation) for operation in OPERATIONS}
         self._unhandled: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
             "/": self._page,
             "/docs.json": self._openapi,
-            "/metrics": self._metrics,
+            **self.probes,
             **{f"/static_content/{name}": functools.partial(self._asset, name) for name in _ASSETS},
         }
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
         self._described: list[openapi.DescribePaths] = []
+        self._description = b""
+
+    @property
+    def serving(self) -> Pipelines | None:
+        """The pipelines while new requests are taken, else None."""
+        return None if self.drain.stopping else self.pipelines
 
     def mount(self, prefix: str, router: Router, problem: ProblemResponse, described: openapi.DescribePaths) -> None:
         """Add another protocol under a prefix, such as `/v2`.
@@ -153,8 +206,9 @@ class HttpApp:
         """Return the pipelines.
 
         Raises:
-            NotReady: the models are still loading.
+            NotReady: the models are still loading, or the server is stopping.
         """
+        self.drain.check()
         if self.pipelines is None:
             raise NotReady("The models are still loading; /readyz says when they are ready.")
         return self.pipelines
@@ -165,16 +219,19 @@ class HttpApp:
             raise RuntimeError(f"ASGI scopes must be http, got {scope['type']}")
         path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         method: str = scope["method"]
-        if method in ("GET", "HEAD") and path in self._unhandled:
+        restricted: str | None = scope.get(PROBES_ONLY)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        answered = self._unhandled if restricted is None else self.probes
+        if method in _READ and path in answered and (restricted == "admin" or self._shows(path, headers)):
             await (await self._unhandled[path]()).send(send)
             return
         clock = time.monotonic if self.pipelines is None else self.pipelines.engine.clock
         now = clock()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        route = self._route(path, method)
+        route = self._route(path, method) if restricted is None else _RESTRICTED[restricted]
         context = RequestContext(
             endpoint=route.name,
             request_id=request_id_of(headers.get("x-request-id", "")),
+            needs=route.needs,
             received=now,
             arrived=now,
             clock=clock,
@@ -223,9 +280,10 @@ class HttpApp:
                 if path == prefix or path.startswith(f"{prefix}/"):
                     route, problem = router(path), other
         if path in self._unhandled:
-            route = Route(path, _never, ("GET", "HEAD"))
+            route = Route(path, _never, needs="admin" if path == _METRICS else None)
         if route is None:
-            return Route("other", _refusing(NotFound(f"There is no path {path}; / describes the API.")), (), problem)
+            shown = path if len(path) <= _MAX_LOGGED_PATH else f"{path[:_MAX_LOGGED_PATH]}…"
+            return Route("other", _refusing(NotFound(f"There is no path {shown}; / describes the API.")), (), problem)
         if method not in route.methods:
             allowed = ", ".join(route.methods)
             error = MethodNotAllowed(f"{path} allows {allowed}, got {method}.")
@@ -235,7 +293,7 @@ class HttpApp:
                 response.headers["allow"] = allowed
                 return response
 
-            return Route("other", _refusing(error), (), refuse)
+            return Route("other", _refusing(error), (), refuse, route.needs)
         return route
 
     def _operation(self, operation: Operation) -> Route:
@@ -243,7 +301,8 @@ class HttpApp:
             pipelines, context = self.ready(), request.context
             parts = Parts()
             if operation.image != "none":
-                parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
+                async with self.drain.uploading():
+                    parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
             asked = parse_json(parts.request, operation.request)
             context.arrived = context.clock()
             context.deadline = deadline_of(request.headers, context.received)
@@ -253,21 +312,59 @@ class HttpApp:
             found = await (work if operation.image == "none" else request.while_connected(work))
             return HttpResponse(found.model_dump_json(by_alias=True).encode())
 
-        methods = ("GET", "HEAD") if operation.image == "none" else ("POST",)
+        methods = _READ if operation.image == "none" else ("POST",)
         return Route(operation.path, answer, methods)
 
+    async def _livez(self) -> HttpResponse:
+        if self.failed or (self.pipelines is not None and self.pipelines.engine.broken):
+            return _unwell("The server cannot work any more; it must be started again.")
+        return _well()
+
+    async def _readyz(self) -> HttpResponse:
+        if self.drain.stopping:
+            return _unwell("The server is stopping.")
+        if self.failed or self.pipelines is None or self.pipelines.engine.broken:
+            return _unwell("The models are still loading, or cannot be loaded; the server's log says more.")
+        return _well()
+
+    def _shows(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a caller may see a path that is not handled as a request."""
+        if path != _METRICS or self.settings.metrics_access == "open":
+            return True
+        try:
+            key = self._access.caller(headers)
+            if key is not None:
+                self._access.permit(key, "admin")
+        except RequestError:
+            return False
+        return True
+
     async def _page(self) -> HttpResponse:
-        return HttpResponse(_PAGE, media_type="text/html; charset=utf-8")
+        return HttpResponse(_PAGE, media_type="text/html; charset=utf-8", headers=dict(_PAGE_HEADERS))
 
     async def _asset(self, name: str) -> HttpResponse:
         file = importlib.resources.files("bentoml._internal.server") / "static_content" / name
-        return HttpResponse(await asyncio.to_thread(file.read_bytes), media_type=_ASSETS[name])
+        data = await asyncio.to_thread(file.read_bytes)
+        return HttpResponse(data, media_type=_ASSETS[name], cache_control="public, max-age=3600")
 
     async def _openapi(self) -> HttpResponse:
-        return HttpResponse(json.dumps(openapi.describe(self.settings, self._described)).encode())
+        if not self._description:  # it takes tens of milliseconds of the event loop
+            self._description = json.dumps(openapi.describe(self.settings, self._described)).encode()
+        return HttpResponse(self._description)
 
     async def _metrics(self) -> HttpResponse:
         return HttpResponse(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
+
+
+def _well() -> HttpResponse:
+    return HttpResponse(b"\n", media_type="text/plain; charset=utf-8")
+
+
+def _unwell(detail: str) -> HttpResponse:
+    request_id = request_id_of("")
+    response = problem_response(refusal_of(NotReady(detail)), request_id)
+    response.headers["x-request-id"] = request_id
+    return response
 
 
 def _refusing(error: Exception) -> Endpoint:
@@ -275,6 +372,18 @@ def _refusing(error: Exception) -> Endpoint:
         raise error
 
     return refuse
+
+
+async def _full(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    raise Overloaded("As many connections as POMONA_MAX_CONNECTIONS allows are in use.", retry_after=1)
+
+
+async def _admin(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    raise NotFound("This port answers GET /livez, /readyz and /metrics only.")
+
+
+_RESTRICTED: Final = {"full": Route("other", _full, needs=None), "admin": Route("other", _admin, needs=None)}
+"""What answers all but probes."""
 
 
 async def _never(request: HttpRequest) -> HttpResponse:

@@ -118,18 +118,24 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """A response, sent in one piece."""
+    """A response, sent in one piece.
+
+    Answers are about one caller's images, and those to GET are of the moment: nothing on the way may keep them.
+    """
 
     body: bytes
     status: int = 200
     media_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+    cache_control: str = "no-store"
 
     async def send(self, send: Send) -> None:
         """Send it over ASGI."""
         headers = [
             (b"content-type", self.media_type.encode("latin-1")),
             (b"content-length", b"%d" % len(self.body)),
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", self.cache_control.encode("latin-1")),
             *((name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()),
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})

@@ -1,6 +1,7 @@
 """Prometheus metrics, summed over the workers.
 
-Labels are bounded: endpoints, models, outcomes, codes and reasons are all from fixed sets.
+Labels are bounded: endpoints, models, outcomes, codes and reasons are all from fixed sets, and callers are counted by
+name up to a limit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.catalog import CatalogueEntry
+from service.access import MAX_KEYS
 from service.observability.observer import STAGES, CacheEvent, Observer, Outcome, Stage
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
@@ -39,6 +41,11 @@ DURATION: Final = Histogram(
     "Time from a request's arrival to its answer.",
     ["endpoint", "model", "outcome"],
     buckets=_SECONDS,
+)
+CALLERS: Final = Counter(
+    "pomona_caller_requests",
+    "Requests and frames of streams that ended, by name of the caller's API key and outcome.",
+    ["caller", "outcome"],
 )
 IN_PROGRESS: Final = Gauge(
     "pomona_requests_in_progress",
@@ -122,6 +129,7 @@ class PrometheusObserver(Observer):
     """Observer that updates the metrics; children of labelled metrics are looked up once."""
 
     def __init__(self) -> None:
+        self._callers: set[str] = set()
         self._child = functools.cache(lambda metric, *labels: metric.labels(*labels))
 
     def request_started(self, endpoint: str) -> None:
@@ -133,6 +141,15 @@ class PrometheusObserver(Observer):
         self._child(IN_PROGRESS, endpoint).dec()
         self._child(REQUESTS, endpoint, model, outcome).inc()
         self._child(DURATION, endpoint, model, outcome).observe(seconds)
+
+    def caller_answered(self, caller: str, outcome: Outcome) -> None:
+        """Count it; callers beyond the most that a file of keys can have are counted together."""
+        if caller not in self._callers:
+            if len(self._callers) >= MAX_KEYS:
+                caller = "other"
+            else:
+                self._callers.add(caller)
+        self._child(CALLERS, caller, outcome).inc()
 
     def problem_answered(self, code: str) -> None:
         """Count it."""

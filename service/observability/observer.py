@@ -32,6 +32,9 @@ class Observer:
             seconds: from arrival to answer.
         """
 
+    def caller_answered(self, caller: str, outcome: Outcome) -> None:
+        """Receive the end of a request whose API key has this name, beside `request_finished`."""
+
     def problem_answered(self, code: str) -> None:
         """Receive the code of a problem that was answered."""
 

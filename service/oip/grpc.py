@@ -52,11 +52,11 @@ def service(door: Door) -> tuple[str, dict[str, Method]]:
 
     async def server_ready(request: pb.ServerReadyRequest, call: Call) -> pb.ServerReadyResponse:
         del request, call
-        return pb.ServerReadyResponse(ready=models.all_ready(door.pipelines))
+        return pb.ServerReadyResponse(ready=models.all_ready(door.serving))
 
     async def model_ready(request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         del call
-        return pb.ModelReadyResponse(ready=models.is_ready(door.pipelines, request.name, request.version))
+        return pb.ModelReadyResponse(ready=models.is_ready(door.serving, request.name, request.version))
 
     async def server_metadata(request: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:
         del request, call
@@ -86,8 +86,8 @@ def service(door: Door) -> tuple[str, dict[str, Method]]:
         return await asyncio.to_thread(write_response, answer, request)
 
     methods = {
-        "ServerLive": Method(pb.ServerLiveRequest, server_live),
-        "ServerReady": Method(pb.ServerReadyRequest, server_ready),
+        "ServerLive": Method(pb.ServerLiveRequest, server_live, needs=None),
+        "ServerReady": Method(pb.ServerReadyRequest, server_ready, needs=None),
         "ModelReady": Method(pb.ModelReadyRequest, model_ready),
         "ServerMetadata": Method(pb.ServerMetadataRequest, server_metadata),
         "ModelMetadata": Method(pb.ModelMetadataRequest, model_metadata),

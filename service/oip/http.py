@@ -65,9 +65,9 @@ class _Endpoints:
         if path in (PREFIX, f"{PREFIX}/"):
             return Route(PREFIX, self._server, problem=error_response)
         if path == "/v2/health/live":
-            return Route(path, self._live, problem=error_response)
+            return Route(path, self._live, problem=error_response, needs=None)
         if path == "/v2/health/ready":
-            return Route(path, self._ready, problem=error_response)
+            return Route(path, self._ready, problem=error_response, needs=None)
         match = _MODEL_PATH.fullmatch(path)
         if match is None:
             return None
@@ -84,14 +84,14 @@ class _Endpoints:
         return _json({"live": live}, 200 if live else 503)
 
     async def _ready(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002
-        ready = models.all_ready(self.app.pipelines)
+        ready = models.all_ready(self.app.serving)
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def _server(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002
         return _json({"name": models.SERVER_NAME, "version": VERSION, "extensions": models.EXTENSIONS})
 
     async def _model_ready(self, request: HttpRequest, name: str, version: str) -> HttpResponse:  # noqa: ARG002
-        ready = models.is_ready(self.app.pipelines, name, version)
+        ready = models.is_ready(self.app.serving, name, version)
         return _json({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def _metadata(self, request: HttpRequest, name: str, version: str) -> HttpResponse:  # noqa: ARG002
@@ -113,7 +113,8 @@ class _Endpoints:
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise MalformedRequest(f"The body must be sent without a content encoding, got {encoding!r}.")
-        raw = await request.body(self.app.settings.max_upload_bytes)
+        async with self.app.drain.uploading():
+            raw = await request.body(self.app.settings.max_upload_bytes)
         length = json_length(request.headers.get(LENGTH_HEADER), len(raw))
         body = read_body(raw, length) if length <= _LONG else await asyncio.to_thread(read_body, raw, length)
         context.arrived = context.clock()

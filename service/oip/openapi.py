@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.catalog import Family
 from models.masks import encode_png
-from service.api.openapi import Described, reference
+from service.api.openapi import EVERYBODY, Described, reference
 from service.oip.models import TENSORS, TensorSpec
 
 CODE_HEADER: Final = "x-pomona-code"
@@ -190,6 +190,8 @@ def describe(codes: Mapping[int, Sequence[str]]) -> Described:
         "/v2/health/ready": _get("Whether all models are loaded; 503 where not", Ready, (503,), {}),
         "/v2": _get("Name, version and extensions of the server", ServerMetadata, (), errors),
     }
+    for health in ("/v2/health/live", "/v2/health/ready"):
+        paths[health]["get"] |= EVERYBODY
     for path, names in ((_MODEL, ("model",)), (_MODEL + _VERSION, ("model", "version"))):
         parameters = {"parameters": [_PARAMETERS[name] for name in names]}
         metadata = _get("Which tensors a model takes and returns", ModelMetadataResponse, (), errors)

@@ -131,13 +131,13 @@ class Engine:
         self.latency.learn(work, count * megapixels(size), seconds)
 
     async def close(self, within: float) -> None:
-        """Finish admitted work, for at most `within` seconds, and stop all threads."""
+        """Finish admitted work, for at most `within` seconds, and let all threads end."""
         until = time.monotonic() + within
         for runner in self.runners.values():
-            await runner.close(within)
+            await runner.close(max(0.0, until - time.monotonic()))
         if self._requests:  # their masks are still to be encoded
             await asyncio.wait(set(self._requests), timeout=max(0.0, until - time.monotonic()))
-        await asyncio.to_thread(self.workers.shutdown, wait=True)
+        self.workers.shutdown(wait=False, cancel_futures=True)
 
     def _refusal(self, family: Family, name: str | None) -> UnknownModel | WrongFamily:
         fitting = [loaded for loaded, runner in self.runners.items() if runner.family == family]

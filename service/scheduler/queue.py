@@ -169,6 +169,7 @@ class DeviceQueue:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pomona-{device}")
         self._tickets: dict[int, Ticket] = {}
         self._closing = False
+        self._running: asyncio.Future[_Outcomes] | None = None
         self._broken: DeviceBroken | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._holding = False
@@ -248,7 +249,7 @@ class DeviceQueue:
         if batch.items:
             started = self.clock()
             items = batch.items
-            future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
+            self._running = future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
             future.add_done_callback(lambda done: self._finished(items, started, done))
         self._note_idle()
 
@@ -258,14 +259,19 @@ class DeviceQueue:
         Harmless when repeated: all runners of the device close the same queue.
         """
         self._closing = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout_at(until):
                 await self._idle.wait()
         except TimeoutError:
             for ticket in list(self._tickets.values()):
                 self._policy.drop(ticket.item)
                 self._settle(ticket.item, NotReady("The server shut down before it came to this request."))
-        await asyncio.to_thread(self._thread.shutdown, wait=True)
+        # The batch that runs cannot be interrupted; where it takes longer, the process ends without waiting for it.
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=max(0.0, until - loop.time()))
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _execute(self, items: list[_Item]) -> _Outcomes:
         key = items[0].key

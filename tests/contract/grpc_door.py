@@ -13,6 +13,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from service.access import Access
 from service.errors import PROBLEMS
 from service.grpc.server import GrpcServer
 from service.observability.observer import Observer
@@ -59,11 +60,23 @@ def segment_request(data: bytes = IMAGE, *prompts: Mapping[str, Any], **fields: 
 
 @asynccontextmanager
 async def open_grpc(
-    *, ready: bool = True, observer: Observer | None = None, tracing: Tracing | None = None, **settings: Any
+    *,
+    ready: bool = True,
+    observer: Observer | None = None,
+    tracing: Tracing | None = None,
+    access: Access | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Caller]:
     """Serve HTTP and gRPC over the same pipelines."""
-    async with open_door(observer=observer, tracing=tracing, **settings) as door:
-        server = GrpcServer(make_settings(**settings), observer, tracing, others=(oip_grpc.service,))
+    async with open_door(observer=observer, tracing=tracing, access=access, **settings) as door:
+        server = GrpcServer(
+            make_settings(**settings),
+            observer,
+            tracing,
+            drain=door.app.drain,
+            others=(oip_grpc.service,),
+            access=access,
+        )
         port = await server.start("127.0.0.1", 0)
         if ready:
             server.open(door.pipelines)

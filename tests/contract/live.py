@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import uvicorn
 
 from service.grpc.server import GrpcServer
-from service.http.messages import HttpResponse, Receive, Scope, Send
+from service.http.worker import WorkerOptions, WorkerServer
 from tests.contract.door import Door, open_door
 from tests.fakes import PATIENCE_S, make_settings
 
@@ -58,19 +58,23 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
     grpcio does not like two event loops in one process: its callers should be blocking.
     """
     opened: queue.SimpleQueue[LiveDoor] = queue.SimpleQueue()
-    listening = socket.create_server(("127.0.0.1", 0))
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", 0))
 
     async def serve() -> None:
         async with open_door(**settings) as door:
-            host, port = listening.getsockname()
+            host, port = bound.getsockname()
             stopping = asyncio.Event()
             loop = asyncio.get_running_loop()
-            server = uvicorn.Server(uvicorn.Config(_with_readyz(door), log_config=None, lifespan="off"))
+            config = uvicorn.Config(door.app, log_config=None, lifespan="off")
+            server = WorkerServer(config, options=WorkerOptions(door.app.settings, door.app, door.app.drain))
             # `startup` and `shutdown` alone: `serve` would take the process's signals.
             server.config.load()
             server.lifespan = server.config.lifespan_class(server.config)
-            await server.startup(sockets=[listening])
-            other = GrpcServer(make_settings(**settings)) if grpc else None
+            await server.startup(sockets=[bound])
+            ticking = asyncio.create_task(server.main_loop())
+            other = GrpcServer(make_settings(**settings), drain=door.app.drain) if grpc else None
             grpc_address = ""
             if other is not None:
                 grpc_address = f"grpc://{host}:{await other.start(host, 0)}"
@@ -79,9 +83,11 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
             opened.put(LiveDoor(address, grpc_address, door, loop, stopping, threading.current_thread()))
             await stopping.wait()
             door.let_go()
+            await server.shutdown()
             if other is not None:
                 await other.drain(PATIENCE_S)
-            await server.shutdown(sockets=[listening])
+            ticking.cancel()
+            bound.close()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
@@ -90,15 +96,3 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
         yield live
     finally:
         live.stop()
-
-
-def _with_readyz(door: Door) -> Any:
-    """Add BentoML's own path to the application."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == "/readyz":
-            await HttpResponse(b"").send(send)
-        else:
-            await door.app(scope, receive, send)
-
-    return app

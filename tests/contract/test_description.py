@@ -160,9 +160,27 @@ async def test_the_page_reads_the_description_and_nothing_from_elsewhere(door: D
     page = await door.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "http" not in page.text
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self';" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert page.headers["x-frame-options"] == "DENY"
     files = re.findall(r'(?:src|href)="\./([^"]+)"', page.text)
     assert len(files) == 5
     for file in files:
         asset = await door.client.get(f"/{file}")
         assert (asset.status_code, asset.headers["content-type"].partition("/")[0]) == (200, "text")
         assert asset.content
+        assert asset.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_nothing_on_the_way_may_keep_an_answer_or_guess_its_type(door: Door) -> None:
+    for answer in (
+        await door.post(image(PEEL), path="/v1/semantic"),
+        await door.post(path="/v1/semantic"),
+        await door.client.get("/v1/models"),
+        await door.client.get("/v2"),
+        await door.client.get("/metrics"),
+        await door.client.get("/nope"),
+    ):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"

@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from models.errors import DeviceBroken
-from service.grpc.server import GrpcServer, PortTaken
+from service.errors import PortTaken
+from service.grpc.server import GrpcServer
 from service.oip.models import TENSORS
 from service.proto.generated.inference import open_inference_pb2 as oip
 from service.proto.generated.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub

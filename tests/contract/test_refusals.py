@@ -166,8 +166,11 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "overloaded",
     "deadline_exceeded",
     "deadline_unreachable",
+    "unauthenticated",
+    "permission_denied",
+    "rate_limited",
 }
-"""In `test_deadlines`, `test_load` and `test_lifecycle`."""
+"""In `test_deadlines`, `test_load`, `test_lifecycle` and `test_access`."""
 
 
 async def test_every_code_has_a_test() -> None:

@@ -18,7 +18,7 @@ from service.settings import Settings
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
-PAGES: Final = (README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")))
+PAGES: Final = (README, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("*.md")))
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -29,6 +29,9 @@ _FILE: Final = re.compile(r"`((?:models|service|clients|loadtest|deploy|docs|tes
 _VARIABLE: Final = re.compile(r"\bPOMONA_[A-Z][A-Z_]*\b")
 _REMOVED: Final = {"POMONA_LINGER_MS"}
 """Settings that only the changelog names."""
+
+_OF_CALLERS: Final = {"POMONA_API_KEY"}
+"""Variables of the client."""
 
 
 def prose(page: Path) -> str:
@@ -83,7 +86,7 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
 
 @every_page
 def test_variables_that_are_named_are_settings(page: Path) -> None:
-    known = {f"POMONA_{name.upper()}" for name in Settings.model_fields} | _REMOVED
+    known = {f"POMONA_{name.upper()}" for name in Settings.model_fields} | _REMOVED | _OF_CALLERS
     assert set(_VARIABLE.findall(page.read_text())) - known == set()
 
 

@@ -11,10 +11,11 @@ from typing import Any, Final
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from helm_python.errors import HelmValuesError
+from helm_python.errors import HelmError, HelmValuesError
 
 from deploy.manifests import CHART, RENDERED, notes, render, rendered, variants
-from service.settings import Settings
+from service.access import is_loopback
+from service.settings import Settings, refuse_strangers
 from tests.identity import Identity
 
 VERSIONS: Final = ("1.35", "1.36", "1.37")
@@ -25,8 +26,12 @@ DERIVED: Final = {
     "http_host",
     "http_port",
     "grpc_port",
+    "admin_port",
     "tls_cert_file",
     "tls_key_file",
+    "tls_client_ca_file",
+    "api_keys_file",
+    "allow_anonymous",
     "models",
     "models_file",
     "weights_dir",
@@ -138,12 +143,18 @@ def test_the_three_probes_differ(variant: str) -> None:
         (container,) = pod["containers"]
         probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
         assert [probe["httpGet"]["path"] for probe in probes] == ["/livez", "/readyz", "/livez"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert {ports[probe["httpGet"]["port"]] for probe in probes} == {
+            int(environment(container)["POMONA_ADMIN_PORT"])
+        }
         startup, readiness, liveness = (probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
         assert startup > liveness > readiness
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_every_variable_is_a_valid_setting_of_the_service(variant: str, identity: Identity) -> None:
+def test_every_variable_is_a_valid_setting_of_the_service(variant: str, identity: Identity, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"keys": []}')
     (config,) = of_kind(variant, "ConfigMap")[:1]
     for pod in pods(variant):
         given = {**config["data"], **environment(pod["containers"][0])}
@@ -151,8 +162,15 @@ def test_every_variable_is_a_valid_setting_of_the_service(variant: str, identity
             name.removeprefix("POMONA_").lower(): text for name, text in given.items() if name.startswith("POMONA_")
         }
         assert ours.keys() <= Settings.model_fields.keys()
-        files = {"tls_cert_file": identity.tls.certificate, "tls_key_file": identity.tls.key}
-        Settings(**ours | {name: files[name] for name in ours.keys() & files})
+        files = {
+            "tls_cert_file": identity.tls.certificate,
+            "tls_key_file": identity.tls.key,
+            "tls_client_ca_file": identity.authority,
+            "api_keys_file": keys,
+        }
+        settings = Settings(**ours | {name: files[name] for name in ours.keys() & files})
+        refuse_strangers(settings, settings.http_host)
+        assert not is_loopback(settings.http_host)
 
 
 def test_the_chart_accepts_every_setting_that_it_does_not_derive() -> None:
@@ -178,16 +196,38 @@ def test_a_gpu_pod_requests_one_device_on_a_gpu_node() -> None:
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
 
 
-def test_with_tls_there_is_no_plain_text() -> None:
+def test_with_tls_the_certificate_is_mounted_and_named() -> None:
     for pod in pods("all"):
         (container,) = pod["containers"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        for name in ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE"):
+        for name in (
+            "POMONA_TLS_CERT_FILE",
+            "POMONA_TLS_KEY_FILE",
+            "POMONA_TLS_CLIENT_CA_FILE",
+            "POMONA_API_KEYS_FILE",
+        ):
             assert str(PurePosixPath(environment(container)[name]).parent) in mounts
             assert not [other for other in pod["initContainers"] if name in environment(other)]
-        assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "readiness", "liveness")} == {
-            "HTTPS"
-        }
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "name a Secret with API keys"),
+        ({"access": {"clientCaSecret": "pomona-client-ca"}}, "needs tls.secretName"),
+    ],
+)
+def test_the_chart_does_not_leave_open_who_may_call(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(HelmError, match=says):
+        render(values)
+
+
+def test_everybody_is_let_in_where_that_is_said() -> None:
+    text = render({"access": {"anonymous": True}})
+    (deployment,) = (one for one in yaml.safe_load_all(text) if one["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert environment(container)["POMONA_ALLOW_ANONYMOUS"] == "true"
+    assert "POMONA_API_KEYS_FILE" not in environment(container)
 
 
 def test_dashboards_and_rules_equal_those_of_the_observability_folder() -> None:

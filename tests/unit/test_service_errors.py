@@ -13,7 +13,7 @@ import pytest
 from models import errors as domain
 from models.errors import PomonaError
 from models.weights import download
-from service import errors, settings
+from service import access, errors, settings
 from service.errors import PROBLEMS, ProblemType, problem_of
 from service.grpc import server
 from service.observability import tracing
@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 STATUS_OF_CODE = {
     "malformed_request": 400,
     "malformed_json": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
     "unknown_model": 404,
     "model_not_loaded": 404,
     "unknown_image_id": 404,
@@ -43,6 +45,7 @@ STATUS_OF_CODE = {
     "wrong_model_family": 422,
     "no_image": 422,
     "overloaded": 429,
+    "rate_limited": 429,
     "internal_error": 500,
     "not_ready": 503,
     "deadline_exceeded": 504,
@@ -53,6 +56,8 @@ STATUS_OF_CODE = {
 
 GRPC_OF_STATUS = {
     400: {"INVALID_ARGUMENT"},
+    401: {"UNAUTHENTICATED"},
+    403: {"PERMISSION_DENIED"},
     404: {"NOT_FOUND", "UNIMPLEMENTED"},
     405: {"UNIMPLEMENTED"},
     413: {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"},
@@ -67,6 +72,7 @@ GRPC_OF_STATUS = {
 OF_THE_SERVER = {
     PomonaError,
     errors.RequestError,
+    errors.TryLater,
     domain.ImageError,
     domain.PromptError,
     domain.WeightsError,
@@ -80,6 +86,7 @@ OF_THE_SERVER = {
     domain.BackendError,
     domain.DeviceOutOfMemory,
     domain.DeviceBroken,
+    access.KeyFileError,
     settings.SettingsError,
     server.PortTaken,
     tracing.TracingMisconfigured,
@@ -150,4 +157,8 @@ def test_a_code_has_one_title_and_one_status() -> None:
 
 
 def test_only_temporary_problems_say_when_to_retry() -> None:
-    assert {row.code for row in PROBLEMS.values() if row.retry_after is not None} == {"not_ready", "overloaded"}
+    assert {row.code for row in PROBLEMS.values() if row.retry_after is not None} == {
+        "not_ready",
+        "overloaded",
+        "rate_limited",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from models.backends.load import ModelStore
 from models.types import Size
 from service.api.schema import Grade
 from service.scheduler.policy import QueueOptions
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings, refuse_strangers
 from tests.identity import Identity
 
 FROM_TEXT = {
-    "POMONA_HTTP_HOST": ("127.0.0.1", "127.0.0.1"),
+    "POMONA_HTTP_HOST": ("192.168.7.2", "192.168.7.2"),
     "POMONA_HTTP_PORT": ("8080", 8080),
     "POMONA_GRPC_PORT": ("0", 0),
+    "POMONA_METRICS_ACCESS": ("open", "open"),
+    "POMONA_ALLOW_ANONYMOUS": ("true", True),
     "POMONA_MODELS": ("sam-vit-b", ("sam-vit-b",)),
     "POMONA_MODELS_FILE": ("own/models.yaml", Path("own/models.yaml")),
     "POMONA_WEIGHTS_DIR": ("own/weights", Path("own/weights")),
@@ -38,10 +41,16 @@ FROM_TEXT = {
     "POMONA_CAMERA_SIZES": ("400x300, 416x180", (Size(300, 400), Size(180, 416))),
     "POMONA_GRADES": ("fine:0.1", (Grade(grade="fine", max_infected_fraction=0.1),)),
     "POMONA_DRAIN_TIMEOUT_S": ("0.5", 0.5),
+    "POMONA_MAX_CONNECTIONS": ("10", 10),
+    "POMONA_HEADER_TIMEOUT_S": ("2.5", 2.5),
+    "POMONA_IDLE_TIMEOUT_S": ("30", 30.0),
+    "POMONA_WRITE_TIMEOUT_S": ("7", 7.0),
+    "POMONA_ADMIN_PORT": ("3002", 3002),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
 
 TLS = ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE")
+AUTHORITIES, KEYS = "POMONA_TLS_CLIENT_CA_FILE", "POMONA_API_KEYS_FILE"
 
 WRONG = [
     ("POMONA_HTTP_PORT", "0"),
@@ -50,6 +59,9 @@ WRONG = [
     ("POMONA_GRPC_PORT", "-1"),
     ("POMONA_GRPC_PORT", "65536"),
     ("POMONA_TLS_KEY_FILE", "nowhere/tls.key"),
+    ("POMONA_API_KEYS_FILE", "nowhere/keys.json"),
+    ("POMONA_METRICS_ACCESS", "all"),
+    ("POMONA_ALLOW_ANONYMOUS", "please"),
     ("POMONA_MODELS", " , "),
     ("POMONA_BACKEND", "onnx"),
     ("POMONA_THREADS", "-1"),
@@ -74,6 +86,11 @@ WRONG = [
     ("POMONA_GRADES", "A:nan"),
     ("POMONA_GRADES", " , "),
     ("POMONA_DRAIN_TIMEOUT_S", "0"),
+    ("POMONA_MAX_CONNECTIONS", "0"),
+    ("POMONA_HEADER_TIMEOUT_S", "0"),
+    ("POMONA_IDLE_TIMEOUT_S", "0"),
+    ("POMONA_WRITE_TIMEOUT_S", "never"),
+    ("POMONA_ADMIN_PORT", "-1"),
     ("POMONA_LOG_LEVEL", "info"),
 ]
 
@@ -86,7 +103,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_is_in_these_tests() -> None:
-    assert {*FROM_TEXT, *TLS} == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
+    assert {*FROM_TEXT, *TLS, AUTHORITIES, KEYS} == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
 
 
 def test_every_setting_is_described() -> None:
@@ -203,6 +220,53 @@ def test_a_key_that_does_not_fit_the_certificate_is_refused(
         monkeypatch.setenv(TLS[1], str(key))
         with pytest.raises(SettingsError, match=rf"^POMONA_TLS_KEY_FILE: .*{key.name}"):
             load_settings()
+
+
+def test_authorities_of_callers_are_certificates_and_need_a_certificate_of_the_service(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(AUTHORITIES, str(identity.authority))
+    with pytest.raises(SettingsError, match=r"^POMONA_TLS_CLIENT_CA_FILE: .* needs tls_cert_file and tls_key_file"):
+        load_settings()
+    for variable, file in zip(TLS, (identity.tls.certificate, identity.tls.key), strict=True):
+        monkeypatch.setenv(variable, str(file))
+    assert load_settings().tls == dataclasses.replace(identity.tls, client_authorities=identity.authority)
+    monkeypatch.setenv(AUTHORITIES, str(identity.tls.key))
+    with pytest.raises(SettingsError, match=r"^POMONA_TLS_CLIENT_CA_FILE: .*authorities in PEM"):
+        load_settings()
+
+
+def test_a_file_of_keys_is_read_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys.json"
+    monkeypatch.setenv(KEYS, str(file))
+    file.write_text('{"keys": [{"name": "line-3"}]}')
+    with pytest.raises(SettingsError, match=r"^POMONA_API_KEYS_FILE: .*keys\.json is malformed: keys\.0\."):
+        load_settings()
+    file.write_text('{"keys": []}')
+    assert load_settings().api_keys_file == file
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.7.2", "pomona.local"])  # noqa: S104 (what is refused)
+def test_without_keys_or_certificates_of_callers_the_service_is_for_this_machine_alone(
+    host: str, identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_strangers(load_settings(), "127.0.0.1")
+    refuse_strangers(load_settings(), "::1")
+    with pytest.raises(SettingsError, match=rf"listen on {host} .*POMONA_API_KEYS_FILE.*POMONA_ALLOW_ANONYMOUS=true"):
+        refuse_strangers(load_settings(), host)
+    for variable, file in zip(TLS, (identity.tls.certificate, identity.tls.key), strict=True):
+        monkeypatch.setenv(variable, str(file))
+    with pytest.raises(SettingsError, match="nobody authenticated"):
+        refuse_strangers(load_settings(), host)  # the service's own certificate says nothing about callers
+    monkeypatch.setenv(AUTHORITIES, str(identity.authority))
+    refuse_strangers(load_settings(), host)
+    monkeypatch.delenv(AUTHORITIES)
+    monkeypatch.setenv("POMONA_ALLOW_ANONYMOUS", "true")
+    refuse_strangers(load_settings(), host)
+    monkeypatch.delenv("POMONA_ALLOW_ANONYMOUS")
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    monkeypatch.setenv(KEYS, str(tmp_path / "keys.json"))
+    refuse_strangers(load_settings(), host)
 
 
 def test_settings_cannot_be_changed() -> None:

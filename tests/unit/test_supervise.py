@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 
 from service.supervise import UNHEALTHY, Health, Watch, probe, supervise
@@ -126,3 +128,22 @@ def test_a_signal_is_forwarded_and_the_status_is_the_servers() -> None:
             return "healthy"
 
         assert supervise(server, stopped_meanwhile, every=SOON, drain=10) == 0
+
+
+def test_a_server_that_does_not_stop_after_a_signal_is_killed_with_its_workers() -> None:
+    worker = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {LONG!r}]).pid, flush=True)"
+    with process(f"{worker}\n{STUBBORN}") as server:
+        assert server.stdout is not None
+        child = int(server.stdout.readline())
+        server.stdout.readline()
+
+        def stopped_meanwhile() -> Health:
+            signal.raise_signal(signal.SIGTERM)
+            return "healthy"
+
+        assert supervise(server, stopped_meanwhile, every=SOON, drain=SOON) == UNHEALTHY
+        assert server.returncode == -signal.SIGKILL
+        until = time.monotonic() + 10
+        while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < until
+            time.sleep(SOON)

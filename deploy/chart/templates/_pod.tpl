@@ -10,8 +10,10 @@ capabilities:
 {{/* Settings that the chart decides, then the user's: those of the ConfigMap may not name the former. */}}
 {{- define "pomona.environment" -}}
 {{- $values := .root.Values -}}
+- {name: POMONA_HTTP_HOST, value: "0.0.0.0"}
 - {name: POMONA_HTTP_PORT, value: "3000"}
 - {name: POMONA_GRPC_PORT, value: "3001"}
+- {name: POMONA_ADMIN_PORT, value: "3002"}
 - {name: POMONA_MODELS, value: {{ join "," .of.models | quote }}}
 - {name: POMONA_BACKEND, value: {{ ternary "torch" "openvino" $values.gpu.enabled }}}
 - {name: POMONA_DRAIN_TIMEOUT_S, value: {{ $values.drain.timeoutSeconds | quote }}}
@@ -23,6 +25,43 @@ capabilities:
 {{- end }}
 {{- if $values.weights.modelsFile.configMap }}
 - {name: POMONA_MODELS_FILE, value: /var/lib/pomona/{{ $values.weights.modelsFile.key }}}
+{{- end }}
+{{- end }}
+
+{{/* Of the server alone: which files say who may call. */}}
+{{- define "pomona.accessEnvironment" -}}
+{{- $access := .Values.access -}}
+{{- if not (or $access.keysSecret $access.clientCaSecret $access.anonymous) }}
+{{- fail "access: name a Secret with API keys (keysSecret) or with the authority of callers' certificates (clientCaSecret), or set anonymous: true; see docs/production.md." }}
+{{- end }}
+{{- if and $access.clientCaSecret (not .Values.tls.secretName) }}
+{{- fail "access.clientCaSecret needs tls.secretName: callers present certificates over TLS." }}
+{{- end }}
+{{- if .Values.tls.secretName }}
+- {name: POMONA_TLS_CERT_FILE, value: /etc/pomona/tls/tls.crt}
+- {name: POMONA_TLS_KEY_FILE, value: /etc/pomona/tls/tls.key}
+{{- end }}
+{{- if $access.clientCaSecret }}
+- {name: POMONA_TLS_CLIENT_CA_FILE, value: /etc/pomona/client-ca/ca.crt}
+{{- end }}
+{{- if $access.keysSecret }}
+- {name: POMONA_API_KEYS_FILE, value: /etc/pomona/keys/{{ $access.keysKey }}}
+{{- end }}
+{{- if $access.anonymous }}
+- {name: POMONA_ALLOW_ANONYMOUS, value: "true"}
+{{- end }}
+{{- end }}
+
+{{/* As folders, not single files: what is renewed in a Secret then reaches the pod. */}}
+{{- define "pomona.accessMounts" -}}
+{{- if .Values.tls.secretName }}
+- {name: tls, mountPath: /etc/pomona/tls, readOnly: true}
+{{- end }}
+{{- if .Values.access.clientCaSecret }}
+- {name: client-ca, mountPath: /etc/pomona/client-ca, readOnly: true}
+{{- end }}
+{{- if .Values.access.keysSecret }}
+- {name: keys, mountPath: /etc/pomona/keys, readOnly: true}
 {{- end }}
 {{- end }}
 
@@ -61,8 +100,15 @@ capabilities:
 {{- with .root.Values.tls.secretName }}
 - {name: tls, secret: {secretName: {{ . }}, defaultMode: 288}}   # 0440
 {{- end }}
+{{- with .root.Values.access.clientCaSecret }}
+- {name: client-ca, secret: {secretName: {{ . }}, defaultMode: 288}}
+{{- end }}
+{{- with .root.Values.access.keysSecret }}
+- {name: keys, secret: {secretName: {{ . }}, defaultMode: 288}}
+{{- end }}
 {{- end }}
 
+{{/* The port for probes has connections of its own, and no TLS. */}}
 {{- define "pomona.probe" -}}
-httpGet: {path: {{ .path }}, port: http, scheme: {{ ternary "HTTPS" "HTTP" (ne .root.Values.tls.secretName "") }}}
+httpGet: {path: {{ .path }}, port: admin, scheme: HTTP}
 {{- end }}

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from types import ModuleType, TracebackType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pomona._requests import (
@@ -36,7 +36,14 @@ from pomona.prompts import Prompts
 from pomona.results import Embedding, FrameInfo, ImageInfo, Inspection, Model, Segmentation, SemanticMap
 from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, to_timeout
 from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, stream_frames
-from pomona.transports import AsyncStreamingTransport, AsyncTransport, StreamingTransport, Transport
+from pomona.transports import (
+    AsyncStreamingTransport,
+    AsyncTransport,
+    ClientCertificate,
+    StreamingTransport,
+    Transport,
+    with_api_key,
+)
 
 T = TypeVar("T")
 
@@ -71,11 +78,13 @@ class Client(_Client):
         retry: how often to try again; `NO_RETRY` for never.
         headers: sent with every request, for example a proxy's token.
         tls: for your own certificate authority, all that gRPC takes of it; None for the usual ones.
-        transport: instead of `url`, `headers` and `tls`: another way to the service, or that of `pomona.testing`.
+        api_key: the service's; None for that of the variable `POMONA_API_KEY`, if there is one.
+        client_certificate: files of a certificate with its chain and of its key, PEM, for mutual TLS.
+        transport: instead of all that says how to reach `url`: another way to the service, or that of `pomona.testing`.
         sleep: how to wait between attempts.
 
     Raises:
-        InvalidArgument: the URL cannot be used.
+        InvalidArgument: the URL, the key or the certificate cannot be used.
         MissingPackage: the URL is one of gRPC, and the extra `grpc` is not installed.
     """
 
@@ -87,18 +96,25 @@ class Client(_Client):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        api_key: str | None = None,
+        client_certificate: ClientCertificate | None = None,
         transport: Transport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(timeout, retry)
         self._sleep = sleep
+        options: dict[str, Any] = {
+            "headers": with_api_key(headers, api_key),
+            "tls": tls,
+            "client_certificate": client_certificate,
+        }
         self._transport: Transport
         if transport is not None:
             self._transport = transport
         elif _is_grpc(url):
-            self._transport = _grpc().GrpcTransport(url, headers=headers, tls=tls, connect=self._timeout.connect)
+            self._transport = _grpc().GrpcTransport(url, **options, connect=self._timeout.connect)
         else:
-            self._transport = HttpTransport(url, headers=headers, tls=tls)
+            self._transport = HttpTransport(url, **options)
 
     def segment(
         self,
@@ -329,18 +345,25 @@ class AsyncClient(_Client):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        api_key: str | None = None,
+        client_certificate: ClientCertificate | None = None,
         transport: AsyncTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         super().__init__(timeout, retry)
         self._sleep = sleep
+        options: dict[str, Any] = {
+            "headers": with_api_key(headers, api_key),
+            "tls": tls,
+            "client_certificate": client_certificate,
+        }
         self._transport: AsyncTransport
         if transport is not None:
             self._transport = transport
         elif _is_grpc(url):
-            self._transport = _grpc().GrpcTransport(url, headers=headers, tls=tls, connect=self._timeout.connect)
+            self._transport = _grpc().GrpcTransport(url, **options, connect=self._timeout.connect)
         else:
-            self._transport = AsyncHttpTransport(url, headers=headers, tls=tls)
+            self._transport = AsyncHttpTransport(url, **options)
 
     async def segment(
         self,

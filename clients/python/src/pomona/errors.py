@@ -21,6 +21,9 @@ PomonaError
 │   │   ├── ModelNotLoaded         model_not_loaded
 │   │   ├── WrongModelFamily       wrong_model_family
 │   │   └── UnsupportedInput       unsupported_input
+│   ├── AccessError                the caller may not do this
+│   │   ├── Unauthenticated        unauthenticated: no API key, or none that is valid
+│   │   └── PermissionDenied       permission_denied: the API key is for something else
 │   └── MalformedRequest           malformed_request
 │       ├── MalformedJson          malformed_json
 │       ├── UnknownField           unknown_field
@@ -28,6 +31,7 @@ PomonaError
 │       ├── NotFound               not_found: not a Pomona at this address, or an older one
 │       └── MethodNotAllowed       method_not_allowed
 ├── TryLater                       nothing is wrong with the request
+│   ├── RateLimited                rate_limited: the API key has as many requests as it may have
 │   ├── Overloaded                 overloaded
 │   └── NotReady                   not_ready
 ├── TooLate                        no answer in time
@@ -192,6 +196,22 @@ class UnsupportedInput(ModelError):
     default_code = "unsupported_input"
 
 
+class AccessError(RequestRefused):
+    """The caller may not do this."""
+
+
+class Unauthenticated(AccessError):
+    """There is no API key, or none that is valid: `api_key`, or the variable `POMONA_API_KEY`."""
+
+    default_code = "unauthenticated"
+
+
+class PermissionDenied(AccessError):
+    """The API key is for something else."""
+
+    default_code = "permission_denied"
+
+
 class MalformedRequest(RequestRefused):
     """Not what the endpoint accepts: often a client and a service of different versions."""
 
@@ -230,6 +250,12 @@ class MethodNotAllowed(MalformedRequest):
 
 class TryLater(PomonaError):
     """Nothing is wrong with the request; `retry_after` says when to send it again."""
+
+
+class RateLimited(TryLater):
+    """The API key has as many requests, at a time or per second, as it may have."""
+
+    default_code = "rate_limited"
 
 
 class Overloaded(TryLater):

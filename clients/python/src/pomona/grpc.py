@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -18,7 +19,7 @@ from pomona._requests import Attempt, Call, Ready, Request
 from pomona.errors import ClientClosed, InvalidArgument, NotReady
 from pomona.grpc_codec import call_error, encode_call, metadata_of, parse_message, path_of
 from pomona.grpc_streams import FrameStream
-from pomona.transports import parse_url
+from pomona.transports import ClientCertificate, parse_url
 
 T = TypeVar("T")
 
@@ -33,10 +34,11 @@ class GrpcTransport:
         url: of the service, `grpc://host:port`, or `grpcs://` for TLS; port 3001 where there is none.
         headers: metadata sent with every call, for example a proxy's token.
         tls: for your own certificate authorities, all that gRPC takes of it; None for the usual ones.
+        client_certificate: for mutual TLS.
         connect: seconds in which a connection must be made; it is the channel's, so `Attempt.connect` is not used.
 
     Raises:
-        InvalidArgument: the URL is not one of gRPC, or gRPC cannot use the context.
+        InvalidArgument: the URL is not one of gRPC, or gRPC cannot use the context or the certificate.
     """
 
     def __init__(
@@ -45,16 +47,21 @@ class GrpcTransport:
         *,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        client_certificate: ClientCertificate | None = None,
         connect: float = 5.0,
     ) -> None:
         target, secure = parse_target(url)
         self._headers = metadata_of(headers or {})
         if secure:
-            self._channel = grpc.secure_channel(target, _credentials(tls), _channel_options(connect))
-        elif tls is None:
+            self._channel = grpc.secure_channel(
+                target, _credentials(tls, client_certificate), _channel_options(connect)
+            )
+        elif tls is None and client_certificate is None:
             self._channel = grpc.insecure_channel(target, _channel_options(connect))
         else:
-            raise InvalidArgument(f"url must start with grpcs:// where tls is given, got {url!r}.")
+            raise InvalidArgument(
+                f"url must start with grpcs:// where tls or client_certificate is given, got {url!r}."
+            )
         self._methods: dict[str, Any] = {}
         self._closed = False
 
@@ -169,13 +176,19 @@ def _channel_options(connect: float) -> list[tuple[str, int]]:
     ]
 
 
-def _credentials(tls: ssl.SSLContext | None) -> grpc.ChannelCredentials:
+def _credentials(tls: ssl.SSLContext | None, client_certificate: ClientCertificate | None) -> grpc.ChannelCredentials:
+    certificate = key = None
+    if client_certificate is not None:
+        try:
+            certificate, key = (Path(file).read_bytes() for file in client_certificate)
+        except OSError as error:
+            raise InvalidArgument(f"client_certificate must be a certificate and its key in PEM: {error}.") from error
     if tls is None:
-        return grpc.ssl_channel_credentials()
+        return grpc.ssl_channel_credentials(None, key, certificate)
     authorities = tls.get_ca_certs(binary_form=True)
     if tls.verify_mode is ssl.CERT_NONE or not authorities:
         raise InvalidArgument(
             "tls must verify certificates and have its authorities loaded, as ssl.create_default_context(cafile=…): "
             "gRPC uses nothing else of it."
         )
-    return grpc.ssl_channel_credentials("".join(map(ssl.DER_cert_to_PEM_cert, authorities)).encode())
+    return grpc.ssl_channel_credentials("".join(map(ssl.DER_cert_to_PEM_cert, authorities)).encode(), key, certificate)

@@ -28,8 +28,10 @@ from pomona.errors import (
     InvalidArgument,
     NotFound,
     Overloaded,
+    PermissionDenied,
     PomonaError,
     RequestRefused,
+    Unauthenticated,
     UploadTooLarge,
     error_for,
 )
@@ -267,8 +269,8 @@ _CLASS_OF_STATUS: Final[Mapping[grpc.StatusCode, type[PomonaError]]] = {
     grpc.StatusCode.ALREADY_EXISTS: RequestRefused,
     grpc.StatusCode.FAILED_PRECONDITION: RequestRefused,
     grpc.StatusCode.OUT_OF_RANGE: RequestRefused,
-    grpc.StatusCode.UNAUTHENTICATED: RequestRefused,
-    grpc.StatusCode.PERMISSION_DENIED: RequestRefused,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
 }
 """For statuses without a code of Pomona's: those of gRPC itself, or of a proxy."""
 
@@ -294,7 +296,7 @@ def status_error(status: grpc.StatusCode, details: str | None, trailing: Trailin
     delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry.HasField("retry_delay") else None
     request_id = info.metadata.get("request_id") or _text(trailing, "x-request-id")
     if info.metadata.get("code"):
-        refused = _CLASS_OF_STATUS.get(status) is RequestRefused
+        refused = issubclass(_CLASS_OF_STATUS.get(status, InternalError), RequestRefused)
         return error_for(
             info.metadata["code"], details or "", refused=refused, request_id=request_id, retry_after=delay
         )

@@ -26,13 +26,15 @@ from pomona.errors import (
     InvalidArgument,
     NotReady,
     Overloaded,
+    PermissionDenied,
     PomonaError,
     TimedOut,
     TooLate,
+    Unauthenticated,
     UploadTooLarge,
     error_for,
 )
-from pomona.transports import parse_result, parse_url, too_late
+from pomona.transports import ClientCertificate, parse_result, parse_url, too_late
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ _LIMITS: Final = httpx.Limits(max_connections=256, max_keepalive_connections=256
 _LONGEST_QUERY: Final = 2000  # characters of JSON; servers and proxies take at least 8000 in all, escaped
 _SHOWN: Final = 200  # bytes of an unexpected answer
 _CODE_OF_STATUS: Final = {
+    401: Unauthenticated.default_code,
+    403: PermissionDenied.default_code,
     413: UploadTooLarge.default_code,
     429: Overloaded.default_code,
     502: NotReady.default_code,
@@ -150,10 +154,11 @@ class HttpTransport:
         url: of the service, `http://` or `https://`; a path in it is a prefix of the API's.
         headers: sent with every request, for example a proxy's token.
         tls: for your own certificate authority; None for the usual ones.
+        client_certificate: for mutual TLS; loaded into `tls` where that is given.
         through: httpx transport instead of the network.
 
     Raises:
-        InvalidArgument: the URL is not one of HTTP.
+        InvalidArgument: the URL is not one of HTTP, or the certificate cannot be used.
     """
 
     def __init__(
@@ -162,9 +167,10 @@ class HttpTransport:
         *,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        client_certificate: ClientCertificate | None = None,
         through: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(**_options(url, headers, tls), transport=through)
+        self._http = httpx.Client(**_options(url, headers, tls, client_certificate), transport=through)
 
     def send(self, call: Call[T], attempt: Attempt) -> T:
         """Send a call; see `pomona.transports.Transport`."""
@@ -192,9 +198,10 @@ class AsyncHttpTransport:
         *,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        client_certificate: ClientCertificate | None = None,
         through: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**_options(url, headers, tls), transport=through)
+        self._http = httpx.AsyncClient(**_options(url, headers, tls, client_certificate), transport=through)
 
     async def asend(self, call: Call[T], attempt: Attempt) -> T:
         """Send a call; see `pomona.transports.AsyncTransport`."""
@@ -213,8 +220,25 @@ class AsyncHttpTransport:
         await self._http.aclose()
 
 
-def _options(url: str, headers: Mapping[str, str] | None, tls: ssl.SSLContext | None) -> dict[str, Any]:
-    parse_url(url, ("http", "https"))
+def _options(
+    url: str,
+    headers: Mapping[str, str] | None,
+    tls: ssl.SSLContext | None,
+    client_certificate: ClientCertificate | None,
+) -> dict[str, Any]:
+    scheme = parse_url(url, ("http", "https")).scheme
+    if client_certificate is not None:
+        if scheme != "https":
+            raise InvalidArgument(f"url must start with https:// where client_certificate is given, got {url!r}.")
+        tls = tls or httpx.create_ssl_context()
+        certificate, key = client_certificate
+        try:
+            # Without a password it would prompt for one at the terminal.
+            tls.load_cert_chain(certificate, key, password=lambda: "")
+        except OSError as error:  # ssl.SSLError is one too
+            raise InvalidArgument(
+                f"client_certificate must be a certificate and its unlocked key in PEM: {error}."
+            ) from error
     return {"base_url": url, "headers": dict(headers or {}), "verify": tls or _default_tls(), "limits": _LIMITS}
 
 

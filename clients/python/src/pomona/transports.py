@@ -6,14 +6,19 @@ Retries, deadlines over several attempts and resending forgotten images are the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
 from pomona._requests import Attempt, Call, Request
 from pomona.errors import BadAnswer, DeadlineExceeded, InvalidArgument, NoAnswer, TooLate
 
 T = TypeVar("T")
+
+
+ClientCertificate: TypeAlias = "tuple[str | os.PathLike[str], str | os.PathLike[str]]"
+"""Files of a certificate with its chain, and of its key without a password: PEM."""
 
 
 class Transport(Protocol):
@@ -73,6 +78,29 @@ class AsyncStreamingTransport(Protocol):
     def astream(self, request: Request[Any], in_flight: int) -> AsyncTransport | None:
         """Return a transport for one camera, as `StreamingTransport.stream`."""
         ...
+
+
+def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    """Return headers with an API key.
+
+    Args:
+        headers: of the caller; a key in these is left as it is.
+        api_key: of the service; None for that of the variable `POMONA_API_KEY`, if there is one.
+
+    Raises:
+        InvalidArgument: the key is not text that a header can have.
+    """
+    given = dict(headers or {})
+    if api_key is None and not {"authorization", "x-api-key"}.isdisjoint(name.lower() for name in given):
+        return given
+    key = os.environ.get("POMONA_API_KEY", "").strip() if api_key is None else api_key
+    if api_key is None and not key:
+        return given
+    if not (key.isascii() and key.isprintable() and key and " " not in key):
+        raise InvalidArgument("api_key must be printable ASCII without spaces, as python -m service.keys prints it.")
+    return {name: value for name, value in given.items() if name.lower() != "authorization"} | {
+        "authorization": f"Bearer {key}"
+    }
 
 
 def too_late(attempt: Attempt) -> TooLate:
