@@ -73,6 +73,14 @@ def test_a_port_that_is_in_use_ends_the_start_with_one_sentence_and_a_status(tmp
     assert "Traceback" not in ended.stderr + ended.stdout
 
 
+def test_a_port_that_a_worker_cannot_have_ends_the_server_too(tmp_path: Path) -> None:
+    port = free_port()  # for both: it is free until the worker listens
+    ended = serve(tmp_path, environment_of(port, models="unet-mobilenetv2-citrus", admin_port=str(port)))
+    assert ended.returncode == 1
+    assert f"127.0.0.1 port {port} cannot be listened on: Address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
 def serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bentoml", "serve", "service.app:Pomona"],
