@@ -245,7 +245,7 @@ class Services(grpc.GenericRpcHandler):
             remaining = servicer.time_remaining()
             expires = None if remaining is None else now + remaining
             context.deadline = expires
-            return Call(self._door, path, metadata, context, expires, servicer)
+            return Call(self._door, path[:_MAX_LOGGED_PATH], metadata, context, expires, servicer)
 
         if method is None:
             return self._unread(call_of, "other", path)  # metrics count no names that callers make up

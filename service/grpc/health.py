@@ -9,13 +9,14 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 _Response = health_pb2.HealthCheckResponse
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME: Final = "grpc.health.v1.Health"
 
-_STANDARD: Final = "/grpc."
+_STANDARD: Final = (f"/{SERVICE_NAME}/", f"/{reflection.SERVICE_NAME}/")
 _UNREADABLE: Final = object()
 
 

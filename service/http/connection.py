@@ -184,9 +184,10 @@ class Connection(HttpToolsProtocol):
         self.linger()
 
     def write(self, data: bytes) -> None:
-        """Send a part of an answer."""
-        self._written += len(data)
-        self.transport.write(data)
+        """Send a part of an answer, unless the connection was lost: only the newest request is told of that."""
+        if not self._lost:
+            self._written += len(data)
+            self.transport.write(data)
 
     def linger(self) -> None:
         """Close, once the caller has sent what it is sending or the patience with that ends."""
@@ -215,7 +216,7 @@ class _Lingering:
 
     def close(self) -> None:
         """Close after an answer."""
-        if self._cycle.more_body:
+        if self._cycle.more_body and not self._connection.transport.is_closing():
             self._connection.linger()
         else:
             self._connection.transport.close()

@@ -160,6 +160,7 @@ class Listener:
                 accepted,
                 ssl=self._tls,
                 ssl_handshake_timeout=None if self._tls is None else self._handshake_s,
+                ssl_shutdown_timeout=None if self._tls is None else self._handshake_s,
             )
         except OSError:  # the handshake failed or took too long; the socket is closed
             accepted.close()

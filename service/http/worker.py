@@ -101,7 +101,7 @@ def reserve_ports(settings: Settings) -> None:
             listening_socket(settings.http_host, port, f"POMONA_{name.upper()}").close()
 
     def leave_to_the_workers(bound: socket.socket, backlog: int) -> None:
-        """Listen not."""
+        """Do nothing."""
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (a handler's signature)
         atexit.register(os._exit, 1)

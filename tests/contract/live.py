@@ -77,6 +77,7 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
             other = GrpcServer(make_settings(**settings), drain=door.app.drain) if grpc else None
             grpc_address = ""
             if other is not None:
+                door.app.drain.on_begin(other.halt)
                 grpc_address = f"grpc://{host}:{await other.start(host, 0)}"
                 other.open(door.pipelines)
             address = f"http://{host}:{port}"

@@ -133,3 +133,32 @@ def test_a_priority_changes_no_answer(client: httpx.Client, scene: Scene, known:
     prompt = {"box": scene.box(1), "multimask": False}
     urgent = segment(client, known, prompt, headers={"priority": urgency})
     assert urgent.results == segment(client, known, prompt, headers=FAR_AWAY).results
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/nope", "not_found"),
+        ("GET", "/schema.json", "not_found"),
+        ("POST", "/readyz", "method_not_allowed"),
+        ("DELETE", "/", "method_not_allowed"),
+        ("GET", "/" + "a" * 50_000, "not_found"),
+    ],
+    ids=["unknown", "BentoML's", "a probe's", "the page's", "long"],
+)
+def test_every_path_answers_with_a_problem(
+    client: httpx.Client, server: Server, method: str, path: str, code: str
+) -> None:
+    answer = client.request(method, path)
+    problem(answer, code)
+    (line,) = [line for line in server.log().splitlines() if answer.headers["x-request-id"] in line]
+    assert len(line) < 1000
+
+
+def test_a_path_with_a_line_break_answers_as_its_protocol_does(client: httpx.Client) -> None:
+    answer = client.get("/v2/%0A")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+    assert answer.json()["error"]

@@ -15,7 +15,6 @@ from models.errors import PomonaError
 from models.weights import download
 from service import access, errors, settings
 from service.errors import PROBLEMS, ProblemType, problem_of
-from service.grpc import server
 from service.observability import tracing
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +87,7 @@ OF_THE_SERVER = {
     domain.DeviceBroken,
     access.KeyFileError,
     settings.SettingsError,
-    server.PortTaken,
+    errors.PortTaken,
     tracing.TracingMisconfigured,
 }
 """Errors that a caller can do nothing about, and base classes that are never raised themselves."""

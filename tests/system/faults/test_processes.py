@@ -49,16 +49,16 @@ def test_after_a_worker_or_its_parent_was_killed_callers_are_refused_at_once(tmp
         worker = worker_of(server)
         worker.kill()
         seconds_until(lambda: gone(worker))
-        assert refused(server.port)
-        assert refused(grpc_port)
+        for port in (server.port, grpc_port):  # the threads of a killed process end one by one
+            seconds_until(lambda port=port: refused(port), REFUSED_WITHIN_S)  # type: ignore[misc]
         seconds_until(lambda: answers(server), RESPAWNED_WITHIN_S)
 
         worker = worker_of(server)
         server.process.kill()
         server.process.wait()
         seconds_until(lambda: gone(worker), 5)
-        assert refused(server.port)
-        assert refused(grpc_port)
+        for port in (server.port, grpc_port):  # the threads of a killed process end one by one
+            seconds_until(lambda port=port: refused(port), REFUSED_WITHIN_S)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", ["POMONA_HTTP_PORT", "POMONA_GRPC_PORT", "POMONA_ADMIN_PORT"])
@@ -70,6 +70,14 @@ def test_a_port_that_is_in_use_ends_the_start_with_one_sentence_and_a_status(tmp
     assert ended.returncode == 1
     assert f"127.0.0.1 port {port} cannot be listened on: Address already in use" in ended.stderr
     assert f"Choose another port with {name}." in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_a_port_that_a_worker_cannot_have_ends_the_server_too(tmp_path: Path) -> None:
+    port = free_port()  # for both: it is free until the worker listens
+    ended = serve(tmp_path, environment_of(port, models="unet-mobilenetv2-citrus", admin_port=str(port)))
+    assert ended.returncode == 1
+    assert f"127.0.0.1 port {port} cannot be listened on: Address already in use" in ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
 
 

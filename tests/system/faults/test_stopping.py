@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
@@ -95,10 +96,12 @@ def test_a_stop_takes_no_longer_than_it_may_whatever_callers_do(server: Server, 
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert time.monotonic() - began < 1
         for port in (server.port, ports["admin"]):
-            assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 503
-            assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
-        refused = post(server)
-        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+            for path, status in (("/readyz", 503), ("/livez", 200)):
+                with opened(port, get(path)) as probe:
+                    assert answer(probe)[0] == status
+        with opened(server.port, upload(1000, 1000)) as late:
+            status, body = answer(late)
+        assert (status, json.loads(body)["code"]) == (503, "not_ready")
         with pytest.raises(grpc.RpcError) as caught:
             stub.ListModels(pb.ListModelsRequest())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
