@@ -6,7 +6,7 @@ Cameras' 10- and 12-bit pixels (Mono10, Mono12) are stored in 16 bits, most ofte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -15,40 +15,45 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 
 from models.errors import UnsupportedImageFormat
-from models.image_header import Header
+from models.headers.header import Header
 
 DEPTHS: Final = (8, 10, 12, 14, 16)
 """Bits of a sample that cameras have (GenICam's Mono8 to Mono16)."""
 
 _FULL: Final = 65535
-_ROWS: Final = 64  # scaled at a time, which leaves other threads their turn
+_ROWS: Final = 64  # scaled at a time: they stay in the cache, and other threads get their turn
 _HIGH_OF_14: Final = 64  # high bytes of samples of at most 14 bits are less
 _SWAPPED: Final = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
 
 
-def to_8_bits(samples: NDArray[Any], header: Header) -> NDArray[np.uint8]:
+def to_8_bits(image: PIL.Image.Image, header: Header) -> PIL.Image.Image:
     """Scale grey samples to 8 bits.
 
     Args:
-        samples: integers (height, width), 0 to 65535.
-        header: of the file they are from.
+        image: loaded, of mode I, I;16 or another kind of I;16.
+        header: of the file it is from.
 
     Returns:
-        uint8 of the same shape: 255 where a sample has the value of white or more.
+        The image in mode L: 255 where a sample has the value of white or more.
 
     Raises:
         UnsupportedImageFormat: a sample is negative or has more than 16 bits.
     """
-    low, high = int(samples.min()), int(samples.max())
+    strips = [np.asarray(strip) for strip in _strips(image)]
+    low, high = min(int(strip.min()) for strip in strips), max(int(strip.max()) for strip in strips)
     if low < 0 or high > _FULL:
         raise UnsupportedImageFormat(
             f"Integer pixels must lie in 0 to 65535 (16 bits), got {low} to {high}. Scale the image to 8 or 16 bits."
         )
-    return _scale(samples, white(int(np.bitwise_or.reduce(samples, axis=None)), header))
+    table = _table(white(high, lambda: _or(strips), header))
+    scaled = PIL.Image.new("L", image.size)
+    for number, strip in enumerate(strips):
+        scaled.paste(PIL.Image.fromarray(table[strip]), (0, number * _ROWS))
+    return scaled
 
 
 def narrow_samples(
-    image: PIL.Image.Image, reopen: Callable[[], ImageFile.ImageFile], header: Header
+    image: PIL.Image.Image, reopen: Callable[[], ImageFile.ImageFile], header: Header, check: Callable[[], None]
 ) -> PIL.Image.Image | None:
     """Scale colours of at most 14 bits that are stored in 16, of which Pillow kept the high bytes only.
 
@@ -56,36 +61,52 @@ def narrow_samples(
         image: loaded, with the high bytes.
         reopen: opens the same file.
         header: of the file.
+        check: called every few milliseconds; may raise.
 
     Returns:
-        The image in 8 bits, RGB; None where its high bytes are what is needed.
+        The image in mode RGB or L; None where its high bytes are what is needed.
     """
-    if image.mode not in {"RGB", "RGBA"} or max(high for _, high in _extrema(image)) >= _HIGH_OF_14:
+    if image.mode not in {"RGB", "RGBA"}:
         return None
+    high = 0
+    for strip in _strips(image):
+        check()
+        high = max(high, int(np.asarray(strip)[..., :3].max()))
+        if high >= _HIGH_OF_14:
+            return None
     second = reopen()
-    (tile,) = second.tile if len(second.tile) == 1 else (None,)
-    raw = None if tile is None else tile.args if isinstance(tile.args, str) else (tile.args or [None])[0]
-    if tile is None or not isinstance(raw, str) or raw[:-1] not in {"RGB;16", "RGBA;16", "LA;16", "RGBX;16"}:
+    raw, *others = _arguments(second.tile[0])
+    if not isinstance(raw, str) or raw[:-1] not in {"RGB;16", "RGBA;16", "LA;16", "RGBX;16"}:
         return None
     # Read with the bytes swapped, the low bytes are kept. Grey with alpha has the four bytes of 8-bit RGBA.
-    wanted = "RGBA" if raw.startswith("LA") else raw[:-1] + _SWAPPED[raw[-1]]
-    second.tile = [tile._replace(args=wanted if isinstance(tile.args, str) else (wanted, *tile.args[1:]))]
+    grey = raw.startswith("LA")
+    second.tile = [
+        tile._replace(args=("RGBA" if grey else raw[:-1] + _SWAPPED[raw[-1]], *others)) for tile in second.tile
+    ]
     second.load()
-    below = np.asarray(second)[..., :3].astype(np.uint16)
-    above = np.asarray(image)[..., :3].astype(np.uint16)
-    if wanted == "RGBA":
-        below = below[..., 1:2]
-        above = above[..., :1]
-    samples = above << 8 | below
-    scaled = _scale(samples, white(int(np.bitwise_or.reduce(samples, axis=None)), header))
-    return PIL.Image.fromarray(scaled[..., 0] if wanted == "RGBA" else scaled)
+
+    def samples() -> Iterator[NDArray[np.uint16]]:
+        for above, below in zip(_strips(image), _strips(second), strict=True):
+            check()
+            bands = (slice(0, 1), slice(1, 2)) if grey else (slice(0, 3), slice(0, 3))
+            one, other = np.asarray(above)[..., bands[0]], np.asarray(below)[..., bands[1]]
+            yield one.astype(np.uint16) << 8 | other
+
+    # Which low bytes there are matters only where there are no high ones.
+    table = _table(white(high << 8 | 255 if high else 0, lambda: _or(samples()), header))
+    scaled = PIL.Image.new("L" if grey else "RGB", image.size)
+    for number, strip in enumerate(samples()):
+        rows = table[strip]
+        scaled.paste(PIL.Image.fromarray(rows[..., 0] if grey else rows), (0, number * _ROWS))
+    return scaled
 
 
-def white(seen: int, header: Header) -> int:
+def white(high: int, seen: Callable[[], int], header: Header) -> int:
     """Return the value of a white sample.
 
     Args:
-        seen: bitwise or of all samples, 0 to 65535.
+        high: the largest sample, 0 to 65535.
+        seen: computes the bitwise or of all samples.
         header: of the file.
 
     Returns:
@@ -95,23 +116,28 @@ def white(seen: int, header: Header) -> int:
     """
     if header.sample_bits == 12:
         return 4095
-    if header.full_scale is not None and seen <= header.full_scale:
+    if header.full_scale is not None and high <= header.full_scale:
         return header.full_scale
     if (bits := header.significant_bits) is not None:
-        shifted = seen >> bits or not seen & (1 << 16 - bits) - 1
+        shifted = high >> bits or not seen() & (1 << 16 - bits) - 1
         return _FULL if shifted else (1 << bits) - 1
-    return next((1 << depth) - 1 for depth in DEPTHS if not seen >> depth)
+    return next((1 << depth) - 1 for depth in DEPTHS if not high >> depth)
 
 
-def _scale(samples: NDArray[Any], full: int) -> NDArray[np.uint8]:
-    table = (np.minimum(np.arange(_FULL + 1), full) * 255 + full // 2) // full
-    table = table.astype(np.uint8)
-    scaled = np.empty(samples.shape, np.uint8)
-    for top in range(0, len(samples), _ROWS):
-        scaled[top : top + _ROWS] = table[samples[top : top + _ROWS]]
-    return scaled
+def _strips(image: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
+    width, height = image.size
+    return (image.crop((0, top, width, min(top + _ROWS, height))) for top in range(0, height, _ROWS))
 
 
-def _extrema(image: PIL.Image.Image) -> list[tuple[int, int]]:
-    """Return the least and the largest value of red, green and blue."""
-    return [image.getchannel(band).getextrema() for band in "RGB"]  # type: ignore[misc]
+def _or(strips: Iterable[NDArray[Any]]) -> int:
+    return int(np.bitwise_or.reduce([np.bitwise_or.reduce(strip, axis=None) for strip in strips]))
+
+
+def _table(full: int) -> NDArray[np.uint8]:
+    """Return what samples of 0 to 65535 become."""
+    return ((np.minimum(np.arange(_FULL + 1), full) * 255 + full // 2) // full).astype(np.uint8)
+
+
+def _arguments(tile: ImageFile._Tile) -> tuple[Any, ...]:
+    """Return what the decoder of a tile takes: how samples are stored, and more."""
+    return tile.args if isinstance(tile.args, tuple) else (tile.args,)

@@ -1,7 +1,7 @@
 """Decodes JPEG, PNG, WebP, BMP and TIFF files of untrusted origin to upright 8-bit sRGB.
 
 Of a file with several images (MPO, animations, multi-page TIFF) the first is decoded. The header is read by
-`models.image_header`; what decoding costs is limited by it before any pixel is decoded, and decoders see only the parts
+`models.headers`; what decoding costs is limited by it before any pixel is decoded, and decoders see only the parts
 of a file that hold pixels.
 """
 
@@ -16,12 +16,12 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, TypeAlias
+from typing import IO, Final, TypeAlias, cast
 
 import cv2
 import numpy as np
 import PIL.Image
-from PIL import ImageFile
+from PIL import ImageFile, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -29,16 +29,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from models.colour import to_srgb
 from models.errors import DecodingStopped, ImageTooComplex, TooManyPixels, TruncatedImage, UnsupportedImageFormat
-from models.image_header import (
-    MAX_SCANNED_PIXELS,
-    MAX_SCANS,
-    Header,
-    Tiff,
-    count_scans,
-    icc_profile,
-    read_header,
-    read_short_header,
-)
+from models.headers.header import MAX_SCANNED_PIXELS, MAX_SCANS, Header, Tiff
+from models.headers.jpeg import count_scans
+from models.headers.read import icc_profile, read_header, read_short_header
+from models.headers.tiff import JPEG_IN_TIFF
 from models.image_samples import narrow_samples, to_8_bits
 from models.types import Image, Pixels, Size
 
@@ -51,7 +45,6 @@ MAX_RUN_LENGTH_BYTES: Final = 2 << 20
 
 _TILE_PIXELS: Final = 1 << 24  # a TIFF's tile may exceed a small image, but not by this much
 _TILED: Final = 2  # a TIFF's tiles together may exceed the pixel limit by this factor: those at the edge stick out
-_TIFF_JPEG: Final = frozenset({6, 7})  # compression
 
 # `_refuse_dear` compares the header with the caller's limit; Pillow's own would warn or raise at another number.
 PIL.Image.MAX_IMAGE_PIXELS = None
@@ -61,7 +54,7 @@ PIL.Image.MAX_IMAGE_PIXELS = None
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
     with suppress(AttributeError):
-        getattr(ctypes.CDLL(PIL.Image.core.__file__), _handler)(None)
+        getattr(ctypes.CDLL(_imaging.__file__), _handler)(None)
 
 # What decoders raise on damaged bytes. MemoryError is not among them: the machine is at fault then, not the image.
 _DAMAGE: Final = (
@@ -146,9 +139,7 @@ def decode(data: bytes, *, max_pixels: int, stop: Stop = _never) -> Image:
     return Image(id=content_id(data), pixels=pixels)
 
 
-def decode_resized(
-    data: bytes, resized: Size, *, max_pixels: int, scaled: bool = False, stop: Stop = _never
-) -> Pixels:
+def decode_resized(data: bytes, resized: Size, *, max_pixels: int, scaled: bool = False, stop: Stop = _never) -> Pixels:
     """Decode an image directly to the size of a model's input.
 
     No full-size array is made, which saves two copies of every pixel.
@@ -264,10 +255,10 @@ def _refuse_tiles(header: Header, tiff: Tiff, data: bytes, max_pixels: int) -> N
             f"The tiles of a TIFF must have at most {_TILED * limit} pixels together, got {count} tiles of {width} x "
             f"{height}. Save it with tiles or strips of the image's size."
         )
-    if tiff.compression in _TIFF_JPEG:
+    if tiff.compression in JPEG_IN_TIFF:
         if tiff.stored > len(data):
             raise TruncatedImage(
-                f"The TIFF's strips have {tiff.stored} bytes together, but the file has {len(data)}. Send the whole file."
+                f"The TIFF's strips have {tiff.stored} bytes together, the file has {len(data)}. Send the whole file."
             )
         scans = sum(data.count(b"\xff\xda", at, at + (1 << 20) + 1) for at in range(0, len(data), 1 << 20))
         _refuse_scans(-(-scans // count), count * width * height, "TIFF's JPEG")
@@ -293,7 +284,7 @@ def _refuse_above(limit: int, width: int, height: int, what: str) -> None:
 
 
 class _Parts(io.RawIOBase):
-    """A file made of parts of another: a head, a body that is not copied, and a tail. Reading ends where `stop` says."""
+    """A file made of a head, a body that is not copied, and a tail. Reading ends where `stop` says."""
 
     def __init__(self, head: bytes, body: memoryview, tail: bytes, stop: Stop) -> None:
         super().__init__()
@@ -375,8 +366,8 @@ def _opened(header: Header, data: bytes, stop: Stop) -> ImageFile.ImageFile:
     head, body = b"".join(data[slice(*part)] for part in heads), memoryview(data)[start:end]
     if header.jpeg is None:
         # Where the pixels end early, what follows must not be taken for them.
-        return PngImageFile(_Parts(head, body, b"" if end > len(data) else _IEND, stop))
-    image = JpegImageFile(_Parts(head, body, b"", stop))
+        return PngImageFile(cast("IO[bytes]", _Parts(head, body, b"" if end > len(data) else _IEND, stop)))
+    image = JpegImageFile(cast("IO[bytes]", _Parts(head, body, b"", stop)))
     if header.jpeg.several_scans:
         image.decodermaxblock = _BLOCK
     if header.jpeg.layers == 4 and not header.jpeg.adobe:
@@ -409,8 +400,11 @@ def _decode_webp(header: Header, data: bytes, stop: Stop) -> PIL.Image.Image:
     pixels = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None or pixels.shape != (header.height, header.width, 3):
         raise ValueError("its pixels cannot be read")
-    _check(stop)
-    return PIL.Image.fromarray(pixels)
+    image = PIL.Image.new("RGB", (header.width, header.height))
+    for top in range(0, header.height, _STRIP):  # in one, it would hold that lock
+        _check(stop)
+        image.paste(PIL.Image.fromarray(pixels[top : top + _STRIP]), (0, top))
+    return image
 
 
 def _to_srgb(image: PIL.Image.Image, header: Header, data: bytes, stop: Stop) -> PIL.Image.Image:
@@ -424,9 +418,9 @@ def _to_srgb(image: PIL.Image.Image, header: Header, data: bytes, stop: Stop) ->
             "Pixels must be integers of at most 16 bits, got floating-point numbers. Scale the image to 8 or 16 bits."
         )
     if image.mode.startswith("I"):
-        image = PIL.Image.fromarray(to_8_bits(np.asarray(image), header))
-    elif header.sample_bits == 16 and (colour := narrow_samples(image, lambda: _opened(header, data, stop), header)):
-        image = colour
+        image = to_8_bits(image, header)
+    elif header.sample_bits == 16:
+        image = narrow_samples(image, lambda: _opened(header, data, stop), header, lambda: _check(stop)) or image
     _check(stop)
     # Pillow would convert the transparent colour too, which warns or fails on odd ones.
     image.info.pop("transparency", None)

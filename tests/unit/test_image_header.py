@@ -17,7 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from models import images
 from models.errors import ImageTooComplex, NotAnImage, TruncatedImage
-from models.image_header import MAX_STEPS, QUICK_STEPS, read_header, read_short_header
+from models.headers.header import MAX_STEPS, QUICK_STEPS
+from models.headers.read import read_header, read_short_header
 from models.types import Size
 
 LIMIT = 1_000_000
@@ -76,7 +77,6 @@ def xmp_with(orientation: int) -> bytes:
     st.none() | st.integers(1, 8),
     st.integers(0, 80),
     st.sampled_from("<>"),
-    st.booleans(),
 )
 def test_size_and_orientation_are_those_that_pillow_finds(
     kind: str,
@@ -86,8 +86,8 @@ def test_size_and_orientation_are_those_that_pillow_finds(
     in_xmp: int | None,
     others: int,
     order: str,
-    progressive: bool,
 ) -> None:
+    progressive = others % 3 == 0
     exif = exif_with(orientation, others=others, order=order, prefix=b"Exif\0\0")
     options: dict[str, object] = {}
     if kind in {"JPEG", "PNG", "WEBP"}:
