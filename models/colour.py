@@ -16,7 +16,9 @@ _Mode: TypeAlias = Literal["L", "RGB", "CMYK"]
 
 _MODES: Final[dict[bytes, _Mode]] = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}
 _MAX_BYTES: Final = 4 << 20  # profiles of printers have 0.5 to 2 MB, of screens and cameras a few KB
-_KEPT: Final = 32
+KEPT: Final = 32
+"""Profiles whose transform is remembered."""
+
 _STEPS: Final = (0, 16, 32, 64, 96, 128, 160, 192, 224, 240, 255)
 _UNSEEN: Final = 1
 """Steps of 255 by which a profile may differ from sRGB and count as sRGB: rounding in the profile's own curves."""
@@ -31,6 +33,10 @@ class _Transforms:
         self._lock = Lock()
         self._known: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._known)
+
     def find(self, profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         """Return the transform of images of `mode`; None where colours stay as they are."""
         key = (hashlib.sha256(profile).digest(), mode)
@@ -41,12 +47,12 @@ class _Transforms:
         made = _make(profile, mode)
         with self._lock:
             self._known[key] = made
-            if len(self._known) > _KEPT:
+            if len(self._known) > KEPT:
                 self._known.popitem(last=False)
         return made
 
 
-_TRANSFORMS: Final = _Transforms()
+TRANSFORMS: Final = _Transforms()
 
 
 def to_srgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
@@ -63,7 +69,7 @@ def to_srgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
     """
     if profile is None or len(profile) > _MAX_BYTES or _MODES.get(profile[16:20]) != image.mode:
         return image
-    transform = _TRANSFORMS.find(profile, image.mode)
+    transform = TRANSFORMS.find(profile, image.mode)
     return image if transform is None else ImageCms.applyTransform(image, transform) or image
 
 

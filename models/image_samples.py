@@ -71,7 +71,7 @@ def narrow_samples(
     high = 0
     for strip in _strips(image):
         check()
-        high = max(high, int(np.asarray(strip)[..., :3].max()))
+        high = max(high, *(int(most) for _, most in strip.getextrema()[:3]))  # type: ignore[misc]
         if high >= _HIGH_OF_14:
             return None
     second = reopen()
@@ -95,8 +95,8 @@ def narrow_samples(
     # Which low bytes there are matters only where there are no high ones.
     table = _table(white(high << 8 | 255 if high else 0, lambda: _or(samples()), header))
     scaled = PIL.Image.new("L" if grey else "RGB", image.size)
-    for number, strip in enumerate(samples()):
-        rows = table[strip]
+    for number, wide in enumerate(samples()):
+        rows = table[wide]
         scaled.paste(PIL.Image.fromarray(rows[..., 0] if grey else rows), (0, number * _ROWS))
     return scaled
 
