@@ -39,7 +39,7 @@ def png(width: int, height: int, colour: int, depth: int, *, before: bytes = b""
     """
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     if pixels is None:
-        squeezer = zlib.compressobj(6)
+        squeezer = zlib.compressobj(1)
         row = bytes(1 + (width * channels * depth + 7) // 8)
         pixels = png_chunk(b"IDAT", b"".join(map(squeezer.compress, [row] * height)) + squeezer.flush())
     head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
@@ -103,7 +103,8 @@ def _png_chunks(where: str) -> bytes:
 
 def _png_pixels_by_the_byte() -> bytes:
     squeezed = zlib.compress(np.random.default_rng(0).bytes(1447 * 1448), 0)
-    return png(1447, 1447, 0, 8, pixels=b"".join(png_chunk(b"IDAT", bytes((byte,))) for byte in squeezed))
+    chunks = [png_chunk(b"IDAT", bytes((byte,))) for byte in range(256)]
+    return png(1447, 1447, 0, 8, pixels=b"".join(map(chunks.__getitem__, squeezed)))
 
 
 def _png_profiles() -> bytes:
@@ -154,9 +155,11 @@ def _tiff_values(tag: int, kind: int, count: int) -> bytes:
 
 
 def _tiff_tags(*, big: bool) -> bytes:
-    count = (LARGE // 20) if big else 65535
-    tags = [(256, 4, 1, 64), (257, 4, 1, 64), *((1000 + number % 60_000, 3, 1, 0) for number in range(count - 2))]
-    return tiff(*tags, big=big)
+    tags = [(256, 4, 1, 64), (257, 4, 1, 64), *((number, 3, 1, 0) for number in range(300, 65_533))]
+    if not big:
+        return tiff(*tags)
+    entries, times = tiff(*tags, big=True)[24:-8], LARGE // 20 // len(tags)
+    return b"II" + struct.pack("<HHHQQ", 43, 8, 0, 16, times * len(tags)) + entries * times + bytes(8)
 
 
 HOSTILE: Final[Mapping[str, Callable[[], bytes]]] = {
