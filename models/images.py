@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import io
+import logging
 import re
 import struct
 import warnings
@@ -45,6 +46,9 @@ MAX_RUN_LENGTH_BYTES: Final = 2 << 20
 
 _TILE_PIXELS: Final = 1 << 24  # a TIFF's tile may exceed a small image, but not by this much
 _TILED: Final = 2  # a TIFF's tiles together may exceed the pixel limit by this factor: those at the edge stick out
+
+# Pillow logs odd tags as errors; what is wrong with a file is said to its caller.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # `_refuse_dear` compares the header with the caller's limit; Pillow's own would warn or raise at another number.
 PIL.Image.MAX_IMAGE_PIXELS = None
@@ -182,7 +186,7 @@ def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
 
 
 def read_size(data: bytes, *, max_pixels: int) -> Size:
-    """Read an image's size from its header, without decoding it, in 30 ms at most.
+    """Read an image's size from its header, without decoding it, in some 30 ms at most.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.

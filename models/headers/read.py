@@ -52,7 +52,7 @@ _SNIFFED: Final = 1024
 
 
 def read_header(data: bytes) -> Header:
-    """Read the header of a file, in 30 ms at most.
+    """Read the header of a file, in some 30 ms at most.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.
