@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests audit observe check-observability docs lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests audit observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ bench-gpu: $(VENV)/dev.stamp  ## measure SAM and U-Net on a CUDA device, if ther
 
 soak: $(VENV)/dev.stamp  ## send ten thousand requests and check that memory does not grow
 	$(BIN)/python -m loadtest soak
+
+fuzz: $(VENV)/dev.stamp  ## read 100,000 mutated images, requests and messages, and check that only Pomona's errors come of it
+	$(BIN)/python -m loadtest fuzz $(ARGS)
 
 loadtest: $(VENV)/dev.stamp  ## load a running service at HOST (that of make serve); ARGS="--help" lists options
 	$(BIN)/python -m loadtest locust --host $(HOST) $(ARGS)

@@ -5,7 +5,9 @@ PomonaError
 │   ├── NotAnImage                bytes of no known image format
 │   ├── UnsupportedImageFormat    an image in an unsupported format or pixel type
 │   ├── TruncatedImage            an image that ends early or is damaged
-│   └── TooManyPixels             larger than the pixel limit, according to its header
+│   ├── TooManyPixels             larger than the pixel limit, according to its header
+│   └── ImageTooComplex           decoding it would cost much more than its pixels need
+├── DecodingStopped               the caller no longer needs the image
 ├── PromptError                   the prompts cannot be used
 │   ├── NoPrompt                  there is nothing to segment
 │   ├── MalformedPrompt           numbers that form no valid point, box or mask
@@ -58,6 +60,14 @@ class TruncatedImage(ImageError):
 
 class TooManyPixels(ImageError):
     """The header announces more pixels than the limit allows."""
+
+
+class ImageTooComplex(ImageError):
+    """Decoding the image, or reading its header, would cost much more than its pixels need."""
+
+
+class DecodingStopped(PomonaError):
+    """The caller said that it no longer needs the image."""
 
 
 class PromptError(PomonaError):

@@ -174,6 +174,9 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     ),
     domain.TruncatedImage: ProblemType("truncated_image", "The image is truncated or damaged", 422, "INVALID_ARGUMENT"),
     domain.TooManyPixels: ProblemType("too_many_pixels", "The image has too many pixels", 413, "INVALID_ARGUMENT"),
+    domain.ImageTooComplex: ProblemType(
+        "image_too_complex", "The image would take too long to decode", 422, "INVALID_ARGUMENT"
+    ),
     domain.NoPrompt: ProblemType("no_prompt", "The request has no prompts", 422, "INVALID_ARGUMENT"),
     domain.MalformedPrompt: ProblemType("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),
     domain.MaskError: ProblemType("malformed_prompt", "A prompt is malformed", 422, "INVALID_ARGUMENT"),

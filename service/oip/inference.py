@@ -126,7 +126,7 @@ async def _segment(
     image, prompts = await in_worker(_image, request.inputs), await in_worker(_prompts, request.inputs)
     if "masks" in outputs and given == "pixels":
         count = len(prompts) * (_MULTIMASKS if prompts[0].multimask else 1)
-        _check_room(request.max_elements, count, image.required().size(pipelines.engine.settings.max_pixels).pixels)
+        _check_room(request.max_elements, count, (await pipelines.engine.size(image.required())).pixels)
     found = await pipelines.segment.masks(options, prompts, image, context)
     context.log |= {"prompts": len(prompts), "degraded": found.degraded}
     made = await in_worker(_segment_outputs, found.masks, outputs, given)

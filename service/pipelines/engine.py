@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,11 @@ from typing import Final, TypeVar
 
 from models.catalog import CatalogueEntry, Family
 from models.errors import UnknownModel
+from models.images import Stop
 from models.types import Size
 from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
+from service.pipelines.source import ImageSource
 from service.runners.base import Runner, megapixels
 from service.scheduler.latency import LatencyModel
 from service.settings import Settings
@@ -113,10 +116,31 @@ class Engine:
         """Call a function in a worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, call, *arguments)
 
-    async def decode(self, context: RequestContext, work: Hashable, size: Size, decode: Callable[[], T]) -> T:
-        """Decode an image in a worker thread; its time is learned as that of `work` for images of `size`."""
-        tick = self.clock()
-        decoded = await self.in_worker(decode)
+    async def size(self, source: ImageSource) -> Size:
+        """Return the size of an image; in a worker thread, where its header is long.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        limit = self.settings.max_pixels
+        size = source.quick_size(limit)
+        return await self.in_worker(source.size, limit) if size is None else size
+
+    async def decode(self, context: RequestContext, work: Hashable, size: Size, decode: Callable[[Stop], T]) -> T:
+        """Decode an image in a worker thread, until the caller leaves or its deadline passes.
+
+        Args:
+            context: of the request.
+            work: what the time is learned as.
+            size: of the image.
+            decode: takes what says when to stop.
+        """
+        tick, left = self.clock(), threading.Event()
+        try:
+            decoded = await self.in_worker(decode, left.is_set)
+        except asyncio.CancelledError:
+            left.set()
+            raise
         seconds = self.clock() - tick
         context.took("decode", seconds)
         self.learn(work, size, seconds)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.backends.base import Embedding
+from models.images import Stop
 from models.inspection import Fruit, Grade, Inspection, inspect
 from models.letterbox import resize
 from models.overlay import draw_fruits, encode_overlay
@@ -101,7 +102,7 @@ class InspectPipeline:
         context.model = runner.entry.name
         sam, reason = self._sam(request)
         async with self.engine.in_time(context, runner):
-            plan = _Plan(unet_letterbox(source.size(self.engine.settings.max_pixels)), reason)
+            plan = _Plan(unet_letterbox(await self.engine.size(source)), reason)
             try:
                 ticket = self._reserve(plan, request, runner, sam, context)
                 decoded = await self._decode(plan, request, runner, source, context)
@@ -185,9 +186,9 @@ class InspectPipeline:
         limit, letterbox, refinement = self.engine.settings.max_pixels, plan.letterbox, plan.refinement
         whole = request.overlay or refinement is not None
 
-        def decode() -> _Decoded:
-            pixels = source.pixels(limit) if whole else None
-            small = source.resized(letterbox, limit) if pixels is None else resize(pixels, letterbox)
+        def decode(stop: Stop) -> _Decoded:
+            pixels = source.pixels(limit, stop) if whole else None
+            small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
             large = None if refinement is None or pixels is None else refinement.prepare(pixels)
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), large, pixels)
 

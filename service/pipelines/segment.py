@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.errors import MalformedPrompt, MaskError, NoPrompt, PromptError, TooManyPrompts
+from models.images import Stop
 from models.letterbox import Letterbox, resize
 from models.masks import EncodedLogits, Rle, decode_logits, decode_rle
 from models.overlay import draw_overlay, encode_overlay
@@ -235,7 +236,7 @@ class SegmentPipeline:
             return _Lookup(image_id, None, letterboxes[:1], cached[letterboxes[0]])
         small = source.nbytes <= _HASHED_AT_ONCE
         image_id = source.content_id() if small else await self.engine.in_worker(source.content_id)
-        size = source.size(settings.max_pixels)
+        size = await self.engine.size(source)
         letterboxes = candidate_letterboxes(
             request, size, flexible=runner.backend.flexible, default=settings.input_size
         )
@@ -278,7 +279,9 @@ class SegmentPipeline:
     async def _pixels(self, source: ImageSource, letterbox: Letterbox, context: RequestContext) -> Pixels:
         """Return the whole image, to draw into."""
         limit = self.engine.settings.max_pixels
-        return await self.engine.decode(context, "segment.overlay", letterbox.original, lambda: source.pixels(limit))
+        return await self.engine.decode(
+            context, "segment.overlay", letterbox.original, lambda stop: source.pixels(limit, stop)
+        )
 
     async def _embed(
         self,
@@ -300,7 +303,7 @@ class SegmentPipeline:
                 context,
                 _DECODE if pixels is None else "segment.resize",
                 letterbox.original,
-                lambda: _prepare(lookup.source, pixels, letterbox, runner, engine.settings.max_pixels),
+                lambda stop: _prepare(lookup.source, pixels, letterbox, runner, engine.settings.max_pixels, stop),
             )
             if ticket is None:
                 # The embedding was being made when this request came, and then was given up.
@@ -377,13 +380,18 @@ def _key(image_id: str, letterbox: Letterbox, runner: SamRunner) -> ImageKey:
 
 
 def _prepare(
-    source: ImageSource | None, pixels: Pixels | None, letterbox: Letterbox, runner: SamRunner, max_pixels: int
+    source: ImageSource | None,
+    pixels: Pixels | None,
+    letterbox: Letterbox,
+    runner: SamRunner,
+    max_pixels: int,
+    stop: Stop,
 ) -> Any:
     """Return the encoder's input from an image that is decoded already, or from its source."""
     if pixels is None:
         if source is None:
             raise NoImage("The embedding was evicted while the request waited: send the image again.")
-        pixels = source.resized(letterbox, max_pixels, scaled=_may_scale(letterbox))
+        pixels = source.resized(letterbox, max_pixels, stop, scaled=_may_scale(letterbox))
     else:
         pixels = resize(pixels, letterbox)
     return runner.prepare(pixels, letterbox)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.images import Stop
 from models.letterbox import resize
 from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
 from models.types import Pixels, SemanticMap
@@ -103,7 +104,7 @@ class SemanticPipeline:
         self, runner: UNetRunner, source: ImageSource, context: RequestContext, *, overlay: bool
     ) -> tuple[_Decoded, UNetLetterbox, NDArray[np.float32]]:
         engine = self.engine
-        letterbox = unet_letterbox(source.size(engine.settings.max_pixels))
+        letterbox = unet_letterbox(await engine.size(source))
         size = letterbox.original
         deadline = context.due(before=engine.predict(_POSTPROCESS, size))
         ready_by = engine.clock() + engine.predict(_DECODE, size)
@@ -138,9 +139,9 @@ class SemanticPipeline:
     ) -> _Decoded:
         limit = self.engine.settings.max_pixels
 
-        def decode() -> _Decoded:
-            pixels = source.pixels(limit) if overlay else None
-            small = source.resized(letterbox, limit) if pixels is None else resize(pixels, letterbox)
+        def decode(stop: Stop) -> _Decoded:
+            pixels = source.pixels(limit, stop) if overlay else None
+            small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
 
         return await self.engine.decode(context, _DECODE, letterbox.original, decode)

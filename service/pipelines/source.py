@@ -7,13 +7,14 @@ from typing import Protocol
 
 from models import images
 from models.errors import TooManyPixels
+from models.images import Stop
 from models.letterbox import HasResized, resize
 from models.types import Pixels, Size
 from service.errors import MalformedRequest, NoImage
 
 
 class ImageSource(Protocol):
-    """An image that came with the request. All methods but `size` belong in a worker thread when it is large."""
+    """An image that came with the request. All methods but `nbytes` and `quick_size` belong in a worker thread."""
 
     @property
     def nbytes(self) -> int:
@@ -24,6 +25,14 @@ class ImageSource(Protocol):
         """Return the hash of the bytes, hexadecimal."""
         ...
 
+    def quick_size(self, max_pixels: int) -> Size | None:
+        """Return the size after EXIF orientation if that takes microseconds, else None.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        ...
+
     def size(self, max_pixels: int) -> Size:
         """Return the size after EXIF orientation.
 
@@ -32,24 +41,31 @@ class ImageSource(Protocol):
         """
         ...
 
-    def pixels(self, max_pixels: int) -> Pixels:
+    def pixels(self, max_pixels: int, stop: Stop) -> Pixels:
         """Return the image as uint8 (height, width, 3), RGB.
+
+        Args:
+            max_pixels: of the image.
+            stop: says when the caller has left.
 
         Raises:
             ImageError: the image cannot be used.
+            DecodingStopped: `stop` said so.
         """
         ...
 
-    def resized(self, letterbox: HasResized, max_pixels: int, *, scaled: bool = False) -> Pixels:
+    def resized(self, letterbox: HasResized, max_pixels: int, stop: Stop, *, scaled: bool = False) -> Pixels:
         """Return the image in the size that a model sees, without padding.
 
         Args:
             letterbox: how the image fits into what the model sees.
             max_pixels: of the whole image.
+            stop: says when the caller has left.
             scaled: whether a large JPEG may be decoded at half its size.
 
         Raises:
             ImageError: the image cannot be used.
+            DecodingStopped: `stop` said so.
         """
         ...
 
@@ -69,17 +85,21 @@ class EncodedImage:
         """Return the hash of the file."""
         return images.content_id(self.data)
 
+    def quick_size(self, max_pixels: int) -> Size | None:
+        """Read the size from the file's header if that is short."""
+        return images.read_size_quickly(self.data, max_pixels=max_pixels)
+
     def size(self, max_pixels: int) -> Size:
         """Read the size from the file's header."""
         return images.read_size(self.data, max_pixels=max_pixels)
 
-    def pixels(self, max_pixels: int) -> Pixels:
+    def pixels(self, max_pixels: int, stop: Stop) -> Pixels:
         """Decode the file."""
-        return images.decode(self.data, max_pixels=max_pixels).pixels
+        return images.decode(self.data, max_pixels=max_pixels, stop=stop).pixels
 
-    def resized(self, letterbox: HasResized, max_pixels: int, *, scaled: bool = False) -> Pixels:
+    def resized(self, letterbox: HasResized, max_pixels: int, stop: Stop, *, scaled: bool = False) -> Pixels:
         """Decode and resize the file."""
-        return images.decode_resized(self.data, letterbox.resized, max_pixels=max_pixels, scaled=scaled)
+        return images.decode_resized(self.data, letterbox.resized, max_pixels=max_pixels, scaled=scaled, stop=stop)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +117,10 @@ class RawImage:
         """Return the hash of shape and pixels."""
         return images.content_id(b"%d %d " % self.array.shape[:2] + self.array.tobytes())
 
+    def quick_size(self, max_pixels: int) -> Size:
+        """Return the size."""
+        return self.size(max_pixels)
+
     def size(self, max_pixels: int) -> Size:
         """Return the size."""
         size = Size(*self.array.shape[:2])
@@ -106,14 +130,14 @@ class RawImage:
             )
         return size
 
-    def pixels(self, max_pixels: int) -> Pixels:
+    def pixels(self, max_pixels: int, stop: Stop) -> Pixels:  # noqa: ARG002
         """Return the pixels."""
         self.size(max_pixels)
         return self.array
 
-    def resized(self, letterbox: HasResized, max_pixels: int, *, scaled: bool = False) -> Pixels:  # noqa: ARG002
+    def resized(self, letterbox: HasResized, max_pixels: int, stop: Stop, *, scaled: bool = False) -> Pixels:  # noqa: ARG002
         """Resize the pixels."""
-        return resize(self.pixels(max_pixels), letterbox)
+        return resize(self.pixels(max_pixels, stop), letterbox)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ _BAD_IMAGES: Final = [
     ("a cut JPEG", "truncated_image", "JPEG", image_bytes(file_format="JPEG")[:400]),
     ("a GIF", "unsupported_image_format", "GIF", gif()),
     ("pixels", "too_many_pixels", "400 x 300", image_bytes(size=Size(300, 400))),
+    ("endless segments", "image_too_complex", "more than 4096 parts", b"\xff\xd8" + b"\xff\xe5\0\2" * 5000),
     ("no image", "no_image", "image", None),
 ]
 _BAD_DEADLINES: Final = ("soon", "0", "-1", "-0.5", "nan", "inf", "3600001", "50ms", "10, 20", "")

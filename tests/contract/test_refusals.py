@@ -24,6 +24,7 @@ SERVICE: Final = "/pomona.v1.Segmentation"
 SAME_WORDS: Final = {
     "not_an_image",
     "truncated_image",
+    "image_too_complex",
     "unsupported_image_format",
     "too_many_pixels",
     "prompt_outside_image",

@@ -81,7 +81,7 @@ def test_tensors_are_the_fields_of_the_schema() -> None:
 def test_raw_pixels_have_an_id_of_their_shape_and_values() -> None:
     pixels = np.random.default_rng(7).integers(0, 256, (13, 7, 3), np.uint8)
     source = RawImage(pixels)
-    assert np.array_equal(source.pixels(1000), pixels)
+    assert np.array_equal(source.pixels(1000, lambda: False), pixels)
     assert (source.size(1000), source.nbytes) == (Size(13, 7), 13 * 7 * 3)
     # However they lie in memory, the same pixels are the same image to the cache of embeddings.
     assert RawImage(np.asfortranarray(pixels)).content_id() == source.content_id()

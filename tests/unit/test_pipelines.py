@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from models.backends.base import Embedding
 from models.catalog import CatalogueEntry
 from models.errors import PomonaError, TooManyPixels, TooManyPrompts, UnknownModel
+from models.images import Stop
 from models.sam.prompts import PackedPrompts
 from models.types import Logits, Size
 from service.api import schema
@@ -33,7 +35,7 @@ from service.errors import (
 )
 from service.pipelines import Pipelines
 from service.pipelines.engine import Engine
-from service.pipelines.source import encoded
+from service.pipelines.source import EncodedImage, encoded
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
 from service.runners.sam import SamRunner
@@ -538,3 +540,45 @@ async def test_closing_drops_work_that_does_not_end_in_time(sam: FakeSam) -> Non
     with pytest.raises(NotReady):
         await busy
     assert sam.encoded == [200]
+
+
+# Images.
+
+
+async def test_a_decode_ends_when_its_caller_leaves(pipelines: Pipelines) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def decode(stop: Stop) -> None:
+        begun.set()
+        while not stop():
+            time.sleep(0.001)
+        ended.set()
+
+    decoding = asyncio.create_task(pipelines.engine.decode(context(pipelines), "decode", Size(9, 9), decode))
+    assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+    decoding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await decoding
+    assert await asyncio.to_thread(ended.wait, PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class WatchedImage(EncodedImage):
+    """Notes which threads read its header."""
+
+    readers: list[str] = field(default_factory=list)
+
+    def quick_size(self, max_pixels: int) -> Size | None:
+        self.readers.append("loop" if threading.current_thread() is threading.main_thread() else "worker")
+        return super().quick_size(max_pixels)
+
+    def size(self, max_pixels: int) -> Size:
+        self.readers.append("loop" if threading.current_thread() is threading.main_thread() else "worker")
+        return super().size(max_pixels)
+
+
+async def test_a_long_header_is_read_by_a_worker(pipelines: Pipelines) -> None:
+    plain = encode_image(np.zeros((7, 5, 3), np.uint8), "JPEG")
+    short, long = WatchedImage(plain), WatchedImage(plain[:2] + b"\xff\xe5\0\2" * 999 + plain[2:])
+    assert await pipelines.engine.size(short) == await pipelines.engine.size(long) == Size(7, 5)
+    assert (short.readers, long.readers) == (["loop"], ["loop", "worker"])

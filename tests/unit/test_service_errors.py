@@ -34,6 +34,7 @@ STATUS_OF_CODE = {
     "not_an_image": 415,
     "unsupported_image_format": 415,
     "truncated_image": 422,
+    "image_too_complex": 422,
     "no_prompt": 422,
     "malformed_prompt": 422,
     "prompt_outside_image": 422,
@@ -82,6 +83,7 @@ OF_THE_SERVER = {
     download.SourceError,
     domain.CatalogueError,
     domain.DataError,
+    domain.DecodingStopped,  # nobody is left to see it
     domain.BackendError,
     domain.DeviceOutOfMemory,
     domain.DeviceBroken,

@@ -8,6 +8,7 @@ PomonaError
 │   │   ├── UnsupportedImageFormat unsupported_image_format
 │   │   ├── TruncatedImage         truncated_image
 │   │   ├── TooManyPixels          too_many_pixels
+│   │   ├── ImageTooComplex        image_too_complex
 │   │   ├── UploadTooLarge         upload_too_large
 │   │   ├── NoImage                no_image
 │   │   └── UnknownImageId         unknown_image_id
@@ -120,6 +121,12 @@ class TooManyPixels(ImageError):
     """An image with more pixels than the service accepts."""
 
     default_code = "too_many_pixels"
+
+
+class ImageTooComplex(ImageError):
+    """An image that would take the service too long to decode, such as a JPEG of hundreds of scans."""
+
+    default_code = "image_too_complex"
 
 
 class UploadTooLarge(ImageError):

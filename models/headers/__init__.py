@@ -1,0 +1,1 @@
+"""Headers of image files of untrusted origin, read in a bounded number of steps."""
