@@ -316,7 +316,8 @@ class Forecast(Generic[K, T]):
         """
         cost, lane = group.cost, group.lane
         if not group.full:
-            joined = cost + self._arrivals.expected(lane.key, self._now, start)
+            room = lane.limits.items - len(group.items)
+            joined = cost + self._arrivals.expected(lane.key, self._now, start, room)
             cost = max(cost, min(joined, lane.limits.cost))
         return lane.curve.predict(cost)
 

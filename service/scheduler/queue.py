@@ -124,7 +124,6 @@ class Ticket:
 
     def release(self) -> None:
         """Give the place up if its item is not running yet; harmless afterwards."""
-        self.item.abandoned = True
         self._queue.release(self)
 
     def settle(self, outcome: BatchResult[Any] | Exception) -> None:
@@ -242,9 +241,6 @@ class DeviceQueue:
         for item in batch.late:
             self._observer.work_dropped(item.key.model.name, PROBLEMS[DeadlineExceeded].code)
             self._settle(item, DeadlineExceeded("The deadline passed, or became unreachable, while the item waited."))
-        for item in batch.abandoned:
-            self._observer.work_dropped(item.key.model.name, "abandoned")
-            self._tickets.pop(id(item), None)
         if batch.items:
             started = self.clock()
             items = batch.items
@@ -316,6 +312,7 @@ class DeviceQueue:
         for item in items:
             self._observer.item_failed(item.key.model.name, item.key.stage)
         for ticket in list(self._tickets.values()):
+            self._policy.drop(ticket.item)  # nobody gave it up
             ticket.settle(DeviceBroken(error.detail))
         self._tickets.clear()
         self._note_idle()

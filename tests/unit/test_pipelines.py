@@ -450,9 +450,12 @@ async def test_an_inspections_deadline_must_leave_time_for_both_models(device: O
 
 
 async def test_nothing_stays_in_the_queue_whatever_became_of_an_inspection(device: OneDevice) -> None:
+    device.unet.infer_s_per_batch = 200
     await device.inspect()
     await device.inspect("auto", data=encode_image(np.zeros((224, 448, 3), np.uint8)))
     with pytest.raises(DeadlineUnreachable):
+        await device.inspect(within=100)
+    with pytest.raises(DeadlineExceeded):
         await device.inspect(within=-1.0)
     # Closing waits for admitted work.
     async with asyncio.timeout(PATIENCE_S):
