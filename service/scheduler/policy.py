@@ -10,6 +10,7 @@ arrives, `take` when the device is free, and `finished` when a batch is done.
   place, so that a crowd without deadlines delays those with one by its share, not by its number.
 - Items share a batch only if their keys are equal; keys, of one model or of several, compete by the same rules. A batch
   grows while its count, its cost and its predicted end allow.
+- A batch that would make an item late that goes before it and is nearly prepared is not started: the device waits.
 - What cannot be in time is refused on arrival or dropped from the queue, never run; an item that would make one late
   that was admitted before is refused.
 """
@@ -25,7 +26,7 @@ from typing import Final, Generic, TypeVar
 from service.errors import DeadlineUnreachable, Overloaded
 from service.scheduler.forecast import Forecast
 from service.scheduler.latency import ArrivalRate, LatencyModel, retry_after
-from service.scheduler.plan import Lane, grow
+from service.scheduler.plan import Lane, grow, held_until
 from service.scheduler.work import Limits, Rank, Requester, WorkItem
 
 __all__ = ["Batch", "BatchPolicy", "Limits", "QueueOptions", "Requester", "WorkItem"]
@@ -69,10 +70,12 @@ class Batch(Generic[K, T]):
     Attributes:
         items: run these together; empty if there is nothing to run now.
         late: dropped because their deadline has passed or cannot be met any more.
+        hold_until: decide again then, seconds on the clock, or when an item is prepared; None where nothing waits.
     """
 
     items: list[WorkItem[K, T]] = field(default_factory=list)
     late: list[WorkItem[K, T]] = field(default_factory=list)
+    hold_until: float | None = None
 
 
 class BatchPolicy(Generic[K, T]):
@@ -143,6 +146,8 @@ class BatchPolicy(Generic[K, T]):
         self._give_turn(now)
         for number, item in enumerate(items):
             item.rank = (1, item.request.urgency, item.due, item.request.arrived, self._admitted + number)
+            needed_by = now + (item.due - item.margin - now) / (1 + _RESERVE) - self.predict(item.key, item.cost)
+            item.needed_by = needed_by if item.ready_by <= needed_by else math.inf
         try:
             self._check_in_time(items, now)
         except DeadlineUnreachable:
@@ -180,31 +185,35 @@ class BatchPolicy(Generic[K, T]):
             raise RuntimeError("take() before finished()")
         now = self._clock()
         self._give_turn(now)
-        batch: Batch[K, T] = Batch()
         ready: list[WorkItem[K, T]] = []
+        asleep: list[WorkItem[K, T]] = []
+        late: list[WorkItem[K, T]] = []
         for item in self._waiting.values():
             if item.due < math.inf and self._is_late(item, now):
-                batch.late.append(item)
+                late.append(item)
             elif item.payload is not None:
                 ready.append(item)
-        if ready:
-            head = min(ready, key=_by_rank)
-            lane = self._forecast.lanes[head.key]
-            alike = sorted((item for item in ready if item.key == head.key), key=_by_rank)
-            chosen, _ = grow(lane, alike, 0, now, [])
-            batch.items.extend(chosen.items)
-            self._running = chosen.items
-            self._taken_at = now
-            self._running_until = now + lane.curve.predict(chosen.cost)
-            oldest = _oldest(ready)
-            self._oldest_runs = oldest is not None and oldest in chosen.items
-            if self._turn is not None and self._turn in chosen.items:
-                self._turn = None
-        removed = [*batch.items, *batch.late]
-        for item in removed:
-            del self._waiting[id(item)]
-        self._forecast.remove(removed)
-        return batch
+            elif item.ready_by > now:
+                asleep.append(item)
+        self._remove(late)
+        if not ready:
+            return Batch(late=late)
+        head = min(ready, key=_by_rank)
+        lane = self._forecast.lanes[head.key]
+        asleep = [item for item in asleep if item.rank < head.rank]
+        hold_until = held_until(asleep, now, lane.curve.predict(head.cost))
+        if hold_until is not None:
+            return Batch(late=late, hold_until=hold_until)
+        alike = sorted((item for item in ready if item.key == head.key), key=_by_rank)
+        chosen, _ = grow(lane, alike, 0, now, asleep)
+        self._running = chosen.items
+        self._taken_at = now
+        self._running_until = now + lane.curve.predict(chosen.cost)
+        self._oldest_runs = _oldest(ready) in chosen.items
+        if self._turn in chosen.items:
+            self._turn = None
+        self._remove(chosen.items)
+        return Batch(chosen.items, late)
 
     def expects_better(self) -> bool:
         """Return whether an item that should be prepared by now would go before all that are prepared."""
@@ -250,6 +259,11 @@ class BatchPolicy(Generic[K, T]):
 
     def _lane(self, key: K) -> Lane[K, T]:
         return Lane(key, self._limits(key), self._latency.curve(self._family(key)))
+
+    def _remove(self, items: Sequence[WorkItem[K, T]]) -> None:
+        for item in items:
+            del self._waiting[id(item)]
+        self._forecast.remove(items)
 
     def _check_room(self, items: Sequence[WorkItem[K, T]], now: float) -> None:
         """Check that there are places in the queue; work without a deadline leaves some to work with one."""

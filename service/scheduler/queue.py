@@ -246,6 +246,9 @@ class DeviceQueue:
             items = batch.items
             future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
             future.add_done_callback(lambda done: self._finished(items, started, done))
+        elif batch.hold_until is not None:
+            wait = max(0.0, batch.hold_until - self.clock())
+            self._timer = asyncio.get_running_loop().call_later(wait, self.pump)
         self._note_idle()
 
     async def close(self, within: float) -> None:

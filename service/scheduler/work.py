@@ -61,6 +61,8 @@ class WorkItem(Generic[K, T]):
         payload: what the device gets, or None while it is being prepared.
         probe: admitted to learn its time again, whatever the learned times predict.
         due: the deadline, or infinity.
+        needed_by: when the device must be free for it, by the times learned at its admission; infinity where it has no
+            deadline, or is prepared too late for it.
         rank: its place in the order; set at admission.
     """
 
@@ -70,6 +72,7 @@ class WorkItem(Generic[K, T]):
         "due",
         "key",
         "margin",
+        "needed_by",
         "payload",
         "probe",
         "rank",
@@ -96,4 +99,5 @@ class WorkItem(Generic[K, T]):
         self.payload: T | None = None
         self.probe = False
         self.due: float = math.inf if deadline is None else deadline
+        self.needed_by = math.inf
         self.rank: Rank = (0, 0, 0.0, 0.0, 0)

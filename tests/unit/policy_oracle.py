@@ -6,7 +6,7 @@ Changed with the policy, on purpose: age no longer goes before everything, as a 
 longer than `max_age` would then keep all work with deadlines out; it gives turns, at most a fourth of the device's
 time, and a crowd leaves a fourth of the places. Probes disregard the request's own items and are spaced by what they
 cost. A batch is not expected to grow beyond the most items that it may have. What callers left is dropped when they
-leave.
+leave. A batch that would make an item late that goes before it and is not prepared yet is not started.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Item(Generic[K, T]):
         payload: what the device gets, or None while it is being prepared.
         probe: admitted to learn again, whatever the learned times say.
         number: order of admission.
+        needed_by: when the device must be free for it; infinity where it need not be, or cannot be ready by then.
         in_front: nothing that came later goes before it: it has a turn, or was before the one that has.
     """
 
@@ -89,6 +90,7 @@ class Item(Generic[K, T]):
     probe: bool = False
     number: int = 0
     in_front: bool = False
+    needed_by: float = math.inf
 
     @property
     def key(self) -> K:
@@ -209,6 +211,10 @@ class BatchPolicy(Generic[K, T]):
         self._give_turn(now)
         for item in items:
             item.number = self._admitted + items.index(item)
+            if item.terms.deadline is not None:
+                end_by = now + (item.terms.deadline - item.terms.spare - now) / (1 + _RESERVE)
+                needed_by = end_by - self.predict(item.key, item.cost)
+                item.needed_by = needed_by if item.piece.ready_by <= needed_by else math.inf
         try:
             for number in range(len(items)):
                 self._check_in_time(items[: number + 1], now)
@@ -253,7 +259,10 @@ class BatchPolicy(Generic[K, T]):
         ready = sorted((item for item in kept if item.payload is not None), key=self._rank)
         if not ready:
             return taken
-        batch, _ = self._grow(ready, now)
+        asleep = self._asleep(kept, ready[0], now)
+        if self._held_until(ready[0], asleep, now) is not None:
+            return taken
+        batch, _ = self._grow(ready, now, asleep)
         chosen = {id(item) for item in batch}
         self._waiting = [item for item in kept if id(item) not in chosen]
         self._oldest_runs = self._oldest(ready) in batch
@@ -346,12 +355,28 @@ class BatchPolicy(Generic[K, T]):
             if self._rank(item) <= last:
                 item.in_front = True
 
-    def _grow(self, ordered: list[Item[K, T]], now: float) -> tuple[list[Item[K, T]], bool]:
+    def _asleep(self, items: Sequence[Item[K, T]], head: Item[K, T], now: float) -> list[Item[K, T]]:
+        """What goes before `head` and is not prepared."""
+        return [
+            item
+            for item in items
+            if item.payload is None and item.piece.ready_by > now and self._rank(item) < self._rank(head)
+        ]
+
+    def _held_until(self, head: Item[K, T], asleep: Sequence[Item[K, T]], now: float) -> float | None:
+        """When to decide again, where starting `head` would make one late that will be prepared in time."""
+        end = now + self.predict(head.key, head.cost)
+        return min((item.piece.ready_by for item in asleep if end > item.needed_by), default=None)
+
+    def _grow(
+        self, ordered: list[Item[K, T]], now: float, asleep: Sequence[Item[K, T]]
+    ) -> tuple[list[Item[K, T]], bool]:
         """The head of the queue and what may run with it; and whether more could not have joined."""
         head = ordered[0]
         limits = self._limits(head.key)
         batch, cost = [head], head.cost
         tightest = math.inf if head.terms.deadline is None else head.terms.deadline
+        bound = min((item.needed_by for item in asleep), default=math.inf)
         for item in ordered[1:]:
             if item.key != head.key:
                 continue
@@ -359,7 +384,7 @@ class BatchPolicy(Generic[K, T]):
             if (
                 len(batch) >= limits.items
                 or cost + item.cost > limits.cost
-                or now + self.predict(head.key, cost + item.cost) > tighter
+                or now + self.predict(head.key, cost + item.cost) > min(tighter, bound)
             ):
                 return batch, True
             batch.append(item)
@@ -408,7 +433,11 @@ class BatchPolicy(Generic[K, T]):
             if not ready:
                 moment = min(item.piece.ready_by for item in free)
                 continue
-            batch, full = self._grow(ready, moment)
+            asleep = self._asleep(free, ready[0], moment)
+            if (until := self._held_until(ready[0], asleep, moment)) is not None:
+                moment = until
+                continue
+            batch, full = self._grow(ready, moment, asleep)
             key, cost = batch[0].key, sum(item.cost for item in batch)
             if not full:
                 joined = cost + self._arrivals.expected(key, now, moment, self._limits(key).items - len(batch))

@@ -461,3 +461,38 @@ def test_work_that_is_still_being_prepared_is_not_waited_for() -> None:
     bench.policy.admit(bench.item(urgency=0, ready_in=1))
     bench.admit("2")
     assert not bench.policy.expects_better()
+
+
+def test_a_batch_that_would_make_an_item_late_that_is_nearly_prepared_is_not_started() -> None:
+    bench = Bench(Limits(1, 1))
+    bench.policy.learn("long", 1, 0.5)
+    bench.admit("long", key="long")
+    coming = bench.item(within=0.2, ready_in=0.1)
+    bench.policy.admit(coming)
+    batch = bench.policy.take()
+    assert batch.items == []
+    assert batch.hold_until == coming.ready_by
+    bench.clock.now += 0.09
+    coming.payload = "soon"
+    assert served(bench, 2) == "sl"
+
+
+def test_a_batch_grows_only_as_long_as_an_item_that_is_nearly_prepared_is_in_time() -> None:
+    bench = Bench()
+    for name in "1234":
+        bench.admit(name)
+    # 20 ms of its own, and a twentieth of 65 ms in reserve: 41 ms are left, enough for three that take 40 ms.
+    bench.policy.admit(bench.item("b", within=0.065, ready_in=0.04))
+    assert bench.take() == "123"
+
+
+def test_the_device_does_not_wait_for_an_item_that_is_prepared_too_late_or_whose_time_is_over() -> None:
+    bench = Bench(Limits(1, 1))
+    bench.policy.learn("long", 1, 0.5)
+    bench.admit("long", key="long")
+    with pytest.raises(DeadlineUnreachable):
+        bench.policy.admit(bench.item(within=0.2, ready_in=0.19))
+    overdue = bench.item(within=0.2, ready_in=0.1)
+    bench.policy.admit(overdue)
+    bench.clock.now += 0.1
+    assert bench.take() == "l"

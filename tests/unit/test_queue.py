@@ -266,6 +266,27 @@ async def test_an_urgent_payload_that_never_comes_delays_other_work_only_briefly
     never.release()
 
 
+async def test_the_device_waits_for_an_image_that_the_next_batch_would_make_late(bench: Bench) -> None:
+    now = bench.clock.now
+    ticket = bench.unets.reserve(bench.request(), PEEL_FRAME, deadline=now + 3, ready_by=now + 1)
+    encoding = await bench.waiting(bench.encode())
+    assert bench.sam.encodes == []
+    await bench.unets.infer(ticket, peel())
+    await encoding
+    assert [stage for _, stage, *_ in bench.recorder.batches] == ["infer", "encode"]
+
+
+async def test_the_device_waits_no_longer_than_until_the_image_should_be_prepared(bench: Bench) -> None:
+    now = bench.clock.now
+    never = bench.unets.reserve(bench.request(), PEEL_FRAME, deadline=now + 3, ready_by=now + 0.05)
+    encoding = await bench.waiting(bench.encode())
+    assert bench.sam.encodes == []
+    bench.clock.leap(0.05)
+    async with asyncio.timeout(PATIENCE_S):  # of the event loop, which wakes the queue
+        await encoding
+    never.release()
+
+
 @pytest.mark.parametrize(
     ("encode_within", "infer_within", "encoding_waits", "inference_waits"),
     [(60, 6, ENCODING + INFERENCE, ENCODING), (9, 60, ENCODING, 2 * ENCODING)],
