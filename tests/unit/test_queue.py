@@ -374,6 +374,7 @@ async def test_a_full_queue_refuses_the_work_of_every_model_and_says_when_to_ret
 async def test_a_device_that_broke_under_one_model_is_broken_for_all(bench: Bench) -> None:
     busy = await bench.hold()
     inference = await bench.waiting(bench.infer())
+    place = bench.reserve_infer()
     bench.sam.fails = DeviceBroken("the card fell off the bus")
     bench.let_go()
     for call in (busy, inference, bench.infer(), bench.encode(bench.quicks)):
@@ -383,6 +384,8 @@ async def test_a_device_that_broke_under_one_model_is_broken_for_all(bench: Benc
     assert bench.quicks.broken
     assert bench.unets.broken
     assert bench.unet.encodes == []
+    place.release()
+    assert bench.recorder.drops == [], "nobody gave anything up"
 
 
 async def test_closing_finishes_admitted_work_of_all_models_and_admits_no_more(bench: Bench) -> None:
