@@ -49,6 +49,9 @@ COMMANDS: Final = {
     "fairness": Command(
         "fairness.main", Effort(2, 15.0), "inspections with a deadline beside a crowd without", in_all=False
     ),
+    "fairness-simulated": Command(
+        "fairness.simulated", Effort(2, 15.0), "the same with models that only wait", in_all=False
+    ),
     "soak": Command("soak.main", Effort(100), "memory over rounds of 100 requests", in_all=False),
     "gpu": Command("gpu.main", Effort(1, 10.0), "SAM and U-Net on a CUDA device", in_all=False),
 }

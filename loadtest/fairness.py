@@ -55,9 +55,21 @@ class Line:
 
 def main(effort: Effort, folder: Path) -> None:
     """Let a crowd wait, inspect beside it, and write `fairness`."""
+    _measure(effort, folder, "fairness", "service.app:Pomona")
+
+
+def simulated(effort: Effort, folder: Path) -> None:
+    """Do the same with models that only wait, for machines that others use too, and write `fairness-simulated`."""
+    _measure(effort, folder, "fairness-simulated", "loadtest.peers.serve_slow:Pomona")
+
+
+def _measure(effort: Effort, folder: Path, name: str, bento: str) -> None:
     rounds = []
     for _ in tqdm(range(effort.rounds), desc="rounds, each with a fresh server"):
-        with tempfile.TemporaryDirectory() as scratch, running(Path(scratch), drain_timeout_s="5") as server:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            running(Path(scratch), bento=bento, drain_timeout_s="5") as server,
+        ):
             rounds.append(run(_round(server.port, effort.seconds)))
     data = {
         "crowd": CROWD,
@@ -66,7 +78,7 @@ def main(effort: Effort, folder: Path) -> None:
             {"alone": asdict(alone), "beside": asdict(beside), "crowd_per_s": rate} for alone, beside, rate in rounds
         ],
     }
-    Report("fairness", data, lines_of(data)).write(folder)
+    Report(name, data, lines_of(data)).write(folder)
 
 
 async def _round(port: int, seconds: float) -> tuple[Line, Line, float]:
