@@ -46,6 +46,12 @@ COMMANDS: Final = {
     "client": Command("doors.client", Effort(3), "what the Python client adds to its library"),
     "overload": Command("overload.main", Effort(2, 4.0), "goodput at 0.5 to 4 times the capacity"),
     "burst": Command("overload.burst", Effort(2, 3.0), "lone requests before and after a burst"),
+    "fairness": Command(
+        "fairness.main", Effort(2, 15.0), "inspections with a deadline beside a crowd without", in_all=False
+    ),
+    "fairness-simulated": Command(
+        "fairness.simulated", Effort(2, 15.0), "the same with models that only wait", in_all=False
+    ),
     "soak": Command("soak.main", Effort(100), "memory over rounds of 100 requests", in_all=False),
     "fuzz": Command("fuzz.main", Effort(100), "thousands of mutated inputs to every reader", in_all=False),
     "gpu": Command("gpu.main", Effort(1, 10.0), "SAM and U-Net on a CUDA device", in_all=False),

@@ -37,11 +37,12 @@ def device_policy(clock: Callable[[], float]) -> Any:
     """Return a batching policy that has learned the times of `DEVICE`."""
     policy: Any = importlib.import_module("service.scheduler.policy")
     latency: Any = importlib.import_module("service.scheduler.latency").LatencyModel()
-    for items in range(1, BATCH + 1):
-        latency.learn(_KEY, float(items), DEVICE.seconds(items))
     limits = importlib.import_module("service.scheduler.work").Limits(BATCH, float(BATCH))
     options = policy.QueueOptions(max_queued=_MAX_QUEUED)
-    return policy.BatchPolicy(lambda _: limits, latency, clock=clock, options=options)
+    made: Any = policy.BatchPolicy(lambda _: limits, latency, clock=clock, options=options)
+    for items in range(1, BATCH + 1):
+        made.learn(_KEY, float(items), DEVICE.seconds(items))
+    return made
 
 
 def ready_item(arrived: float, deadline: float) -> Any:

@@ -29,6 +29,12 @@ PomonaError
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
+NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Numbers of the system's errors that mean `DiskFull`."""
+
 
 class PomonaError(Exception):
     """Base of every error that Pomona raises on purpose.

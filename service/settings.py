@@ -129,7 +129,12 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         60, gt=0, description="Seconds from a request's first byte to its answer, reading included."
     )
-    max_queued: int = Field(256, ge=1, description="Most items waiting for a device; a request beyond them is refused.")
+    max_queued: int = Field(
+        256,
+        ge=1,
+        description="Most items waiting for a device; a request beyond them is refused. Those without a deadline may "
+        "take three fourths.",
+    )
     input_size: InputSize = Field(
         1024,
         description="Longest side in pixels at which images are encoded, where a request has no input_size and the "

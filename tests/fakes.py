@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.backends.base import BackendName, Embedding, check_letterbox
 from models.catalog import Architecture, CatalogueEntry
-from models.errors import BackendError
+from models.errors import BackendError, DeviceOutOfMemory
 from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT, LOGITS_STRIDE, MASK_TOKENS
 from models.sam.prompts import PackedPrompts
@@ -141,6 +141,8 @@ class FakeDevice:
     """Raised by every call while it is set."""
     spoilt: set[int] = field(default_factory=set)
     """Marks of images that fail every batch with them."""
+    memory: int = 1000
+    """Images that fit into it together."""
     blocks: threading.Event | None = None
     """A batch of images waits for it where it is set."""
     clock: LeapingClock | FakeClock = field(default_factory=LeapingClock)
@@ -179,6 +181,8 @@ class FakeDevice:
     def fail(self, marks: Sequence[int]) -> None:
         if self.fails is not None:
             raise self.fails
+        if len(marks) > self.memory:
+            raise DeviceOutOfMemory("the device has too little memory for this batch")
         if self.spoilt.intersection(marks):
             raise BackendError("the device cannot process this image")
 

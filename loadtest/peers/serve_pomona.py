@@ -5,7 +5,7 @@ bentoml serve loadtest.peers.serve_pomona:Pomona
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,9 @@ _SQUARE: Final = Size(INPUT_SIDE // EMBEDDING_STRIDE, INPUT_SIDE // EMBEDDING_ST
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedding:
+class BenchEmbedding:
+    """Holds nothing."""
+
     nbytes: int = 1
 
 
@@ -47,11 +49,11 @@ class BenchSam:
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> _Embedding:  # noqa: ARG002 (the interface's)
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> BenchEmbedding:  # noqa: ARG002 (the interface's)
         """Prepare nothing."""
-        return _Embedding()
+        return BenchEmbedding()
 
-    def encode(self, prepared: Sequence[_Embedding]) -> list[Embedding]:
+    def encode(self, prepared: Sequence[BenchEmbedding]) -> list[Embedding]:
         """Encode nothing."""
         return list(prepared)
 
@@ -77,10 +79,18 @@ def _no_files(*arguments: object) -> Path:  # noqa: ARG001
     return Path()
 
 
-# Only what loads a model is replaced; all else is the service as it is.
-for name, replacement in (("load_sam", _load), ("ensure_files", _no_files)):
-    if not hasattr(lifecycle, name):
-        raise AttributeError(f"service.lifecycle must have {name} to be replaced by the benchmark's")
-    setattr(lifecycle, name, replacement)
+def replace_in_lifecycle(**replacements: Callable[..., object]) -> None:
+    """Replace what loads models; all else is the service as it is.
+
+    Raises:
+        AttributeError: the service has no such function any more.
+    """
+    for name, replacement in replacements.items():
+        if not hasattr(lifecycle, name):
+            raise AttributeError(f"service.lifecycle must have {name} to be replaced by the benchmark's")
+        setattr(lifecycle, name, replacement)
+
+
+replace_in_lifecycle(load_sam=_load, ensure_files=_no_files)
 
 Pomona = app.Pomona

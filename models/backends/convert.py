@@ -13,6 +13,7 @@ import openvino
 import torch
 
 from models.backends.converted_models import DECODER, ENCODER, MASK_DECODER, POSITION_MATRIX, TRY_INT8, UNET
+from models.backends.openvino_backend import save_model
 from models.backends.precision import Effort, choose_precision
 from models.catalog import Architecture
 from models.letterbox import INPUT_SIDE
@@ -67,7 +68,7 @@ def convert_unet(architecture: str, checkpoint: Path, folder: Path) -> None:
 
 def _save(module: Any, shapes: list[Any], example: Any, path: Path) -> None:
     model = openvino.convert_model(module, input=shapes, example_input=example)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    save_model(model, path)
 
 
 def main(arguments: list[str]) -> None:

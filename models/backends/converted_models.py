@@ -1,11 +1,10 @@
-"""The converted OpenVINO models of a checkpoint: their files, and their conversion in a process of its own.
+"""The converted OpenVINO models of a checkpoint: their files and hashes, and their conversion in a process of its own.
 
 Serving never loads PyTorch or NNCF: only that process, `models.backends.convert`, imports them.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -23,7 +22,8 @@ import filelock
 import models
 from models.backends.cpu import has_int8_instructions
 from models.catalog import CatalogueEntry
-from models.errors import BackendError, DiskFull
+from models.errors import NO_ROOM, BackendError, DiskFull, WeightsError
+from models.weights.checkpoints import sha256_of
 
 ENCODER: Final = "encoder.xml"
 DECODER: Final = "decoder.xml"
@@ -35,6 +35,9 @@ POSITION_MATRIX: Final = "position_matrix.npy"
 UNET: Final = "unet.xml"
 PRECISION: Final = "precision.json"
 """Report of the trial that decided whether `UNET` is int8; only written if int8 was tried."""
+
+HASHES: Final = "sha256.json"
+"""SHA-256 of every other file of the folder, by name, as they were right after the conversion."""
 
 UNetPrecision: TypeAlias = Literal["auto", "fp32", "int8"]
 """Precision of U-Nets on OpenVINO. "auto" is bfloat16, as in training, if the processor has instructions for it, else
@@ -71,8 +74,32 @@ def is_int8(folder: Path) -> bool:
     return report.is_file() and json.loads(report.read_text())["precision"] == "int8"
 
 
+def fault_of(folder: Path) -> str | None:
+    """Compare the converted models in a folder with their hashes.
+
+    Args:
+        folder: from `converted_folder`.
+
+    Returns:
+        What is wrong with the first file that is not as it was converted, or None if the models may be served.
+    """
+    hashes = folder / HASHES
+    try:
+        expected = json.loads(hashes.read_text())
+        if not (isinstance(expected, dict) and expected):
+            return f"{hashes} names no files"
+        for name, digits in expected.items():
+            if sha256_of(folder / name) != digits:
+                return f"{folder / name} is not as it was converted: its SHA-256 differs"
+    except OSError as error:
+        return f"{error.filename or hashes} cannot be read ({error.strerror or error})"
+    except ValueError:
+        return f"{hashes} is damaged"
+    return None
+
+
 def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path, precision: UNetPrecision) -> Path:
-    """Convert `checkpoint` in a process of its own, unless that was done before; what the process prints is logged.
+    """Convert `checkpoint` in a process of its own, unless intact models are there; what the process prints is logged.
 
     Args:
         entry: catalogue entry of the checkpoint.
@@ -81,20 +108,32 @@ def ensure_converted(entry: CatalogueEntry, checkpoint: Path, cache_dir: Path, p
         precision: precision of U-Nets.
 
     Returns:
-        The folder of the converted models; it is complete, or does not exist.
+        The folder of the converted models, complete and verified.
 
     Raises:
         BackendError: the conversion failed.
         DiskFull: there is no room for the converted models.
+        WeightsError: the cache cannot be written.
     """
     folder = converted_folder(entry, cache_dir, precision)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
-        if not folder.is_dir():
-            _convert_once(entry, checkpoint, folder, try_int8=_tries_int8(entry, precision))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir() or fault_of(folder) is not None:  # else another process was faster
+                _convert_once(entry, checkpoint, folder, try_int8=_tries_int8(entry, precision))
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _disk_full(folder) from error
+        raise WeightsError(
+            f"{error.filename or folder}: {error.strerror or error}; converted models are kept there. Make it writable "
+            "for the user that runs Pomona, set POMONA_CACHE_DIR to a folder that is, or run "
+            "`python -m service.prepare` where it is."
+        ) from error
     return folder
+
+
+def _disk_full(folder: Path) -> DiskFull:
+    return DiskFull(f"{folder.parent} has no room for the converted models. Free some and start again.")
 
 
 def _tries_int8(entry: CatalogueEntry, precision: UNetPrecision) -> bool:
@@ -113,6 +152,10 @@ def _convert_once(entry: CatalogueEntry, checkpoint: Path, folder: Path, *, try_
         arguments.append(TRY_INT8)
     try:
         _run(["-m", "models.backends.convert", *arguments], entry.name, folder)
+        hashes = {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())}
+        (unfinished / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+        if folder.is_dir():
+            shutil.rmtree(folder)  # damaged
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -141,7 +184,7 @@ def _run(arguments: list[str], name: str, folder: Path) -> None:
             return
         errors.seek(0)
         stderr = errors.read()
-    if os.strerror(errno.ENOSPC) in stderr:
-        raise DiskFull(f"{folder.parent} has no room for the converted models. Free some and start again.")
+    if any(os.strerror(number) in stderr for number in NO_ROOM):
+        raise _disk_full(folder)
     last = stderr.strip().splitlines()[-1:] or ["no message"]
     raise BackendError(f"The conversion for OpenVINO failed: {last[0]} POMONA_BACKEND=torch serves without it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,10 +12,10 @@ from typing import Literal
 import pynvml
 
 from models.backends.base import BackendName, SamBackend, UNetBackend
-from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, is_int8
+from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, fault_of, is_int8
 from models.backends.cpu import has_bf16_instructions
 from models.catalog import CatalogueEntry, Family
-from models.errors import BackendError
+from models.errors import BackendError, WeightsError
 from models.weights.fetch import fetch
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "load_sam",
     "load_unet",
 ]
+
+_LOG = logging.getLogger("pomona.openvino")
 
 BackendChoice = Literal["auto", "torch", "openvino"]
 
@@ -71,27 +74,36 @@ def choose_backend(choice: BackendChoice) -> BackendName:
 def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:
     """Fetch, verify and convert the files that `backend` needs to run `entry`, unless they are there already.
 
+    Converted models that are not as they were converted are converted again.
+
     Returns:
-        the checkpoint for PyTorch, the folder of converted models for OpenVINO.
+        The checkpoint for PyTorch, the folder of converted models for OpenVINO; verified.
 
     Raises:
-        WeightsError: the checkpoint cannot be fetched.
-        BackendError: the conversion failed.
+        WeightsError: the checkpoint cannot be fetched, or the cache cannot be written.
+        BackendError: the conversion failed, or is needed and PyTorch is not installed.
     """
-    if backend == "openvino":
-        folder = _converted(entry, model_store)
-        if folder.is_dir():
-            return folder
-        if not _can_convert():
-            raise BackendError(
-                f"{entry.name} has no converted models in {model_store.cache_dir}, and converting needs PyTorch, which "
-                "is not installed. Run `python -m service.prepare` where PyTorch is installed, with the same "
-                "POMONA_CACHE_DIR."
-            )
-    checkpoint = fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     if backend == "torch":
-        return checkpoint
-    return ensure_converted(entry, checkpoint, model_store.cache_dir, model_store.unet_precision)
+        return fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
+    folder = _converted(entry, model_store)
+    fault = fault_of(folder) if folder.is_dir() else None
+    if folder.is_dir() and fault is None:
+        return folder
+    if not _can_convert():
+        state = f"has no converted models in {model_store.cache_dir}" if fault is None else f"cannot be loaded: {fault}"
+        raise BackendError(
+            f"{entry.name} {state}, and converting needs PyTorch, which is not installed. Run "
+            "`python -m service.prepare` where PyTorch is installed, with the same POMONA_CACHE_DIR."
+        )
+    if fault is not None:
+        _LOG.warning("%s is converted again: %s", entry.name, fault)
+    try:
+        checkpoint = fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
+        return ensure_converted(entry, checkpoint, model_store.cache_dir, model_store.unet_precision)
+    except (WeightsError, BackendError) as error:
+        if fault is None:
+            raise
+        raise type(error)(f"{entry.name}: {fault}, and it could not be converted again. {error.detail}") from error
 
 
 def load_sam(

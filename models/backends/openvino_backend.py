@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -139,6 +140,23 @@ def compile_model(path: Path, *, threads: int = 0, bf16: bool = False) -> openvi
             f"OpenVINO cannot compile {path}: {error} "
             f"Delete the folder {path.parent}; its models are converted again at the next start."
         ) from error
+
+
+def save_model(model: openvino.Model, path: Path) -> None:
+    """Write a model into an `.xml` file and a `.bin` file beside it, its weights in their own precision.
+
+    Raises:
+        OSError: there is no room.
+        RuntimeError: OpenVINO cannot write.
+    """
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError:
+        # It does not say why it cannot write; asking for as much room again does.
+        weights = sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
+        with path.with_suffix(".room").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, weights))
+        raise
 
 
 def infer(request: openvino.InferRequest, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.float32]]:

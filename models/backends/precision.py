@@ -27,7 +27,7 @@ import openvino
 from numpy.typing import NDArray
 
 from models.backends.converted_models import PRECISION, UNET
-from models.backends.openvino_backend import compile_model, infer
+from models.backends.openvino_backend import compile_model, infer, save_model
 from models.letterbox import resize
 from models.metrics import class_confusion, fruit_confusion, iou, mean_counted
 from models.types import PixelClass, Pixels, SemanticMap, Size
@@ -251,7 +251,7 @@ class _Bench:
     def trial(self, recipe: Recipe, candidate: Path) -> Trial:
         """Quantise by `recipe` into the `.xml` file `candidate`, and measure the result."""
         started = time.monotonic()
-        openvino.save_model(_quantise(self._model, self._calibration, recipe), candidate, compress_to_fp16=False)
+        save_model(_quantise(self._model, self._calibration, recipe), candidate)
         int8 = compile_model(candidate)
         agreement = Agreement.between(self._answers, _answers(int8, self._scenes))
         float32_ms, int8_ms = _median_ms(self._float32, int8)

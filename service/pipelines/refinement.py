@@ -140,12 +140,12 @@ class Refiner:
         )
         refined = await engine.in_worker(refine, inspection, dict(zip(chosen, masks, strict=True)))
         context.record("postprocess", engine.clock() - upsampling)
-        engine.latency.learn(_REFINE, len(prompts) * share(letterbox), engine.clock() - tick)
+        engine.learn_cost(_REFINE, len(prompts) * share(letterbox), engine.clock() - tick)
         return refined
 
     def _predict(self, letterbox: Letterbox) -> float:
         """How many fruits there will be is not known yet: as many as lately."""
-        return self.engine.latency.predict(_REFINE, median_high(self.counts or (1,)) * share(letterbox))
+        return self.engine.predict_cost(_REFINE, median_high(self.counts or (1,)) * share(letterbox))
 
     def _letterboxes(self, sam: SamRunner, size: Size) -> list[Letterbox]:
         default = self.engine.settings.input_size

@@ -175,13 +175,19 @@ class PlanChange(Generic[K, T]):
         self._kept.update(range(begin, end))
         self.following = end
 
+    def delays(self, moment: float, asleep: list[WorkItem[K, T]]) -> bool:
+        """Return whether the next old batch would make one of `asleep` late, which would have come before it."""
+        needed_by = min((item.needed_by for item in asleep), default=math.inf)
+        return needed_by < math.inf and moment + self.old.groups[self.following].longest() > needed_by
+
     def keep_one(self, moment: float, asleep: list[WorkItem[K, T]]) -> Group[K, T]:
         """Note that the next old batch stays, and return it; `asleep` would have come before it."""
         group = self.old.groups[self.following]
         self.keep(self.following, self.following + 1)
         if asleep:
-            group = replace(group, passed=[*group.passed, *asleep])
-            group.limit(moment)
+            bound = min(group.bound, *(item.needed_by for item in asleep))
+            group = replace(group, passed=[*group.passed, *asleep], bound=bound)
+            group.hold(moment)
         return group
 
     def unaffected(self) -> int:
@@ -205,6 +211,11 @@ class _Head(Generic[K, T]):
 
     items: Queued[K, T]
     position: int
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of the item alone."""
+        return self.items.lane.curve.predict(self.items.items[self.position].cost)
 
     def form(self, moment: float, asleep: list[WorkItem[K, T]]) -> Group[K, T]:
         """Form its batch; `asleep` would have come before it."""

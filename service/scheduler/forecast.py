@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from service.scheduler.change import PlanChange, Trial
 from service.scheduler.latency import ArrivalRate, LatencyCurve
-from service.scheduler.plan import Group, Lane, Plan, Queued
+from service.scheduler.plan import Group, Lane, Plan, Queued, held_until
 from service.scheduler.work import Rank, WorkItem
 
 K = TypeVar("K", bound=Hashable)
@@ -103,7 +103,7 @@ class Forecast(Generic[K, T]):
         self._now, self._start = now, start
         self._preparing = [item for item in self._preparing if item.payload is None and item.ready_by > now]
         plan = self._plan
-        if plan is None or plan.gap or _awoke(plan):
+        if plan is None or plan.gap or _awoke(plan) or _freed(plan, self._gone):
             self.forget()
             self._versions = {lane.curve: lane.curve.version for lane in self.lanes.values()}
             nothing: Plan[K, T] = Plan()
@@ -279,13 +279,15 @@ class Forecast(Generic[K, T]):
                 continue
             asleep = [item for item in change.sleepers if before is None or item.rank < before]
             if chosen is not None:
+                if (until := held_until(asleep, moment, chosen.seconds)) is not None:
+                    moment, plan.gap = until, True
+                    continue
                 group = chosen.form(moment, asleep)
                 left -= change.take(group)
             elif following == change.end:
-                moment = min(item.ready_by for item in asleep)
-                plan.gap = True
+                moment, plan.gap = min(item.ready_by for item in asleep), True
                 continue
-            elif not old.earliest[following] <= moment <= old.latest[following]:
+            elif not old.earliest[following] <= moment <= old.latest[following] or change.delays(moment, asleep):
                 self._queue_all(change)
                 continue
             elif (stop := change.unaffected()) > following + 1:
@@ -316,7 +318,8 @@ class Forecast(Generic[K, T]):
         """
         cost, lane = group.cost, group.lane
         if not group.full:
-            joined = cost + self._arrivals.expected(lane.key, self._now, start)
+            room = lane.limits.items - len(group.items)
+            joined = cost + self._arrivals.expected(lane.key, self._now, start, room)
             cost = max(cost, min(joined, lane.limits.cost))
         return lane.curve.predict(cost)
 
@@ -380,3 +383,11 @@ def _until(begin: int, end: int, flags: Iterable[bool]) -> int:
 def _awoke(plan: Plan[Any, Any]) -> bool:
     """Return whether an item that was passed over in a plan has been prepared since."""
     return plan.disordered and any(item.payload is not None for group in plan.groups for item in group.passed)
+
+
+def _freed(plan: Plan[Any, Any], gone: set[WorkItem[Any, Any]]) -> bool:
+    """Return whether a batch was kept short for the sake of an item that was removed."""
+    return bool(gone) and any(
+        group.bound < math.inf and not gone.isdisjoint(group.passed)
+        for group in (plan.groups if plan.disordered else ())
+    )

@@ -1,13 +1,25 @@
-"""How long a batch takes and how fast work arrives: learned while serving, robust to outliers."""
+"""How long a batch takes and how fast work arrives: learned while serving, robust to outliers.
+
+Times heal: what was learned in a bad moment would refuse the very work that could correct it. A time that no batch has
+confirmed for `RETRY` times as long is therefore forgotten, and the best known time assumed again. If that is wrong, the
+batch that shows it takes at most one part in `RETRY` + 1 of the device (`tests/unit/test_healing.py`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
 from statistics import median
 from typing import Final
+
+RETRY: Final = 4.0
+"""Times as long as a batch took after which what it taught is forgotten, if no other confirms it."""
+
+_LEAST_RETRY_S: Final = 2.0
+"""Seconds for which the time of a quick batch is remembered at least."""
 
 _WINDOW: Final = 16
 """Batches remembered per cost: enough to outvote outliers, few enough to follow a change of load within seconds."""
@@ -31,40 +43,105 @@ _FEWEST_ARRIVALS: Final = 8
 """Fewer arrivals say nothing about a rate."""
 
 
+def retry_after(seconds: float) -> float:
+    """Return seconds after which a batch that was learned to take `seconds` may be tried as if it took less."""
+    return max(_LEAST_RETRY_S, RETRY * seconds)
+
+
 @dataclass(slots=True)
 class _Sample:
-    """Batches of one cost: their seconds, and an upper estimate for the next."""
+    """Batches of one cost.
+
+    Attributes:
+        ran: their seconds.
+        middle: median of these.
+        most: upper estimate for the next.
+        best: least `middle` ever.
+        learned: when the last one was learned, seconds on the caller's clock.
+        healed: `ran` is an assumption, which the next batch replaces.
+    """
 
     ran: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     middle: float = 0.0
     most: float = 0.0
+    best: float = math.inf
+    learned: float = -math.inf
+    healed: bool = False
 
-    def add(self, seconds: float) -> None:
+    @property
+    def doubtful_from(self) -> float:
+        """When it is to be forgotten."""
+        return math.inf if self.healed else self.learned + retry_after(self.most)
+
+    def add(self, seconds: float, now: float) -> None:
+        if self.healed:
+            self.ran.clear()
         self.ran.append(seconds)
         self.middle = median(self.ran)
         self.most = self.middle + _SPREADS * median(abs(other - self.middle) for other in self.ran)
+        self.best = min(self.best, self.middle)
+        self.learned, self.healed = now, False
+
+    def heal(self, seconds: float, now: float) -> None:
+        """Assume from now on that a batch takes no more than `seconds`."""
+        if seconds >= self.most:
+            self.learned = now
+            return
+        self.ran.clear()
+        self.ran.append(seconds)
+        self.middle = self.most = seconds
+        self.healed = True
 
 
 class LatencyCurve:
     """Seconds of a batch by its cost, as learned for one family of keys.
 
     Attributes:
-        version: number of batches learned.
+        version: counts the changes of its predictions.
     """
 
     def __init__(self) -> None:
         self.version = 0
+        self._quickest: tuple[float, float] | None = None  # cost and seconds of the least seconds per cost ever
+        self._doubtful_from = math.inf
         self._samples: OrderedDict[float, _Sample] = OrderedDict()  # by cost, the latest last
         self._fixed = self._per_cost = self._margin = 0.0
         self._stale = False
         self._predictions: dict[float, float] = {}
 
-    def learn(self, cost: float, seconds: float) -> None:
-        """Add a batch of `cost` that took `seconds`."""
-        self._samples.setdefault(cost, _Sample()).add(seconds)
+    def learn(self, cost: float, seconds: float, now: float) -> None:
+        """Add a batch of `cost` that took `seconds` and ended `now`."""
+        sample = self._samples.setdefault(cost, _Sample())
+        sample.add(seconds, now)
         self._samples.move_to_end(cost)
         if len(self._samples) > _COSTS:
             self._samples.popitem(last=False)
+        if cost > 0 and (self._quickest is None or sample.middle * self._quickest[0] < self._quickest[1] * cost):
+            self._quickest = (cost, sample.middle)
+        self._changed()
+
+    def heal(self, now: float) -> None:
+        """Forget what nothing has confirmed for too long, see the module."""
+        if now < self._doubtful_from:
+            return
+        # A cost that did not run is taken to be as much slower than at its best as the one that ran last.
+        latest_cost, latest = next(reversed(self._samples.items()))
+        pace = max(1.0, latest.middle / self._best(latest_cost)) if now < latest.doubtful_from < math.inf else 1.0
+        for cost, sample in self._samples.items():
+            if sample.doubtful_from <= now:
+                sample.heal(pace * self._best(cost), now)
+        self._changed()
+
+    def _best(self, cost: float) -> float:
+        """Return the seconds that a batch takes at most at the best speed known, above 0."""
+        known = [(other, sample.best) for other, sample in self._samples.items()]
+        if self._quickest is not None:
+            known.append(self._quickest)
+        # A smaller batch takes no longer, a larger one no longer per cost.
+        return max(1e-9, min(seconds * max(1.0, cost / max(other, 1e-9)) for other, seconds in known))
+
+    def _changed(self) -> None:
+        self._doubtful_from = min(sample.doubtful_from for sample in self._samples.values())
         self._stale = True
         self._predictions.clear()
         self.version += 1
@@ -124,9 +201,14 @@ class LatencyModel:
             curve = self._curves[family] = LatencyCurve()
         return curve
 
-    def learn(self, family: Hashable, cost: float, seconds: float) -> None:
-        """Add a batch of `cost` that took `seconds`."""
-        self.curve(family).learn(cost, seconds)
+    def learn(self, family: Hashable, cost: float, seconds: float, now: float) -> None:
+        """Add a batch of `cost` that took `seconds` and ended `now`, seconds on the caller's clock."""
+        self.curve(family).learn(cost, seconds, now)
+
+    def heal(self, now: float) -> None:
+        """Forget what nothing has confirmed for too long; to be called before predictions are relied on."""
+        for curve in self._curves.values():
+            curve.heal(now)
 
     def predict(self, family: Hashable, cost: float) -> float:
         """Return seconds that more often than not suffice for a batch of `cost`; 0 for an unknown family."""
@@ -155,8 +237,15 @@ class ArrivalRate:
         arrivals.recent.append((now, cost))
         arrivals.total = None
 
-    def expected(self, key: Hashable, now: float, until: float) -> float:
-        """Return the cost that will arrive between `now` and `until` at the recent rate, which falls in silence."""
+    def expected(self, key: Hashable, now: float, until: float, most: int) -> float:
+        """Return the cost that will arrive between `now` and `until` at the recent rate, which falls in silence.
+
+        Args:
+            key: of the arrivals.
+            now: seconds on the caller's clock, as `until` is.
+            until: end of the time.
+            most: arrivals that count, of the recent ones' mean cost.
+        """
         arrivals = self._arrivals.get(key)
         if arrivals is None or len(arrivals.recent) < _FEWEST_ARRIVALS or until <= now:
             return 0.0
@@ -165,4 +254,4 @@ class ArrivalRate:
             return 0.0
         if arrivals.total is None:
             arrivals.total = sum(cost for _, cost in arrivals.recent)
-        return arrivals.total / (now - first) * (until - now)
+        return min(arrivals.total / (now - first) * (until - now), most * arrivals.total / len(arrivals.recent))

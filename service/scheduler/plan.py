@@ -29,6 +29,7 @@ _FEW: Final = 3
 _by_rank: Final = attrgetter("rank")
 _cost: Final = attrgetter("cost")
 _due: Final = attrgetter("due")
+_needed_by: Final = attrgetter("needed_by")
 _ready_by: Final = attrgetter("ready_by")
 
 
@@ -94,6 +95,7 @@ class Group(Generic[K, T]):
         passed: items that would have been looked at earlier but are not prepared at its start.
         earliest, latest: start times between which the composition holds.
         out_of_order: items of its key with a higher rank ran before it.
+        bound: when it must have ended for the sake of items before it that are not prepared, or infinity.
     """
 
     lane: Lane[K, T]
@@ -107,13 +109,14 @@ class Group(Generic[K, T]):
     earliest: float = -math.inf
     latest: float = math.inf
     out_of_order: bool = False
+    bound: float = math.inf
 
     def meets(self, rank: Rank) -> bool:
         """Return whether a new item of its lane would be looked at when the batch is formed."""
         return not self.sealed or self.items[-1].rank > rank
 
-    def hold(self) -> None:
-        """Compute the range of start times again, from the times learned since."""
+    def hold(self, moment: float = -math.inf) -> None:
+        """Compute the range of start times again, from the times learned since; see `limit`."""
         self.latest = math.inf
         if self.tightest < math.inf and len(self.items) > 1:
             head, number = self.items[0], len(self.items)
@@ -125,7 +128,13 @@ class Group(Generic[K, T]):
                     cost, tightest = cost + item.cost, min(tightest, item.due)
                     if tightest < math.inf:
                         self.latest = min(self.latest, tightest - self.lane.curve.predict(cost) - _TOLERANCE)
-        self.limit()
+        if self.bound < math.inf:
+            self.latest = min(self.latest, self.bound - self.longest() - _TOLERANCE)
+        self.limit(moment)
+
+    def longest(self) -> float:
+        """Return the longest predicted seconds of its first items, any number of them."""
+        return max(map(self.lane.curve.predict, accumulate(map(_cost, self.items))))
 
     def limit(self, moment: float = -math.inf) -> None:
         """Limit the range by the items that must be prepared or must not be, and by the one that did not fit.
@@ -145,7 +154,8 @@ class Group(Generic[K, T]):
             more = self.cost + closing.cost
             if more <= self.lane.limits.cost:
                 takes = self.lane.curve.predict(more)
-                self.earliest = max(self.earliest, min(self.tightest, closing.due) - takes + _TOLERANCE)
+                due = min(self.tightest, closing.due, self.bound)
+                self.earliest = max(self.earliest, due - takes + _TOLERANCE)
 
 
 @dataclass(slots=True)
@@ -193,7 +203,8 @@ def grow(
 ) -> tuple[Group[K, T], int]:
     """Form a batch of the items of one key: of the head and as many as may run with it.
 
-    A batch grows while its count, its cost and its predicted end allow. Items that are not prepared are passed over.
+    A batch grows while its count, its cost and its predicted end allow. Items that are not prepared are passed over,
+    but it must not make those late that come before it.
 
     Args:
         lane: of the items.
@@ -206,7 +217,8 @@ def grow(
         the batch, and the position after the last item that was looked at and did not stay.
     """
     most, room, predict = lane.limits.items, lane.limits.cost, lane.curve.predict
-    members, cost, tightest, latest = _alike(lane, items, position, moment)
+    bound = min(map(_needed_by, passed), default=math.inf)
+    members, cost, tightest, latest = _alike(lane, items, position, moment, bound)
     position += len(members)
     closing: WorkItem[K, T] | None = None
     while position < len(items) and len(members) < most:
@@ -219,24 +231,25 @@ def grow(
         if more > room:
             closing = item
             break
-        if tighter < math.inf:
+        end_by = min(tighter, bound)
+        if end_by < math.inf:
             takes = predict(more)
-            if moment + takes > tighter:
+            if moment + takes > end_by:
                 closing = item
                 break
-            latest = min(latest, tighter - takes - _TOLERANCE)
+            latest = min(latest, end_by - takes - _TOLERANCE)
         members.append(item)
         cost, tightest = more, tighter
         position += 1
     sealed = len(members) >= most
     full = sealed or closing is not None or cost >= room
-    group = Group(lane, members, cost, full, sealed, tightest, closing, passed, latest=latest)
+    group = Group(lane, members, cost, full, sealed, tightest, closing, passed, latest=latest, bound=bound)
     group.limit(moment)
     return group, position
 
 
 def _alike(
-    lane: Lane[K, T], items: Sequence[WorkItem[K, T]], position: int, moment: float
+    lane: Lane[K, T], items: Sequence[WorkItem[K, T]], position: int, moment: float, bound: float
 ) -> tuple[list[WorkItem[K, T]], float, float, float]:
     """Return the first items of a batch, if many cost the same and are clearly in time; else the head alone.
 
@@ -251,11 +264,27 @@ def _alike(
         costs = list(map(_cost, members))
         if costs.count(unit) == number and max(map(_ready_by, members)) <= moment:
             cost, tightest, longest = sum(costs), min(map(_due, members)), 0.0
-            if tightest < math.inf:
-                longest = lane.longest(unit, number)
-            if cost <= limits.cost and moment + longest <= tightest:
-                return members, cost, tightest, tightest - longest - _TOLERANCE
-    return [head], unit, head.due, math.inf
+            end_by = min(tightest, bound)
+            if end_by < math.inf:
+                longest = max(lane.longest(unit, number), lane.curve.predict(unit) if bound < math.inf else 0.0)
+            if cost <= limits.cost and moment + longest <= end_by:
+                return members, cost, tightest, end_by - longest - _TOLERANCE
+    latest = bound - lane.curve.predict(unit) - _TOLERANCE if bound < math.inf else math.inf
+    return [head], unit, head.due, latest
+
+
+def held_until(asleep: Sequence[WorkItem[K, T]], moment: float, seconds: float) -> float | None:
+    """Return when to decide again instead of starting a batch, or None to start it.
+
+    A batch that would make an item late is not started while that item will soon be prepared: no device can be
+    interrupted. The device is idle for less than the batch would have taken.
+
+    Args:
+        asleep: items before the head of the batch that are not prepared.
+        moment: when it would start.
+        seconds: how long its head alone takes.
+    """
+    return min((item.ready_by for item in asleep if moment + seconds > item.needed_by), default=None)
 
 
 class Plan(Generic[K, T]):

@@ -4,10 +4,13 @@ Pure and synchronous: no device, no HTTP, no event loop; the clock is an argumen
 arrives, `take` when the device is free, and `finished` when a batch is done.
 
 - A lone item on an idle device runs at once; while the device is busy, items gather.
-- More urgent items go first (RFC 9218), then the earliest deadline, then the first come. An item that has waited longer
-  than `max_age` goes before all others, so that none starves.
+- More urgent items go first (RFC 9218), then the earliest deadline, then the first come.
+- None starves: the item without a deadline that has waited longest, if longer than `max_age`, gets a turn. From then on
+  nothing that comes later overtakes it. Turns take at most a fourth of the device's time where others have a better
+  place, so that a crowd without deadlines delays those with one by its share, not by its number.
 - Items share a batch only if their keys are equal; keys, of one model or of several, compete by the same rules. A batch
   grows while its count, its cost and its predicted end allow.
+- A batch that would make an item late that goes before it and is nearly prepared is not started: the device waits.
 - What cannot be in time is refused on arrival or dropped from the queue, never run; an item that would make one late
   that was admitted before is refused.
 """
@@ -15,15 +18,15 @@ arrives, `take` when the device is free, and `finished` when a batch is done.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
 from service.errors import DeadlineUnreachable, Overloaded
 from service.scheduler.forecast import Forecast
-from service.scheduler.latency import ArrivalRate, LatencyModel
-from service.scheduler.plan import Lane, grow
+from service.scheduler.latency import ArrivalRate, LatencyModel, retry_after
+from service.scheduler.plan import Lane, grow, held_until
 from service.scheduler.work import Limits, Rank, Requester, WorkItem
 
 __all__ = ["Batch", "BatchPolicy", "Limits", "QueueOptions", "Requester", "WorkItem"]
@@ -35,6 +38,10 @@ _RESERVE: Final = 0.05
 """Fraction of a predicted wait, kept for the errors of its predictions: if times vary by a tenth, it saves nine of ten
 admitted items that would be dropped without it, and costs no goodput (`tests/unit/test_overload.py`)."""
 
+_SHARE: Final = 0.25
+"""Of a busy device's time, what turns may take; also the part of the queue's places that only work with a deadline may
+take."""
+
 _by_rank: Final = attrgetter("rank")
 
 
@@ -43,10 +50,12 @@ class QueueOptions:
     """How a device's queue behaves, for the work of all models on the device together.
 
     Attributes:
-        max_queued: most items waiting for the device, whichever model they belong to.
-        max_age: seconds after which a waiting item goes before all others.
-        probe_after: seconds without a batch of its family after which an idle device takes an item that would be late
-            by the learned times: otherwise, times learned in a bad moment would refuse its family for ever.
+        max_queued: most items waiting for the device, whichever model they belong to; those without a deadline may
+            take three fourths.
+        max_age: seconds after which an item without a deadline gets a turn.
+        probe_after: least seconds without a batch of its family after which an idle device takes an item that would be
+            late by the learned times, see `service.scheduler.latency`: they may never have been learned in a good
+            moment.
     """
 
     max_queued: int = 256
@@ -61,12 +70,12 @@ class Batch(Generic[K, T]):
     Attributes:
         items: run these together; empty if there is nothing to run now.
         late: dropped because their deadline has passed or cannot be met any more.
-        abandoned: dropped because their callers left.
+        hold_until: decide again then, seconds on the clock, or when an item is prepared; None where nothing waits.
     """
 
     items: list[WorkItem[K, T]] = field(default_factory=list)
     late: list[WorkItem[K, T]] = field(default_factory=list)
-    abandoned: list[WorkItem[K, T]] = field(default_factory=list)
+    hold_until: float | None = None
 
 
 class BatchPolicy(Generic[K, T]):
@@ -98,7 +107,10 @@ class BatchPolicy(Generic[K, T]):
         self._forecast: Forecast[K, T] = Forecast(self._lane, self._arrivals)
         self._waiting: dict[int, WorkItem[K, T]] = {}  # by id, in the order of admission
         self._admitted = 0
-        self._aging_from = math.inf  # no item that has not aged yet arrived earlier
+        self._turn: WorkItem[K, T] | None = None  # waits, and nothing new overtakes it
+        self._turn_from = -math.inf  # no other turn begins before
+        self._patient_since = math.inf  # no item that may get a turn arrived earlier
+        self._oldest_runs = False
         self._running: list[WorkItem[K, T]] = []
         self._running_until = -math.inf
         self._taken_at = -math.inf
@@ -127,13 +139,15 @@ class BatchPolicy(Generic[K, T]):
             DeadlineUnreachable: by the learned times, one would end after its deadline.
         """
         now = self._clock()
+        self._latency.heal(now)
         for item in items:
             self._arrivals.add(item.key, item.cost, now)
-        if self._waiting and len(self._waiting) + len(items) > self._options.max_queued:
-            raise Overloaded(f"{len(self._waiting)} work items are waiting already.", self._drain(now))
-        self._age(now)
+        self._check_room(items, now)
+        self._give_turn(now)
         for number, item in enumerate(items):
-            item.rank = self._rank(item, now, self._admitted + number)
+            item.rank = (1, item.request.urgency, item.due, item.request.arrived, self._admitted + number)
+            needed_by = now + (item.due - item.margin - now) / (1 + _RESERVE) - self.predict(item.key, item.cost)
+            item.needed_by = needed_by if item.ready_by <= needed_by else math.inf
         try:
             self._check_in_time(items, now)
         except DeadlineUnreachable:
@@ -142,7 +156,9 @@ class BatchPolicy(Generic[K, T]):
             for item in items:
                 item.probe = True
         self._admitted += len(items)
-        self._aging_from = min(self._aging_from, *(item.request.arrived for item in items if item.rank[0]), math.inf)
+        self._patient_since = min(
+            self._patient_since, *(item.request.arrived for item in items if item.due == math.inf), math.inf
+        )
         self._waiting |= {id(item): item for item in items}
         self._forecast.admit(items, now)
 
@@ -150,6 +166,8 @@ class BatchPolicy(Generic[K, T]):
         """Remove an item that is no longer wanted from the queue; return whether it was still there."""
         if self._waiting.pop(id(item), None) is None:
             return False
+        if item is self._turn:
+            self._turn = None
         self._forecast.remove([item])
         return True
 
@@ -166,42 +184,48 @@ class BatchPolicy(Generic[K, T]):
         if self._running:
             raise RuntimeError("take() before finished()")
         now = self._clock()
-        self._age(now)
-        batch: Batch[K, T] = Batch()
+        self._give_turn(now)
         ready: list[WorkItem[K, T]] = []
+        asleep: list[WorkItem[K, T]] = []
+        late: list[WorkItem[K, T]] = []
         for item in self._waiting.values():
-            if item.abandoned:
-                batch.abandoned.append(item)
-            elif item.due < math.inf and self._is_late(item, now):
-                batch.late.append(item)
+            if item.due < math.inf and self._is_late(item, now):
+                late.append(item)
             elif item.payload is not None:
                 ready.append(item)
-        if ready:
-            head = min(ready, key=_by_rank)
-            lane = self._forecast.lanes[head.key]
-            alike = sorted((item for item in ready if item.key == head.key), key=_by_rank)
-            chosen, _ = grow(lane, alike, 0, now, [])
-            batch.items.extend(chosen.items)
-            self._running = chosen.items
-            self._taken_at = now
-            self._running_until = now + lane.curve.predict(chosen.cost)
-        removed = [*batch.items, *batch.late, *batch.abandoned]
-        for item in removed:
-            del self._waiting[id(item)]
-        self._forecast.remove(removed)
-        return batch
+            elif item.ready_by > now:
+                asleep.append(item)
+        self._remove(late)
+        if not ready:
+            return Batch(late=late)
+        head = min(ready, key=_by_rank)
+        lane = self._forecast.lanes[head.key]
+        asleep = [item for item in asleep if item.rank < head.rank]
+        hold_until = held_until(asleep, now, lane.curve.predict(head.cost))
+        if hold_until is not None:
+            return Batch(late=late, hold_until=hold_until)
+        alike = sorted((item for item in ready if item.key == head.key), key=_by_rank)
+        chosen, _ = grow(lane, alike, 0, now, asleep)
+        self._running = chosen.items
+        self._taken_at = now
+        self._running_until = now + lane.curve.predict(chosen.cost)
+        self._oldest_runs = _oldest(ready) in chosen.items
+        if self._turn in chosen.items:
+            self._turn = None
+        self._remove(chosen.items)
+        return Batch(chosen.items, late)
 
     def expects_better(self) -> bool:
         """Return whether an item that should be prepared by now would go before all that are prepared."""
         now = self._clock()
-        self._age(now)
+        self._give_turn(now)
         ready: Rank | None = None
         coming: Rank | None = None
         for item in self._waiting.values():
             if item.payload is not None:
                 if ready is None or item.rank < ready:
                     ready = item.rank
-            elif item.ready_by <= now and not item.abandoned and (coming is None or item.rank < coming):
+            elif item.ready_by <= now and (coming is None or item.rank < coming):
                 coming = item.rank
         # Of equals none is better: the order of admission does not count.
         return ready is not None and coming is not None and coming[:-1] < ready[:-1]
@@ -218,12 +242,15 @@ class BatchPolicy(Generic[K, T]):
             if seconds is not None:
                 self.learn(key, sum(item.cost for item in self._running), max(seconds, now - self._taken_at))
             self._last_run[self._family(key)] = now
+            if self._oldest_runs:
+                self._turn_from = now + (now - self._taken_at) * (1 / _SHARE - 1)
         self._running = []
+        self._oldest_runs = False
         self._running_until = -math.inf
 
     def learn(self, key: K, cost: float, seconds: float) -> None:
         """Learn that a batch of `cost` took `seconds`."""
-        self._latency.learn(self._family(key), cost, seconds)
+        self._latency.learn(self._family(key), cost, seconds, self._clock())
         self._last_run[self._family(key)] = self._clock()
 
     def predict(self, key: K, cost: float) -> float:
@@ -233,39 +260,59 @@ class BatchPolicy(Generic[K, T]):
     def _lane(self, key: K) -> Lane[K, T]:
         return Lane(key, self._limits(key), self._latency.curve(self._family(key)))
 
+    def _remove(self, items: Sequence[WorkItem[K, T]]) -> None:
+        for item in items:
+            del self._waiting[id(item)]
+        self._forecast.remove(items)
+
+    def _check_room(self, items: Sequence[WorkItem[K, T]], now: float) -> None:
+        """Check that there are places in the queue; work without a deadline leaves some to work with one."""
+        most, waiting = self._options.max_queued, len(self._waiting)
+        undated = waiting - self._forecast.dated
+        if any(item.due < math.inf for item in items):
+            full = waiting + len(items) > most
+        else:
+            full = waiting + len(items) > most or undated + len(items) > most - int(most * _SHARE)
+        # A request with more items than there are places is taken while nothing else waits.
+        if waiting and full:
+            raise Overloaded(f"{waiting} work items are waiting already.", self._drain(now))
+
     def _may_probe(self, items: Sequence[WorkItem[K, T]], now: float) -> bool:
         """Return whether the device is idle and a time that decides about `items` may be out of date or unknown."""
-        if self._running or self._waiting:
+        # The request's own items are no reason: an inspection reserves a place for its first model, then the second.
+        if self._running or any(other.request is not items[0].request for other in self._waiting.values()):
             return False
-        families = {self._family(item.key) for item in items}
-        oldest = min((last for family, last in self._last_run.items() if family in families), default=-math.inf)
-        return now - oldest >= self._options.probe_after
+        if any(item.due < now for item in items):
+            return False
+        waits = [
+            (now - self._last_run[family], retry_after(self.predict(item.key, item.cost)))
+            for item in items
+            if (family := self._family(item.key)) in self._last_run
+        ]
+        return not waits or any(waited >= max(self._options.probe_after, needed) for waited, needed in waits)
 
     def _is_late(self, item: WorkItem[K, T], now: float) -> bool:
         earliest = now if item.probe else now + self._forecast.lanes[item.key].curve.predict(item.cost)
         return earliest > item.due
 
-    def _rank(self, item: WorkItem[K, T], now: float, number: int) -> Rank:
-        arrived = item.request.arrived
-        if now - arrived > self._options.max_age:
-            return (0, 0, 0.0, arrived, number)
-        return (1, item.request.urgency, item.due, arrived, number)
-
-    def _age(self, now: float) -> None:
-        """Move items that have waited too long to the front."""
-        if not now - self._aging_from > self._options.max_age:
+    def _give_turn(self, now: float) -> None:
+        """Let nothing new overtake the item without a deadline that has waited longest, if its time has come."""
+        options = self._options
+        if self._turn is not None or self._oldest_runs or now < self._turn_from:
             return
-        self._aging_from = math.inf
-        aged = False
+        if not now - self._patient_since > options.max_age:
+            return
+        self._patient_since = min(
+            (item.request.arrived for item in self._waiting.values() if item.due == math.inf), default=math.inf
+        )
+        oldest = _oldest(item for item in self._waiting.values() if item.payload is not None)
+        if oldest is None or not now - oldest.request.arrived > options.max_age:
+            return
+        self._turn, last = oldest, oldest.rank
         for item in self._waiting.values():
-            if item.rank[0]:
-                item.rank = self._rank(item, now, item.rank[-1])
-                if item.rank[0]:
-                    self._aging_from = min(self._aging_from, item.request.arrived)
-                else:
-                    aged = True
-        if aged:
-            self._forecast.reorder()
+            if item.rank <= last:
+                item.rank = (0, *item.rank[1:])
+        self._forecast.reorder()
 
     def _check_in_time(self, items: Sequence[WorkItem[K, T]], now: float) -> None:
         """Check that each item would be in time, and every other that would have been without them."""
@@ -295,3 +342,9 @@ class BatchPolicy(Generic[K, T]):
         """Predict seconds until all that runs and waits is done."""
         running = max(0.0, self._running_until - now) if self._running else 0.0
         return running + sum(lane.drain() for lane in self._forecast.lanes.values())
+
+
+def _oldest(items: Iterable[WorkItem[K, T]]) -> WorkItem[K, T] | None:
+    """Return the item without a deadline that has waited longest, or None."""
+    undated = (item for item in items if item.due == math.inf)
+    return min(undated, key=lambda item: (item.request.arrived, item.rank[-1]), default=None)

@@ -124,7 +124,6 @@ class Ticket:
 
     def release(self) -> None:
         """Give the place up if its item is not running yet; harmless afterwards."""
-        self.item.abandoned = True
         self._queue.release(self)
 
     def settle(self, outcome: BatchResult[Any] | Exception) -> None:
@@ -243,14 +242,14 @@ class DeviceQueue:
         for item in batch.late:
             self._observer.work_dropped(item.key.model.name, PROBLEMS[DeadlineExceeded].code)
             self._settle(item, DeadlineExceeded("The deadline passed, or became unreachable, while the item waited."))
-        for item in batch.abandoned:
-            self._observer.work_dropped(item.key.model.name, "abandoned")
-            self._tickets.pop(id(item), None)
         if batch.items:
             started = self.clock()
             items = batch.items
             self._running = future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
             future.add_done_callback(lambda done: self._finished(items, started, done))
+        elif batch.hold_until is not None:
+            wait = max(0.0, batch.hold_until - self.clock())
+            self._timer = asyncio.get_running_loop().call_later(wait, self.pump)
         self._note_idle()
 
     async def close(self, within: float) -> None:
@@ -322,6 +321,7 @@ class DeviceQueue:
         for item in items:
             self._observer.item_failed(item.key.model.name, item.key.stage)
         for ticket in list(self._tickets.values()):
+            self._policy.drop(ticket.item)  # nobody gave it up
             ticket.settle(DeviceBroken(error.detail))
         self._tickets.clear()
         self._note_idle()

@@ -13,7 +13,8 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 Rank: TypeAlias = tuple[int, int, float, float, int]
-"""An item's place in the order: smaller runs first. The last field is the order of admission."""
+"""An item's place in the order: smaller runs first. The first field is 0 for the item whose turn it is and those that
+were before it then, else 1; urgency, deadline, arrival and the order of admission follow."""
 
 
 class Requester(Protocol):
@@ -58,19 +59,20 @@ class WorkItem(Generic[K, T]):
 
     Attributes:
         payload: what the device gets, or None while it is being prepared.
-        abandoned: set when its caller has left.
         probe: admitted to learn its time again, whatever the learned times predict.
         due: the deadline, or infinity.
+        needed_by: when the device must be free for it, by the times learned at its admission; infinity where it has no
+            deadline, or is prepared too late for it.
         rank: its place in the order; set at admission.
     """
 
     __slots__ = (
-        "abandoned",
         "cost",
         "deadline",
         "due",
         "key",
         "margin",
+        "needed_by",
         "payload",
         "probe",
         "rank",
@@ -95,7 +97,7 @@ class WorkItem(Generic[K, T]):
         self.ready_by = ready_by
         self.margin = margin
         self.payload: T | None = None
-        self.abandoned = False
         self.probe = False
         self.due: float = math.inf if deadline is None else deadline
+        self.needed_by = math.inf
         self.rank: Rank = (0, 0, 0.0, 0.0, 0)

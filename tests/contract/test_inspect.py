@@ -315,6 +315,18 @@ async def test_auto_answers_with_the_u_nets_fruit_where_the_sam_takes_longer_tha
     assert (await door.inspect()).mode == "accurate"
 
 
+async def test_auto_tries_the_sam_again_after_it_was_slow(door: Door) -> None:
+    await learn(door)
+    door.sam.encode_s_per_megapixel = 1000
+    await door.embed(fruit_image(CLEAN, mark=98))  # teaches the encoder's time alone
+    assert (await door.inspect(headers=within(60_000))).mode == "fast"
+    door.sam.encode_s_per_megapixel = 0
+    assert (await door.inspect(headers=within(60_000))).mode == "fast"
+    door.sam.clock.leap(4 * 590 + 60)  # four times as long as it took
+    for _ in range(2):
+        assert (await door.inspect(headers=within(60_000))).mode == "accurate"
+
+
 async def test_with_input_size_auto_the_sam_sees_a_smaller_image_before_it_is_left_out() -> None:
     async with open_door(input_size="auto") as door:
         door.sam.encode_s_per_megapixel = 1000

@@ -226,7 +226,7 @@ async def test_calls_and_frames_are_counted_by_outcome_and_health_is_not() -> No
         await caller.segment()
         await refused(caller.segment(b""), "not_an_image")
         late = caller.stub.Embed(pb.EmbedRequest(image=image_bytes(2)), metadata=(("x-deadline-ms", "0.001"),))
-        await refused(late, "deadline_unreachable")
+        await refused(late, "deadline_exceeded")
         caller.door.sam.fails = ZeroDivisionError()
         await refused(caller.stub.Embed(pb.EmbedRequest(image=image_bytes(3))), "internal_error")
         await refused(caller.channel.unary_unary("/oranges/1")(b""), "not_found")
@@ -249,7 +249,7 @@ async def test_calls_and_frames_are_counted_by_outcome_and_health_is_not() -> No
     assert listener.started == [endpoint for endpoint, _, _ in listener.finished]
     assert listener.codes == [
         "not_an_image",
-        "deadline_unreachable",
+        "deadline_exceeded",
         "internal_error",
         "not_found",
         "not_an_image",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,8 @@ from models.backends.base import BackendName, UNetBackend
 from models.backends.converted_models import UNET
 from models.backends.load import ModelStore, ensure_files, load_sam, load_unet
 from models.backends.openvino_backend import compile_model
-from models.catalog import CATALOGUE, CatalogueEntry, load_catalogue
-from models.errors import BackendError, BadCheckpoint
+from models.catalog import CATALOGUE, CatalogueEntry, LocalFile, load_catalogue
+from models.errors import BackendError, BadCheckpoint, NoSource, WeightsError
 from models.types import Pixels, Size
 from models.unet.build import PixelsToLogits, new_unet
 from models.unet.letterbox import UNetLetterbox, pad, unet_letterbox
@@ -165,17 +168,58 @@ def test_a_conversion_is_kept_and_a_checkpoint_of_another_architecture_leaves_no
     assert not list((folder / "elsewhere").rglob("*.xml"))
 
 
-def test_a_broken_conversion_says_which_folder_to_delete(
-    entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object, tmp_path: Path
+def rot(path: Path) -> None:
+    """Change some bytes in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.fixture
+def damaged(entries: Mapping[str, CatalogueEntry], folder: Path, loaded: object, tmp_path: Path) -> Path:
+    """A copy of the converted network, in its place in the cache `tmp_path`."""
+    converted = ensure_files(entries["unet-mobilenetv2"], "openvino", ModelStore(folder / "cache"))
+    return Path(shutil.copytree(converted, tmp_path / converted.relative_to(folder / "cache")))
+
+
+@pytest.mark.parametrize("damage", [rot, truncate])
+def test_damaged_converted_models_are_converted_again(
+    entries: Mapping[str, CatalogueEntry],
+    loaded: dict[tuple[str, BackendName], UNetBackend],
+    tmp_path: Path,
+    damaged: Path,
+    damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    entry = entries["unet-mobilenetv2"]
-    broken = ModelStore(tmp_path)
-    converted = ensure_files(entry, "openvino", ModelStore(folder / "cache"))
-    copy = tmp_path / converted.relative_to(folder / "cache")
-    copy.mkdir(parents=True)
-    (copy / UNET).write_text("no model")
-    with pytest.raises(BackendError, match=f"Delete the folder {copy}"):
-        load_unet(entry, "openvino", broken)
+    damage((damaged / UNET).with_suffix(".bin"))
+    repaired = load_unet(entries["unet-mobilenetv2"], "openvino", ModelStore(tmp_path), threads=1)
+    assert "unet-mobilenetv2 is converted again" in caplog.text
+    (found,), (expected,) = (infer(unet, UPRIGHT, 0) for unet in (repaired, loaded["unet-mobilenetv2", "openvino"]))
+    assert_close(found, expected)
+
+
+def test_damaged_converted_models_without_their_checkpoint_are_one_clear_error(
+    entries: Mapping[str, CatalogueEntry], tmp_path: Path, damaged: Path
+) -> None:
+    rot((damaged / UNET).with_suffix(".bin"))
+    lost = replace(entries["unet-mobilenetv2"], sources=(LocalFile(tmp_path / "lost.safetensors"),))
+    with pytest.raises(
+        NoSource, match=r"unet\.bin is not as it was converted.* could not be converted again\. .*lost\.safetensors"
+    ):
+        load_unet(lost, "openvino", ModelStore(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_error(
+    entries: Mapping[str, CatalogueEntry], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    with pytest.raises(WeightsError, match=r"POMONA_CACHE_DIR"):
+        load_unet(entries["unet-mobilenetv2"], "openvino", ModelStore(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

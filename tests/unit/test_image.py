@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -14,10 +16,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from models.backends import load
-from models.backends.converted_models import NNCF, converted_folder
+from models.backends.converted_models import HASHES, NNCF, UNET, converted_folder
 from models.backends.load import ModelStore, ensure_files
 from models.catalog import CATALOGUE
 from models.errors import BackendError
+from models.weights.checkpoints import sha256_of
 from service.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -87,6 +90,13 @@ print("imported")
     assert ran.stdout.endswith("imported\n")
 
 
+def write_converted(folder: Path) -> None:
+    """Write what counts as converted models: a file and its hash."""
+    folder.mkdir(parents=True)
+    (folder / UNET).write_text("a model")
+    (folder / HASHES).write_text(json.dumps({UNET: sha256_of(folder / UNET)}))
+
+
 @pytest.fixture
 def no_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "find_spec", lambda _: None)
@@ -98,7 +108,7 @@ def test_without_pytorch_converted_models_are_used_and_needed(tmp_path: Path) ->
     with pytest.raises(BackendError, match=r"mobile-sam .* service\.prepare"):
         ensure_files(entry, "openvino", model_store)
     folder = converted_folder(entry, tmp_path, "fp32")
-    folder.mkdir(parents=True)
+    write_converted(folder)
     assert ensure_files(entry, "openvino", model_store) == folder
 
 
@@ -106,5 +116,27 @@ def test_without_pytorch_converted_models_are_used_and_needed(tmp_path: Path) ->
 def test_without_pytorch_a_unet_that_was_not_quantised_is_used_in_float32(tmp_path: Path) -> None:
     entry, model_store = CATALOGUE["unet-mobilenetv2-citrus"], ModelStore(tmp_path, unet_precision="int8")
     folder = converted_folder(entry, tmp_path, "fp32")
-    folder.mkdir(parents=True)
+    write_converted(folder)
     assert ensure_files(entry, "openvino", model_store) == folder
+
+
+@pytest.mark.usefixtures("no_pytorch")
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / UNET).write_text("a nodel"), r"unet\.xml is not as it was converted"),
+        (lambda folder: (folder / UNET).unlink(), r"unet\.xml cannot be read"),
+        (lambda folder: (folder / HASHES).unlink(), r"sha256\.json cannot be read"),
+        (lambda folder: (folder / HASHES).write_text('{"unet.xml": '), r"sha256\.json is damaged"),
+        (lambda folder: (folder / HASHES).write_text("{}"), r"sha256\.json names no files"),
+    ],
+)
+def test_without_pytorch_damaged_models_are_refused_with_what_is_wrong_and_what_to_do(
+    tmp_path: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    entry = CATALOGUE["unet-mobilenetv2-citrus"]
+    folder = converted_folder(entry, tmp_path, "fp32")
+    write_converted(folder)
+    damage(folder)
+    with pytest.raises(BackendError, match=rf"{entry.name} cannot be loaded: .*{words}.* service\.prepare"):
+        ensure_files(entry, "openvino", ModelStore(tmp_path))

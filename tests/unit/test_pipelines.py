@@ -451,10 +451,29 @@ async def test_an_inspections_deadline_must_leave_time_for_both_models(device: O
     assert (await device.inspect(within=700)).mode == "accurate"
 
 
+async def test_an_image_that_comes_too_late_off_the_u_net_for_the_sam_is_answered_without_it(device: OneDevice) -> None:
+    device.sam.decode_s_per_prompt = 100
+    await device.inspect()
+    device.sam.entered.clear()
+    busy = await held(device.pipelines, device.sam)
+    inspecting = asyncio.create_task(device.inspect("auto", within=2000))
+    await watched(device.pipelines).images.reach(3)
+    # The outlines of two fruits take 200 seconds.
+    device.sam.clock.leap(1900)
+    let_go(device.sam)
+    await busy
+    answer = await inspecting
+    assert (answer.mode, answer.degraded, len(answer.fruits)) == ("fast", True, 2)
+    assert "became unreachable, while the item waited" in str(answer.reason)
+
+
 async def test_nothing_stays_in_the_queue_whatever_became_of_an_inspection(device: OneDevice) -> None:
+    device.unet.infer_s_per_batch = 200
     await device.inspect()
     await device.inspect("auto", data=encode_image(np.zeros((224, 448, 3), np.uint8)))
     with pytest.raises(DeadlineUnreachable):
+        await device.inspect(within=100)
+    with pytest.raises(DeadlineExceeded):
         await device.inspect(within=-1.0)
     # Closing waits for admitted work.
     async with asyncio.timeout(PATIENCE_S):

@@ -70,7 +70,7 @@ class Both:
             item: WorkItem[str, int] = WorkItem(
                 key, request, deadline=deadline, cost=cost, ready_by=ready_by, margin=margin * TICK
             )
-            terms = plain.Terms(request.arrived, deadline, urgency, margin * TICK)
+            terms = plain.Terms(request.arrived, deadline, urgency, margin * TICK, request)
             old: plain.Item[str, int] = plain.Item(plain.Piece(key, terms, cost, ready_by))
             if prepared:
                 item.payload = old.payload = self.admitted
@@ -103,19 +103,15 @@ class Both:
         pair = self.waiting.pop(index)
         assert self.new.drop(pair.new) == self.old.drop(pair.old)
 
-    def abandon(self, index: int) -> None:
-        pair = self.waiting[index]
-        pair.new.abandoned = pair.old.abandoned = True
-
     def take(self) -> None:
         if self.old.busy:
             return
         assert self.new.expects_better() == self.old.expects_better()
         new, old = self.new.take(), self.old.take()
         of = {id(pair.new): pair for pair in self.waiting}
-        for got, wanted in ((new.items, old.batch), (new.late, old.late), (new.abandoned, old.abandoned)):
+        for got, wanted in ((new.items, old.batch), (new.late, old.late)):
             assert [of[id(item)].old for item in got] == wanted
-        gone = {id(item) for item in (*new.items, *new.late, *new.abandoned)}
+        gone = {id(item) for item in (*new.items, *new.late)}
         self.waiting = [pair for pair in self.waiting if id(pair.new) not in gone]
 
     def finish(self, ticks: int | None) -> None:
@@ -149,7 +145,7 @@ STEPS = st.one_of(
         st.booleans(),
     ),
     st.tuples(st.just("admit"), st.lists(ITEMS, min_size=1, max_size=1), st.just(0), st.just(3), st.just(True)),
-    st.tuples(st.sampled_from(["prepare", "drop", "abandon"]), st.integers(0, 1000)),
+    st.tuples(st.sampled_from(["prepare", "drop"]), st.integers(0, 1000)),
     st.tuples(st.just("take")),
     st.tuples(st.just("finish"), st.one_of(st.none(), st.integers(0, 12))),
     st.tuples(st.just("learn"), st.sampled_from(KEYS), st.sampled_from([1.0, 2.0, 4.0]), st.integers(0, 12)),
@@ -162,7 +158,7 @@ def replay(both: Both, steps: Iterable[Step]) -> None:
         if name == "admit":
             chain, age, urgency, may_probe = arguments
             both.admit(chain, age, urgency, may_probe=may_probe)
-        elif name in ("prepare", "drop", "abandon"):
+        elif name in ("prepare", "drop"):
             if both.waiting:
                 getattr(both, name)(arguments[0] % len(both.waiting))
         elif name == "wait":
@@ -215,7 +211,7 @@ def long_run(chance: random.Random) -> Iterator[Step]:
         list(range(50, 1000, 7)),
     ]
     deadlines = chance.choice(deadline_sets)
-    others = ["prepare", "prepare", "drop", "abandon", "take", "take", "finish", "finish", "learn", "wait", "wait"]
+    others = ["prepare", "prepare", "drop", "take", "take", "finish", "finish", "learn", "wait", "wait"]
     names = ["admit"] * chance.choice([2, 6, 12]) + others
     if chance.random() < 0.8:
         for key in KEYS:
@@ -236,7 +232,7 @@ def long_run(chance: random.Random) -> Iterator[Step]:
                 for _ in range(chance.choice([1, 1, 2, 2, 3]))
             ]
             yield "admit", chain, chance.choice([0, 0, 0, 5, 40]), chance.choice([3, 3, 3, 0, 7]), chance.random() < 0.5
-        elif name in ("prepare", "drop", "abandon"):
+        elif name in ("prepare", "drop"):
             yield name, chance.randint(0, 1000)
         elif name == "take":
             yield ("take",)

@@ -266,6 +266,27 @@ async def test_an_urgent_payload_that_never_comes_delays_other_work_only_briefly
     never.release()
 
 
+async def test_the_device_waits_for_an_image_that_the_next_batch_would_make_late(bench: Bench) -> None:
+    now = bench.clock.now
+    ticket = bench.unets.reserve(bench.request(), PEEL_FRAME, deadline=now + 3, ready_by=now + 1)
+    encoding = await bench.waiting(bench.encode())
+    assert bench.sam.encodes == []
+    await bench.unets.infer(ticket, peel())
+    await encoding
+    assert [stage for _, stage, *_ in bench.recorder.batches] == ["infer", "encode"]
+
+
+async def test_the_device_waits_no_longer_than_until_the_image_should_be_prepared(bench: Bench) -> None:
+    now = bench.clock.now
+    never = bench.unets.reserve(bench.request(), PEEL_FRAME, deadline=now + 3, ready_by=now + 0.05)
+    encoding = await bench.waiting(bench.encode())
+    assert bench.sam.encodes == []
+    bench.clock.leap(0.05)
+    async with asyncio.timeout(PATIENCE_S):  # of the event loop, which wakes the queue
+        await encoding
+    never.release()
+
+
 @pytest.mark.parametrize(
     ("encode_within", "infer_within", "encoding_waits", "inference_waits"),
     [(60, 6, ENCODING + INFERENCE, ENCODING), (9, 60, ENCODING, 2 * ENCODING)],
@@ -353,6 +374,7 @@ async def test_a_full_queue_refuses_the_work_of_every_model_and_says_when_to_ret
 async def test_a_device_that_broke_under_one_model_is_broken_for_all(bench: Bench) -> None:
     busy = await bench.hold()
     inference = await bench.waiting(bench.infer())
+    place = bench.reserve_infer()
     bench.sam.fails = DeviceBroken("the card fell off the bus")
     bench.let_go()
     for call in (busy, inference, bench.infer(), bench.encode(bench.quicks)):
@@ -362,6 +384,8 @@ async def test_a_device_that_broke_under_one_model_is_broken_for_all(bench: Benc
     assert bench.quicks.broken
     assert bench.unets.broken
     assert bench.unet.encodes == []
+    place.release()
+    assert bench.recorder.drops == [], "nobody gave anything up"
 
 
 async def test_closing_finishes_admitted_work_of_all_models_and_admits_no_more(bench: Bench) -> None:
