@@ -113,9 +113,9 @@ def use_stream(
 
     Args:
         target: URL or transport.
-        options: of the stream; and `retry`, of the client.
+        options: of the stream; and `retry` and `sleep`, of the client.
     """
-    client_options = {"retry": options.pop("retry", NO_RETRY)}
+    client_options = {"retry": NO_RETRY} | {each: options.pop(each) for each in ("retry", "sleep") if each in options}
     client_options |= {"url": target} if isinstance(target, str) else {"transport": target}
     answers = []
     if kind == "sync":

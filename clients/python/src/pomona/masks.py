@@ -14,8 +14,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from pomona.errors import BadAnswer, InvalidArgument, UnreadableImage
-from pomona.images import save_image
+from pomona import _checks as checks
+from pomona.errors import BadAnswer, InvalidArgument
+from pomona.images import decoding, save_image
 
 _MAX_PIXELS: Final = 1 << 30  # far above the service's limit
 _MAX_DIGITS: Final = 7  # of 5 bits: enough for a run of 2^32 pixels
@@ -103,6 +104,8 @@ class Mask:
         Raises:
             InvalidArgument: another shape or type, or no pixels.
         """
+        if not isinstance(array, np.ndarray):
+            raise InvalidArgument(f"A mask must be a bool array (height, width), got {checks.shown(array)}.")
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "bui":
             raise InvalidArgument(
                 f"A mask must be a bool array (height, width), got {array.dtype} {array.shape}: threshold it first."
@@ -117,11 +120,13 @@ class Mask:
         Raises:
             UnreadableImage: the file cannot be read, or is not an image.
         """
-        try:
-            with PIL.Image.open(path) as image:
-                return cls.of(np.asarray(image.convert("L")))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UnreadableImage(f"{path} cannot be read as a mask: {error or type(error).__name__}.") from error
+        name = checks.path(path)
+        with decoding(f"{checks.shown(name)} cannot be read as a mask"), PIL.Image.open(name) as image:
+            # Converted to 8 bits, a small number of a 16-bit or floating-point mask would become black.
+            wide = image.mode.startswith(("I", "F"))
+            pixels: NDArray[Any] = np.asarray(image if wide else image.convert("RGB"))
+            inside: NDArray[np.bool_] = pixels != 0 if wide else pixels.any(axis=2)
+            return cls.of(inside)
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
