@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pomona import _checks as checks
 from pomona.errors import BadAnswer, InvalidArgument, PomonaError, UnreadableImage
@@ -57,6 +58,9 @@ _DECODING_ERRORS: Final = (
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
+_WRITER: Final = "pomona"
+"""In the files that are written here, so that the command line replaces no others."""
+
 _DEPTHS: Final = (8, 10, 12, 14, 16)  # bits of a camera's samples
 _MODE_TO_SEND: Final = {mode: mode for mode in ("1", "L", "RGB", "RGBA")} | {"RGBa": "RGBA"}
 _MODE_BEFORE: Final = {"La": "LA"}  # Pillow converts it to no other
@@ -128,10 +132,27 @@ def save_image(image: PIL.Image.Image, path: str | os.PathLike[str]) -> None:
         InvalidArgument: the name has no known extension, or the file cannot be written.
     """
     target = checks.path(path)
+    kind = os.path.splitext(target)[1].lower()
+    note: dict[str, Any] = {}
+    if kind == ".png":
+        note["pnginfo"] = PngInfo()
+        note["pnginfo"].add_text("Software", _WRITER)
+    elif kind in (".jpg", ".jpeg"):
+        note["comment"] = _WRITER
     try:
-        image.save(target)
+        image.save(target, **note)
     except _DECODING_ERRORS as error:
         raise InvalidArgument(f"{checks.shown(target)} cannot be written: {error or type(error).__name__}.") from error
+
+
+def may_replace(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is not an image, or one that was written here: it says so, or is a mask of one bit."""
+    try:
+        with PIL.Image.open(path) as image:
+            written_by = image.info.get("Software"), image.info.get("comment")
+            return image.mode == "1" or _WRITER in written_by or _WRITER.encode() in written_by
+    except _DECODING_ERRORS:
+        return True
 
 
 def jpeg(pixels: PIL.Image.Image | NDArray[np.uint8], quality: int = 95) -> bytes:
