@@ -286,7 +286,7 @@ def test_an_interrupt_ends_a_command_at_once_while_the_service_is_silent(
     service: StandIn = request.getfixturevalue(way)
     released = threading.Event()
     service.answer = lambda received: released.wait(3 * PATIENCE_S) and ANSWERS[received.operation]
-    with start(*arguments, POMONA_URL=service.address) as program:
+    with start(*arguments, address=service.address) as program:
         try:
             service.wait_for(lambda: bool(service.received))
             program.send_signal(signal.SIGINT)
@@ -299,7 +299,7 @@ def test_an_interrupt_ends_a_command_at_once_while_the_service_is_silent(
 
 
 def test_an_interrupt_ends_a_command_that_waits_for_standard_input(http: StandIn, folder: Path) -> None:
-    with start("segment", "-", "--point", "1,1", POMONA_URL=http.address, stdin=subprocess.PIPE) as program:
+    with start("segment", "-", "--point", "1,1", address=http.address, stdin=subprocess.PIPE) as program:
         assert program.stdin is not None
         program.stdin.write("x" * 500_000)  # more than a pipe holds, so the program is reading when this returns
         program.stdin.flush()
@@ -318,16 +318,16 @@ def test_a_full_disk_is_one_sentence_and_an_exit_code(http: StandIn, folder: Pat
         ["segment", "0.png", "--point", "1,1", "-o", "-"],
     )
     for arguments in commands:
-        with FULL.open("w") as full, start(*arguments, POMONA_URL=http.address, stdout=full) as program:
+        with FULL.open("w") as full, start(*arguments, address=http.address, stdout=full) as program:
             _, said = program.communicate(timeout=PATIENCE_S)
         assert program.returncode == 1, arguments
         assert said.endswith("No space left on device.\n"), said
         assert "Traceback" not in said
 
 
-def start(*arguments: str, POMONA_URL: str, **options: Any) -> subprocess.Popen[str]:
+def start(*arguments: str, address: str, **options: Any) -> subprocess.Popen[str]:
     """Start the command line as a program."""
-    environment = {"PYTHONPATH": ":".join(sys.path), "POMONA_URL": POMONA_URL}
+    environment = {"PYTHONPATH": ":".join(sys.path), "POMONA_URL": address}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen([sys.executable, "-m", "pomona", *arguments], env=environment, text=True, **streams)
 
@@ -341,7 +341,7 @@ def test_help_shows_examples(command: list[str]) -> None:
 
 
 def test_the_package_runs_as_a_program_and_says_how_to_install_what_is_missing(http: StandIn) -> None:
-    with start("ping", POMONA_URL=http.address) as program:
+    with start("ping", address=http.address) as program:
         said, _ = program.communicate(timeout=PATIENCE_S)
     assert (program.returncode, "is ready" in said) == (0, True)
     path = {"PYTHONPATH": ":".join(sys.path)}

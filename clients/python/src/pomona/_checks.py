@@ -28,9 +28,13 @@ def shown(value: object) -> str:
     return _REPR.repr(value)
 
 
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)  # which Python counts among the whole numbers
+
+
 def whole(value: Any, name: str, *, low: int, high: int | None = None) -> int:
     """Check for a whole number, also one of numpy's, from `low` to `high`."""
-    if isinstance(value, Integral) and type(value) is not bool:
+    if isinstance(value, Integral) and not _is_flag(value):
         number = int(value)
         if low <= number and (high is None or number <= high):
             return number
@@ -40,7 +44,7 @@ def whole(value: Any, name: str, *, low: int, high: int | None = None) -> int:
 
 def finite(value: Any) -> float | None:
     """Return a real number as a float; None if it is not one, or not finite."""
-    if not isinstance(value, Real) or type(value) is bool:
+    if not isinstance(value, Real) or _is_flag(value):
         return None
     try:
         number = float(value)

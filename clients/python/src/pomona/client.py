@@ -60,7 +60,7 @@ class _Client:
             budget=self._budget,
             deadline=deadline,
             urgency=urgency,
-            request_id=request_id or uuid.uuid4().hex,
+            request_id=uuid.uuid4().hex if request_id is None else request_id,
         )
 
     def _frame_plan(self, taken: TakenFrame, options: StreamOptions, urgency: int | None) -> Plan:
@@ -472,9 +472,7 @@ class AsyncClient(_Client):
         # Files are read and pixels encoded beside the event loop.
         return await asyncio.to_thread(Call.of, request, image, frame)
 
-    async def _send(
-        self, transport: AsyncTransport, call: Call[T], plan: Plan, taken: TakenFrame | None = None
-    ) -> T:
+    async def _send(self, transport: AsyncTransport, call: Call[T], plan: Plan, taken: TakenFrame | None = None) -> T:
         steps = attempts(call, plan)
         step = next(steps)
         while True:

@@ -21,8 +21,7 @@ from pomona.transports import parse_url
 _WATCHED: Final = 1 << 16  # bytes; what is shorter fits into the buffers of the connection
 _LONGEST_ANSWER: Final = 1 << 20  # bytes of an early answer
 _QUIET_S: Final = 0.05
-"""How long to wait for more of an early answer. It may be in several pieces, and the upload that was begun may reset the
-connection at any time."""
+"""How long to wait for more of an early answer, which may come in several pieces."""
 
 
 _TURNS_TO_READ: Final = 3

@@ -32,8 +32,8 @@ ImageSource: TypeAlias = Union[
     NDArray[np.uint8],
     NDArray[np.uint16],
 ]
-"""A path, an encoded image (bytes or a binary file), a PIL image, or an array: uint8 (height, width) grey, (height, width,
-3) RGB or (height, width, 4) RGBA, or uint16 (height, width) grey."""
+"""A path, an encoded image (bytes or a binary file), a PIL image, or an array: uint8 (height, width) grey, (height,
+width, 3) RGB or (height, width, 4) RGBA, or uint16 (height, width) grey."""
 
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -131,8 +131,8 @@ def save_image(image: PIL.Image.Image, path: str | os.PathLike[str]) -> None:
     Raises:
         InvalidArgument: the name has no known extension, or the file cannot be written.
     """
-    target = checks.path(path)
-    kind = os.path.splitext(target)[1].lower()
+    target = Path(checks.path(path))
+    kind = target.suffix.lower()
     note: dict[str, Any] = {}
     if kind == ".png":
         note["pnginfo"] = PngInfo()
@@ -142,7 +142,7 @@ def save_image(image: PIL.Image.Image, path: str | os.PathLike[str]) -> None:
     try:
         image.save(target, **note)
     except _DECODING_ERRORS as error:
-        raise InvalidArgument(f"{checks.shown(target)} cannot be written: {error or type(error).__name__}.") from error
+        raise InvalidArgument(f"{target} cannot be written: {error or type(error).__name__}.") from error
 
 
 def may_replace(path: str | os.PathLike[str]) -> bool:
@@ -171,7 +171,9 @@ def jpeg(pixels: PIL.Image.Image | NDArray[np.uint8], quality: int = 95) -> byte
         raise UnreadableImage(f"jpeg() takes a PIL image or an array, got {type(pixels).__name__}.")
     image = _pixels(pixels)
     if image.mode == "I;16":
-        raise UnreadableImage("JPEG has 8 bits per channel, got 16: scale the pixels to uint8, or send them as they are.")
+        raise UnreadableImage(
+            "JPEG has 8 bits per channel, got 16: scale the pixels to uint8, or send them as they are."
+        )
     buffer = io.BytesIO()
     with decoding("The image cannot be encoded"):
         image.convert("L" if image.mode == "L" else "RGB").save(buffer, "JPEG", quality=int(quality))

@@ -167,8 +167,10 @@ class MaskResult(Result, ABC):
 
         Args:
             file_name: of the image.
-            image_number: its `id` in the JSON; annotations count from `image_number * 10000 + 1`.
+            image_number: its `id` in the JSON, at least 0; annotations count from `image_number * 10000 + 1`.
         """
+        checks.text(file_name, "file_name")
+        checks.whole(image_number, "image_number", low=0)
         masks, size = self.labelled_masks(), self.image.size
         return exports.to_coco(masks, size, file_name=file_name, image_number=image_number)
 
@@ -180,6 +182,8 @@ class MaskResult(Result, ABC):
             from_name: of the project's BrushLabels tag.
             to_name: of its Image tag.
         """
+        for name, value in (("image", image), ("from_name", from_name), ("to_name", to_name)):
+            checks.text(value, name)
         masks, size = self.labelled_masks(), self.image.size
         return exports.to_label_studio(masks, size, image=image, from_name=from_name, to_name=to_name)
 

@@ -182,7 +182,7 @@ def output_files(names: Sequence[str], folder: str, option: str) -> dict[str, Pa
     """Make a folder and return the PNG in it for each image.
 
     Raises:
-        click.UsageError: two images have the same name, the folder cannot be made, or a PNG is an image of the caller's.
+        click.UsageError: two images have the same name, the folder cannot be made, or a PNG is not to be replaced.
     """
     stems = {name: "stdin" if name == STDIN else Path(name).stem for name in names}
     duplicate = next((stem for stem, count in Counter(stems.values()).items() if count > 1), None)

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Any
 
 import click
 
