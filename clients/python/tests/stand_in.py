@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from pomona import NO_RETRY, AsyncClient, Client
 
 IMAGE = b"\x89PNG\r\n\x1a\n and so on"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0  # of tests that fail; programs start slowly on a busy machine
 
 ANSWERS: dict[str, Any] = json.loads((Path(__file__).parent / "answers.json").read_text())
 INSPECTED, SEGMENTED, SEMANTIC, EMBEDDED, MODELS = (

@@ -79,36 +79,35 @@ def test_fields_of_a_newer_service_are_ignored_and_missing_timings_are_0(http: S
     assert (report.timings.total, report.timings.decode, report.batch.infer) == (5, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("reply", "error"),
-    [
-        (Reply(422, {"code": "too_sour", "detail": "sour"}), errors.RequestRefused),
-        (Reply(500, {"code": "too_sour", "detail": "sour"}), errors.InternalError),
-        (Reply(404, b"<html>"), errors.RequestRefused),
-        (Reply(500), errors.InternalError),
-        (Reply(502, b"bad gateway"), errors.NotReady),
-        (Reply(503, b"", {"retry-after": "7"}), errors.NotReady),
-        (Reply(429, b"", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), errors.Overloaded),
-        (Reply(413), errors.UploadTooLarge),
-        (Reply(504), errors.TimedOut),
-        (Reply(302, b"", {"location": "/"}), errors.BadAnswer),
-        (Reply(200, b"<html>"), errors.BadAnswer),
-        (Reply(200, b"\xff\xfe"), errors.BadAnswer),
-        (Reply(200, []), errors.BadAnswer),
-        (Reply(200, {"fruits": 5}), errors.BadAnswer),
-        (Reply(200, INSPECTED | {"overlay": "*"}), errors.BadAnswer),
-        (Reply(200, b"{}", {"content-encoding": "gzip"}), errors.BadAnswer),
-        (Reply(hang_up=True), errors.ConnectionFailed),
-    ],
-)
-def test_answers_that_pomona_does_not_send_are_errors_of_ours(
-    http: StandIn, reply: Reply, error: type[PomonaError]
-) -> None:
-    http.always(reply)
-    with pytest.raises(PomonaError) as raised:
-        use("sync", http.address, lambda client: client.inspect(IMAGE))
-    assert type(raised.value) is error
-    assert raised.value.detail
+NOT_POMONA: list[tuple[Reply, type[PomonaError]]] = [
+    (Reply(422, {"code": "too_sour", "detail": "sour"}), errors.RequestRefused),
+    (Reply(500, {"code": "too_sour", "detail": "sour"}), errors.InternalError),
+    (Reply(404, b"<html>"), errors.RequestRefused),
+    (Reply(500), errors.InternalError),
+    (Reply(502, b"bad gateway"), errors.NotReady),
+    (Reply(503, b"", {"retry-after": "7"}), errors.NotReady),
+    (Reply(429, b"", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), errors.Overloaded),
+    (Reply(413), errors.UploadTooLarge),
+    (Reply(504), errors.TimedOut),
+    (Reply(302, b"", {"location": "/"}), errors.BadAnswer),
+    (Reply(200, b"<html>"), errors.BadAnswer),
+    (Reply(200, b"\xff\xfe"), errors.BadAnswer),
+    (Reply(200, []), errors.BadAnswer),
+    (Reply(200, {"fruits": 5}), errors.BadAnswer),
+    (Reply(200, INSPECTED | {"overlay": "*"}), errors.BadAnswer),
+    (Reply(200, b"{}", {"content-encoding": "gzip"}), errors.BadAnswer),
+    (Reply(hang_up=True), errors.ConnectionFailed),
+]
+
+
+def test_answers_that_pomona_does_not_send_are_errors_of_ours(http: StandIn) -> None:
+    with Client(http.address, retry=NO_RETRY) as pomona:
+        for reply, error in NOT_POMONA:
+            http.always(reply)
+            with pytest.raises(PomonaError) as raised:
+                pomona.inspect(IMAGE)
+            assert type(raised.value) is error, reply
+            assert raised.value.detail
 
 
 def test_a_broken_connection_is_tried_again(http: StandIn, kind: str) -> None:
@@ -172,7 +171,7 @@ def test_an_answer_that_does_not_end_is_given_up_in_time(pieces: tuple[bytes, ..
         began = time.monotonic()
         with pytest.raises(expected):
             use(kind, address, lambda client: client.send(Inspect(), IMAGE, deadline=deadline), timeout=timeout)
-        assert 0.19 <= time.monotonic() - began < 2
+        assert 0.19 <= time.monotonic() - began < 10  # not 65, the default
 
 
 def test_the_limit_of_an_attempt_is_named() -> None:

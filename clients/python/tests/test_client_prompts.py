@@ -161,15 +161,13 @@ def test_16_bit_pixels_are_sent_without_loss_and_drawn_on_in_the_bits_they_have(
         jpeg(source)
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
-)
-def test_every_mode_of_pillow_is_sent_with_its_colours(mode: str) -> None:
-    image = PIL.Image.new(mode, (2, 2))
-    sent = encode_image(image)
-    assert open_image(sent.data).size == open_image(image).size == (2, 2)
-    np.testing.assert_array_equal(np.asarray(open_image(sent.data)), np.asarray(open_image(image)))
-    assert jpeg(image).startswith(b"\xff\xd8")
+def test_every_mode_of_pillow_is_sent_with_its_colours() -> None:
+    for mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"):
+        image = PIL.Image.new(mode, (2, 2))
+        sent = encode_image(image)
+        assert open_image(sent.data).size == open_image(image).size == (2, 2), mode
+        np.testing.assert_array_equal(np.asarray(open_image(sent.data)), np.asarray(open_image(image)))
+        assert jpeg(image).startswith(b"\xff\xd8")
 
 
 def test_images_that_can_no_longer_be_read_are_refused(tmp_path: Path) -> None:
