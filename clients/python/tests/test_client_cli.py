@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from click.testing import CliRunner, Result
-from stand_in import ANSWERS, INSPECTED, Problem, Received, Reply, StandIn
+from stand_in import ANSWERS, INSPECTED, PATIENCE_S, SEGMENTED, Problem, Received, Reply, StandIn
 
 from pomona.cli.bench import Measurement, measure
 from pomona.cli.main import pomona
@@ -29,10 +32,11 @@ def invoke(http: StandIn, *arguments: str, **options: Any) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three images; the second is text."""
+    """Three images, of which the second is text, and a copy of the first."""
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         PIL.Image.fromarray(np.full((8, 16, 3), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "copy")
     (tmp_path / "1.png").write_bytes(b"text")
     return tmp_path
 
@@ -96,8 +100,15 @@ def test_segment_takes_a_mask_as_prompt_and_several_boxes_as_several_objects(htt
     PIL.Image.fromarray(np.eye(8, 16, dtype=np.uint8) * 255).save("guess.png")
     assert invoke(http, "segment", "0.png", "--mask", "guess.png", "--point", "3,3").exit_code == 0
     assert http.received[0].fields["prompts"][0]["mask"]["size"] == [8, 16]
-    assert invoke(http, "segment", "0.png", "--box", "1,1,5,5", "--box", "2,2,6,6").exit_code == 0
+    http.always(SEGMENTED | {"results": SEGMENTED["results"] * 2})
+    for _ in range(2):  # its own output is replaced
+        done = invoke(http, "segment", "0.png", "--box", "1,1,5,5", "--box", "2,2,6,6", "-o", "objects.png")
+        assert done.exit_code == 0, done.output
     assert len(http.received[1].fields["prompts"]) == 2
+    with PIL.Image.open("objects.png") as objects:
+        assert sorted(np.unique(np.asarray(objects))) == [0, 2]  # the second object covers the first
+        shown = np.asarray(objects.convert("RGB"))
+    assert shown.max(axis=2)[1:6, 2:6].min() > 100  # not black
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,16 @@ def test_segment_takes_a_mask_as_prompt_and_several_boxes_as_several_objects(htt
         (["segment", "0.png", "--point", "x"], "as 500,375"),
         (["segment", "0.png", "--point", "1,2,7"], "as 500,375"),
         (["segment", "0.png", "--point", "1,2,0.7"], "as 500,375"),
+        (["segment", "0.png", "--point", "nan,2"], "as 500,375"),
+        # What a shell makes of `-o *.png` and `--csv *.png`.
+        (["segment", "-o", "0.png", "2.png", "--point", "1,1"], "did not write"),
+        (["segment", "-o", "0.png", "0.png", "--point", "1,1"], "one of the images to read"),
+        (["segment", "-o", "0.png", "2.png", "--point", "1,1", "--overlay"], "did not write"),
+        (["segment", "-o", ".", "0.png", "2.png", "--point", "1,1"], "one of the images to read"),
+        (["segment", "-o", "2.png", "0.png", "--mask", "2.png"], "one of the images to read"),
+        (["inspect", "--csv", "0.png", "1.png", "2.png"], "did not write"),
+        (["inspect", "--csv", "3.JPG", "0.png"], "must name a table"),
+        (["inspect", "--csv", "copy", "0.png"], "did not write"),
         (["segment", "0.png", "--box", "5,5,1,1"], "left,top"),
         (["segment", "0.png", "--box", "1,1,5,5", "--box", "1,1,5,5", "--point", "1,1"], "object each"),
         (["segment", "0.png", "--point", "1,1", "--overlay"], "needs -o"),
@@ -130,11 +151,13 @@ def test_segment_takes_a_mask_as_prompt_and_several_boxes_as_several_objects(htt
 def test_wrong_usage_is_reported_before_anything_is_sent(
     http: StandIn, folder: Path, arguments: list[str], message: str
 ) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     rest = arguments if "--url" in arguments else [*arguments, "--url", http.address]
     done = CliRunner().invoke(pomona, rest)
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.split())
     assert http.received == []
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_inspect_writes_a_row_for_each_fruit_and_each_failure(picky: StandIn, folder: Path) -> None:
@@ -248,14 +271,66 @@ def test_measuring_stops_if_the_service_is_unreachable() -> None:
     assert busy.failures["overloaded"] > 1
 
 
-def test_an_interrupted_command_has_the_exit_code_that_shells_expect(
-    http: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("way", "arguments"),
+    [
+        ("http", ["inspect", "0.png", "2.png"]),
+        ("grpc_service", ["segment", "0.png", "--point", "1,1"]),
+        ("http", ["bench", "0.png"]),
+        ("grpc_service", ["models"]),
+    ],
+)
+def test_an_interrupt_ends_a_command_at_once_while_the_service_is_silent(
+    request: pytest.FixtureRequest, folder: Path, way: str, arguments: list[str]
 ) -> None:
-    def interrupted(*names: object, **options: object) -> None:
-        raise KeyboardInterrupt
+    service: StandIn = request.getfixturevalue(way)
+    released = threading.Event()
+    service.answer = lambda received: released.wait(PATIENCE_S) and ANSWERS[received.operation]
+    with start(*arguments, address=service.address) as program:
+        try:
+            service.wait_for(lambda: bool(service.received))
+            program.send_signal(signal.SIGINT)
+            _, said = program.communicate(timeout=PATIENCE_S)
+            assert (program.returncode, said) == (130, "interrupted\n")
+            assert not released.is_set()
+        finally:
+            program.kill()
+            released.set()
 
-    monkeypatch.setattr("pomona.cli.common.run", interrupted)
-    assert invoke(http, "inspect", "0.png").exit_code == 130
+
+def test_an_interrupt_ends_a_command_that_waits_for_standard_input(http: StandIn, folder: Path) -> None:
+    with start("segment", "-", "--point", "1,1", address=http.address, stdin=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        program.stdin.write("x" * 500_000)  # more than a pipe holds, so the program is reading when this returns
+        program.stdin.flush()
+        program.send_signal(signal.SIGINT)
+        assert (program.wait(PATIENCE_S), http.received) == (130, [])
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full, on which every write fails")
+def test_a_full_disk_is_one_sentence_and_an_exit_code(http: StandIn, folder: Path) -> None:
+    commands = (
+        ["inspect", "0.png", "--csv", str(FULL)],
+        ["inspect", "0.png", "--json"],
+        ["segment", "0.png", "--point", "1,1", "-o", "-"],
+    )
+    with FULL.open("w") as full:
+        programs = [start(*arguments, address=http.address, stdout=full) for arguments in commands]
+        for program in programs:
+            _, said = program.communicate(timeout=PATIENCE_S)
+            assert program.returncode == 1, said
+            assert said.splitlines()[-1] == "Reading or writing failed: No space left on device."
+            assert "Traceback" not in said
+
+
+def start(*arguments: str, address: str, **options: Any) -> subprocess.Popen[str]:
+    """Start the command line as a program."""
+    environment = {"PYTHONPATH": ":".join(sys.path), "POMONA_URL": address}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen([sys.executable, "-m", "pomona", *arguments], env=environment, text=True, **streams)
 
 
 @pytest.mark.parametrize("command", [[], ["segment"], ["inspect"], ["models"], ["ping"], ["bench"]])
@@ -267,11 +342,10 @@ def test_help_shows_examples(command: list[str]) -> None:
 
 
 def test_the_package_runs_as_a_program_and_says_how_to_install_what_is_missing(http: StandIn) -> None:
-    path = {"PYTHONPATH": ":".join(sys.path), "POMONA_URL": http.address}
-    done = subprocess.run(
-        [sys.executable, "-m", "pomona", "ping"], env=path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, "is ready" in done.stdout) == (0, True)
+    with start("ping", address=http.address) as program:
+        said, _ = program.communicate(timeout=PATIENCE_S)
+    assert (program.returncode, "is ready" in said) == (0, True)
+    path = {"PYTHONPATH": ":".join(sys.path)}
     code = "import sys; sys.modules['click'] = None; from pomona.__main__ import main; main()"
     missing = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True, check=False)
     assert missing.returncode == 2

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from stand_in import IMAGE, INSPECTED, MODELS, SEGMENTED, Problem, Reply, StandIn, use
+from stand_in import IMAGE, INSPECTED, MODELS, SEGMENTED, Problem, Reply, StandIn, use, use_stream
 
 from pomona import (
+    NO_RETRY,
     AsyncClient,
     Attempt,
     Box,
@@ -75,36 +79,35 @@ def test_fields_of_a_newer_service_are_ignored_and_missing_timings_are_0(http: S
     assert (report.timings.total, report.timings.decode, report.batch.infer) == (5, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("reply", "error"),
-    [
-        (Reply(422, {"code": "too_sour", "detail": "sour"}), errors.RequestRefused),
-        (Reply(500, {"code": "too_sour", "detail": "sour"}), errors.InternalError),
-        (Reply(404, b"<html>"), errors.RequestRefused),
-        (Reply(500), errors.InternalError),
-        (Reply(502, b"bad gateway"), errors.NotReady),
-        (Reply(503, b"", {"retry-after": "7"}), errors.NotReady),
-        (Reply(429, b"", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), errors.Overloaded),
-        (Reply(413), errors.UploadTooLarge),
-        (Reply(504), errors.TimedOut),
-        (Reply(302, b"", {"location": "/"}), errors.BadAnswer),
-        (Reply(200, b"<html>"), errors.BadAnswer),
-        (Reply(200, b"\xff\xfe"), errors.BadAnswer),
-        (Reply(200, []), errors.BadAnswer),
-        (Reply(200, {"fruits": 5}), errors.BadAnswer),
-        (Reply(200, INSPECTED | {"overlay": "*"}), errors.BadAnswer),
-        (Reply(200, b"{}", {"content-encoding": "gzip"}), errors.BadAnswer),
-        (Reply(hang_up=True), errors.ConnectionFailed),
-    ],
-)
-def test_answers_that_pomona_does_not_send_are_errors_of_ours(
-    http: StandIn, reply: Reply, error: type[PomonaError]
-) -> None:
-    http.always(reply)
-    with pytest.raises(PomonaError) as raised:
-        use("sync", http.address, lambda client: client.inspect(IMAGE))
-    assert type(raised.value) is error
-    assert raised.value.detail
+NOT_POMONA: list[tuple[Reply, type[PomonaError]]] = [
+    (Reply(422, {"code": "too_sour", "detail": "sour"}), errors.RequestRefused),
+    (Reply(500, {"code": "too_sour", "detail": "sour"}), errors.InternalError),
+    (Reply(404, b"<html>"), errors.RequestRefused),
+    (Reply(500), errors.InternalError),
+    (Reply(502, b"bad gateway"), errors.NotReady),
+    (Reply(503, b"", {"retry-after": "7"}), errors.NotReady),
+    (Reply(429, b"", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), errors.Overloaded),
+    (Reply(413), errors.UploadTooLarge),
+    (Reply(504), errors.TimedOut),
+    (Reply(302, b"", {"location": "/"}), errors.BadAnswer),
+    (Reply(200, b"<html>"), errors.BadAnswer),
+    (Reply(200, b"\xff\xfe"), errors.BadAnswer),
+    (Reply(200, []), errors.BadAnswer),
+    (Reply(200, {"fruits": 5}), errors.BadAnswer),
+    (Reply(200, INSPECTED | {"overlay": "*"}), errors.BadAnswer),
+    (Reply(200, b"{}", {"content-encoding": "gzip"}), errors.BadAnswer),
+    (Reply(hang_up=True), errors.ConnectionFailed),
+]
+
+
+def test_answers_that_pomona_does_not_send_are_errors_of_ours(http: StandIn) -> None:
+    with Client(http.address, retry=NO_RETRY) as pomona:
+        for reply, error in NOT_POMONA:
+            http.always(reply)
+            with pytest.raises(PomonaError) as raised:
+                pomona.inspect(IMAGE)
+            assert type(raised.value) is error, reply
+            assert raised.value.detail
 
 
 def test_a_broken_connection_is_tried_again(http: StandIn, kind: str) -> None:
@@ -159,9 +162,6 @@ def silent(*pieces: bytes) -> Iterator[str]:
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n"
 
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n"
-
-
 @pytest.mark.parametrize("pieces", [(), (HEAD,), (HEAD, *[b"x"] * 500)], ids=["nothing", "head", "a byte at a time"])
 @pytest.mark.parametrize("limit", ["deadline", "timeout"])
 def test_an_answer_that_does_not_end_is_given_up_in_time(pieces: tuple[bytes, ...], limit: str, kind: str) -> None:
@@ -171,7 +171,7 @@ def test_an_answer_that_does_not_end_is_given_up_in_time(pieces: tuple[bytes, ..
         began = time.monotonic()
         with pytest.raises(expected):
             use(kind, address, lambda client: client.send(Inspect(), IMAGE, deadline=deadline), timeout=timeout)
-        assert 0.19 <= time.monotonic() - began < 2
+        assert 0.19 <= time.monotonic() - began < 10  # not 65, the default
 
 
 def test_the_limit_of_an_attempt_is_named() -> None:
@@ -193,6 +193,107 @@ def test_each_phase_of_a_request_gets_what_is_left_of_the_whole() -> None:
     transport = HttpTransport("http://pomona", through=httpx.MockTransport(look))
     with Client(transport=transport, timeout=Timeout(connect=2, attempt=9)) as pomona:
         assert len(pomona.models()) == 2
+
+
+TOO_LARGE = b'{"code": "upload_too_large", "detail": "At most 32 MiB."}'
+
+
+@contextlib.contextmanager
+def refuses_early(*, reads: int, pieces: int, reset: bool) -> Iterator[str]:
+    """A service that answers frames of more than 1 MB with 413, and closes, before it has read them; others with 200.
+
+    Args:
+        reads: bytes of the body that it reads before.
+        pieces: of the answer.
+        reset: close so that the connection is reset at once, not only when more of the body arrives.
+    """
+
+    def talk(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(4096)
+            head, _, body = head.partition(b"\r\n\r\n")
+            (length,) = re.findall(rb"content-length: (\d+)", head.lower())
+            wanted = int(length) if int(length) < 1 << 20 else reads
+            while len(body) < wanted:
+                body += connection.recv(1 << 16)
+            status, content = (b"200 OK", json.dumps(INSPECTED).encode())
+            if int(length) >= 1 << 20:
+                status, content = b"413 Content Too Large", TOO_LARGE
+            fields = b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
+            answer = b"HTTP/1.1 " + status + b"\r\n" + fields + content
+            step = -(-len(answer) // pieces)
+            for start in range(0, len(answer), step):
+                connection.sendall(answer[start : start + step])
+            if reset and wanted == reads:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # closed at the end
+            while True:
+                threading.Thread(target=talk, args=listening.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("reads", "pieces", "reset"), [(0, 1, False), (0, 2, False), (0, 1, True), (200_000, 1, False)]
+)
+def test_an_answer_that_comes_before_the_upload_was_read_is_the_answer(
+    kind: str, reads: int, pieces: int, reset: bool
+) -> None:
+    with refuses_early(reads=reads, pieces=pieces, reset=reset) as address:
+        for image in (IMAGE + bytes(1 << 20), IMAGE + bytes(40 << 20)):
+            with pytest.raises(errors.UploadTooLarge, match=r"At most 32 MiB\."):
+                use(kind, address, partial(AsyncClient.inspect if kind == "async" else Client.inspect, image=image))
+
+
+def test_frames_that_are_refused_early_or_break_their_connection_fail_alone(http: StandIn, kind: str) -> None:
+    with refuses_early(reads=0, pieces=1, reset=False) as address:
+        frames = [IMAGE, IMAGE + bytes(8 << 20), IMAGE]
+        answers = use_stream(kind, address, frames, Inspect(), in_flight=2)
+        assert [type(answer.error) for answer in answers] == [type(None), errors.UploadTooLarge, type(None)]
+    http.answer = lambda received: Reply(hang_up=True) if received.image == b"1" else INSPECTED
+    answers = use_stream(kind, http.address, [b"0", b"1", b"2"], Inspect(), retry=Retry(attempts=2, first_delay=0))
+    assert [type(answer.error) for answer in answers] == [type(None), errors.ConnectionFailed, type(None)]
+    assert len(http.received) == 4
+
+
+def test_a_broken_connection_is_told_from_one_that_cannot_be_made(http: StandIn, kind: str) -> None:
+    http.always(Reply(hang_up=True))
+    with pytest.raises(errors.ConnectionFailed, match=r"broke before the answer: \w[^.]*\.$") as broken:
+        use(kind, http.address, lambda client: client.models())
+    assert broken.value.connected
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        nobody = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with pytest.raises(errors.ConnectionFailed, match=r"cannot be reached: [\w\[]") as refused:
+        use(kind, nobody, lambda client: client.models())
+    assert not refused.value.connected
+    with pytest.raises(errors.StreamBroken):
+        use_stream(kind, nobody, [IMAGE], Inspect())
+
+
+@pytest.mark.parametrize("proxies", [{}, {"http_proxy": "http://127.0.0.1:9"}], ids=["none", "one"])
+async def test_proxies_of_the_environment_are_used(
+    http: StandIn, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
+) -> None:
+    for name, value in {"no_proxy": "", **proxies}.items():
+        monkeypatch.setenv(name, value)
+    async with AsyncClient(http.address, retry=NO_RETRY) as pomona:
+        if not proxies:
+            assert await pomona.ready()
+            return
+        with pytest.raises(errors.ConnectionFailed):
+            await pomona.ready()
+        assert http.received == []
 
 
 async def test_a_cancelled_call_closes_its_connection() -> None:

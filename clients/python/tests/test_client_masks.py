@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +155,8 @@ def test_a_brush_mask_unpacks_to_opaque_white_inside(mask: NDArray[np.bool_]) ->
     np.testing.assert_array_equal(rgba, np.repeat(mask[..., None] * np.uint8(255), 4, axis=2))
 
 
-def test_a_mask_file_may_be_grey(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(np.array([[0, 200], [3, 0]], np.uint8)).save(buffer, "PNG")
-    (tmp_path / "grey.png").write_bytes(buffer.getvalue())
-    np.testing.assert_array_equal(Mask.open(tmp_path / "grey.png").array, [[False, True], [True, False]])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_a_mask_file_may_be_grey_of_any_depth(tmp_path: Path, dtype: type[np.generic]) -> None:
+    path = tmp_path / "grey.tif"
+    PIL.Image.fromarray(np.array([[0, 200], [1, 0]], dtype)).save(path)
+    np.testing.assert_array_equal(Mask.open(path).array, [[False, True], [True, False]])

@@ -123,15 +123,62 @@ def test_pixels_are_sent_as_they_are_seen_and_files_with_their_orientation() -> 
         np.zeros((0, 2), np.uint8),
         5,
         io.StringIO("text"),
-        PIL.Image.new("I", (2, 2)),
+        PIL.Image.new("I", (2, 2), -1),
+        PIL.Image.new("I", (2, 2), 1 << 16),
         PIL.Image.new("F", (2, 2)),
-        PIL.Image.new("I;16", (2, 2)),
+        PIL.Image.new("RGB", (0, 2)),
+        np.zeros((2, 2, 3), np.uint16),
         "a\x00b",
     ],
 )
-def test_sources_that_are_not_images_of_8_bits_are_refused_before_they_are_sent(source: Any) -> None:
+def test_sources_that_cannot_be_sent_without_loss_are_refused(source: Any) -> None:
     with pytest.raises(UnreadableImage):
         encode_image(source)
+    with pytest.raises(UnreadableImage):
+        open_image(source)
+
+
+SAMPLES = np.array([[0, 7], [4095, 4000]], np.uint16)  # of a camera with 12 bits
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SAMPLES,
+        PIL.Image.fromarray(SAMPLES),
+        PIL.Image.fromarray(SAMPLES.astype(np.int32)),
+        PIL.Image.frombytes("I;16B", (2, 2), SAMPLES.astype(">u2").tobytes()),
+    ],
+    ids=["array", "I;16", "I", "I;16B"],
+)
+def test_16_bit_pixels_are_sent_without_loss_and_drawn_on_in_the_bits_they_have(source: Any) -> None:
+    encoded = encode_image(source)
+    with PIL.Image.open(io.BytesIO(encoded.data)) as decoded:
+        np.testing.assert_array_equal(np.asarray(decoded), SAMPLES)
+    # As the service scales them: 4095 becomes white.
+    assert np.asarray(open_image(source))[..., 0].tolist() == [[0, 0], [255, 249]]
+    with pytest.raises(UnreadableImage, match="8 bits"):
+        jpeg(source)
+
+
+def test_every_mode_of_pillow_is_sent_with_its_colours() -> None:
+    for mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"):
+        image = PIL.Image.new(mode, (2, 2))
+        sent = encode_image(image)
+        assert open_image(sent.data).size == open_image(image).size == (2, 2), mode
+        np.testing.assert_array_equal(np.asarray(open_image(sent.data)), np.asarray(open_image(image)))
+        assert jpeg(image).startswith(b"\xff\xd8")
+
+
+def test_images_that_can_no_longer_be_read_are_refused(tmp_path: Path) -> None:
+    data = file_of(PIL.Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)), "PNG")
+    (tmp_path / "cut.png").write_bytes(data[:2000])
+    with PIL.Image.open(tmp_path / "cut.png") as cut, pytest.raises(UnreadableImage, match="decoded"):
+        encode_image(cut)
+    closed = io.BytesIO(data)
+    closed.close()
+    with pytest.raises(UnreadableImage, match="closed"):
+        encode_image(closed)
 
 
 def test_frames_can_be_encoded_as_jpeg() -> None:

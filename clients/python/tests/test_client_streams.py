@@ -23,10 +23,10 @@ from pomona import (
     Inspect,
     Inspection,
     Point,
+    Retry,
     Segment,
     errors,
 )
-from pomona.streams import StreamOptions, TakenFrame
 from pomona.testing import MockTransport, a_mask, a_segmentation, an_inspection
 
 
@@ -35,6 +35,7 @@ class Gates:
     """A transport that answers a frame when the test opens its gate; the frame's bytes are its number."""
 
     refused: frozenset[int] = frozenset()
+    busy: frozenset[int] = frozenset()
     gone: frozenset[int] = frozenset()
     late: frozenset[int] = frozenset()
     open: dict[int, threading.Event] = field(default_factory=dict)
@@ -65,6 +66,8 @@ class Gates:
     def answer(self, number: int) -> Inspection:
         if number in self.refused:
             raise errors.NotAnImage("text")
+        if number in self.busy:
+            raise errors.Overloaded("full", retry_after=1)
         if number in self.gone:
             raise errors.ConnectionFailed("It broke.")
         if number in self.late:
@@ -265,24 +268,30 @@ async def test_leaving_an_async_stream_cancels_the_frames_in_flight() -> None:
         assert sorted(gates.cancelled) == [1, 2]
 
 
-def test_the_deadline_of_a_frame_counts_from_when_it_was_taken(kind: str) -> None:
-    transport = MockTransport()
-    transport.answer(Segment, a_segmentation([a_mask((1, 1, 4, 4))]))
-    (answer,) = use_stream(kind, transport, [b"0"], Segment(Point(1, 1)), deadline=0.5, urgency=1)
-    assert answer.unwrap().best[0].area == 9
-    attempt = transport.sent[0].attempt
-    assert attempt.deadline is not None
-    assert 0.2 < attempt.deadline <= 0.5
-    assert attempt.urgency == 1
-    taken = TakenFrame(0, answer.frame)
-    assert taken.time_left(None) is None
-    with pytest.raises(errors.DeadlineExceeded):
-        TakenFrame(0, answer.frame, taken_at=taken.taken_at - 6).time_left(5)
+def test_the_deadline_of_a_frame_counts_from_its_capture_where_that_is_known(kind: str) -> None:
+    now_ns = 9_000_000_000_000
+    ages = {"30 s old": 30e9, "too old": 100e9, "of now": 0, "of the future": -1e9, "of another clock": 8e12}
+    given = [Frame(image=b"0", frame_id=name, captured_at_ns=int(now_ns - age)) for name, age in ages.items()]
+    given.append(Frame(image=b"0", frame_id="of no time"))
+
+    def deadlines(clock: Any) -> dict[str, float]:
+        transport = MockTransport()
+        transport.answer(Segment, a_segmentation([a_mask((1, 1, 4, 4))]))
+        options: dict[str, Any] = {"capture_clock": clock, "in_flight": 1, "deadline": 60, "urgency": 1}
+        answers = use_stream(kind, transport, given, Segment(Point(1, 1)), **options)
+        assert {sent.attempt.urgency for sent in transport.sent} == {1}
+        left = iter([sent.attempt.deadline or 0.0 for sent in transport.sent])
+        return {answer.frame_id: 0.0 if answer.late else next(left) for answer in answers}
+
+    from_taken = dict.fromkeys([*ages, "of no time"], 60)
+    # A busy machine may take seconds from a frame's arrival until it is sent.
+    assert deadlines(lambda: now_ns) == pytest.approx(from_taken | {"30 s old": 30, "too old": 0}, abs=10)
+    assert deadlines(None) == pytest.approx(from_taken, abs=10)
 
 
 def test_an_empty_stream_ends_and_one_without_places_is_refused(kind: str) -> None:
     assert use_stream(kind, MockTransport(), [], Inspect()) == []
-    with pytest.raises(errors.InvalidArgument, match="in_flight must be at least 1, got 0"):
+    with pytest.raises(errors.InvalidArgument, match="in_flight must be a whole number from 1 to 256, got 0"):
         use_stream(kind, MockTransport(), [], Inspect(), in_flight=0)
 
 
@@ -306,40 +315,60 @@ def test_frames_without_a_place_are_dropped_with_newest_first(kind: str) -> None
     assert sorted(gates.entered) == [0, 1, 3]
 
 
-async def test_newest_first_keeps_the_order_too() -> None:
+def test_dropped_frames_make_place_at_once_and_the_newest_is_sent_next(kind: str) -> None:
     gates = Gates()
-
-    async def camera() -> AsyncIterator[bytes]:
-        yield b"0"
-        while not gates.entered:
-            await asyncio.sleep(0)
-        yield b"1"
-        gates.let(0, 2)
-        yield b"2"
-
-    async with AsyncClient(transport=gates) as pomona:
-        answers = [each async for each in pomona.stream(camera(), Inspect(), in_flight=1, newest_first=True)]
-    assert [(answer.frame_id, answer.dropped) for answer in answers] == [("0", False), ("1", True), ("2", False)]
-    assert gates.entered == [0, 2]
-
-
-def test_newest_first_takes_no_more_frames_than_the_caller_looks_at() -> None:
-    gates = Gates()
-    gates.let(0)
-    capacity = StreamOptions(1, ordered=False, newest_first=True).capacity
-    counts: list[int] = []
-    full = threading.Event()
 
     def camera() -> Iterator[bytes]:
-        for number in range(20):
-            counts.append(number)
-            if len(counts) > capacity:
-                full.set()
+        yield b"0"
+        gates.wait_for(1)
+        # A camera that does not wait gives all of these while the service works on the first.
+        yield from (str(number).encode() for number in range(1, 30))
+        gates.let(0, 29)
+
+    answers = use_stream(kind, gates, camera(), Inspect(), in_flight=1, newest_first=True)
+    assert ids(answers) == [str(number) for number in range(30)]
+    assert [answer.frame_id for answer in answers if not answer.dropped] == ["0", "29"]
+    assert gates.entered == [0, 29]
+    assert {answer.frame.image for answer in answers if answer.dropped} == {b""}
+
+
+def test_a_frame_that_the_service_wants_later_is_dropped_for_a_newer_one(kind: str) -> None:
+    gates, arrived = Gates(busy=frozenset({0})), threading.Event()
+    gates.let(0, 1)
+
+    def camera() -> Iterator[bytes]:
+        yield b"0"
+        gates.wait_for(1)
+        yield b"1"
+        arrived.set()
+
+    async def wait(seconds: float) -> None:
+        while not arrived.is_set():
+            await asyncio.sleep(0.001)
+
+    sleep = wait if kind == "async" else lambda seconds: arrived.wait(PATIENCE_S)
+    options: dict[str, Any] = {"in_flight": 1, "newest_first": True, "retry": Retry(), "sleep": sleep}
+    old, new = use_stream(kind, gates, camera(), Inspect(), **options)
+    assert (old.dropped, new.dropped) == (True, False)
+    assert gates.entered == [0, 1]
+
+
+def test_newest_first_is_bounded_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pomona.streams.MOST_UNRETURNED", 5)
+    gates, taken, counts = Gates(), [], []
+    gates.let(*range(40))
+
+    def camera() -> Iterator[bytes]:
+        for number in range(40):
+            taken.append(number)
             yield str(number).encode()
 
-    with Client(transport=gates) as pomona:
-        answers: Any = pomona.stream(camera(), Inspect(), in_flight=1, ordered=False, newest_first=True)
-        next(answers)
-        assert not full.wait(0.1)
-        assert len(counts) == capacity
-        answers.close()
+    def look(answer: FrameAnswer[Any]) -> None:
+        time.sleep(0.002)  # in which the camera could give all
+        counts.append(len(taken))
+
+    answers = use_stream(kind, gates, camera(), Inspect(), look=look, in_flight=1, newest_first=True)
+    assert len(answers) == 40
+    # While the caller looks at one answer there are at most four more.
+    assert max(count - returned for returned, count in enumerate(counts)) <= 5
+    assert min(counts) <= 5

@@ -14,6 +14,8 @@ def main() -> None:
             raise
         sys.stderr.write("The command line needs click: pip install 'pomona-client[cli]'\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:  # while the packages are loaded
+        raise SystemExit(130) from None
     pomona(prog_name="pomona")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
 
+from pomona import _checks as checks
 from pomona._reading import read_models, read_result
 from pomona.errors import InvalidArgument
 from pomona.images import EncodedImage, ImageSource, encode_image
@@ -29,6 +30,9 @@ Mode: TypeAlias = Literal["fast", "accurate", "auto"]
 ImageLike: TypeAlias = ImageSource | Embedding | ImageInfo
 """An image, or one that the service already knows."""
 
+_MOST_GRADES: Final = 16
+_LONGEST_GRADE: Final = 32
+
 
 class Request(Generic[T_co]):
     """An operation with its options, the arguments of the client's method; the type parameter is its result.
@@ -44,6 +48,16 @@ class Request(Generic[T_co]):
     result_type: ClassVar[Any]
     needs_image: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the options that several operations have."""
+        for name, value in vars(self).items():
+            if name in ("model", "sam_model") and value is not None:
+                checks.text(value, name)
+            elif name in ("logits", "overlay", "multimask"):
+                checks.flag(value, name)
+            elif name in _CHOICES and not (value is None and name in ("input_size", "padding")):
+                checks.one_of(value, name, _CHOICES[name])
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the API, None for the service's default; the default format of masks is RLE."""
@@ -80,6 +94,7 @@ class Segment(Request[Segmentation]):
     padding: Padding | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "prompts", parse_prompts(self.prompts, multimask=self.multimask))
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +122,11 @@ class Semantic(Request[SemanticMap]):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(Request[Inspection]):
-    """Every fruit, how much of it is infected, and its grade; see `Client.inspect`."""
+    """Every fruit, how much of it is infected, and its grade; see `Client.inspect`.
+
+    Raises:
+        InvalidArgument: an option is of another type or value.
+    """
 
     operation = "inspect"
     result_type = Inspection
@@ -119,10 +138,15 @@ class Inspect(Request[Inspection]):
     grades: Mapping[str, float] | None = None
     overlay: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grades is not None:
+            object.__setattr__(self, "grades", _check_grades(self.grades))
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the API."""
         grades = (self.grades or {}).items()
-        limits = [{"grade": name, "max_infected_fraction": float(limit)} for name, limit in grades]
+        limits = [{"grade": name, "max_infected_fraction": limit} for name, limit in grades]
         return super().to_json() | {"grades": limits or None}
 
 
@@ -158,6 +182,27 @@ class Ready(Request[bool]):
     needs_image = False
 
 
+def _check_grades(grades: Any) -> dict[str, float]:
+    if not isinstance(grades, Mapping) or len(grades) > _MOST_GRADES:
+        raise InvalidArgument(
+            f'grades must map at most {_MOST_GRADES} names to infected fractions, as {{"A": 0.01, "B": 0.05}}, '
+            f"got {checks.shown(grades)}."
+        )
+    return {
+        checks.text(name, "a grade's name", longest=_LONGEST_GRADE): checks.number(
+            limit, f"the infected fraction of grade {checks.shown(name)}", low=0, high=1
+        )
+        for name, limit in grades.items()
+    }
+
+
+_CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
+    "mode": get_args(Mode),
+    "input_size": get_args(InputSize),
+    "padding": get_args(Padding),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """An image from a camera, with its identifiers.
@@ -166,7 +211,8 @@ class Frame:
         image: as for `Client.inspect`.
         frame_id: the camera's, at most 128 characters; a stream numbers frames that have none.
         trigger_id: of the trigger, at most 128 characters.
-        captured_at_ns: nanoseconds on the camera's clock, at least 0.
+        captured_at_ns: nanoseconds on the camera's clock, at least 0; if that clock is Unix time in step with this
+            machine's (PTP, NTP), or the stream is given the camera's clock, deadlines count from this time.
     """
 
     image: ImageSource
@@ -179,7 +225,7 @@ class Frame:
         """The identifiers.
 
         Raises:
-            InvalidArgument: `captured_at_ns` is negative.
+            InvalidArgument: an id is not a string of at most 128 characters, or the time not a whole number from 0.
         """
         return FrameInfo(self.frame_id, self.trigger_id, self.captured_at_ns)
 
@@ -214,6 +260,10 @@ class Call(Generic[T_co]):
             UnreadableImage: the image cannot be read.
             InvalidArgument: there is no image where one is needed, or only its id where the pixels are needed.
         """
+        if not isinstance(request, Request):
+            raise InvalidArgument(f"request must be an object as Inspect() or Segment(…), got {checks.shown(request)}.")
+        if frame is not None and not isinstance(frame, FrameInfo):
+            raise InvalidArgument(f"frame must be a FrameInfo, got {checks.shown(frame)}.")
         if not request.needs_image:
             return Call(request=request)
         name, frame = type(request).__name__, frame or FrameInfo()

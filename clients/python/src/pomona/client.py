@@ -9,11 +9,11 @@ import asyncio
 import ssl
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
+from pomona import _checks as checks
 from pomona._requests import (
     Call,
     Embed,
@@ -29,19 +29,20 @@ from pomona._requests import (
     Segment,
     Semantic,
 )
-from pomona.errors import InvalidArgument, MissingPackage, PomonaError
+from pomona.errors import FrameDropped, InvalidArgument, MissingPackage, PomonaError
 from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import ImageSource
 from pomona.prompts import Prompts
 from pomona.results import Embedding, FrameInfo, ImageInfo, Inspection, Model, Segmentation, SemanticMap
 from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, to_timeout
-from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, stream_frames
+from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, failed, stream_frames
 from pomona.transports import (
     AsyncStreamingTransport,
     AsyncTransport,
     ClientCertificate,
     StreamingTransport,
     Transport,
+    split_url,
     with_api_key,
 )
 
@@ -55,6 +56,8 @@ class _Client:
 
     def __init__(self, timeout: Timeout | float | None, retry: Retry | None) -> None:
         self._timeout = to_timeout(timeout)
+        if retry is not None and not isinstance(retry, Retry):
+            raise InvalidArgument(f"retry must be a Retry, as NO_RETRY, got {checks.shown(retry)}.")
         self._retry = retry or Retry()
         self._budget = RetryBudget(self._retry)
 
@@ -65,8 +68,19 @@ class _Client:
             budget=self._budget,
             deadline=deadline,
             urgency=urgency,
-            request_id=request_id or uuid.uuid4().hex,
+            request_id=uuid.uuid4().hex if request_id is None else request_id,
         )
+
+    def _frame_plan(self, taken: TakenFrame, options: StreamOptions, urgency: int | None) -> Plan:
+        return self._plan(taken.time_left(options.deadline), urgency, None)
+
+
+def _check_stream(frames: object, request: object, kinds: tuple[type, ...]) -> None:
+    if not isinstance(frames, kinds) or isinstance(frames, (str, bytes)):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InvalidArgument(f"frames must be an {names} of images or Frames, got {checks.shown(frames)}.")
+    if not isinstance(request, Request) or not request.needs_image:
+        raise InvalidArgument(f"request must be an object as Inspect() or Segment(…), got {checks.shown(request)}.")
 
 
 class Client(_Client):
@@ -259,12 +273,13 @@ class Client(_Client):
         plan = self._plan(deadline, urgency, request_id)
         return self._send(self._transport, Call.of(request, image, frame), plan)
 
-    def _send(self, transport: Transport, call: Call[T], plan: Plan) -> T:
+    def _send(self, transport: Transport, call: Call[T], plan: Plan, taken: TakenFrame | None = None) -> T:
         steps = attempts(call, plan)
         step = next(steps)
         while True:
             if isinstance(step, Wait):
                 self._sleep(step.seconds)
+                _drop_if_outdated(taken)
                 step = next(steps)
                 continue
             try:
@@ -282,39 +297,50 @@ class Client(_Client):
         in_flight: int = 4,
         ordered: bool = True,
         newest_first: bool = False,
+        capture_clock: Callable[[], int] | None = time.time_ns,
     ) -> Iterator[FrameAnswer[T]]:
         """Send a request for every frame of a camera, several at a time.
 
-        A frame that fails is answered with its error, and the stream goes on. A frame is taken from `frames` only if
-        fewer than `in_flight` are in flight or have answers that were not yet returned. A thread takes the frames, so
-        that a camera that blocks delays no answer. Over gRPC all frames of an `Inspect` or a `Segment` go over one
-        stream, and leaving the loop early cancels those in flight; over HTTP they finish unseen, and
+        A frame that fails is answered with its error, and the stream goes on, also if its connection breaks; the stream
+        ends if no connection can be made. A frame is sent only if fewer than `in_flight` are in flight or have answers
+        that were not yet returned; until then it is not taken from `frames`, unless `newest_first`. A thread takes the
+        frames, so that a camera that blocks delays no answer. Over gRPC all frames of an `Inspect` or a `Segment` go
+        over one stream, and leaving the loop early cancels those in flight; over HTTP they finish unseen, and
         `AsyncClient.stream` cancels them.
 
         Args:
             frames: images, or `Frame`s with the camera's identifiers.
             request: `Inspect(…)`, `Segment(…)` or `Semantic(…)`.
-            deadline: seconds after which a frame's answer is too late, from when it was taken from `frames`.
+            deadline: seconds after which a frame's answer is too late, from when it was captured; for a frame that does
+                not say when, or by another clock than `capture_clock`, from when it was taken from `frames`.
             urgency: RFC 9218, 0 the most urgent to 7 the least.
-            in_flight: largest number of frames in flight.
+            in_flight: largest number of frames in flight, 1 to 256.
             ordered: answers in the order of the frames, else as they finish.
-            newest_first: take frames as they come, and of those beyond `in_flight` let only the newest wait; the one
-                that waited before is answered with `FrameDropped`. For a camera that does not wait.
+            newest_first: take frames as they come, and while there is no place let only the newest wait; the one that
+                waited before is answered with `FrameDropped`. So a frame is sent at most one interval of the camera
+                after it came. For a camera that does not wait.
+            capture_clock: returns the time in nanoseconds by the clock of `captured_at_ns`: by default Unix time;
+                `time.monotonic_ns` for cameras that the kernel stamps; None to count deadlines from when frames are
+                taken. Times in the future, or more than an hour ago, are taken to be of another clock.
 
         Raises:
-            StreamBroken: the connection broke. What `frames` raises is raised here too.
+            StreamBroken: the service cannot be reached any more. What `frames` raises is raised here too.
+            InvalidArgument: an argument cannot be used.
         """
-        options = StreamOptions(in_flight, ordered=ordered, newest_first=newest_first)
+        _check_stream(frames, request, (Iterable,))
+        options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
+        self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.stream(request, in_flight) if isinstance(whole, StreamingTransport) else None
 
         def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
             try:
-                plan = self._plan(taken.time_left(deadline), urgency, None)
-                return FrameAnswer(frame, self._send(own or whole, Call.of(request, frame.image, frame.info), plan))
+                plan = self._frame_plan(taken, options, urgency)
+                call = Call.of(request, frame.image, frame.info)
+                return FrameAnswer(frame, self._send(own or whole, call, plan, taken))
             except PomonaError as error:
-                return FrameAnswer(frame, error=error)
+                return failed(taken, error)
 
         return stream_frames(frames, answer, options, close=own.close if own is not None else lambda: None)
 
@@ -470,12 +496,13 @@ class AsyncClient(_Client):
         # Files are read and pixels encoded beside the event loop.
         return await asyncio.to_thread(Call.of, request, image, frame)
 
-    async def _send(self, transport: AsyncTransport, call: Call[T], plan: Plan) -> T:
+    async def _send(self, transport: AsyncTransport, call: Call[T], plan: Plan, taken: TakenFrame | None = None) -> T:
         steps = attempts(call, plan)
         step = next(steps)
         while True:
             if isinstance(step, Wait):
                 await self._sleep(step.seconds)
+                _drop_if_outdated(taken)
                 step = next(steps)
                 continue
             try:
@@ -493,24 +520,27 @@ class AsyncClient(_Client):
         in_flight: int = 4,
         ordered: bool = True,
         newest_first: bool = False,
+        capture_clock: Callable[[], int] | None = time.time_ns,
     ) -> AsyncGenerator[FrameAnswer[T], None]:
         """Send a request for every frame of a camera; see `Client.stream`.
 
         `frames` may be an async iterable. Leaving the loop early and closing the stream (`contextlib.aclosing`) cancels
         the frames in flight, in the service too.
         """
-        options = StreamOptions(in_flight, ordered=ordered, newest_first=newest_first)
+        _check_stream(frames, request, (Iterable, AsyncIterable))
+        options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
+        self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.astream(request, in_flight) if isinstance(whole, AsyncStreamingTransport) else None
 
         async def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
             try:
-                plan = self._plan(taken.time_left(deadline), urgency, None)
+                plan = self._frame_plan(taken, options, urgency)
                 call = await self._call(request, frame.image, frame.info)
-                return FrameAnswer(frame, await self._send(own or whole, call, plan))
+                return FrameAnswer(frame, await self._send(own or whole, call, plan, taken))
             except PomonaError as error:
-                return FrameAnswer(frame, error=error)
+                return failed(taken, error)
 
         async def close() -> None:
             if own is not None:
@@ -531,16 +561,18 @@ class AsyncClient(_Client):
         await self.close()
 
 
+def _drop_if_outdated(taken: TakenFrame | None) -> None:
+    if taken is not None and taken.outdated():
+        raise FrameDropped("The service wanted the frame later; a newer one was sent instead.")
+
+
 def _is_grpc(url: str) -> bool:
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in ("http", "https", "grpc", "grpcs"):
+    parts = split_url(url)
+    if parts is None or parts.scheme not in ("http", "https", "grpc", "grpcs"):
         raise InvalidArgument(
-            f"url must start with http://, https://, grpc:// or grpcs://, as {DEFAULT_URL}, got {url!r}."
+            f"url must start with http://, https://, grpc:// or grpcs://, as {DEFAULT_URL}, got {checks.shown(url)}."
         )
-    return scheme in ("grpc", "grpcs")
+    return parts.scheme in ("grpc", "grpcs")
 
 
 def _grpc() -> ModuleType:

@@ -314,7 +314,13 @@ class InternalError(PomonaError):
 
 
 class ConnectionFailed(PomonaError):
-    """The service cannot be reached, or the connection broke."""
+    """The service cannot be reached, or the connection broke.
+
+    Attributes:
+        connected: whether a connection was made, and broke before the answer; something listens at the address then.
+    """
+
+    connected = False
 
 
 class StreamBroken(ConnectionFailed):

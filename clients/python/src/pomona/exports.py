@@ -31,6 +31,13 @@ PALETTE: Final = (
 """RGB of the masks, in order and again from the start. The colours are those of Okabe and Ito, "Color Universal Design"
 (2008), which people with any common colour blindness tell apart; without orange, invisible on oranges, and black."""
 
+
+def index_palette() -> list[int]:
+    """Return 256 colours for the numbers of masks: black for 0, then those of `PALETTE`, again and again."""
+    colours = [(0, 0, 0), *(PALETTE[number % len(PALETTE)] for number in range(255))]
+    return [channel for colour in colours for channel in colour]
+
+
 _CLASS_COLOURS: Final[Mapping[str, tuple[int, int, int]]] = {"healthy": PALETTE[0], "infected": PALETTE[1]}
 _TINT: Final = 115  # opacity inside a mask's outline, of 255
 _MAX_ANNOTATIONS: Final = 10_000  # of an image

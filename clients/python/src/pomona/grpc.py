@@ -15,11 +15,12 @@ from typing import Any, Final, TypeVar, cast
 
 import grpc
 
+from pomona import _checks as checks
 from pomona._requests import Attempt, Call, Ready, Request
 from pomona.errors import ClientClosed, InvalidArgument, NotReady
 from pomona.grpc_codec import call_error, encode_call, metadata_of, parse_message, path_of
 from pomona.grpc_streams import FrameStream
-from pomona.transports import ClientCertificate, parse_url
+from pomona.transports import ClientCertificate, check_tls, parse_url
 
 T = TypeVar("T")
 
@@ -51,13 +52,12 @@ class GrpcTransport:
         connect: float = 5.0,
     ) -> None:
         target, secure = parse_target(url)
-        self._headers = metadata_of(headers or {})
+        tls, limit = check_tls(tls), checks.seconds(connect, "connect")
+        self._headers = metadata_of(checks.headers(headers))
         if secure:
-            self._channel = grpc.secure_channel(
-                target, _credentials(tls, client_certificate), _channel_options(connect)
-            )
+            self._channel = grpc.secure_channel(target, _credentials(tls, client_certificate), _channel_options(limit))
         elif tls is None and client_certificate is None:
-            self._channel = grpc.insecure_channel(target, _channel_options(connect))
+            self._channel = grpc.insecure_channel(target, _channel_options(limit))
         else:
             raise InvalidArgument(
                 f"url must start with grpcs:// where tls or client_certificate is given, got {url!r}."
@@ -150,8 +150,10 @@ def parse_target(url: str) -> tuple[str, bool]:
         InvalidArgument: the URL is not one of gRPC.
     """
     parts = parse_url(url, ("grpc", "grpcs"))
-    if parts.username or parts.path.strip("/") or parts.query or parts.fragment:
-        raise InvalidArgument(f"url must have only a host and a port, as grpc://localhost:{DEFAULT_PORT}, got {url!r}.")
+    if parts.username or parts.path.strip("/") or parts.query or parts.fragment or not parts.netloc.isascii():
+        raise InvalidArgument(
+            f"url must have only a host and a port, in ASCII, as grpc://localhost:{DEFAULT_PORT}, got {url!r}."
+        )
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port or DEFAULT_PORT}", parts.scheme == "grpcs"
 

@@ -10,14 +10,16 @@ import functools
 import json
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 import httpx
 
+from pomona import _checks as checks
 from pomona._requests import Attempt, Call, Ready
+from pomona.early_answers import EarlyAnswerTransport, goes_through_proxy
 from pomona.errors import (
     BadAnswer,
     ClientClosed,
@@ -34,7 +36,7 @@ from pomona.errors import (
     UploadTooLarge,
     error_for,
 )
-from pomona.transports import ClientCertificate, parse_result, parse_url, too_late
+from pomona.transports import ClientCertificate, check_tls, parse_result, parse_url, too_late
 
 T = TypeVar("T")
 
@@ -170,7 +172,8 @@ class HttpTransport:
         client_certificate: ClientCertificate | None = None,
         through: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(**_options(url, headers, tls, client_certificate), transport=through)
+        context = _context(url, tls, client_certificate)
+        self._http: httpx.Client = _made(httpx.Client, url, headers, context, through)
 
     def send(self, call: Call[T], attempt: Attempt) -> T:
         """Send a call; see `pomona.transports.Transport`."""
@@ -178,8 +181,13 @@ class HttpTransport:
         request = _build(self._http, build_request(call, attempt), left)
         with _translated(self._http, left):
             response = self._http.send(request, stream=True)
+            body = b""
             try:
-                body = b"".join(left.checked(chunk) for chunk in response.iter_bytes())
+                for chunk in response.iter_bytes():
+                    body += left.checked(chunk)
+            except httpx.NetworkError:
+                if response.is_success:
+                    raise
             finally:
                 response.close()
         return parse_response(call, response.status_code, response.headers, body)
@@ -201,7 +209,10 @@ class AsyncHttpTransport:
         client_certificate: ClientCertificate | None = None,
         through: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**_options(url, headers, tls, client_certificate), transport=through)
+        context = _context(url, tls, client_certificate)
+        if through is None and not goes_through_proxy(url):
+            through = EarlyAnswerTransport(context, _LIMITS)
+        self._http: httpx.AsyncClient = _made(httpx.AsyncClient, url, headers, context, through)
 
     async def asend(self, call: Call[T], attempt: Attempt) -> T:
         """Send a call; see `pomona.transports.AsyncTransport`."""
@@ -209,8 +220,13 @@ class AsyncHttpTransport:
         request = _build(self._http, build_request(call, attempt), left)
         with _translated(self._http, left):
             response = await self._http.send(request, stream=True)
+            body = b""
             try:
-                body = b"".join([left.checked(chunk) async for chunk in response.aiter_bytes()])
+                async for chunk in response.aiter_bytes():
+                    body += left.checked(chunk)
+            except httpx.NetworkError:
+                if response.is_success:
+                    raise
             finally:
                 await response.aclose()
         return parse_response(call, response.status_code, response.headers, body)
@@ -220,26 +236,36 @@ class AsyncHttpTransport:
         await self._http.aclose()
 
 
-def _options(
+def _context(url: str, tls: ssl.SSLContext | None, client_certificate: ClientCertificate | None) -> ssl.SSLContext:
+    scheme = parse_url(url, ("http", "https")).scheme
+    context = check_tls(tls)
+    if client_certificate is None:
+        return context or _default_tls()
+    if scheme != "https":
+        raise InvalidArgument(f"url must start with https:// where client_certificate is given, got {url!r}.")
+    context = context or httpx.create_ssl_context()
+    try:
+        certificate, key = client_certificate
+        # Without a password it would prompt for one at the terminal.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (OSError, TypeError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise InvalidArgument(
+            f"client_certificate must be a certificate and its unlocked key in PEM: {error}."
+        ) from error
+    return context
+
+
+def _made(
+    kind: Callable[..., Any],
     url: str,
     headers: Mapping[str, str] | None,
-    tls: ssl.SSLContext | None,
-    client_certificate: ClientCertificate | None,
-) -> dict[str, Any]:
-    scheme = parse_url(url, ("http", "https")).scheme
-    if client_certificate is not None:
-        if scheme != "https":
-            raise InvalidArgument(f"url must start with https:// where client_certificate is given, got {url!r}.")
-        tls = tls or httpx.create_ssl_context()
-        certificate, key = client_certificate
-        try:
-            # Without a password it would prompt for one at the terminal.
-            tls.load_cert_chain(certificate, key, password=lambda: "")
-        except OSError as error:  # ssl.SSLError is one too
-            raise InvalidArgument(
-                f"client_certificate must be a certificate and its unlocked key in PEM: {error}."
-            ) from error
-    return {"base_url": url, "headers": dict(headers or {}), "verify": tls or _default_tls(), "limits": _LIMITS}
+    context: ssl.SSLContext,
+    through: httpx.BaseTransport | httpx.AsyncBaseTransport | None,
+) -> Any:
+    try:
+        return kind(base_url=url, headers=checks.headers(headers), verify=context, limits=_LIMITS, transport=through)
+    except (httpx.InvalidURL, ValueError, ImportError) as error:  # of the URL, or of a proxy that the environment names
+        raise InvalidArgument(f"The client cannot be made for {checks.shown(url)}: {_reason(error)}.") from error
 
 
 class _TimeLeft(dict[str, float]):
@@ -301,6 +327,8 @@ def _translated(http: httpx.Client | httpx.AsyncClient, left: _TimeLeft) -> Iter
         if isinstance(late, DeadlineExceeded) and left.seconds <= 1e-3:
             raise late from error
         raise ConnectionFailed("The service cannot be reached: no connection in time.") from error
+    except httpx.ConnectError as error:
+        raise ConnectionFailed(f"The service cannot be reached: {_reason(error)}.") from error
     except httpx.TimeoutException as error:
         raise left.late() from error
     except (httpx.DecodingError, httpx.TooManyRedirects) as error:
@@ -308,8 +336,17 @@ def _translated(http: httpx.Client | httpx.AsyncClient, left: _TimeLeft) -> Iter
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
         raise InvalidArgument(f"The request cannot be sent: {_reason(error)}.") from error
     except httpx.HTTPError as error:
-        raise ConnectionFailed(f"The service cannot be reached: {_reason(error)}.") from error
+        broken = ConnectionFailed(f"The connection broke before the answer: {_reason(error)}.")
+        broken.connected = True
+        raise broken from error
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """Return what an error says, or the one that caused it, or its class: never nothing."""
+    causes: BaseException | None = error
+    while causes is not None:
+        words = str(causes).strip().rstrip(".")
+        if words:
+            return words
+        causes = causes.__cause__ or causes.__context__
+    return type(error).__name__

@@ -5,6 +5,7 @@ The service sends masks as RLE, or with `logits=True` as the low-resolution logi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,8 +15,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from pomona.errors import BadAnswer, InvalidArgument, UnreadableImage
-from pomona.images import save_image
+from pomona import _checks as checks
+from pomona.errors import BadAnswer, InvalidArgument
+from pomona.images import decoding, save_image
 
 _MAX_PIXELS: Final = 1 << 30  # far above the service's limit
 _MAX_DIGITS: Final = 7  # of 5 bits: enough for a run of 2^32 pixels
@@ -29,10 +31,17 @@ class Rle:
     Attributes:
         size: height and width.
         counts: runs down the columns, characters 48 to 111.
+
+    Raises:
+        InvalidArgument: the size is not two whole numbers, or the counts are not a string.
     """
 
     size: tuple[int, int]
     counts: str
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        checks.text(self.counts, "the counts of an RLE")
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,23 @@ class Logits:
         shape: height and width.
         data: float16, little-endian, row by row.
         window: (height, width) of the part that the image covers, in logits, with fractions; the rest is padding.
+
+    Raises:
+        InvalidArgument: the data are not bytes, or a number is none or not in its range.
     """
 
     shape: tuple[int, int]
     data: bytes
     window: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        _check_size(self.shape)
+        if not isinstance(self.data, bytes):
+            raise InvalidArgument(f"The data of logits must be bytes, got {checks.shown(self.data)}.")
+        if not (isinstance(self.window, Sequence) and len(self.window) == 2):
+            raise InvalidArgument(f"The window of logits must be (height, width), got {checks.shown(self.window)}.")
+        for length, whole in zip(self.window, self.shape, strict=True):
+            checks.number(length, "the window of logits", low=1 / _LOGITS_STRIDE, high=whole)
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -88,10 +109,18 @@ class Mask:
     Attributes:
         size: height and width of the image.
         encoded: the mask as the service sent it, or as it is sent in a prompt.
+
+    Raises:
+        InvalidArgument: the size is not two whole numbers, or the mask is of another type.
     """
 
     size: tuple[int, int]
     encoded: Rle | Logits
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        if not isinstance(self.encoded, (Rle, Logits)):
+            raise InvalidArgument(f"A mask must be encoded as Rle or Logits, got {checks.shown(self.encoded)}.")
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Mask:
@@ -103,6 +132,8 @@ class Mask:
         Raises:
             InvalidArgument: another shape or type, or no pixels.
         """
+        if not isinstance(array, np.ndarray):
+            raise InvalidArgument(f"A mask must be a bool array (height, width), got {checks.shown(array)}.")
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "bui":
             raise InvalidArgument(
                 f"A mask must be a bool array (height, width), got {array.dtype} {array.shape}: threshold it first."
@@ -117,11 +148,12 @@ class Mask:
         Raises:
             UnreadableImage: the file cannot be read, or is not an image.
         """
-        try:
-            with PIL.Image.open(path) as image:
-                return cls.of(np.asarray(image.convert("L")))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UnreadableImage(f"{path} cannot be read as a mask: {error or type(error).__name__}.") from error
+        name = checks.path(path)
+        with decoding(f"{checks.shown(name)} cannot be read as a mask"), PIL.Image.open(name) as image:
+            # Converted to 8 bits, a small number of a 16-bit or floating-point mask would become black.
+            wide = image.mode.startswith(("I", "F"))
+            pixels: NDArray[Any] = np.asarray(image if wide else image.convert("RGB"))
+            return cls.of(np.not_equal(pixels, 0) if wide else np.any(pixels, axis=2))
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
@@ -130,6 +162,9 @@ class Mask:
         Raises:
             BadAnswer: the mask cannot be decoded, or is not of the image's size.
         """
+        height, width = self.size
+        if height < 1 or width < 1 or height * width > _MAX_PIXELS:
+            raise BadAnswer(f"A mask must have at least one pixel and at most {_MAX_PIXELS}, got {self.size}.")
         decoded = decode_rle(self.encoded) if isinstance(self.encoded, Rle) else _upsample(self.encoded, self.size)
         if decoded.shape != self.size:
             raise BadAnswer(f"A mask must have the image's size {self.size}, got {decoded.shape}.")
@@ -195,6 +230,13 @@ class ScoredMask:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the mask as an image, white inside the mask; see `Mask.save`."""
         self.mask.save(path)
+
+
+def _check_size(size: Any) -> None:
+    if not (isinstance(size, tuple) and len(size) == 2):
+        raise InvalidArgument(f"A size must be (height, width), got {checks.shown(size)}.")
+    for length in size:
+        checks.whole(length, "a height or a width", low=0)
 
 
 def logits_window(size: tuple[int, int], longest_side: int) -> tuple[float, float]:

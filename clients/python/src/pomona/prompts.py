@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pomona import _checks as checks
 from pomona.errors import InvalidArgument, MalformedPrompt, NoPrompt
 from pomona.masks import Logits, Mask, PixelBox, ScoredMask
 
@@ -35,10 +36,12 @@ class Point:
     label: int = FOREGROUND
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.x) and math.isfinite(self.y)):
-            raise MalformedPrompt(f"A point must have finite coordinates, got ({self.x}, {self.y}).")
-        if self.label not in (FOREGROUND, BACKGROUND):
-            raise MalformedPrompt(f"A point's label must be 1 (object) or 0 (background), got {self.label!r}.")
+        if checks.finite(self.x) is None or checks.finite(self.y) is None:
+            given = f"{checks.shown(self.x)}, {checks.shown(self.y)}"
+            raise MalformedPrompt(f"A point's coordinates must be finite numbers, got ({given}).")
+        label: object = self.label
+        if not isinstance(label, Real) or label not in (FOREGROUND, BACKGROUND):
+            raise MalformedPrompt(f"A point's label must be 1 (object) or 0 (background), got {checks.shown(label)}.")
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Box:
     y1: float
 
     def __post_init__(self) -> None:
-        finite = all(map(math.isfinite, (self.x0, self.y0, self.x1, self.y1)))
-        if not (finite and self.x0 < self.x1 and self.y0 < self.y1):
-            raise MalformedPrompt(f"A box must be finite with x0 < x1 and y0 < y1, got {self}.")
+        x0, y0, x1, y1 = sides = [checks.finite(side) for side in (self.x0, self.y0, self.x1, self.y1)]
+        if None in sides or not (x0 < x1 and y0 < y1):  # type: ignore[operator] # none of them is None
+            given = ", ".join(checks.shown(side) for side in (self.x0, self.y0, self.x1, self.y1))
+            raise MalformedPrompt(f"A box must be finite numbers with x0 < x1 and y0 < y1, got ({given}).")
 
 
 MaskLike: TypeAlias = Mask | ScoredMask | NDArray[np.bool_]
@@ -82,6 +86,7 @@ class Prompt:
 
     Raises:
         NoPrompt: there are neither points nor a box nor a mask.
+        InvalidArgument: something is of another type.
     """
 
     points: tuple[Point, ...] = ()
@@ -90,6 +95,12 @@ class Prompt:
     multimask: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.points, Sequence) or not all(isinstance(each, Point) for each in self.points):
+            raise InvalidArgument(f"A prompt's points must be a tuple of Point, got {checks.shown(self.points)}.")
+        for name, value, kind in (("box", self.box, Box), ("mask", self.mask, Mask)):
+            if value is not None and not isinstance(value, kind):
+                raise InvalidArgument(f"A prompt's {name} must be a {kind.__name__}, got {checks.shown(value)}.")
+        checks.flag(self.multimask, "multimask")
         if not self.points and self.box is None and self.mask is None:
             raise NoPrompt("A prompt must have points, a box or a mask.")
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from pomona import _checks as checks
 from pomona import exports
 from pomona.errors import InvalidArgument
 from pomona.exports import LabelledMask
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     import supervision
 
 FruitClass: TypeAlias = Literal["healthy", "infected"]
+
+_LONGEST_ID: Final = 128
+_LATEST_NS: Final = (1 << 63) - 1
+_LARGEST_INDEX: Final = 255
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class FrameInfo:
         captured_at_ns: nanoseconds on the camera's clock.
 
     Raises:
-        InvalidArgument: `captured_at_ns` is negative.
+        InvalidArgument: an id is not a string of at most 128 characters, or the time not a whole number from 0 to
+            2^63 - 1.
     """
 
     frame_id: str | None = None
@@ -65,8 +71,12 @@ class FrameInfo:
     captured_at_ns: int | None = None
 
     def __post_init__(self) -> None:
-        if self.captured_at_ns is not None and self.captured_at_ns < 0:
-            raise InvalidArgument(f"captured_at_ns must be at least 0, got {self.captured_at_ns}.")
+        for name in ("frame_id", "trigger_id"):
+            if getattr(self, name) is not None:
+                checks.text(getattr(self, name), name, longest=_LONGEST_ID)
+        if self.captured_at_ns is not None:
+            captured = checks.whole(self.captured_at_ns, "captured_at_ns", low=0, high=_LATEST_NS)
+            object.__setattr__(self, "captured_at_ns", captured)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object of the API."""
@@ -157,8 +167,10 @@ class MaskResult(Result, ABC):
 
         Args:
             file_name: of the image.
-            image_number: its `id` in the JSON; annotations count from `image_number * 10000 + 1`.
+            image_number: its `id` in the JSON, at least 0; annotations count from `image_number * 10000 + 1`.
         """
+        checks.text(file_name, "file_name")
+        checks.whole(image_number, "image_number", low=0)
         masks, size = self.labelled_masks(), self.image.size
         return exports.to_coco(masks, size, file_name=file_name, image_number=image_number)
 
@@ -170,6 +182,8 @@ class MaskResult(Result, ABC):
             from_name: of the project's BrushLabels tag.
             to_name: of its Image tag.
         """
+        for name, value in (("image", image), ("from_name", from_name), ("to_name", to_name)):
+            checks.text(value, name)
         masks, size = self.labelled_masks(), self.image.size
         return exports.to_label_studio(masks, size, image=image, from_name=from_name, to_name=to_name)
 
@@ -188,20 +202,31 @@ class MaskResult(Result, ABC):
             pixels[labelled.mask.array] = number
         return pixels
 
+    def index_image(self) -> PIL.Image.Image:
+        """Return the `index_map` as an image whose palette has a colour for each number, so that viewers show it.
+
+        Its pixels are the numbers (mode P); above 255 masks 16-bit grey, which viewers show nearly black.
+        """
+        pixels = self.index_map()
+        if pixels.max(initial=0) > _LARGEST_INDEX:
+            return PIL.Image.fromarray(pixels)
+        image = PIL.Image.fromarray(pixels.astype(np.uint8))
+        image.putpalette(exports.index_palette())
+        return image
+
     def save(self, path: str | PathLike[str]) -> None:
-        """Write COCO's JSON for a name that ends in .json, else the `index_map` as an image.
+        """Write COCO's JSON for a name that ends in .json, else the `index_image`.
 
         Raises:
             InvalidArgument: the name has no known extension, or the file cannot be written.
         """
-        if Path(path).suffix.lower() != ".json":
-            pixels = self.index_map()
-            small = pixels.max(initial=0) < 256
-            save_image(PIL.Image.fromarray(pixels.astype(np.uint8) if small else pixels), path)
+        target = Path(checks.path(path))
+        if target.suffix.lower() != ".json":
+            save_image(self.index_image(), target)
             return
         try:
-            Path(path).write_text(json.dumps(self.to_coco()), "utf-8")
-        except OSError as error:
+            target.write_text(json.dumps(self.to_coco()), "utf-8")
+        except (OSError, ValueError) as error:
             raise InvalidArgument(f"{path} cannot be written: {error}.") from error
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from pomona import _checks as checks
 from pomona._requests import Attempt, Call
 from pomona.errors import (
     ConnectionFailed,
     DeadlineExceeded,
-    InvalidArgument,
     NoAnswer,
     PomonaError,
     TooLate,
@@ -27,6 +27,9 @@ from pomona.errors import (
 )
 
 T = TypeVar("T")
+
+_SHORTEST_S: Final = 1e-6
+"""Time left in which nothing can be sent: the service is told of microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Timeout:
         total: for a call with all its attempts.
 
     Raises:
-        InvalidArgument: a limit is not above 0.
+        InvalidArgument: a limit is not a number above 0, at most 1,000,000.
     """
 
     connect: float = 5.0
@@ -47,8 +50,8 @@ class Timeout:
     total: float = 120.0
 
     def __post_init__(self) -> None:
-        if not all(limit > 0 for limit in (self.connect, self.attempt, self.total)):
-            raise InvalidArgument(f"Timeouts must be above 0 seconds, got {self}.")
+        for limit in ("connect", "attempt", "total"):
+            object.__setattr__(self, limit, checks.seconds(getattr(self, limit), f"The timeout {limit!r}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class Retry:
         reserve: retries before the budget limits them.
 
     Raises:
-        InvalidArgument: a number is negative, or there is no attempt.
+        InvalidArgument: a number is negative or not finite, or there is no attempt.
     """
 
     attempts: int = 4
@@ -79,8 +82,9 @@ class Retry:
     reserve: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or min(self.first_delay, self.longest_delay, self.budget, self.reserve) < 0:
-            raise InvalidArgument(f"Retries must have at least 1 attempt and no negative numbers, got {self}.")
+        object.__setattr__(self, "attempts", checks.whole(self.attempts, "attempts", low=1))
+        for name in ("first_delay", "longest_delay", "budget", "reserve"):
+            object.__setattr__(self, name, checks.number(getattr(self, name), name, low=0, high=checks.LONGEST_S))
 
     def delay(self, retries: int, draw: float) -> float:
         """Return seconds to wait before the next attempt.
@@ -89,9 +93,10 @@ class Retry:
             retries: number made before.
             draw: random number, 0 to 1.
         """
-        return draw * min(self.longest_delay, self.first_delay * 2.0**retries)
+        return draw * min(self.longest_delay, self.first_delay * 2.0 ** min(retries, _MOST_DOUBLINGS))
 
 
+_MOST_DOUBLINGS: Final = 64  # any first delay is beyond the longest by then
 NO_RETRY = Retry(attempts=1)
 
 
@@ -136,7 +141,7 @@ class Plan:
         began: by the clock; encoding the image counts.
 
     Raises:
-        InvalidArgument: the deadline is not above 0, or the urgency is not 0 to 7.
+        InvalidArgument: the deadline is not above 0, the urgency not 0 to 7, or the request id not printable ASCII.
     """
 
     timeout: Timeout
@@ -151,10 +156,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "began", self.clock())
-        if self.deadline is not None and not self.deadline > 0:
-            raise InvalidArgument(f"deadline must be above 0 seconds from now, got {self.deadline}.")
-        if self.urgency is not None and self.urgency not in range(8):
-            raise InvalidArgument(f"urgency must be 0 (most urgent) to 7, got {self.urgency}.")
+        if self.deadline is not None:
+            object.__setattr__(self, "deadline", checks.seconds(self.deadline, "deadline"))
+        if self.urgency is not None:
+            urgency = checks.whole(self.urgency, "urgency (0 the most urgent)", low=0, high=7)
+            object.__setattr__(self, "urgency", urgency)
+        checks.token(self.request_id, "request_id", longest=128)
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ def attempts(call: Call[T], plan: Plan) -> Generator[Step[T], Any, None]:
     retries = 0
     while True:
         left = until - plan.clock()
-        if left <= 0:
+        if left < _SHORTEST_S:
             raise _late(plan)
         attempt = Attempt(
             timeout=min(left, plan.timeout.attempt),
@@ -215,10 +222,17 @@ def attempts(call: Call[T], plan: Plan) -> Generator[Step[T], Any, None]:
 
 
 def to_timeout(timeout: Timeout | float | None) -> Timeout:
-    """Return the limits that a caller gave; a number limits a call with all its attempts."""
+    """Return the limits that a caller gave; a number limits a call with all its attempts.
+
+    Raises:
+        InvalidArgument: it is neither limits nor a number above 0.
+    """
     if isinstance(timeout, Timeout):
         return timeout
-    return Timeout() if timeout is None else Timeout(attempt=timeout, total=timeout)
+    if timeout is None:
+        return Timeout()
+    limit = checks.seconds(timeout, "timeout")
+    return Timeout(attempt=limit, total=limit)
 
 
 def _delay(error: PomonaError, retries: int, plan: Plan) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from pomona import _checks as checks
 from pomona._requests import Frame
 from pomona.errors import (
     ConnectionFailed,
@@ -32,6 +33,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 Frames: TypeAlias = Iterable[Frame | ImageSource] | AsyncIterable[Frame | ImageSource]
 
+MOST_UNRETURNED: Final = 10_000
+"""Frames taken with `newest_first` whose answers were not yet returned: nearly all were dropped, and are small. In the
+longest time that a frame can be in flight by default, a camera of 80 frames a second gives fewer."""
+
+_MOST_IN_FLIGHT: Final = 256
+_OLDEST_S: Final = 3600.0  # a time of capture further back is of another clock
 _END: Final = object()
 
 
@@ -40,7 +47,7 @@ class FrameAnswer(Generic[T_co]):
     """The answer to a frame: either `result` or `error` is set.
 
     Attributes:
-        frame: the frame; one without an id has got its number.
+        frame: the frame; one without an id has got its number, and one that was dropped here lost its image (`b""`).
         result: of the request, or None.
         error: why there is no result, or None.
     """
@@ -85,26 +92,38 @@ class StreamOptions:
     """How a stream behaves.
 
     Attributes:
-        in_flight: largest number of frames in flight.
+        in_flight: largest number of frames in flight or with answers that were not yet returned, 1 to 256.
         ordered: whether answers come in the order of the frames, or as they finish.
-        newest_first: whether of the frames that arrive while as many are in flight only the newest waits.
+        newest_first: whether of the frames that arrive while there is no place only the newest waits.
+        deadline: seconds from when a frame was captured after which its answer is too late, or None.
+        capture_clock: returns the camera's time in nanoseconds; None if deadlines count from when frames are taken.
 
     Raises:
-        InvalidArgument: `in_flight` is below 1.
+        InvalidArgument: an option is not as described.
     """
 
     in_flight: int
-    ordered: bool
-    newest_first: bool
+    ordered: bool = True
+    newest_first: bool = False
+    deadline: float | None = None
+    capture_clock: Callable[[], int] | None = time.time_ns
 
     def __post_init__(self) -> None:
-        if self.in_flight < 1:
-            raise InvalidArgument(f"in_flight must be at least 1, got {self.in_flight}.")
+        checks.whole(self.in_flight, "in_flight", low=1, high=_MOST_IN_FLIGHT)
+        checks.flag(self.ordered, "ordered")
+        checks.flag(self.newest_first, "newest_first")
+        if self.deadline is not None:
+            checks.seconds(self.deadline, "deadline")
+        if self.capture_clock is not None and not callable(self.capture_clock):
+            raise InvalidArgument(f"capture_clock must be a function or None, got {self.capture_clock!r}.")
 
     @property
-    def capacity(self) -> int:
-        """Largest number of frames taken from the camera whose answers were not yet returned."""
-        return 2 * self.in_flight + 1 if self.newest_first else self.in_flight
+    def most_unreturned(self) -> int:
+        """Largest number of frames taken from the camera whose answers were not yet returned.
+
+        Frames that were dropped wait only to be reported, without their images.
+        """
+        return MOST_UNRETURNED if self.newest_first else self.in_flight
 
 
 @dataclass(frozen=True)
@@ -114,48 +133,79 @@ class TakenFrame:
     Attributes:
         number: from 0.
         frame: with an id.
-        taken_at: by `time.monotonic`.
+        began: when it was captured, or else taken, by `time.monotonic`.
+        outdated: returns whether a newer frame waits for this one's place.
     """
 
     number: int
     frame: Frame
-    taken_at: float = field(default_factory=time.monotonic)
+    began: float
+    outdated: Callable[[], bool]
+
+    @property
+    def frame_id(self) -> str:
+        """The frame's id."""
+        return str(self.frame.frame_id)
 
     @classmethod
-    def of(cls, number: int, given: Frame | ImageSource) -> TakenFrame:
+    def of(
+        cls, number: int, given: Frame | ImageSource, options: StreamOptions, outdated: Callable[[], bool]
+    ) -> TakenFrame:
         """Take what the camera gave; a frame without an id gets its number."""
         frame = given if isinstance(given, Frame) else Frame(image=given)
-        return cls(number, frame if frame.frame_id is not None else replace(frame, frame_id=str(number)))
+        began = time.monotonic() - _age(frame.captured_at_ns, options.capture_clock)
+        if frame.frame_id is None:
+            frame = replace(frame, frame_id=str(number))
+        return cls(number, frame, began, outdated)
 
     def time_left(self, deadline: float | None) -> float | None:
-        """Return the seconds left of a deadline that counts from when the frame was taken.
+        """Return the seconds left of a deadline.
 
         Raises:
             DeadlineExceeded: it has passed.
         """
         if deadline is None:
             return None
-        left = deadline - (time.monotonic() - self.taken_at)
-        if left <= 0 < deadline:
+        left = deadline - (time.monotonic() - self.began)
+        if left <= 0:
             raise DeadlineExceeded("The deadline passed before the frame could be sent.")
         return left
 
     def dropped(self) -> FrameAnswer[Any]:
-        """Return the answer if a newer frame is sent instead."""
-        return FrameAnswer(self.frame, error=FrameDropped("A newer frame was sent instead."))
+        """Return the answer if a newer frame is sent instead; it does not keep the image."""
+        return FrameAnswer(replace(self.frame, image=b""), error=FrameDropped("A newer frame was sent instead."))
+
+
+def _age(captured_at_ns: int | None, clock: Callable[[], int] | None) -> float:
+    """Return the seconds since a frame was captured; 0 if the time cannot be one of this clock."""
+    if clock is None or not isinstance(captured_at_ns, int):
+        return 0.0
+    age = (clock() - captured_at_ns) / 1e9
+    return age if 0 <= age <= _OLDEST_S else 0.0
+
+
+def failed(taken: TakenFrame, error: PomonaError) -> FrameAnswer[Any]:
+    """Return a frame's answer if it failed.
+
+    Raises:
+        ConnectionFailed: no connection could be made, so that the next frame would fail too.
+    """
+    if isinstance(error, ConnectionFailed) and not error.connected:
+        raise error
+    return FrameAnswer(taken.frame, error=error)
 
 
 class FrameSlots:
-    """Sends a frame if fewer than the limit are in flight; of the others keeps the newest for the next free slot.
+    """Sends a frame if there is a place; of the others keeps the newest for the next place that becomes free.
 
     Args:
-        limit: of frames in flight.
-        send: called with a frame that has got a slot.
+        places: largest number of frames that were sent and whose answers were not yet returned.
+        send: called with a frame that has got a place.
         drop: called with a frame that will not get one.
     """
 
-    def __init__(self, limit: int, send: Callable[[TakenFrame], None], drop: Callable[[TakenFrame], None]) -> None:
-        self._free = limit
+    def __init__(self, places: int, send: Callable[[TakenFrame], None], drop: Callable[[TakenFrame], None]) -> None:
+        self._free = places
         self._send = send
         self._drop = drop
         self._waiting: TakenFrame | None = None
@@ -175,7 +225,7 @@ class FrameSlots:
             self._send(taken)
 
     def release(self) -> None:
-        """Free a slot; must be called before the frame's answer is returned, which lets the camera's next frame in."""
+        """Free a place."""
         with self._lock:
             following, self._waiting = self._waiting, None
             if following is None:
@@ -183,10 +233,39 @@ class FrameSlots:
         if following is not None:
             self._send(following)
 
+    def newer_waits(self) -> bool:
+        """Return whether a frame waits for a place."""
+        return self._waiting is not None
+
     def stop(self) -> None:
         """Forget the frame that waits."""
         with self._lock:
             self._waiting = None
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A frame was taken; without its image, as these may be many."""
+
+    number: int
+    frame_id: str
+
+
+@dataclass(frozen=True)
+class _Answered(Generic[T]):
+    """A frame has its answer, and had a place unless it was dropped here."""
+
+    number: int
+    answer: FrameAnswer[T]
+    had_place: bool = True
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """No more frames come; where `at_once`, pending answers are not waited for."""
+
+    error: BaseException | None = None
+    at_once: bool = False
 
 
 @dataclass
@@ -198,53 +277,39 @@ class AnswerBuffer(Generic[T]):
     """
 
     ordered: bool
-    _pending: dict[int, Frame] = field(default_factory=dict)
-    _finished: dict[int, FrameAnswer[T]] = field(default_factory=dict)
-    _answered: int = 0
+    _pending: dict[int, str] = field(default_factory=dict)
+    _finished: dict[int, _Answered[T]] = field(default_factory=dict)
+    _returned: int = 0
 
-    def expect(self, taken: TakenFrame) -> None:
-        """Add a frame that was taken."""
-        self._pending[taken.number] = taken.frame
+    @property
+    def empty(self) -> bool:
+        """Whether every frame's answer was returned."""
+        return not self._pending
 
-    def add(self, number: int, answer: FrameAnswer[T]) -> Iterator[FrameAnswer[T]]:
-        """Add an answer, and return those that can be returned now.
+    def expect(self, number: int, frame_id: str) -> None:
+        """Add a frame that was taken; numbers count from 0."""
+        self._pending[number] = frame_id
 
-        Raises:
-            StreamBroken: the answer is that the connection failed.
-        """
-        if isinstance(answer.error, ConnectionFailed):
-            waiting = [self._pending[each].frame_id or "" for each in sorted(self._pending)]
-            raise StreamBroken(
-                f"{answer.error.detail} {self._answered} frames were answered, {len(waiting)} were not: "
-                f"{', '.join(waiting)}.",
-                answered=self._answered,
-                unanswered=waiting,
-            ) from answer.error
-        self._finished[number] = answer
-        return self._ready()
-
-    def _ready(self) -> Iterator[FrameAnswer[T]]:
+    def add(self, answered: _Answered[T]) -> Iterator[_Answered[T]]:
+        """Add an answer, and yield those that can be returned now."""
+        self._finished[answered.number] = answered
         while self._finished:
-            number = min(self._pending) if self.ordered else next(iter(self._finished))
+            number = self._returned if self.ordered else next(iter(self._finished))
             if number not in self._finished:
                 return
             del self._pending[number]
-            self._answered += 1
+            self._returned += 1
             yield self._finished.pop(number)
 
-
-@dataclass(frozen=True)
-class _Answered(Generic[T]):
-    number: int
-    answer: FrameAnswer[T]
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """No more frames come; where `at_once`, pending answers are not waited for."""
-
-    error: BaseException | None = None
-    at_once: bool = False
+    def broken(self, error: ConnectionFailed) -> StreamBroken:
+        """Return the error of a stream whose service cannot be reached."""
+        dropped = {number for number, each in self._finished.items() if not each.had_place}
+        waiting = [frame_id for number, frame_id in self._pending.items() if number not in dropped]
+        return StreamBroken(
+            f"{error.detail} {self._returned} frames were answered, {len(waiting)} were not: {', '.join(waiting)}.",
+            answered=self._returned,
+            unanswered=waiting,
+        )
 
 
 def stream_frames(
@@ -258,12 +323,12 @@ def stream_frames(
 
     Args:
         frames: the camera; it may block.
-        answer: called from threads; what it raises is raised to the caller.
+        answer: called from threads; what it raises is raised to the caller, `ConnectionFailed` as `StreamBroken`.
         options: how the stream behaves.
         close: called at the end, also if the caller leaves early.
     """
-    events: queue.SimpleQueue[TakenFrame | _Answered[T] | _Ended] = queue.SimpleQueue()
-    room = threading.Semaphore(options.capacity)
+    events: queue.SimpleQueue[_Taken | _Answered[T] | _Ended] = queue.SimpleQueue()
+    room = threading.Semaphore(options.most_unreturned)
     leaving = threading.Event()
 
     def work(taken: TakenFrame) -> None:
@@ -272,20 +337,22 @@ def stream_frames(
             event = _Answered(taken.number, answer(taken))
         except BaseException as error:  # noqa: BLE001 (raised to the caller)
             event = _Ended(error, at_once=True)
-        slots.release()
         events.put(event)
 
     def send(taken: TakenFrame) -> None:
         # Not a pool: its threads would keep a program that left the stream from ending.
         threading.Thread(target=work, args=(taken,), name="pomona-frame", daemon=True).start()
 
-    slots = FrameSlots(options.in_flight, send, lambda taken: events.put(_Answered(taken.number, taken.dropped())))
+    def drop(taken: TakenFrame) -> None:
+        events.put(_Answered(taken.number, taken.dropped(), had_place=False))
+
+    slots = FrameSlots(options.in_flight, send, drop)
 
     def feed() -> None:
         try:
             for number, given in enumerate(_until_leaving(frames, room, leaving)):
-                taken = TakenFrame.of(number, given)
-                events.put(taken)
+                taken = TakenFrame.of(number, given, options, slots.newer_waits)
+                events.put(_Taken(number, taken.frame_id))
                 slots.add(taken)
             events.put(_Ended())
         except BaseException as error:  # noqa: BLE001 (raised to the caller)
@@ -294,21 +361,20 @@ def stream_frames(
     threading.Thread(target=feed, name="pomona-frames", daemon=True).start()
     buffer = AnswerBuffer[T](options.ordered)
     ended: _Ended | None = None
-    waiting = 0
     try:
-        while ended is None or waiting:
+        while ended is None or not buffer.empty:
             event = events.get()
             if isinstance(event, _Ended):
                 ended = event
                 if event.at_once and event.error is not None:
-                    raise event.error
-            elif isinstance(event, TakenFrame):
-                buffer.expect(event)
-                waiting += 1
+                    raise _raised(event.error, buffer)
+            elif isinstance(event, _Taken):
+                buffer.expect(event.number, event.frame_id)
             else:
-                for ready in buffer.add(event.number, event.answer):
-                    waiting -= 1
-                    yield ready
+                for ready in buffer.add(event):
+                    yield ready.answer
+                    if ready.had_place:
+                        slots.release()
                     room.release()
         if ended.error is not None:
             raise ended.error
@@ -317,6 +383,15 @@ def stream_frames(
         slots.stop()
         room.release()
         close()
+
+
+def _raised(error: BaseException, buffer: AnswerBuffer[Any]) -> BaseException:
+    """Return what the caller gets for an error of sending a frame."""
+    if not isinstance(error, ConnectionFailed):
+        return error
+    broken = buffer.broken(error)
+    broken.__cause__ = error
+    return broken
 
 
 def _until_leaving(
@@ -346,10 +421,9 @@ async def astream_frames(
 ) -> AsyncGenerator[FrameAnswer[T], None]:
     """Answer frames with tasks; see `stream_frames`. When the caller leaves, the frames in flight are cancelled."""
     events: asyncio.Queue[_Answered[T] | BaseException | None] = asyncio.Queue()
-    room = asyncio.Semaphore(options.capacity)
+    room = asyncio.Semaphore(options.most_unreturned)
     buffer = AnswerBuffer[T](options.ordered)
     tasks: set[asyncio.Task[None]] = set()
-    waiting = 0
 
     async def work(taken: TakenFrame) -> None:
         event: _Answered[T] | BaseException
@@ -357,7 +431,6 @@ async def astream_frames(
             event = _Answered(taken.number, await answer(taken))
         except Exception as error:  # noqa: BLE001 (raised to the caller)
             event = error
-        slots.release()
         events.put_nowait(event)
 
     def send(taken: TakenFrame) -> None:
@@ -365,34 +438,35 @@ async def astream_frames(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    slots = FrameSlots(
-        options.in_flight, send, lambda taken: events.put_nowait(_Answered(taken.number, taken.dropped()))
-    )
+    def drop(taken: TakenFrame) -> None:
+        events.put_nowait(_Answered(taken.number, taken.dropped(), had_place=False))
+
+    slots = FrameSlots(options.in_flight, send, drop)
 
     async def feed() -> None:
-        nonlocal waiting
         take = _taker(frames)
         for number in count():
             await room.acquire()
             given = await take()
             if given is _END:
                 return
-            taken = TakenFrame.of(number, given)
-            buffer.expect(taken)
-            waiting += 1
+            taken = TakenFrame.of(number, given, options, slots.newer_waits)
+            buffer.expect(number, taken.frame_id)
             slots.add(taken)
+            await asyncio.sleep(0)  # a camera that never waits must not keep answers from their caller
 
     feeder = asyncio.create_task(feed())
     feeder.add_done_callback(lambda _: events.put_nowait(None))
     try:
-        while waiting or not feeder.done():
+        while not (buffer.empty and feeder.done()):
             event = await events.get()
             if isinstance(event, BaseException):
-                raise event
+                raise _raised(event, buffer)
             if event is not None:
-                for ready in buffer.add(event.number, event.answer):
-                    waiting -= 1
-                    yield ready
+                for ready in buffer.add(event):
+                    yield ready.answer
+                    if ready.had_place:
+                        slots.release()
                     room.release()
         feeder.result()
     finally:

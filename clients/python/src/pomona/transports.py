@@ -7,10 +7,12 @@ Retries, deadlines over several attempts and resending forgotten images are the 
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
+from pomona import _checks as checks
 from pomona._requests import Attempt, Call, Request
 from pomona.errors import BadAnswer, DeadlineExceeded, InvalidArgument, NoAnswer, TooLate
 
@@ -142,12 +144,33 @@ def parse_url(url: str, schemes: tuple[str, str]) -> SplitResult:
     Raises:
         InvalidArgument: another scheme, no host, or a malformed address.
     """
+    parts = split_url(url)
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        valid = parts is not None and parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port's
         valid = False
-    if not valid:
+    if parts is None or not valid:
         example = {"http": "http://localhost:3000", "grpc": "grpc://localhost:3001"}[schemes[0]]
-        raise InvalidArgument(f"url must start with {schemes[0]}:// or {schemes[1]}://, as {example}, got {url!r}.")
+        raise InvalidArgument(
+            f"url must start with {schemes[0]}:// or {schemes[1]}://, as {example}, got {checks.shown(url)}."
+        )
     return parts
+
+
+def split_url(url: Any) -> SplitResult | None:
+    """Split an address; None if it is malformed or not text."""
+    try:
+        return urlsplit(url) if isinstance(url, str) and url.isprintable() and " " not in url else None
+    except ValueError:
+        return None
+
+
+def check_tls(tls: Any) -> ssl.SSLContext | None:
+    """Check what a caller gave for `tls`.
+
+    Raises:
+        InvalidArgument: it is neither a context nor None.
+    """
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise InvalidArgument(f"tls must be an ssl.SSLContext, got {checks.shown(tls)}.")
+    return tls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import queue
 import threading
 import time
 from collections import Counter
@@ -130,12 +131,23 @@ def measure(send: Callable[[], None], *, seconds: float, jobs: int) -> Measureme
                     measurement.latencies.append(time.perf_counter() - started)
 
     stopped = threading.Event()
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
+    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def work_and_tell() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (raised in the main thread)
+            done.put(error)
+        else:
+            done.put(None)
+
+    for _ in range(jobs):
+        threading.Thread(target=work_and_tell, daemon=True).start()
     try:
-        for thread in threads:
-            thread.join()
+        for _ in range(jobs):
+            error = common.next_of(done)
+            if error is not None:
+                raise error
     finally:
         stopped.set()
     measurement.seconds = time.perf_counter() - began

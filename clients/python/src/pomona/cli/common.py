@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
+import itertools
 import json
 import math
+import os
+import queue
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -18,15 +22,21 @@ import click
 
 from pomona.client import DEFAULT_URL, Client
 from pomona.errors import ConnectionFailed, InvalidArgument, MissingPackage, NotReady, PomonaError
+from pomona.images import may_replace
 from pomona.retries import NO_RETRY, Retry
 
 T = TypeVar("T")
 
 STDIN: Final = "-"
 
-# Exit codes beside 0, click's 2 for wrong usage and 130 for an interrupt.
+# Exit codes beside 0 and click's 2 for wrong usage.
 FAILED: Final = 1
 UNREACHABLE: Final = 3
+INTERRUPTED: Final = 130
+
+_POLL_S: Final = 0.2
+_STDIN_PIECE: Final = 1 << 20  # bytes
+_AHEAD: Final = 4  # images begun or finished for each job, while an earlier one is not
 
 
 @dataclass(frozen=True)
@@ -133,14 +143,46 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 def read_image(name: str) -> str | bytes:
     """Return the image of that name, as the client takes it; `-` is read from standard input."""
-    return sys.stdin.buffer.read() if name == STDIN else name
+    if name != STDIN:
+        return name
+    try:
+        descriptor = sys.stdin.fileno()
+    except (OSError, ValueError):  # not a file: a test's
+        return sys.stdin.buffer.read()
+    # Without Python's buffer, whose lock a thread that still waits would hold when the program ends.
+    return in_thread(lambda: b"".join(iter(lambda: os.read(descriptor, _STDIN_PIECE), b"")))
+
+
+def check_output(path: str | Path, option: str, inputs: Sequence[str]) -> None:
+    """Check that writing a file destroys no image of the caller's.
+
+    A shell that expands `-o *.png` names an image where the output should be.
+
+    Args:
+        path: of the file to write; `-` is standard output.
+        option: that named it.
+        inputs: names of the files that are read.
+
+    Raises:
+        click.UsageError: the file is one of the inputs, or an image that pomona did not write.
+    """
+    target = Path(path)
+    if str(path) == STDIN or not target.exists():
+        return
+    if any(name != STDIN and Path(name).exists() and target.samefile(name) for name in inputs):
+        raise click.UsageError(f"{option}: {path} is one of the images to read: name another file.")
+    if not may_replace(target):
+        raise click.UsageError(
+            f"{option}: {path} is an image that pomona did not write, and is not replaced: name another file, or "
+            "remove it first."
+        )
 
 
 def output_files(names: Sequence[str], folder: str, option: str) -> dict[str, Path]:
     """Make a folder and return the PNG in it for each image.
 
     Raises:
-        click.UsageError: two images have the same name, or the folder cannot be made.
+        click.UsageError: two images have the same name, the folder cannot be made, or a PNG is not to be replaced.
     """
     stems = {name: "stdin" if name == STDIN else Path(name).stem for name in names}
     duplicate = next((stem for stem, count in Counter(stems.values()).items() if count > 1), None)
@@ -150,7 +192,38 @@ def output_files(names: Sequence[str], folder: str, option: str) -> dict[str, Pa
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"{option}: the folder {folder} cannot be made: {error}.") from error
-    return {name: Path(folder) / f"{stem}.png" for name, stem in stems.items()}
+    files = {name: Path(folder) / f"{stem}.png" for name, stem in stems.items()}
+    for file in files.values():
+        check_output(file, option, names)
+    return files
+
+
+def next_of(done: queue.SimpleQueue[T]) -> T:
+    """Wait for the next item, and for an interrupt: one that comes just as a wait begins ends only a short one."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return done.get(timeout=_POLL_S)
+
+
+def in_thread(call: Callable[[], T]) -> T:
+    """Return the result of a call that may take long; an interrupt does not wait for it.
+
+    Raises:
+        PomonaError: the call's.
+    """
+    done: queue.SimpleQueue[T | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put(call())
+        except BaseException as error:  # noqa: BLE001 (raised in the main thread)
+            done.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    result = next_of(done)
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 @dataclass(frozen=True)
@@ -173,36 +246,58 @@ class Outcome(Generic[T]):
         return json.dumps(fields)
 
 
-def run(names: Sequence[str], work: Callable[[str], T], *, jobs: int, progress: bool) -> Iterator[Outcome[T]]:
+def run(
+    names: Sequence[str], work: Callable[[str, str | bytes], T], *, jobs: int, progress: bool
+) -> Iterator[Outcome[T]]:
     """Do the same with every image, several at a time; outcomes come in the order of the images.
 
     Args:
         names: of images.
-        work: called from threads.
+        work: called from threads with an image's name, and what the client takes for it.
         jobs: how many at a time.
         progress: show a bar if standard error is a terminal.
     """
+    todo: queue.SimpleQueue[tuple[int, str, str | bytes] | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Outcome[T] | BaseException]] = queue.SimpleQueue()
 
-    def one(name: str) -> Outcome[T]:
-        try:
-            return Outcome(name, work(name))
-        except PomonaError as error:
-            return Outcome(name, error=error)
+    def keep_working() -> None:
+        while (given := todo.get()) is not None:
+            number, name, source = given
+            try:
+                done.put((number, Outcome(name, work(name, source))))
+            except PomonaError as error:
+                done.put((number, Outcome(name, error=error)))
+            except BaseException as error:  # noqa: BLE001 (raised in the main thread)
+                done.put((number, error))
 
-    pool = ThreadPoolExecutor(jobs)
+    images = ((number, name, read_image(name)) for number, name in enumerate(names))
+    # Not a pool: after an interrupt its threads would keep the program until the service has answered them all.
+    for _ in range(min(jobs, len(names))):
+        threading.Thread(target=keep_working, name="pomona-image", daemon=True).start()
     bar = click.progressbar(length=len(names), file=sys.stderr, show_pos=True)
     shown = progress and sys.stderr.isatty()
+    finished: dict[int, Outcome[T]] = {}
     try:
         if shown:
             bar.render_progress()
-        for outcome in pool.map(one, names):
+        for image in itertools.islice(images, _AHEAD * jobs):
+            todo.put(image)
+        for number in range(len(names)):
+            while number not in finished:
+                which, outcome = next_of(done)
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                finished[which] = outcome
             if shown:
                 bar.update(1)
-            yield outcome
+            yield finished.pop(number)
+            for image in itertools.islice(images, 1):
+                todo.put(image)
         if shown:
             bar.render_finish()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(jobs):
+            todo.put(None)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
+import PIL.Image
 
 from pomona._requests import Inspect, Mode
 from pomona.cli import common
@@ -98,12 +99,14 @@ def inspect(
         raise click.UsageError("--json and --csv - would both write to standard output.")
     names = common.expand(images)
     overlays = {} if overlay is None else common.output_files(names, overlay, "--overlay")
+    if table is not None:
+        _check_table(table, names)
     request = Inspect(mode=mode, model=model, sam_model=sam_model, grades=dict(grades) or None, overlay=bool(overlay))
     summary = common.Summary(quiet=json_lines)
     with service.client() as client, _table(table) as rows:
 
-        def work(name: str) -> Inspection:
-            result = client.send(request, common.read_image(name), deadline=deadline)
+        def work(name: str, source: str | bytes) -> Inspection:
+            result = client.send(request, source, deadline=deadline)
             if name in overlays:
                 save_image(result.overlay(), overlays[name])
             return result
@@ -117,6 +120,12 @@ def inspect(
             elif outcome.result is not None and rows is None:
                 click.echo(_line(outcome.name, outcome.result))
     summary.finish()
+
+
+def _check_table(table: str, names: list[str]) -> None:
+    common.check_output(table, "--csv", names)
+    if Path(table).suffix.lower() in PIL.Image.registered_extensions():
+        raise click.UsageError(f"--csv must name a table, as out.csv, got the image {table}.")
 
 
 @contextmanager

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import sys
 import time
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from pomona import __version__
 from pomona.cli.bench import bench
-from pomona.cli.common import FAILED, UNREACHABLE, Service, service_options
+from pomona.cli.common import FAILED, INTERRUPTED, UNREACHABLE, Service, in_thread, service_options
 from pomona.cli.inspect import inspect
 from pomona.cli.segment import segment
 from pomona.errors import ConnectionFailed, NotReady, PomonaError
@@ -40,18 +44,32 @@ Examples:
   pomona ping && pomona inspect frame.jpg
   pomona ping --wait 60
 """
-_INTERRUPTED: Final = 130
 
 
 class _Group(click.Group):
-    """Ends an interrupted command with the exit code that shells expect."""
+    """Ends a command that was interrupted, or that cannot write, with a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
-            raise SystemExit(_INTERRUPTED) from None
+            raise SystemExit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of a pipe left, which click ends quietly
+                raise
+            _discard_output()
+            click.echo(f"Reading or writing failed: {error.strerror or error}.", err=True)
+            raise SystemExit(FAILED) from error
+
+
+def _discard_output() -> None:
+    """Let what could not be written go, so that Python does not try again, and fail, when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(
@@ -69,7 +87,7 @@ def models(*, as_json: bool, service: Service) -> None:
     """List the models of the catalogue, loaded ones first."""
     with service.client() as client:
         try:
-            listed = client.models()
+            listed = in_thread(client.models)
         except PomonaError as error:
             click.echo(str(error), err=True)
             raise SystemExit(UNREACHABLE if isinstance(error, (ConnectionFailed, NotReady)) else FAILED) from error
@@ -92,7 +110,7 @@ def ping(*, wait: float, service: Service) -> None:
         while True:
             began = time.monotonic()
             try:
-                ready, reason = client.ready(), "the models are still loading"
+                ready, reason = in_thread(client.ready), "the models are still loading"
             except PomonaError as error:
                 ready, reason = False, str(error)
             if ready:

@@ -98,12 +98,11 @@ def segment(
     except PomonaError as error:
         raise click.UsageError(error.detail) from error
     names = common.expand(images)
-    targets = _targets(names, output)
+    targets = _targets(names, output, inputs=names if mask is None else [*names, mask])
     summary = common.Summary(quiet=json_lines)
     with service.client() as client:
 
-        def work(name: str) -> Segmentation:
-            source = common.read_image(name)
+        def work(name: str, source: str | bytes) -> Segmentation:
             result = client.send(request, source, deadline=deadline)
             if name in targets:
                 _write(_output_image(result, source, overlay=overlay), targets[name])
@@ -133,13 +132,14 @@ def _prompts(points: Sequence[Point], boxes: Sequence[Box], mask: str | None, *,
     return [Prompt.of(*points, *boxes, *guess, multimask=multimask)]
 
 
-def _targets(names: list[str], output: str | None) -> dict[str, str | Path]:
+def _targets(names: list[str], output: str | None, *, inputs: list[str]) -> dict[str, str | Path]:
     """Return where each image's mask is written."""
     if output is None:
         return {}
     if output == common.STDIN or not (len(names) > 1 or Path(output).is_dir() or output.endswith("/")):
         if len(names) > 1:
             raise click.UsageError("-o - needs exactly one image.")
+        common.check_output(output, "-o", inputs)
         return {names[0]: output}
     return {**common.output_files(names, output, "-o")}
 
@@ -149,7 +149,7 @@ def _output_image(result: Segmentation, source: ImageSource, *, overlay: bool) -
         return result.overlay(source)
     if len(result.best) == 1:
         return result.best[0].mask.image()
-    return PIL.Image.fromarray(result.index_map())
+    return result.index_image()
 
 
 def _write(image: PIL.Image.Image, target: str | Path) -> None:
