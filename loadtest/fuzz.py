@@ -32,11 +32,13 @@ LONGEST_S: Final = 2.0
 """CPU seconds that an input may take; the largest image is of one megapixel."""
 
 HANGS_AFTER_S: Final = 60.0
+STARTS_WITHIN_S: Final = 300.0
 MEMORY_MIB: Final = 400
 """By which memory may grow from the first hundred inputs to the peak."""
 
 _MOST_FAILURES: Final = 20
 _REPORTED_EVERY: Final = 100
+_STARTING: Final = -1
 _MIB: Final = 1 << 20
 
 
@@ -104,22 +106,23 @@ def fuzz(name: str, count: int) -> Result:
     result, number = Result(), 0
     context = multiprocessing.get_context("spawn")
     while number < count and len(result.failures) < _MOST_FAILURES:
-        current = context.Value("q", number)
+        current = context.Value("q", _STARTING)
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=_read_all, args=(name, number, count, current, sender), daemon=True)
         child.start()
         sender.close()
         ended = _follow(child, receiver, current, result)
-        number = count if ended is None else current.value + 1
+        failed = max(number, current.value)
+        number = count if ended is None else failed + 1
         if ended is not None:
             result.inputs += 1
-            result.failures.append((current.value, ended))
+            result.failures.append((failed, ended))
     return result
 
 
 def _follow(child: Any, receiver: Connection, current: Any, result: Result) -> str | None:
     """Take what the child reports until it is done; return how it ended otherwise."""
-    seen, since = -1, time.monotonic()
+    seen, since = _STARTING, time.monotonic()
     while True:
         if receiver.poll(1.0):
             try:
@@ -133,10 +136,10 @@ def _follow(child: Any, receiver: Connection, current: Any, result: Result) -> s
             _add(result, report)
         if current.value != seen:
             seen, since = current.value, time.monotonic()
-        elif time.monotonic() - since > HANGS_AFTER_S:
+        elif time.monotonic() - since > (limit := STARTS_WITHIN_S if seen == _STARTING else HANGS_AFTER_S):
             child.kill()
             child.join()
-            return f"no end after {HANGS_AFTER_S:g} s"
+            return f"no end after {limit:g} s"
 
 
 def _add(result: Result, report: Result) -> None:

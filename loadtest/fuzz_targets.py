@@ -314,7 +314,14 @@ def _read_image(data: bytes) -> None:
 
 
 def _read_json(data: bytes) -> None:
-    parse_json(data, _REQUESTS[zlib.crc32(data[:40]) % len(_REQUESTS)][0])
+    refusals = []
+    for model, _ in _REQUESTS:
+        try:
+            parse_json(data, model)
+        except PomonaError as error:
+            refusals.append(error)
+    if len(refusals) == len(_REQUESTS):
+        raise refusals[0]
 
 
 def _read_message(data: bytes) -> None:
