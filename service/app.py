@@ -14,9 +14,11 @@ import bentoml
 
 from models.backends.load import cuda_device_count
 from models.errors import PomonaError
-from service import lifecycle
+from service import heap, lifecycle
 from service.grpc.server import GrpcServer
+from service.http import protocol
 from service.http.app import HttpApp
+from service.memory import MemoryBudget
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import TraceExporter, Tracing, TracingMisconfigured, export_traces
@@ -53,10 +55,13 @@ SETTINGS = _settings()
 TRACES = _traces()
 TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
-HTTP = HttpApp(SETTINGS, OBSERVER, TRACING)
+MEMORY = MemoryBudget(observer=OBSERVER)
+HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, MEMORY)
 oip_http.mount(HTTP)
 WORKERS = max(1, cuda_device_count())
 logs.configure(SETTINGS.log_level)
+protocol.install()
+heap.bound()
 
 
 @bentoml.service(
@@ -79,6 +84,7 @@ class Pomona:
         self._pipelines: Pipelines | None = None
         self._grpc: GrpcServer | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._trimming: asyncio.Task[None] | None = None
         self._failed = False
 
     @bentoml.on_deployment
@@ -100,12 +106,15 @@ class Pomona:
             _LOG.critical("the gRPC server cannot be started", extra={"detail": error.detail})
             return
         self._loading = asyncio.create_task(self._load())
+        self._trimming = asyncio.create_task(heap.keep_small(MEMORY))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish what runs, then stop."""
         if self._loading is not None:
             self._loading.cancel()
+        if self._trimming is not None:
+            self._trimming.cancel()
         HTTP.pipelines = None
         OBSERVER.readiness_changed(ready=False)
         until = time.monotonic() + SETTINGS.drain_timeout_s
@@ -125,13 +134,17 @@ class Pomona:
     async def _listen(self) -> None:
         """Start the gRPC server, which refuses calls until the models are loaded."""
         if SETTINGS.grpc_port:
-            self._grpc = GrpcServer(SETTINGS, OBSERVER, TRACING, others=(oip_grpc.service,), shared_port=WORKERS > 1)
+            self._grpc = GrpcServer(
+                SETTINGS, OBSERVER, TRACING, MEMORY, others=(oip_grpc.service,), shared_port=WORKERS > 1
+            )
             await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, SETTINGS.tls)
 
     async def _load(self) -> None:
         worker = bentoml.server_context.worker_index or 1
         try:
-            self._pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=worker - 1, observer=OBSERVER)
+            pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=worker - 1, observer=OBSERVER)
+            lifecycle.limit_memory(MEMORY, SETTINGS, workers=WORKERS)
+            self._pipelines = pipelines
         except PomonaError as error:
             self._failed = True
             _LOG.critical("the models cannot be loaded", extra={"detail": error.detail})
@@ -140,6 +153,7 @@ class Pomona:
             self._failed = True
             _LOG.exception("the models cannot be loaded")
             raise
+        heap.return_memory()
         # What is loaded stays: searching it for garbage stopped all requests for 80 ms each time.
         gc.collect()
         gc.freeze()

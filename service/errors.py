@@ -71,6 +71,10 @@ class UploadTooLarge(RequestError):
     """The body is larger than the limit."""
 
 
+class TooMuchMemory(RequestError):
+    """The request needs more memory than the service has for one."""
+
+
 class NotFound(RequestError):
     """There is no such path."""
 
@@ -168,6 +172,7 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     NoImage: ProblemType("no_image", "The request has no image", 422, "INVALID_ARGUMENT"),
     UnknownImageId: ProblemType("unknown_image_id", "The image id is unknown", 404, "NOT_FOUND"),
     UploadTooLarge: ProblemType("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
+    TooMuchMemory: ProblemType("too_much_memory", "The request needs too much memory", 413, "RESOURCE_EXHAUSTED"),
     NotFound: ProblemType("not_found", "There is no such path", 404, "UNIMPLEMENTED"),
     MethodNotAllowed: ProblemType("method_not_allowed", "The path does not allow this method", 405, "UNIMPLEMENTED"),
     NotReady: ProblemType("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),

@@ -19,6 +19,7 @@ from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
 from service.grpc.health import Health
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
+from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
@@ -35,6 +36,14 @@ _KEEPALIVE: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
 )
 _CALLS_PER_CONNECTION: Final = 128
+_METADATA_BYTES: Final = 16 * 1024
+
+_PLAIN: Final = (
+    # gRPC checks the length of a message before it decompresses it, so that 3 MB would become 3 GB. Images do not
+    # shrink: compressed messages are refused (UNIMPLEMENTED, with what is accepted in grpc-accept-encoding).
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
+)
 
 OtherService = Callable[[Door], tuple[str, Mapping[str, Method]]]
 """Makes another service: its full name, and its methods by path."""
@@ -51,6 +60,7 @@ class GrpcServer:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per call and per frame.
+        memory: what all requests may hold.
         others: further services.
         shared_port: several workers listen on the same port.
     """
@@ -60,12 +70,13 @@ class GrpcServer:
         settings: Settings,
         observer: Observer | None = None,
         tracing: Tracing | None = None,
+        memory: MemoryBudget | None = None,
         *,
         others: tuple[OtherService, ...] = (),
         shared_port: bool = False,
     ) -> None:
         handler = RequestHandler(observer or Observer(), tracing or Tracing(), settings.request_timeout_s)
-        self._door = Door(settings, handler)
+        self._door = Door(settings, handler, memory or MemoryBudget())
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
         services[SEGMENTATION.full_name] = segmentation_methods(self._streams)
@@ -74,6 +85,9 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_upload_bytes),
                 ("grpc.max_send_message_length", -1),
+                *_PLAIN,
+                ("grpc.max_metadata_size", _METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
                 ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
                 # Without it a port that another server has is refused, instead of being shared with it.
                 ("grpc.so_reuseport", int(shared_port)),

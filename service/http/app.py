@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import importlib.resources
 import json
@@ -11,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from pydantic import BaseModel
 
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
@@ -21,6 +24,7 @@ from service.api.schema import Problem
 from service.errors import MethodNotAllowed, NotFound, NotReady
 from service.http.body import Parts, read_body
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
+from service.memory import MemoryBudget
 from service.observability.metrics import EXPOSITION_TYPE, exposition
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
@@ -120,11 +124,19 @@ class HttpApp:
         settings: limits.
         observer: receives what is measured.
         tracing: begins a trace per request.
+        memory: what all requests may hold.
     """
 
-    def __init__(self, settings: Settings, observer: Observer | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        memory: MemoryBudget | None = None,
+    ) -> None:
         self.settings = settings
         self.pipelines: Pipelines | None = None
+        self._memory = memory or MemoryBudget()
         self._observer = observer or Observer()
         self._handler = RequestHandler(self._observer, tracing or Tracing(), settings.request_timeout_s)
         self._routes = {operation.path: self._operation(operation) for operation in OPERATIONS}
@@ -179,6 +191,7 @@ class HttpApp:
             arrived=now,
             clock=clock,
             observer=self._observer,
+            memory=self._memory,
         )
         request = HttpRequest(method, path, headers, scope.get("query_string", b""), receive, context)
         response = await self._answer(route, request)
@@ -187,7 +200,7 @@ class HttpApp:
         response.headers["x-request-id"] = context.request_id
         if context.trace is not None:
             response.headers.update(context.trace.headers)
-        await response.send(send)
+        await response.send(send, self._memory)
 
     async def _answer(self, route: Route, request: HttpRequest) -> HttpResponse | None:
         context = request.context
@@ -241,17 +254,18 @@ class HttpApp:
     def _operation(self, operation: Operation) -> Route:
         async def answer(request: HttpRequest) -> HttpResponse:
             pipelines, context = self.ready(), request.context
+            context.deadline = deadline_of(request.headers, context.received)
+            context.urgency = urgency_of(request.headers)
             parts = Parts()
             if operation.image != "none":
                 parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
-            asked = parse_json(parts.request, operation.request)
+            asked = parse_json(parts.request, operation.request, self.settings.max_values)
             context.arrived = context.clock()
-            context.deadline = deadline_of(request.headers, context.received)
-            context.urgency = urgency_of(request.headers)
             image = encoded(parts.image, parts.image_id)
+            del parts
             work = operation.answer(pipelines, asked, image, context)
             found = await (work if operation.image == "none" else request.while_connected(work))
-            return HttpResponse(found.model_dump_json(by_alias=True).encode())
+            return HttpResponse(_dumped(found))
 
         methods = ("GET", "HEAD") if operation.image == "none" else ("POST",)
         return Route(operation.path, answer, methods)
@@ -268,6 +282,18 @@ class HttpApp:
 
     async def _metrics(self) -> HttpResponse:
         return HttpResponse(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
+
+
+def _dumped(answer: BaseModel) -> list[bytes]:
+    """Return an answer as JSON, in parts: a large overlay is never copied into the text around it."""
+    overlay: bytes | None = getattr(answer, "overlay", None)
+    if overlay is None:
+        return [answer.__pydantic_serializer__.to_json(answer, by_alias=True)]
+    rest = answer.model_copy(update={"overlay": b""})
+    text: bytes = rest.__pydantic_serializer__.to_json(rest, by_alias=True)
+    # In no string of the JSON can this occur: there quotes are escaped.
+    before, mark, after = text.partition(b'"overlay":""')
+    return [before, mark[:-1], base64.b64encode(overlay), mark[-1:], after]
 
 
 def _refusing(error: Exception) -> Endpoint:
