@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "overload": Command("overload.main", Effort(2, 4.0), "goodput at 0.5 to 4 times the capacity"),
     "burst": Command("overload.burst", Effort(2, 3.0), "lone requests before and after a burst"),
     "soak": Command("soak.main", Effort(100), "memory over rounds of 100 requests", in_all=False),
+    "memory": Command("memory.main", Effort(1, 60.0), "memory under attack, in 3 GiB where possible", in_all=False),
     "gpu": Command("gpu.main", Effort(1, 10.0), "SAM and U-Net on a CUDA device", in_all=False),
 }
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from service.api import schema
 from service.errors import PROBLEMS
 from service.http.app import HttpApp
+from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.oip import http as oip_http
@@ -189,14 +190,18 @@ def problem(answer: httpx.Response, code: str) -> schema.Problem:
 
 @asynccontextmanager
 async def open_door(
-    *, observer: Observer | None = None, tracing: Tracing | None = None, **settings: Any
+    *,
+    observer: Observer | None = None,
+    tracing: Tracing | None = None,
+    memory: MemoryBudget | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Door]:
     sam, second = FakeSam(), FakeSam(name="openvino", device="fake:1", flexible=False)
     unet = FakeUNet(device="fake:2", clock=sam.clock)
     checked_settings = make_settings(**settings)
     options = replace(checked_settings.queue_options, probe_after=NEVER)
     pipelines = make_pipelines(sam, second, unet=unet, settings=checked_settings, options=options)
-    app = HttpApp(checked_settings, observer, tracing)
+    app = HttpApp(checked_settings, observer, tracing, memory)
     oip_http.mount(app)
     app.pipelines = pipelines
     try:

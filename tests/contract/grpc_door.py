@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from service.errors import PROBLEMS
 from service.grpc.server import GrpcServer
+from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.oip import grpc as oip_grpc
@@ -59,11 +60,16 @@ def segment_request(data: bytes = IMAGE, *prompts: Mapping[str, Any], **fields: 
 
 @asynccontextmanager
 async def open_grpc(
-    *, ready: bool = True, observer: Observer | None = None, tracing: Tracing | None = None, **settings: Any
+    *,
+    ready: bool = True,
+    observer: Observer | None = None,
+    tracing: Tracing | None = None,
+    memory: MemoryBudget | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Caller]:
     """Serve HTTP and gRPC over the same pipelines."""
-    async with open_door(observer=observer, tracing=tracing, **settings) as door:
-        server = GrpcServer(make_settings(**settings), observer, tracing, others=(oip_grpc.service,))
+    async with open_door(observer=observer, tracing=tracing, memory=memory, **settings) as door:
+        server = GrpcServer(make_settings(**settings), observer, tracing, memory, others=(oip_grpc.service,))
         port = await server.start("127.0.0.1", 0)
         if ready:
             server.open(door.pipelines)
