@@ -62,7 +62,7 @@ def plain_png(size: Size) -> bytes:
 
 def post(server: Server, path: str, image: bytes, request: Mapping[str, Any]) -> str:
     """Send an image with the JSON of an operation; return the status, or why there is none."""
-    fields = {"image": ("image", image), "request": (None, json.dumps(request))}
+    fields: dict[str, Any] = {"image": ("image", image), "request": (None, json.dumps(request))}
     try:
         with httpx.Client(timeout=_PATIENCE_S) as client:
             return str(client.post(f"{server.address}{path}", files=fields).status_code)
@@ -126,12 +126,11 @@ def many_values(server: Server, scale: float) -> Answers:
 
 def unfinished_uploads(server: Server, scale: float) -> Answers:
     """Open 61 uploads, send 31 MiB of each, and leave them so for a while."""
-    announced, sent = 32 * MIB, round(31 * MIB * max(scale, 0.03))
+    sent = round(31 * MIB * scale)
     head = (
-        f"POST /v1/segment HTTP/1.1\r\nhost: pomona\r\ncontent-type: image/jpeg\r\ncontent-length: {announced - 1}\r\n"
-        "\r\n"
+        f"POST /v1/segment HTTP/1.1\r\nhost: pomona\r\ncontent-type: image/jpeg\r\ncontent-length: {sent + 1}\r\n\r\n"
     ).encode()
-    return _half_sent(server, round(61 * scale), head, sent)
+    return _half_sent(server, 61, head, sent)
 
 
 def large_headers(server: Server, scale: float) -> Answers:
@@ -180,7 +179,7 @@ def large_frames(server: Server, scale: float) -> Answers:
 
     answers: Answers = Counter()
     with _channel(server) as channel:
-        stream = channel.stream_stream(f"/{SEGMENTATION.full_name}/SegmentStream")
+        stream: Any = channel.stream_stream(f"/{SEGMENTATION.full_name}/SegmentStream")
         try:
             for raw in stream(messages(), timeout=_PATIENCE_S):
                 reply = pb.SegmentStreamResponse.FromString(raw)
@@ -201,10 +200,9 @@ def call(
     """Call a method of the service with the bytes of a message; return the status."""
     with _channel(server) as channel:
         compression = grpc.Compression.Gzip if compressed else None
+        send: Any = channel.unary_unary(f"/{SEGMENTATION.full_name}/{method}")
         try:
-            channel.unary_unary(f"/{SEGMENTATION.full_name}/{method}")(
-                message, timeout=_PATIENCE_S, compression=compression, metadata=metadata
-            )
+            send(message, timeout=_PATIENCE_S, compression=compression, metadata=metadata)
         except grpc.RpcError as error:
             return str(error.code().name)
     return "OK"

@@ -15,6 +15,7 @@ import asyncio
 import bisect
 import itertools
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -355,11 +356,9 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 
 
 def resident_bytes() -> int:
-    """Return the resident memory of this process; 0 where `/proc` is missing."""
-    for line in _lines(Path("/proc/self/status")):
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Return the resident memory of this process and of the one that started it; 0 where `/proc` is missing."""
+    lines = (line for pid in (os.getpid(), os.getppid()) for line in _lines(Path(f"/proc/{pid}/status")))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 def _lines(file: Path) -> list[str]:

@@ -59,7 +59,7 @@ async def caller(memory: MemoryBudget) -> AsyncIterator[Caller]:
 async def post(caller: Caller, data: bytes = IMAGE, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
     """Send an image over HTTP, by default with a box."""
     text = json.dumps({"prompts": [BOX], **fields})
-    files = {"image": ("i", data), "request": (None, text)}
+    files: dict[str, Any] = {"image": ("i", data), "request": (None, text)}
     return await caller.door.client.post("/v1/segment", files=files, headers=headers)
 
 
