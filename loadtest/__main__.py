@@ -54,6 +54,7 @@ COMMANDS: Final = {
     ),
     "soak": Command("soak.main", Effort(100), "memory over rounds of 100 requests", in_all=False),
     "fuzz": Command("fuzz.main", Effort(100), "thousands of mutated inputs to every reader", in_all=False),
+    "memory": Command("memory.main", Effort(1, 60.0), "memory under attack, in 3 GiB where possible", in_all=False),
     "gpu": Command("gpu.main", Effort(1, 10.0), "SAM and U-Net on a CUDA device", in_all=False),
 }
 

@@ -30,6 +30,7 @@ from service.oip import grpc as oip_grpc
 from service.oip.http import json_length, read_body
 from service.proto.generated.inference import open_inference_pb2 as oip_pb
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
+from service.settings import Settings
 
 MAX_PIXELS: Final = 1_000_000
 
@@ -317,7 +318,7 @@ def _read_json(data: bytes) -> None:
     refusals = []
     for model, _ in _REQUESTS:
         try:
-            parse_json(data, model)
+            parse_json(data, model, Settings().max_values)
         except PomonaError as error:
             refusals.append(error)
     if len(refusals) == len(_REQUESTS):

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.masks import CroppedMask, PixelBox, intersection
-from models.types import BinaryMask, Box, Mask, PixelClass, Prompt, SemanticMap, Size
+from models.sam.postprocess import MaskCrop
+from models.types import BinaryMask, Box, PixelClass, Prompt, SemanticMap, Size
 from models.unet.instances import MIN_REGION, Cells, fruit_labels, label_boxes, label_scores
 from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import INFECTED_SHARE, Axis, class_map
@@ -174,11 +175,17 @@ def prompt_for(fruit: Fruit) -> Prompt:
     return Prompt(box=box, multimask=False)
 
 
-def crop_mask(mask: Mask) -> CroppedMask:
-    """Crop a SAM's mask to its box."""
-    x0, y0, x1, y1 = mask.box if mask.area else (0, 0, 1, 1)
+def agreeing(fruit: Fruit, mask: MaskCrop) -> CroppedMask | None:
+    """Return a SAM's mask in its tight box, or None where it is so large or small that it cannot be the fruit's.
+
+    The masks that are kept together take little more than the image.
+    """
+    least, most = sorted((fruit.area, mask.area))
+    if least < _AGREEMENT * most:
+        return None
+    tight = mask.crop.tight()
     # Copied: a view would keep the whole mask in memory.
-    return CroppedMask(mask.pixels[y0:y1, x0:x1].copy(), x0, y0, Size(*mask.pixels.shape))
+    return replace(tight, pixels=tight.pixels.copy())
 
 
 def refine(inspection: Inspection, masks: Mapping[int, CroppedMask]) -> Inspection:

@@ -6,8 +6,7 @@ allocate, and raise `MaskError` for anything invalid.
 
 from __future__ import annotations
 
-import struct
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from models import images
 from models.errors import ImageError, MaskError
+from models.png import SIGNATURE, write_png
 from models.types import BinaryMask, Logits, Size
 
 PixelBox: TypeAlias = tuple[int, int, int, int]
@@ -29,7 +29,9 @@ MAX_LOGITS_SIDE: Final = 256
 """Longest side of low-resolution logits: those of the square of 1024 pixels."""
 
 _MAX_DIGITS: Final = 7  # 5 bits each: a run of 2^32 pixels, the most that COCO's tools write, takes 7
-_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_STRIP: Final = 64
+"""Rows of a mask that are worked on at a time: they stay in the cache, and no copy of the whole is made."""
+
 _FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
 
 
@@ -115,6 +117,11 @@ class CroppedMask:
         return self.within((0, 0, self.size.width, self.size.height))
 
 
+def whole(mask: BinaryMask) -> CroppedMask:
+    """Return a mask as one that is cropped to the whole image."""
+    return CroppedMask(mask, 0, 0, Size(*mask.shape))
+
+
 def bounding_box(mask: BinaryMask) -> PixelBox:
     """Find the tight box of a mask.
 
@@ -148,28 +155,17 @@ def encode_rle(mask: BinaryMask) -> Rle:
     Returns:
         Its run-length encoding.
     """
-    height, width = mask.shape
-    # Changes are found row by row, in memory order, and sorted into column order afterwards: they are few, and
-    # transposing the whole mask would take longer than all the rest.
-    at = np.flatnonzero(mask[1:] != mask[:-1])
-    rows, columns = np.divmod(at, width)
-    seams = np.flatnonzero(mask[0, 1:] != mask[-1, :-1])
-    changes = np.concatenate((columns * height + rows + 1, (seams + 1) * height))
-    changes.sort()
-    start = [0, 0] if mask[0, 0] else [0]
-    runs = np.diff(np.concatenate((start, changes, [height * width])))
-    return Rle((height, width), _write_runs(runs))
+    return rle_of(whole(mask))
 
 
 def rle_of(mask: CroppedMask) -> Rle:
     """Encode a cropped mask as COCO RLE of the whole image, byte for byte as `encode_rle` does."""
     height, width = mask.size.height, mask.size.width
-    inside = mask.pixels
-    rows, columns = inside.shape
-    changed = np.empty((rows + 1, columns), np.bool_)
-    changed[0], changed[-1] = inside[0], inside[-1]
-    np.not_equal(inside[1:], inside[:-1], out=changed[1:-1])
-    down, across = np.divmod(np.flatnonzero(changed), columns)
+    rows, columns = mask.pixels.shape
+    # Changes are found row by row, in memory order, and sorted into column order afterwards: they are few, and
+    # transposing the whole mask would take longer than all the rest.
+    at = np.concatenate([start * columns + np.flatnonzero(changed) for start, changed in _changes_down(mask.pixels)])
+    down, across = np.divmod(at, columns)
     changes = (across + mask.x0) * height + down + mask.y0
     changes.sort()
     if rows == height:
@@ -219,18 +215,14 @@ def encode_png(mask: BinaryMask) -> bytes:
     Returns:
         A greyscale PNG file, white where the mask is.
     """
-    height, width = mask.shape
-    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # each row starts with its filter: 0
-    rows[:, 1:] = np.packbits(mask, axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"".join(
-        (
-            _PNG_SIGNATURE,
-            _png_chunk(b"IHDR", header),
-            _png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 1)),
-            _png_chunk(b"IEND", b""),
-        )
-    )
+    return png_of(whole(mask))
+
+
+def png_of(mask: CroppedMask) -> bytes:
+    """Encode a cropped mask as a PNG of the whole image, as `encode_png` does."""
+    height, width = mask.size.height, mask.size.width
+    strips = (mask.within((0, top, width, min(top + _STRIP, height))) for top in range(0, height, _STRIP))
+    return write_png(mask.size, (np.packbits(strip, axis=1) for strip in strips), "grey", bits=1)
 
 
 def decode_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> BinaryMask:
@@ -246,7 +238,7 @@ def decode_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> BinaryMask:
     Raises:
         MaskError: the data is not a PNG, damaged, too large, or not greyscale.
     """
-    if not data.startswith(_PNG_SIGNATURE):
+    if not data.startswith(SIGNATURE):
         raise MaskError("The mask must be a greyscale PNG file, 0 outside the object.")
     try:
         image = images.load(data, max_pixels=max_pixels)
@@ -308,6 +300,25 @@ def decode_logits(encoded: EncodedLogits) -> Logits:
     return logits
 
 
+def _changes_down(inside: BinaryMask) -> Iterator[tuple[int, BinaryMask]]:
+    """Yield, strip by strip, where pixels differ from those above them; outside of the array all are False.
+
+    Args:
+        inside: bool (rows, columns).
+
+    Yields:
+        The strip's first row, and bool (n, columns); the last row of all is the one below the array.
+    """
+    rows, columns = inside.shape
+    for start in range(0, rows + 1, _STRIP):
+        stop = min(start + _STRIP, rows + 1)
+        changed = np.zeros((stop - start, columns), np.bool_)
+        changed[: min(stop, rows) - start] = inside[start:stop]
+        above = inside[max(0, start - 1) : stop - 1]
+        changed[len(changed) - len(above) :] ^= above
+        yield start, changed
+
+
 def _write_runs(runs: NDArray[np.int64]) -> str:
     """Write runs of pixels, background first, in COCO's characters; see `Rle`."""
     values = runs.copy()
@@ -362,7 +373,3 @@ def _checked_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
     if height * width > max_pixels:
         raise MaskError(f"A mask must have at most {max_pixels} pixels, got {height} x {width}.")
     return height, width
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -6,8 +6,7 @@ tell apart; without orange, which is invisible on oranges, and black.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import cv2
@@ -18,8 +17,9 @@ import PIL.ImageFont
 from numpy.typing import NDArray
 
 from models.inspection import Fruit, Grade, grade_of
-from models.masks import PixelBox, bounding_box, intersection
-from models.types import FOREGROUND, BinaryMask, Box, PixelClass, Pixels, Point, SemanticMap
+from models.masks import CroppedMask, PixelBox, bounding_box, intersection
+from models.png import write_png
+from models.types import FOREGROUND, BinaryMask, Box, PixelClass, Pixels, Point, SemanticMap, Size
 
 Colour: TypeAlias = tuple[int, int, int]
 
@@ -60,6 +60,9 @@ _OPACITY: Final = 0.45
 _SUBPIXEL_BITS: Final = 4
 """OpenCV takes coordinates as fixed-point numbers with this many fractional bits."""
 
+_STRIP: Final = 256
+"""Rows that are drawn and encoded at a time: no copy of the whole image is made."""
+
 _SMALLEST_TEXT: Final = 12
 """Least height of text in pixels that is easy to read."""
 
@@ -69,13 +72,13 @@ _TEXT_PER_SIDE: Final = 1 / 55
 
 def draw_overlay(
     pixels: Pixels,
-    masks: Sequence[BinaryMask],
+    masks: Sequence[Callable[[], CroppedMask]],
     *,
     points: Sequence[Point] = (),
     boxes: Sequence[Box] = (),
     colours: Sequence[Colour] = PALETTE,
 ) -> Pixels:
-    """Draw masks, boxes and points over a copy of the image.
+    """Draw masks, boxes and points into an image.
 
     Masks are tinted and outlined, each in its own colour; outlines lie within the masks, also around holes. Foreground
     points are green dots with a plus, background points red dots with a minus, both in a white ring. Lines and dots
@@ -83,59 +86,58 @@ def draw_overlay(
     at a longest side of 1000, 12 at 4000.
 
     Args:
-        pixels: uint8 (height, width, 3), RGB.
-        masks: bool (height, width) each.
+        pixels: uint8 (height, width, 3), RGB, writable; it is drawn into.
+        masks: what returns each mask, called twice: all masks of a large image do not fit into memory together.
         points: clicks in pixels of the image.
         boxes: boxes in pixels of the image.
         colours: RGB of the masks, in order, cyclic.
 
     Returns:
-        uint8 (height, width, 3), RGB.
+        `pixels`.
     """
-    drawn = np.ascontiguousarray(pixels).copy()
     line = _line_width(pixels)
     of_masks = [colours[number % len(colours)] for number in range(len(masks))]
-    for mask, colour in zip(masks, of_masks, strict=True):
-        _tint(drawn, mask, colour)
+    for make, colour in zip(masks, of_masks, strict=True):
+        mask = make()
+        _tint(_region(pixels, mask), mask.pixels, colour)
     # After all tints, so that no mask hides the outline of another.
-    for mask, colour in zip(masks, of_masks, strict=True):
-        _outline(drawn, mask, colour, line)
+    for make, colour in zip(masks, of_masks, strict=True):
+        mask = make()
+        _outline(_region(pixels, mask), mask.pixels, colour, line)
     for box in boxes:
-        _draw_box(drawn, box, max(1, line // 2))
+        _draw_box(pixels, box, max(1, line // 2))
     for point in points:
-        _draw_point(drawn, point, max(5, 2 * line))
-    return drawn
+        _draw_point(pixels, point, max(5, 2 * line))
+    return pixels
 
 
 def draw_fruits(pixels: Pixels, fruits: Sequence[Fruit], grades: Sequence[Grade]) -> Pixels:
-    """Draw fruits over a copy of the image.
+    """Draw fruits into an image.
 
     Outlines have the colour of the fruit's grade, with a dark line inside that sets them off from fruit of any colour;
     infected parts are tinted and thinly outlined. A label at each fruit shows its grade and infected percentage. Lines
     and letters grow with the image.
 
     Args:
-        pixels: uint8 (height, width, 3), RGB.
+        pixels: uint8 (height, width, 3), RGB, writable; it is drawn into.
         fruits: fruits of this image.
         grades: grades of the fruits, by rising threshold.
 
     Returns:
-        uint8 (height, width, 3), RGB.
+        `pixels`.
     """
-    drawn = np.ascontiguousarray(pixels).copy()
     line = _line_width(pixels)
     thin = max(1, line // 2)
     colours = [_grade_colour(fruit, grades) for fruit in fruits]
     for fruit, colour in zip(fruits, colours, strict=True):
         x0, y0, x1, y1 = fruit.box
-        region = drawn[y0:y1, x0:x1]
+        region = pixels[y0:y1, x0:x1]
         _tint(region, fruit.infected.pixels, CLASS_COLOURS[PixelClass.INFECTED])
         _outline(region, fruit.infected.pixels, CLASS_COLOURS[PixelClass.INFECTED], thin)
         _outline(region, fruit.mask.pixels, _PLATE, line + thin)
         _outline(region, fruit.mask.pixels, colour, line)
-    image = PIL.Image.fromarray(drawn)
-    _draw_labels(image, fruits, [_label(fruit, grades) for fruit in fruits], colours)
-    return np.array(image)
+    _draw_labels(pixels, fruits, [_label(fruit, grades) for fruit in fruits], colours)
+    return pixels
 
 
 def encode_overlay(pixels: Pixels) -> bytes:
@@ -147,7 +149,9 @@ def encode_overlay(pixels: Pixels) -> bytes:
     Returns:
         A PNG file.
     """
-    return _png(PIL.Image.fromarray(pixels))
+    height, width = pixels.shape[:2]
+    strips = (pixels[top : top + _STRIP].reshape(-1, 3 * width) for top in range(0, height, _STRIP))
+    return write_png(Size(height, width), strips, "rgb")
 
 
 def encode_class_map(classes: SemanticMap) -> bytes:
@@ -159,15 +163,14 @@ def encode_class_map(classes: SemanticMap) -> bytes:
     Returns:
         A PNG file with these indices and the palette `CLASS_COLOURS`.
     """
-    image = PIL.Image.fromarray(classes)
-    image.putpalette([channel for colour in CLASS_COLOURS for channel in colour])
-    return _png(image)
+    strips = (classes[top : top + _STRIP] for top in range(0, len(classes), _STRIP))
+    return write_png(Size(*classes.shape), strips, "indexed", palette=bytes(np.array(CLASS_COLOURS, np.uint8)))
 
 
-def _png(image: PIL.Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+def _region(pixels: Pixels, mask: CroppedMask) -> Pixels:
+    """Return the part of an image where a mask lies, as a view."""
+    x0, y0, x1, y1 = mask.box
+    return pixels[y0:y1, x0:x1]
 
 
 def _line_width(pixels: Pixels) -> int:
@@ -186,11 +189,13 @@ def _tint(drawn: Pixels, mask: BinaryMask, colour: Colour) -> None:
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
         return
-    region = drawn[y0:y1, x0:x1]
-    flat = np.empty_like(region)
-    flat[:] = colour
-    mixed = cv2.addWeighted(region, 1 - _OPACITY, flat, _OPACITY, 0)
-    np.copyto(region, mixed, where=mask[y0:y1, x0:x1, None])
+    for top in range(y0, y1, _STRIP):
+        bottom = min(top + _STRIP, y1)
+        region = drawn[top:bottom, x0:x1]
+        flat = np.empty_like(region)
+        flat[:] = colour
+        mixed = cv2.addWeighted(region, 1 - _OPACITY, flat, _OPACITY, 0)
+        np.copyto(region, mixed, where=mask[top:bottom, x0:x1, None])
 
 
 def _outline(drawn: Pixels, mask: BinaryMask, colour: Colour, line: int) -> None:
@@ -205,12 +210,17 @@ def _outline(drawn: Pixels, mask: BinaryMask, colour: Colour, line: int) -> None
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
         return
-    # The margin is outside the mask, so that the image's edge gets an outline too.
-    padded = np.pad(mask[y0:y1, x0:x1].view(np.uint8), line)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
-    inner = cv2.erode(padded, kernel)
-    rim: NDArray[np.bool_] = (padded != inner)[line:-line, line:-line]
-    drawn[y0:y1, x0:x1][rim] = colour
+    for top in range(y0, y1, _STRIP):
+        bottom = min(top + _STRIP, y1)
+        above, below = max(y0, top - line), min(y1, bottom + line)
+        # The margin is outside the mask, so that the image's edge gets an outline too.
+        padded = np.zeros((bottom - top + 2 * line, x1 - x0 + 2 * line), np.uint8)
+        first = above - top + line
+        padded[first : first + below - above, line:-line] = mask[above:below, x0:x1]
+        inner = cv2.erode(padded, kernel)
+        rim: NDArray[np.bool_] = (padded != inner)[line:-line, line:-line]
+        drawn[top:bottom, x0:x1][rim] = colour
 
 
 def _draw_box(drawn: Pixels, box: Box, line: int) -> None:
@@ -265,23 +275,23 @@ def _label(fruit: Fruit, grades: Sequence[Grade]) -> str:
     return f"{grade_of(fruit.infected_fraction, grades)} {shown}%"
 
 
-def _draw_labels(
-    image: PIL.Image.Image, fruits: Sequence[Fruit], labels: Sequence[str], colours: Sequence[Colour]
-) -> None:
+def _draw_labels(pixels: Pixels, fruits: Sequence[Fruit], labels: Sequence[str], colours: Sequence[Colour]) -> None:
     """Write white letters on dark plates with a stripe of the grade's colour."""
-    size = max(_SMALLEST_TEXT, round(max(image.size) * _TEXT_PER_SIDE))
+    height_of_all, width_of_all = pixels.shape[:2]
+    size = max(_SMALLEST_TEXT, round(max(width_of_all, height_of_all) * _TEXT_PER_SIDE))
     font = PIL.ImageFont.load_default(size)
-    pen = PIL.ImageDraw.Draw(image)
     gap, stripe = max(2, size // 4), max(3, size // 3)
     placed: list[PixelBox] = []
     for fruit, label, colour in zip(fruits, labels, colours, strict=True):
-        width, height = stripe + gap + round(pen.textlength(label, font)) + gap, size + gap
-        plate = _free_place(fruit.box, (width, height), image.size, placed)
+        width, height = stripe + gap + round(font.getlength(label)) + gap, size + gap
+        plate = _free_place(fruit.box, (width, height), (width_of_all, height_of_all), placed)
         placed.append(plate)
         x0, y0, x1, y1 = plate
-        pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=_PLATE)
-        pen.rectangle((x0, y0, x0 + stripe - 1, y1 - 1), fill=colour)
-        pen.text((x0 + stripe + gap, (y0 + y1) / 2), label, font=font, fill=_WHITE, anchor="lm")
+        image = PIL.Image.new("RGB", (width, height), _PLATE)
+        pen = PIL.ImageDraw.Draw(image)
+        pen.rectangle((0, 0, stripe - 1, height - 1), fill=colour)
+        pen.text((stripe + gap, height / 2), label, font=font, fill=_WHITE, anchor="lm")
+        pixels[y0:y1, x0:x1] = np.asarray(image)[: height_of_all - y0, : width_of_all - x0]
 
 
 def _free_place(box: PixelBox, plate: tuple[int, int], image: tuple[int, int], placed: Sequence[PixelBox]) -> PixelBox:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,15 @@ class Point:
     label: int = FOREGROUND
 
 
+class EncodedMask(Protocol):
+    """A binary mask that is not decoded yet, such as RLE."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels; of untrusted origin."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What to segment: points, a box, a mask, or points with a box or a mask.
@@ -102,14 +111,14 @@ class Prompt:
     Attributes:
         points: clicks in the image.
         box: box around the object, or None.
-        mask: mask to start from, or None: a binary mask of the image's size (bool (height, width)), or the
-            low-resolution logits (float32) of an earlier result for the same letterbox.
+        mask: mask to start from, or None: a binary mask of the image's size (bool (height, width)), also encoded, or
+            the low-resolution logits (float32) of an earlier result for the same letterbox.
         multimask: return three masks, for an ambiguous prompt (whole, part, sub-part), instead of one.
     """
 
     points: tuple[Point, ...] = ()
     box: Box | None = None
-    mask: BinaryMask | Logits | None = None
+    mask: BinaryMask | Logits | EncodedMask | None = None
     multimask: bool = True
 
 

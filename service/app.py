@@ -14,13 +14,14 @@ import click
 
 from models.backends.load import cuda_device_count
 from models.errors import PomonaError
-from service import lifecycle
+from service import heap, lifecycle
 from service.access import Access
 from service.api.drain import Drain
 from service.grpc.server import GrpcServer
 from service.http import worker
 from service.http.app import HttpApp
 from service.http.listener import room_for
+from service.memory import MemoryBudget
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import TraceExporter, Tracing, TracingMisconfigured, export_traces
@@ -73,11 +74,13 @@ OBSERVER = PrometheusObserver()
 ACCESS = Access.of(SETTINGS.api_keys_file)
 CERTIFICATES = _certificates(SETTINGS.tls)
 DRAIN = Drain(SETTINGS.drain_timeout_s)
-HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN, access=ACCESS)
+MEMORY = MemoryBudget(observer=OBSERVER)
+HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN, access=ACCESS, memory=MEMORY)
 oip_http.mount(HTTP)
 WORKERS = max(1, cuda_device_count())
 worker.install(worker.WorkerOptions(SETTINGS, HTTP, DRAIN, WORKERS))
 logs.configure(SETTINGS.log_level)
+heap.bound()
 
 
 @bentoml.service(
@@ -99,6 +102,7 @@ class Pomona:
         self._pipelines: Pipelines | None = None
         self._grpc: GrpcServer | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._trimming: asyncio.Task[None] | None = None
 
     @bentoml.on_deployment
     @staticmethod
@@ -122,12 +126,15 @@ class Pomona:
             worker.give_up(error)
             return
         self._loading = asyncio.create_task(self._load())
+        self._trimming = asyncio.create_task(heap.keep_small(MEMORY))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Stop what is left once the requests are answered; the process ends soon after the drain timeout anyway."""
         if self._loading is not None:
             self._loading.cancel()
+        if self._trimming is not None:
+            self._trimming.cancel()
         if self._grpc is not None:
             await self._grpc.drain(DRAIN.remaining)
         if self._pipelines is not None:
@@ -147,6 +154,7 @@ class Pomona:
                 max_connections=room_for(SETTINGS.max_connections),
                 others=(oip_grpc.service,),
                 access=ACCESS,
+                memory=MEMORY,
                 shared_port=WORKERS > 1,
             )
             DRAIN.on_begin(self._grpc.halt)
@@ -155,7 +163,9 @@ class Pomona:
     async def _load(self) -> None:
         index = bentoml.server_context.worker_index or 1
         try:
-            self._pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=index - 1, observer=OBSERVER)
+            pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=index - 1, observer=OBSERVER)
+            lifecycle.limit_memory(MEMORY, SETTINGS, workers=WORKERS)
+            self._pipelines = pipelines
         except PomonaError as error:
             HTTP.failed = True
             _LOG.critical("the models cannot be loaded", extra={"detail": error.detail})
@@ -164,6 +174,7 @@ class Pomona:
             HTTP.failed = True
             _LOG.exception("the models cannot be loaded")
             raise
+        heap.return_memory()
         # What is loaded stays: searching it for garbage stopped all requests for 80 ms each time.
         gc.collect()
         gc.freeze()

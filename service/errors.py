@@ -83,6 +83,10 @@ class PermissionDenied(RequestError):
     """The API key is for something else."""
 
 
+class TooMuchMemory(RequestError):
+    """The request needs more memory than the service has for one."""
+
+
 class NotFound(RequestError):
     """There is no such path."""
 
@@ -199,6 +203,7 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     UploadTooLarge: ProblemType("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
     Unauthenticated: ProblemType("unauthenticated", "A valid API key is needed", 401, "UNAUTHENTICATED"),
     PermissionDenied: ProblemType("permission_denied", "The API key does not permit this", 403, "PERMISSION_DENIED"),
+    TooMuchMemory: ProblemType("too_much_memory", "The request needs too much memory", 413, "RESOURCE_EXHAUSTED"),
     NotFound: ProblemType("not_found", "There is no such path", 404, "UNIMPLEMENTED"),
     MethodNotAllowed: ProblemType("method_not_allowed", "The path does not allow this method", 405, "UNIMPLEMENTED"),
     NotReady: ProblemType("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),

@@ -12,8 +12,9 @@ from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
 from models.errors import UnknownModel
+from service.memory import MemoryBudget, memory_limit, resident_bytes
 from service.observability.observer import Observer
-from service.pipelines import Pipelines
+from service.pipelines import Pipelines, costs
 from service.pipelines.engine import Engine
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
@@ -92,6 +93,25 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache)
     await warm_up(pipelines, settings.camera_sizes)
     return pipelines
+
+
+def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> None:
+    """Set the budget for requests, now that it is known what the loaded models leave.
+
+    Raises:
+        TooLittleMemory: it is too little for the largest request that is allowed.
+    """
+    resident, limit = resident_bytes(), memory_limit()
+    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers)
+    memory.resize(total, largest)
+    _LOG.info(
+        "memory",
+        extra={
+            "limit_mib": None if limit is None else limit >> 20,
+            "resident_mib": resident >> 20,
+            "requests_mib": total >> 20,
+        },
+    )
 
 
 async def _load(

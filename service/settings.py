@@ -126,6 +126,13 @@ class Settings(BaseSettings):
         512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB."
     )
     embedding_max_age_s: float = Field(600, gt=0, description="Seconds after which an embedding is forgotten.")
+    memory_mib: float = Field(
+        0,
+        ge=0,
+        description="Memory in MiB that all requests together may take, beside the models and the embedding cache: "
+        "what does not fit waits, or is refused as overloaded. 0 for 95 % of the container's limit, else of the "
+        "machine's memory, less what the process takes once the models are loaded and less embedding_cache_mib.",
+    )
     request_timeout_s: float = Field(
         60, gt=0, description="Seconds from a request's first byte to its answer, reading included."
     )
@@ -270,6 +277,11 @@ class Settings(BaseSettings):
     def max_pixels(self) -> int:
         """`max_megapixels` in pixels."""
         return int(self.max_megapixels * 1_000_000)
+
+    @property
+    def max_values(self) -> int:
+        """Most values in the JSON of a request, or fields in a message: four times what the largest prompts have."""
+        return 4 * self.max_prompts * (3 * self.max_points + 16)
 
     @property
     def embedding_cache_bytes(self) -> int:

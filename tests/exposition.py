@@ -64,6 +64,8 @@ def expose_everything() -> str:
     for event in get_args(CacheEvent):
         observer.cache_event(event)
     observer.cache_bytes(4096)
+    observer.memory_used("work", 4096)
+    observer.memory_limited(1 << 30)
     observer.image_decoded(0.1)
     observer.postprocessed(0.1)
     return exposition().decode()

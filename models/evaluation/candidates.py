@@ -19,9 +19,9 @@ from models.catalog import CatalogueEntry
 from models.evaluation.prompts import PromptedFruit, prompted_fruits
 from models.evaluation.results import Candidate
 from models.evaluation.samples import EncodedSample
-from models.inspection import Inspection, crop_mask, inspect, prompt_for, refine
+from models.inspection import Inspection, inspect, prompt_for, refine
 from models.letterbox import Letterbox, Padding, letterbox_for
-from models.masks import MAX_PIXELS
+from models.masks import MAX_PIXELS, whole
 from models.metrics import mask_iou
 from models.sam.clicks import CAREFUL_USER
 from models.sam.constants import INPUT_SIDE
@@ -267,7 +267,9 @@ class SamCandidate:
         """Refine a U-Net's fruits as `/v1/inspect` does in its mode `accurate`, but decode for both models."""
         watch = Stopwatch(found.answer.timing_ms, embedded.timing_ms)
         prompts = [prompt_for(fruit) for fruit in found.inspection.fruits]
-        masks = {number: crop_mask(each[0]) for number, each in enumerate(self._masks(embedded, prompts, watch))}
+        masks = {
+            number: whole(each[0].pixels).tight() for number, each in enumerate(self._masks(embedded, prompts, watch))
+        }
         with watch.stage("postprocess"):
             inspection = refine(found.inspection, masks)
         classes = np.zeros_like(inspection.classes)

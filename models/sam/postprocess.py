@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.letterbox import LOGITS_STRIDE, Letterbox
-from models.masks import bounding_box
+from models.masks import CroppedMask, PixelBox, bounding_box
 from models.types import Logits, Mask
 
 _STABILITY_OFFSET: Final = 1.0
@@ -34,6 +34,18 @@ _PRODUCT: Final = 1 << 18
 stripe's logits no longer fit the cache."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskCrop:
+    """A mask as `models.types.Mask`, of which only the part where it may lie is stored."""
+
+    crop: CroppedMask
+    logits: Logits
+    score: float
+    stability_score: float
+    box: PixelBox
+    area: int
+
+
 def masks_of(logits: Logits, scores: NDArray[np.float32], letterbox: Letterbox, *, multimask: bool) -> tuple[Mask, ...]:
     """Compute one prompt's masks: three, best predicted IoU first, or the one for unambiguous prompts.
 
@@ -43,20 +55,38 @@ def masks_of(logits: Logits, scores: NDArray[np.float32], letterbox: Letterbox, 
         letterbox: letterbox of the prompt's image.
         multimask: use tokens 1 to 3 instead of token 0, as the reference does.
     """
-    tokens = sorted((1, 2, 3), key=lambda token: -scores[token]) if multimask else [0]
-    return tuple(_mask(logits[token], float(scores[token]), letterbox) for token in tokens)
+    crops = (
+        crop_of(logits[token], float(scores[token]), letterbox) for token in chosen_tokens(scores, multimask=multimask)
+    )
+    return tuple(
+        Mask(crop.crop.full(), crop.logits, crop.score, crop.stability_score, crop.box, crop.area) for crop in crops
+    )
 
 
-def _mask(logits: Logits, score: float, letterbox: Letterbox) -> Mask:
-    """Compute one mask. Its stability score is 0 if the masks at both thresholds are empty."""
-    pixels = np.zeros((letterbox.original.height, letterbox.original.width), np.bool_)
+def chosen_tokens(scores: NDArray[np.float32], *, multimask: bool) -> list[int]:
+    """Return the decoder's tokens whose masks are answered, in their order: see `masks_of`."""
+    return sorted((1, 2, 3), key=lambda token: -scores[token]) if multimask else [0]
+
+
+def crop_of(logits: Logits, score: float, letterbox: Letterbox) -> MaskCrop:
+    """Compute one mask: of a large image one takes as much memory as a thousand logits of it.
+
+    Its stability score is 0 if the masks at both thresholds are empty.
+
+    Args:
+        logits: float32 (height, width) of size `letterbox.logits`, of one token.
+        score: its predicted IoU.
+        letterbox: letterbox of the image.
+    """
     left, top, right, bottom = bounding_box(logits > -_STABILITY_OFFSET - _ROUNDING)
     down = _Axis(letterbox.logits.height, letterbox.resized.height, letterbox.original.height)
     across = _Axis(letterbox.logits.width, letterbox.resized.width, letterbox.original.width)
     rows, columns = down.reach(top, bottom), across.reach(left, right)
-    inside = pixels[rows.start : rows.stop, columns.start : columns.stop]
+    if not (rows and columns and bottom):
+        rows = columns = range(1)
+    inside = np.zeros((len(rows), len(columns)), np.bool_)
     area = inner = outer = 0
-    if rows and columns and bottom:
+    if bottom:
         cells = down.cells_of(rows)
         wide = np.empty((cells.stop - cells.start, len(columns)), np.float32)
         for start, stop, values in across.stripes(columns, logits[cells].T):
@@ -67,8 +97,8 @@ def _mask(logits: Logits, score: float, letterbox: Letterbox) -> Mask:
             outer += int(np.count_nonzero(values > -_STABILITY_OFFSET))
     x0, y0, x1, y1 = bounding_box(inside)
     dx, dy = (columns.start, rows.start) if area else (0, 0)
-    return Mask(
-        pixels=pixels,
+    return MaskCrop(
+        crop=CroppedMask(inside, columns.start, rows.start, letterbox.original),
         logits=logits,
         score=score,
         stability_score=inner / outer if outer else 0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cv2
@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from models.errors import MalformedPrompt, NoPrompt, PromptOutsideImage
 from models.letterbox import EMBEDDING_STRIDE, LOGITS_STRIDE, Letterbox
-from models.masks import bounding_box
+from models.masks import Rle, bounding_box, decode_rle
 from models.sam.constants import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT, LABEL_FILLER, LABEL_PADDING
-from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Logits, Prompt, Size
+from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, EncodedMask, Logits, Prompt, Size
 
 _CONFIDENCE: Final = 1e-6
 """Binary mask prompts become logits of this probability and 1 minus this: about -13.8 and 13.8, as the decoder itself
 returns well outside and inside an object. At half of that, the decoder ignores a mask prompt that comes alone."""
+
+
+_AT_ONCE: Final = 1 << 22
+"""Pixels of a mask that are resized at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,39 @@ def check(prompt: Prompt, letterbox: Letterbox) -> None:
         _check_box(prompt.box, size)
     mask = prompt.mask
     if mask is not None:
-        needed = size if mask.dtype == np.bool_ else letterbox.logits
-        if mask.shape != (needed.height, needed.width):
+        logits = _as_logits(mask)
+        needed = size if logits is None else letterbox.logits
+        shape = mask.shape if isinstance(mask, np.ndarray) else tuple(mask.size)
+        if shape != (needed.height, needed.width):
             raise MalformedPrompt(
                 f"The mask must have {needed.width} x {needed.height} cells for this image, "
-                f"got {mask.shape[1]} x {mask.shape[0]}."
+                f"got {' x '.join(map(str, reversed(shape)))}."
             )
-        if mask.dtype != np.bool_ and not np.isfinite(mask).all():
+        if logits is not None and not np.isfinite(logits).all():
             raise MalformedPrompt("The logits of the mask must be finite numbers.")
+
+
+def with_logits(prompt: Prompt, letterbox: Letterbox) -> Prompt:
+    """Return a prompt whose mask, if it has one, is what the decoder takes: of 50 megapixels these are 256 KiB.
+
+    Args:
+        prompt: checked; its mask may be RLE.
+        letterbox: of the image.
+
+    Raises:
+        MaskError: the RLE is damaged.
+    """
+    mask = prompt.mask
+    if mask is None or _as_logits(mask) is not None:
+        return prompt
+    pixels = decode_rle(mask, max_pixels=letterbox.original.pixels) if isinstance(mask, Rle) else np.asarray(mask)
+    box = prompt.box or (None if prompt.points else _box_of(pixels, 1, letterbox))
+    return replace(prompt, box=box, mask=_mask_input(pixels, letterbox))
+
+
+def _as_logits(mask: BinaryMask | Logits | EncodedMask) -> NDArray[np.float32] | None:
+    """Return a mask that is logits; None of a binary one."""
+    return np.asarray(mask, np.float32) if isinstance(mask, np.ndarray) and mask.dtype != np.bool_ else None
 
 
 def _check_box(box: Box, size: Size) -> None:
@@ -110,18 +139,17 @@ def pack(prompts: Sequence[Prompt], letterboxes: Sequence[Letterbox]) -> PackedP
         raise ValueError("prompts with and without a mask must go into separate batches")
     if len({(letterbox.side, letterbox.padded) for letterbox in letterboxes}) > 1:
         raise ValueError("images of different sides or padded sizes must go into separate batches")
+    prompts = [with_logits(prompt, letterbox) for prompt, letterbox in zip(prompts, letterboxes, strict=True)]
     rows = [_tokens(prompt, letterbox) for prompt, letterbox in zip(prompts, letterboxes, strict=True)]
+    masks = [
+        logits for prompt in prompts if prompt.mask is not None and (logits := _as_logits(prompt.mask)) is not None
+    ]
     width = _padded_width(max(len(labels) for _, labels in rows))
     points = np.zeros((len(rows), width, 2), np.float32)
     labels = np.full((len(rows), width), LABEL_FILLER, np.int64)
     for row, (row_points, row_labels) in enumerate(rows):
         points[row, : len(row_labels)] = row_points
         labels[row, : len(row_labels)] = row_labels
-    masks = [
-        _mask_input(prompt.mask, letterbox)
-        for prompt, letterbox in zip(prompts, letterboxes, strict=True)
-        if prompt.mask is not None
-    ]
     mask_inputs = np.stack(masks)[:, None] if masks else None
     return PackedPrompts(points, labels, mask_inputs, letterboxes[0].side, letterboxes[0].cells)
 
@@ -158,8 +186,9 @@ def _tokens(prompt: Prompt, letterbox: Letterbox) -> tuple[NDArray[np.float32], 
     coords = [(point.x, point.y) for point in prompt.points]
     labels = [point.label for point in prompt.points]
     box = prompt.box
-    if prompt.mask is not None and not coords and box is None and not letterbox.is_reference:
-        box = _box_of(prompt.mask, letterbox)
+    if prompt.mask is not None and not coords and box is None:
+        logits = _as_logits(prompt.mask)
+        box = None if logits is None else _box_of(logits > 0, LOGITS_STRIDE, letterbox)
     if box is not None:
         coords += [(box.x0, box.y0), (box.x1, box.y1)]
         labels += [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT]
@@ -172,34 +201,57 @@ def _tokens(prompt: Prompt, letterbox: Letterbox) -> tuple[NDArray[np.float32], 
     return placed, labels
 
 
-def _box_of(mask: BinaryMask | Logits, letterbox: Letterbox) -> Box | None:
-    """Return the box of a mask prompt in the image, or None if the mask is empty.
+def _box_of(mask: BinaryMask, stride: int, letterbox: Letterbox) -> Box | None:
+    """Return the box of a mask prompt in the image, or None if the mask is empty or needs none.
 
     In inputs other than the square of 1024 that they were trained on, the checkpoints ignore a mask that comes alone.
+
+    Args:
+        mask: bool, a pixel of the image or a cell of logits each.
+        stride: pixels of the model's input per cell; 1 of a mask of the image.
+        letterbox: of the image.
     """
-    x0, y0, x1, y1 = bounding_box(mask > 0)
+    if letterbox.is_reference:
+        return None
+    x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
         return None
     corners = np.array([[x0, y0], [x1, y1]], np.float64)
-    if mask.dtype != np.bool_:
-        corners = letterbox.to_image(corners * LOGITS_STRIDE)
+    if stride > 1:
+        corners = letterbox.to_image(corners * stride)
     (left, top), (right, bottom) = corners.tolist()
     return Box(left, top, right, bottom)
 
 
-def _mask_input(mask: BinaryMask | Logits, letterbox: Letterbox) -> NDArray[np.float32]:
-    """Return a mask prompt as float32 logits of the letterbox's size."""
-    if mask.dtype != np.bool_:
-        return np.asarray(mask, np.float32)
-    resized = cv2.resize(
-        mask.astype(np.float32),
-        (letterbox.resized.width, letterbox.resized.height),
-        interpolation=cv2.INTER_AREA,
-    )
+def _mask_input(mask: BinaryMask, letterbox: Letterbox) -> NDArray[np.float32]:
+    """Return a binary mask prompt as float32 logits of the letterbox's size."""
     padded = np.zeros((letterbox.padded.height, letterbox.padded.width), np.float32)
-    padded[: letterbox.resized.height, : letterbox.resized.width] = resized
+    padded[: letterbox.resized.height, : letterbox.resized.width] = _shrunk(mask, letterbox.resized)
     height, width = letterbox.logits.height, letterbox.logits.width
     share = padded.reshape(height, LOGITS_STRIDE, width, LOGITS_STRIDE).mean(axis=(1, 3))
     share = np.clip(share, _CONFIDENCE, 1 - _CONFIDENCE)
     logits: NDArray[np.float32] = np.log(share / (1 - share)).astype(np.float32)
     return logits
+
+
+def _shrunk(mask: BinaryMask, resized: Size) -> NDArray[np.float32]:
+    """Return the share of each pixel of the model's input that the mask covers, as OpenCV's `INTER_AREA` does."""
+    height, width = mask.shape
+    if height * width <= _AT_ONCE:
+        return _resized(mask, resized)
+    # Along the rows first, strip by strip: as float32 a large mask would take four times its memory.
+    step = max(1, _AT_ONCE // width)
+    across = np.concatenate(
+        [
+            _resized(mask[top : top + step], Size(min(step, height - top), resized.width))
+            for top in range(0, height, step)
+        ]
+    )
+    return np.asarray(
+        cv2.resize(across, (resized.width, resized.height), interpolation=cv2.INTER_AREA), np.float32
+    ).reshape(resized.height, resized.width)
+
+
+def _resized(mask: BinaryMask, size: Size) -> NDArray[np.float32]:
+    shares = cv2.resize(mask.astype(np.float32), (size.width, size.height), interpolation=cv2.INTER_AREA)
+    return np.asarray(shares, np.float32).reshape(size.height, size.width)

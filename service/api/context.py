@@ -9,12 +9,14 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from service.access import Scope
 from service.api import schema
 from service.errors import MalformedRequest
+from service.memory import Holding, Kind, MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Recording, RequestTrace
 
@@ -70,6 +72,8 @@ class RequestContext:
         urgency: RFC 9218, 0 the most urgent to 7 the least.
         clock: seconds, monotonic.
         observer: receives what is measured.
+        memory: what all requests may hold.
+        held: what this one holds until it ends.
         trace: of the request, or None.
         model: the one that answers, or "" where none was chosen.
         log: further fields of the request's log line.
@@ -85,6 +89,8 @@ class RequestContext:
     urgency: int = DEFAULT_URGENCY
     clock: Callable[[], float] = time.monotonic
     observer: Observer = field(default_factory=Observer)
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
+    held: list[Holding] = field(default_factory=list)
     trace: RequestTrace | None = None
     model: str = ""
     log: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +101,25 @@ class RequestContext:
     def recording(self) -> Recording | None:
         """Where the parts of the request are recorded, if they are."""
         return None if self.trace is None else self.trace.recording
+
+    def hold(self, kind: Kind, nbytes: int) -> AbstractAsyncContextManager[Holding]:
+        """Hold memory within a block, waiting for it until the deadline; see `MemoryBudget.hold`."""
+        return self.memory.hold(kind, nbytes, urgency=self.urgency, deadline=self.deadline, clock=self.clock)
+
+    async def keep(self, kind: Kind, nbytes: int) -> Holding:
+        """Hold memory until the request ends, or the holding is released; see `MemoryBudget.take`."""
+        holding = await self.memory.take(kind, nbytes, urgency=self.urgency, deadline=self.deadline, clock=self.clock)
+        self.held.append(holding)
+        return holding
+
+    def count_answer(self, nbytes: int) -> None:
+        """Count what is answered until the request ends; see `MemoryBudget.debit`."""
+        self.held.append(self.memory.debit(nbytes))
+
+    def release(self) -> None:
+        """Give back all memory that was kept: the request ended."""
+        while self.held:
+            self.held.pop().release()
 
     def due(self, before: float = 0.0) -> float | None:
         """Return when work must end that is followed by `before` seconds of other work and the way back."""

@@ -143,6 +143,7 @@ class RequestHandler:
                 ending = OK
                 return answer
             finally:
+                context.release()
                 if ending is None:  # cancelled: by the call's own deadline, or because the caller left
                     late = context.deadline is not None and context.clock() >= context.deadline
                     ending = LATE if late else GONE

@@ -7,26 +7,32 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from models.errors import MalformedPrompt, NoPrompt, PomonaError
+from models.errors import MalformedPrompt, NoPrompt, PomonaError, TooManyPrompts
 from service.api.schema import Schema
 from service.errors import MalformedJson, MalformedRequest, UnknownField, UnsupportedFormat
 
 S = TypeVar("S", bound=Schema)
 
 
-def parse_json(raw: bytes | None, model: type[S]) -> S:
+def parse_json(raw: bytes | None, model: type[S], max_values: int) -> S:
     """Parse the field `request`.
 
     Args:
         raw: JSON; None is as `{}`.
         model: its schema.
+        max_values: most values in it: an empty object of three bytes becomes one of several hundred.
 
     Raises:
+        TooManyPrompts: it has more values.
         MalformedJson, UnknownField, UnsupportedFormat, NoPrompt, MalformedPrompt, MalformedRequest: by what is wrong
             first; the detail names the place.
     """
+    raw = b"{}" if raw is None else raw
+    # Neither is among the characters of RLE and base64.
+    if (values := raw.count(b",") + raw.count(b"{")) > max_values:
+        raise TooManyPrompts(f"The field request must have at most {max_values} values, got about {values}.")
     try:
-        return model.model_validate_json(b"{}" if raw is None else raw)
+        return model.model_validate_json(raw)
     except ValidationError as error:
         raise _refusal(error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -21,6 +22,8 @@ from service.api.context import LEAST_URGENT, RequestContext, deadline_of, deadl
 from service.api.drain import Drain
 from service.api.handler import Ending, Refusal, RequestHandler
 from service.errors import MalformedRequest, NotFound, NotReady, RequestError
+from service.grpc.structure import count_fields
+from service.memory import Holding, Kind, MemoryBudget
 from service.observability.tracing import context_of
 from service.pipelines import Pipelines
 from service.settings import Settings
@@ -30,6 +33,13 @@ DOMAIN: Final = "pomona"
 _LOG = logging.getLogger("pomona.grpc")
 _DETAILS: Final = "grpc-status-details-bin"
 _MAX_LOGGED_PATH: Final = 200
+
+_OWN_BYTES: Final = 64 * 1024
+_COPIES: Final = 3
+"""How often a message is held: as it came, parsed, and the image of it."""
+
+_FIELD_BYTES: Final = 8
+"""Of an element of a packed list in a parsed message."""
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -43,12 +53,14 @@ class Door:
         settings: limits.
         handler: handles calls and frames.
         drain: of the server.
+        memory: what all requests may hold.
         pipelines: None until the models are loaded.
     """
 
     settings: Settings
     handler: RequestHandler = field(default_factory=RequestHandler)
     drain: Drain = field(default_factory=Drain)
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
     pipelines: Pipelines | None = None
 
     @property
@@ -66,6 +78,15 @@ class Door:
         if self.pipelines is None:
             raise NotReady("The models are still loading; the health service says when they are ready.")
         return self.pipelines
+
+    def count_fields(self, method: Method, raw: bytes) -> int:
+        """Count the fields of a message before it is parsed.
+
+        Raises:
+            TooManyPrompts, MalformedRequest: see `service.grpc.structure`.
+        """
+        most = method.max_fields or self.settings.max_values
+        return count_fields(raw, method.request.DESCRIPTOR, most)  # type: ignore[arg-type]
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -103,6 +124,7 @@ class Call:
             arrived=now,
             clock=self.door.clock,
             observer=self.door.handler.observer,
+            memory=self.door.memory,
         )
 
     def set_deadline(
@@ -187,7 +209,7 @@ class Call:
 UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
 """Answers a message."""
 
-StreamMethod = Callable[[AsyncIterator[Any], Call], AsyncIterator[Message]]
+StreamMethod = Callable[["Messages", Call], AsyncIterator[Message]]
 """Answers messages as they come."""
 
 
@@ -200,12 +222,14 @@ class Method:
         answer: answers a message, or
         stream: answers a stream of them.
         needs: scope that a caller's API key must have; None where everybody is answered.
+        max_fields: in a message, see `service.grpc.structure`; None for as many as a request has in JSON.
     """
 
     request: type[Message]
     answer: UnaryMethod | None = None
     stream: StreamMethod | None = None
     needs: Scope | None = "infer"
+    max_fields: int | None = None
 
 
 class Services(grpc.GenericRpcHandler):
@@ -241,6 +265,7 @@ class Services(grpc.GenericRpcHandler):
                 arrived=now,
                 clock=clock,
                 observer=self._door.handler.observer,
+                memory=self._door.memory,
             )
             remaining = servicer.time_remaining()
             expires = None if remaining is None else now + remaining
@@ -252,41 +277,55 @@ class Services(grpc.GenericRpcHandler):
         if not self._lets_in(method, metadata):
             return self._unread(call_of, path, path)
         if method.answer is not None:
-            return self._unary(method.request, method.answer, call_of)
+            return self._unary(method, method.answer, call_of)
         if method.stream is not None:
-            return self._stream(method.request, method.stream, call_of)
+            return self._stream(method, method.stream, call_of)
         return None
 
-    def _unary(
-        self, request: type[Message], answer: UnaryMethod, call_of: Callable[[ServicerContext], Call]
-    ) -> Handler:
-        async def handle(raw: bytes, servicer: ServicerContext) -> bytes:
+    def _unary(self, method: Method, answer: UnaryMethod, call_of: Callable[[ServicerContext], Call]) -> Handler:
+        # As a stream of one message, which is then read once there is memory for it, and not before the call begins.
+        async def handle(_: AsyncIterator[bytes], servicer: ServicerContext) -> None:
             call = call_of(servicer)
 
             async def work() -> bytes:
                 servicer.set_trailing_metadata(call.echo())
-                return (await answer(_parsed(request, raw), call)).SerializeToString()
+                message = await self._only(method, call)
+                return (await answer(message, call)).SerializeToString()
 
             try:
-                data: bytes = await call.handle(call.context, work)
+                await servicer.write(await call.handle(call.context, work))
             except Refusal as refusal:
                 await call.refuse(refusal)
-            return data
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _stream(
-        self, request: type[Message], answer: StreamMethod, call_of: Callable[[ServicerContext], Call]
-    ) -> Handler:
+    async def _only(self, method: Method, call: Call) -> Message:
+        """Read the message of a unary call, which may be of any size up to the limit until it is there."""
+        context, door = call.context, self._door
+        async with context.hold(Kind.READING, door.settings.max_upload_bytes):
+            raw: Any = await call.servicer.read()
+            if raw is grpc.aio.EOF:
+                raise MalformedRequest("A call must have a message.")
+            fields = door.count_fields(method, raw)
+            await context.keep(Kind.INPUT, size_of(raw, fields))
+            return _parsed(method.request, raw)
+
+    def _stream(self, method: Method, answer: StreamMethod, call_of: Callable[[ServicerContext], Call]) -> Handler:
         async def handle(_: AsyncIterator[bytes], servicer: ServicerContext) -> None:
             call = call_of(servicer)
             servicer.set_trailing_metadata(call.echo())
 
             async def work() -> None:
-                # Closed where the caller leaves, and not when the garbage is collected.
-                async with aclosing(answer(_Messages(request, servicer), call)) as replies:  # type: ignore[type-var]
-                    async for reply in replies:
-                        await servicer.write(reply.SerializeToString())
+                # The message that is being read may be of any size up to the limit, as long as the stream is open.
+                async with self._door.memory.place(self._door.settings.max_upload_bytes):
+                    messages = Messages(method, call)
+                    try:
+                        # Closed where the caller leaves, and not when the garbage is collected.
+                        async with aclosing(answer(messages, call)) as replies:  # type: ignore[type-var]
+                            async for reply in replies:
+                                await servicer.write(reply.SerializeToString())
+                    finally:
+                        messages.release()
 
             try:
                 await self._door.handler.handle_stream(
@@ -327,18 +366,44 @@ class Services(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(handle)
 
 
-class _Messages(AsyncIterator[Message]):
-    """The messages of a stream, read one by one: grpcio's own iterator must not be left half-way."""
+@dataclass(slots=True)
+class Received:
+    """A message of a stream, and the memory that is held for it until its answer is ready."""
 
-    def __init__(self, request: type[Message], servicer: ServicerContext) -> None:
-        self._request = request
-        self._servicer = servicer
+    message: Any
+    held: Holding
 
-    async def __anext__(self) -> Message:
-        raw: Any = await self._servicer.read()
+
+class Messages(AsyncIterator[Received]):
+    """The messages of a stream, read one by one: grpcio's own iterator must not be left half-way.
+
+    No more are read while there is no memory for the last one.
+    """
+
+    def __init__(self, method: Method, call: Call) -> None:
+        self._method = method
+        self._call = call
+        self._held: set[Holding] = set()
+
+    async def __anext__(self) -> Received:
+        raw: Any = await self._call.servicer.read()
         if raw is grpc.aio.EOF:
             raise StopAsyncIteration
-        return _parsed(self._request, raw)
+        door = self._call.door
+        size = size_of(raw, door.count_fields(self._method, raw))
+        held = await door.memory.take(Kind.INPUT, size, urgency=self._call.context.urgency, deadline=math.inf)
+        self._held = {other for other in self._held if other.nbytes} | {held}
+        return Received(_parsed(self._method.request, raw), held)
+
+    def release(self) -> None:
+        """Give back what is held for messages that were never answered: the stream ended."""
+        for held in self._held:
+            held.release()
+
+
+def size_of(raw: bytes, fields: int) -> int:
+    """Return what a message takes until it is answered."""
+    return _OWN_BYTES + _COPIES * len(raw) + _FIELD_BYTES * fields
 
 
 def _parsed(request: type[Message], raw: bytes) -> Message:

@@ -21,6 +21,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
+import numpy as np
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from pydantic import BaseModel
@@ -264,12 +265,12 @@ def _message_writer(annotation: Any, descriptor: Descriptor) -> Write:
 
 
 def _write_polygons(polygons: Sequence[Any], target: tuple[Message, str]) -> None:
-    """Write nested lists of corners: rings are flat in messages, as a message per corner would cost too much."""
+    """Write rings of corners: they are flat in messages, as a message per corner would cost too much."""
     members = getattr(*target)
     for polygon in polygons:
         message = members.add()
         for ring in polygon:
-            message.rings.add(coordinates=[value for corner in ring for value in corner])
+            message.rings.add(coordinates=np.asarray(ring).ravel().tolist())
 
 
 # Both ways.

@@ -21,6 +21,7 @@ from service.grpc.calls import Call, Door, Method, Services
 from service.grpc.codec import write_response
 from service.grpc.health import Health, ReadableRequests
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
+from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
@@ -38,6 +39,14 @@ _KEEPALIVE: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 _CALLS_PER_CONNECTION: Final = 128
+_METADATA_BYTES: Final = 16 * 1024
+
+_PLAIN: Final = (
+    # gRPC checks the length of a message before it decompresses it, so that 3 MB would become 3 GB. Images do not
+    # shrink: compressed messages are refused (UNIMPLEMENTED, with what is accepted in grpc-accept-encoding).
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
+)
 
 OtherService = Callable[[Door], tuple[str, Mapping[str, Method]]]
 """Makes another service: its full name, and its methods by path."""
@@ -52,6 +61,7 @@ class GrpcServer:
         tracing: begins a trace per call and per frame.
         drain: of the server.
         max_connections: instead of that of the settings.
+        memory: what all requests may hold.
         others: further services.
         access: lets callers in; None for that of the settings alone.
         shared_port: several workers listen on the same port.
@@ -63,6 +73,7 @@ class GrpcServer:
         observer: Observer | None = None,
         tracing: Tracing | None = None,
         *,
+        memory: MemoryBudget | None = None,
         drain: Drain | None = None,
         max_connections: int | None = None,
         others: tuple[OtherService, ...] = (),
@@ -77,7 +88,7 @@ class GrpcServer:
             drain,
             access or Access.of(settings.api_keys_file),
         )
-        self._door = Door(settings, handler, drain)
+        self._door = Door(settings, handler, drain, memory or MemoryBudget())
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
         services[SEGMENTATION.full_name] = segmentation_methods(self._streams)
@@ -87,6 +98,9 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_upload_bytes),
                 ("grpc.max_send_message_length", -1),
+                *_PLAIN,
+                ("grpc.max_metadata_size", _METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
                 ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
                 # Without it a port that another server has is refused, instead of being shared with it.
                 ("grpc.so_reuseport", int(shared_port)),

@@ -15,7 +15,7 @@ from service.api.operations import Operation
 from service.api.parsing import parse_fields
 from service.api.schema import Frame
 from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, MalformedRequest, NotReady
-from service.grpc.calls import Call
+from service.grpc.calls import Call, Messages, Received
 from service.grpc.codec import read_request, reader, write_response
 from service.pipelines.source import encoded
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
@@ -217,7 +217,7 @@ class OperationStream:
     open: OpenStreams
     reply: type[Any]
 
-    async def run(self, requests: AsyncIterator[Any], call: Call) -> AsyncGenerator[Any, None]:
+    async def run(self, requests: Messages, call: Call) -> AsyncGenerator[Any, None]:
         """Answer the frames of one stream as they are ready.
 
         Raises:
@@ -225,18 +225,20 @@ class OperationStream:
             NotReady: the server stopped reading.
         """
 
-        async def answer(message: Any, number: int, turn: asyncio.Future[bool]) -> Any:
-            return await self._answer(call, message, number, turn)
+        async def answer(received: Received, number: int, turn: asyncio.Future[bool]) -> Any:
+            return await self._answer(call, received, number, turn)
 
-        stream = FrameStream[Any, Any](_settle, answer)
+        stream = FrameStream[Received, Any](_settle, answer)
         with self.open.opened(stream):
             async with aclosing(stream.answers(requests)) as replies:
                 async for reply in replies:
                     yield reply
 
-    async def _answer(self, call: Call, message: Any, number: int, turn: asyncio.Future[bool]) -> Any:
+    async def _answer(self, call: Call, received: Received, number: int, turn: asyncio.Future[bool]) -> Any:
         """Answer a frame, whatever goes wrong."""
+        message = received.message
         context, frame = call.frame(number), _frame_of(message)
+        context.held.append(received.held)
         context.log.update({name: value for name in ("frame_id", "trigger_id") if (value := getattr(frame, name))})
         try:
             reply = await call.handle(context, lambda: self._work(call, context, message, frame, turn))
@@ -289,11 +291,15 @@ def _frame_of(message: Any) -> pb.Frame:
     return pb.Frame(**{name: getattr(request, name) for name in _FRAME_FIELDS if request.HasField(name)})
 
 
-def _settle(first: Any) -> tuple[StreamOptions, Any]:
+def _settle(first: Received) -> tuple[StreamOptions, Received | None]:
     """Return how a stream behaves, and the frame that came with its settings, if any."""
-    options = StreamOptions.of(first.settings)
-    first.ClearField("settings")
-    return options, first if first.HasField("request") else None
+    message = first.message
+    options = StreamOptions.of(message.settings)
+    message.ClearField("settings")
+    if message.HasField("request"):
+        return options, first
+    first.held.release()
+    return options, None
 
 
 async def _its_turn(turn: asyncio.Future[bool], context: RequestContext) -> None:

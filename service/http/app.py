@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import importlib.resources
 import json
@@ -11,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from pydantic import BaseModel
 
 from service.access import Access
 from service.access import Scope as KeyScope
@@ -24,6 +27,7 @@ from service.api.schema import Problem
 from service.errors import MethodNotAllowed, NotFound, NotReady, Overloaded, RequestError
 from service.http.body import Parts, read_body
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
+from service.memory import MemoryBudget
 from service.observability.metrics import EXPOSITION_TYPE, exposition
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
@@ -144,6 +148,7 @@ class HttpApp:
         tracing: begins a trace per request.
         drain: of the server.
         access: lets callers in; None for that of the settings alone.
+        memory: what all requests may hold.
 
     Attributes:
         failed: whether the server cannot start, so that the process should be replaced.
@@ -158,11 +163,13 @@ class HttpApp:
         drain: Drain | None = None,
         *,
         access: Access | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self.settings = settings
         self.drain = drain or Drain(settings.drain_timeout_s)
         self.pipelines: Pipelines | None = None
         self.failed = False
+        self._memory = memory or MemoryBudget()
         self._observer = observer or Observer()
         self._access = access or Access.of(settings.api_keys_file)
         self._handler = RequestHandler(
@@ -236,6 +243,7 @@ class HttpApp:
             arrived=now,
             clock=clock,
             observer=self._observer,
+            memory=self._memory,
         )
         request = HttpRequest(method, path, headers, scope.get("query_string", b""), receive, context)
         response = await self._answer(route, request)
@@ -244,7 +252,7 @@ class HttpApp:
         response.headers["x-request-id"] = context.request_id
         if context.trace is not None:
             response.headers.update(context.trace.headers)
-        await response.send(send)
+        await response.send(send, self._memory)
 
     async def _answer(self, route: Route, request: HttpRequest) -> HttpResponse | None:
         context = request.context
@@ -299,18 +307,19 @@ class HttpApp:
     def _operation(self, operation: Operation) -> Route:
         async def answer(request: HttpRequest) -> HttpResponse:
             pipelines, context = self.ready(), request.context
+            context.deadline = deadline_of(request.headers, context.received)
+            context.urgency = urgency_of(request.headers)
             parts = Parts()
             if operation.image != "none":
                 async with self.drain.uploading():
                     parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
-            asked = parse_json(parts.request, operation.request)
+            asked = parse_json(parts.request, operation.request, self.settings.max_values)
             context.arrived = context.clock()
-            context.deadline = deadline_of(request.headers, context.received)
-            context.urgency = urgency_of(request.headers)
             image = encoded(parts.image, parts.image_id)
+            del parts
             work = operation.answer(pipelines, asked, image, context)
             found = await (work if operation.image == "none" else request.while_connected(work))
-            return HttpResponse(found.model_dump_json(by_alias=True).encode())
+            return HttpResponse(_dumped(found))
 
         methods = _READ if operation.image == "none" else ("POST",)
         return Route(operation.path, answer, methods)
@@ -365,6 +374,18 @@ def _unwell(detail: str) -> HttpResponse:
     response = problem_response(refusal_of(NotReady(detail)), request_id)
     response.headers["x-request-id"] = request_id
     return response
+
+
+def _dumped(answer: BaseModel) -> list[bytes]:
+    """Return an answer as JSON, in parts: a large overlay is never copied into the text around it."""
+    overlay: bytes | None = getattr(answer, "overlay", None)
+    if overlay is None:
+        return [answer.__pydantic_serializer__.to_json(answer, by_alias=True)]
+    rest = answer.model_copy(update={"overlay": b""})
+    text: bytes = rest.__pydantic_serializer__.to_json(rest, by_alias=True)
+    # In no string of the JSON can this occur: there quotes are escaped.
+    before, mark, after = text.partition(b'"overlay":""')
+    return [before, mark[:-1], base64.b64encode(overlay), mark[-1:], after]
 
 
 def _refusing(error: Exception) -> Endpoint:

@@ -80,7 +80,11 @@ async def _read_multipart(request: HttpRequest, content_type: str, allowed: froz
     if not form.complete:
         raise MalformedRequest("The multipart body is damaged: it ends before its closing boundary.")
     # Browsers send what was left empty in a form as empty parts.
-    values = {name: b"".join(chunks) for name, chunks in form.values.items()}
+    values: dict[str, bytes] = {}
+    for name, chunks in form.values.items():
+        values[name] = b"".join(chunks)
+        chunks.clear()
+    request.joined(sum(map(len, values.values())))
     image_id = values.get("image_id", b"").decode(errors="replace") or None
     image = values.get("image")
     return Parts(None if image_id and not image else image, image_id, values.get("request"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.api.context import request_id_of
@@ -17,6 +16,7 @@ from service.api.drain import Drain
 from service.api.handler import refusal_of
 from service.errors import MalformedRequest
 from service.http.app import PROBES_ONLY, problem_response
+from service.http.protocol import BoundedProtocol
 
 _LEAST_TAKEN: Final = 256 * 1024
 """Bytes that a caller must take in `write_s`."""
@@ -46,7 +46,7 @@ Waiting: TypeAlias = "dict[Connection, float]"
 """Connections that wait for a request, those that have waited longest first, and since when on the loop's clock."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(BoundedProtocol):
     """See the module. `check` must be called about once a second, as no timers are set for single requests.
 
     Args:
@@ -174,13 +174,15 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, as a problem."""
         refusal = refusal_of(MalformedRequest(f"{msg} It must be HTTP/1.1."))
-        response = problem_response(refusal, request_id_of(""))
+        request_id = request_id_of("")
+        response = problem_response(refusal, request_id)
+        body = b"".join(response.parts)
         head = (
             f"HTTP/1.1 400 Bad Request\r\ncontent-type: {response.media_type}\r\n"
-            f"x-request-id: {json.loads(response.body)['request_id']}\r\n"
-            f"content-length: {len(response.body)}\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {request_id}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + response.body)
+        self.transport.write(head.encode() + body)
         self.linger()
 
     def write(self, data: bytes) -> None:

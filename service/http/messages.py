@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from service.api.context import RequestContext
 from service.api.handler import CallerLeft
 from service.errors import MalformedRequest, UploadTooLarge
+from service.memory import Kind, MemoryBudget
 
 T = TypeVar("T")
 
@@ -20,6 +21,11 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 _MAX_QUERY_FIELDS: Final = 8
+_OWN_BYTES: Final = 64 * 1024
+"""Of a request beside its body."""
+
+_SENT_AT_ONCE: Final = 64 * 1024
+"""Bytes of an answer above which its memory counts until the caller took it."""
 
 
 @dataclass(slots=True)
@@ -58,17 +64,24 @@ class HttpRequest:
             raise MalformedRequest("A query parameter must not be repeated.")
         return dict(pairs)
 
-    async def chunks(self, max_bytes: int) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it arrives.
+    async def chunks(self, max_bytes: int, *, copies: int = 1) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives, once there is memory for all of it.
+
+        Args:
+            max_bytes: limit of the body.
+            copies: how often what is read is held, until the answer.
 
         Raises:
             UploadTooLarge: as soon as the announced or the read bytes exceed the limit.
             CallerLeft: the caller left before the end.
+            Overloaded, DeadlineExceeded: there was no memory for it in time.
         """
-        announced = self.headers.get("content-length", "")
-        read = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
-        if read > max_bytes:
+        given = self.headers.get("content-length", "")
+        announced = int(given) if given.isdecimal() and len(given) < 20 else max_bytes
+        if announced > max_bytes:
             raise _too_large(max_bytes)
+        # Twice while the chunks are joined.
+        held = await self.context.keep(Kind.INPUT, (copies + 1) * announced + _OWN_BYTES)
         read = 0
         more = True
         while more:
@@ -82,11 +95,19 @@ class HttpRequest:
                 raise _too_large(max_bytes)
             if chunk:
                 yield chunk
+        held.shrink((copies + 1) * read + _OWN_BYTES)
 
-    async def body(self, max_bytes: int) -> bytes:
+    async def body(self, max_bytes: int, *, copies: int = 1) -> bytes:
         """Return the whole body; see `chunks`."""
         # Joined once: a growing buffer would be copied again and again.
-        return b"".join([chunk async for chunk in self.chunks(max_bytes)])
+        whole = b"".join([chunk async for chunk in self.chunks(max_bytes, copies=copies)])
+        self.joined(len(whole), copies)
+        return whole
+
+    def joined(self, nbytes: int, copies: int = 1) -> None:
+        """Give back the memory of the chunks, once they are joined."""
+        for held in self.context.held:
+            held.shrink(copies * nbytes + _OWN_BYTES)
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """Do `work`, and cancel it when the caller leaves; the body must have been read.
@@ -118,28 +139,45 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """A response, sent in one piece.
+    """A response, in one piece or in several that were never joined.
 
     Answers are about one caller's images, and those to GET are of the moment: nothing on the way may keep them.
     """
 
-    body: bytes
+    body: bytes | Sequence[bytes]
     status: int = 200
     media_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     cache_control: str = "no-store"
 
-    async def send(self, send: Send) -> None:
-        """Send it over ASGI."""
+    @property
+    def parts(self) -> Sequence[bytes]:
+        """The pieces of the body."""
+        return (self.body,) if isinstance(self.body, bytes) else self.body
+
+    async def send(self, send: Send, memory: MemoryBudget | None = None) -> None:
+        """Send it over ASGI; a large one counts in `memory` until the caller took it."""
+        parts = self.parts
+        length = sum(map(len, parts))
         headers = [
             (b"content-type", self.media_type.encode("latin-1")),
-            (b"content-length", b"%d" % len(self.body)),
+            (b"content-length", b"%d" % length),
             (b"x-content-type-options", b"nosniff"),
             (b"cache-control", self.cache_control.encode("latin-1")),
             *((name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()),
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        if length <= _SENT_AT_ONCE or memory is None:
+            await send({"type": "http.response.body", "body": b"".join(parts)})
+            return
+        held = memory.debit(length)
+        try:
+            for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            # The server waits with this one until what was sent before has gone.
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            held.release()
 
 
 def _too_large(max_bytes: int) -> UploadTooLarge:

@@ -86,6 +86,13 @@ CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, misse
 CACHE_BYTES: Final = Gauge(
     "pomona_embedding_cache_bytes", "Bytes of the cached embeddings.", multiprocess_mode="livesum"
 )
+MEMORY: Final = Gauge(
+    "pomona_memory_bytes",
+    "Memory that requests hold of the budget: input, queued for the device, work of threads.",
+    ["kind"],
+    multiprocess_mode="livesum",
+)
+MEMORY_LIMIT: Final = Gauge("pomona_memory_limit_bytes", "Memory budget for requests.", multiprocess_mode="livesum")
 DECODE: Final = Histogram("pomona_image_decode_seconds", "Time to decode an image.", buckets=_SECONDS)
 POSTPROCESS: Final = Histogram(
     "pomona_postprocess_seconds", "Time to upsample and encode the masks or classes of a request.", buckets=_SECONDS
@@ -183,6 +190,14 @@ class PrometheusObserver(Observer):
     def cache_bytes(self, nbytes: int) -> None:
         """Set the gauge."""
         CACHE_BYTES.set(nbytes)
+
+    def memory_used(self, kind: str, nbytes: int) -> None:
+        """Set the gauge."""
+        self._child(MEMORY, kind).set(nbytes)
+
+    def memory_limited(self, nbytes: int) -> None:
+        """Set the gauge."""
+        MEMORY_LIMIT.set(nbytes)
 
     def image_decoded(self, seconds: float) -> None:
         """Observe the time."""

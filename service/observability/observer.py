@@ -59,6 +59,12 @@ class Observer:
     def cache_bytes(self, nbytes: int) -> None:
         """Receive the bytes of all cached embeddings."""
 
+    def memory_used(self, kind: str, nbytes: int) -> None:
+        """Receive the bytes that requests hold of the memory budget, by kind: input, queued, work."""
+
+    def memory_limited(self, nbytes: int) -> None:
+        """Receive the memory budget."""
+
     def image_decoded(self, seconds: float) -> None:
         """Receive how long an image took to decode."""
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from service.api.openapi import VERSION
 from service.errors import MalformedRequest
 from service.grpc.calls import Call, Door, Method
+from service.memory import Kind
 from service.oip import models
 from service.oip.inference import (
     MAX_LISTED,
@@ -41,6 +42,12 @@ _CONTENTS: Final[Mapping[str, str]] = {
     "BYTES": "bytes_contents",
 }
 """Fields with the elements of tensors that are not raw, by datatype."""
+
+_MAX_FIELDS: Final = 1 << 22
+"""In a message: an image of 1.4 megapixels whose elements are not raw, which no camera sends."""
+
+_VALUE_BYTES: Final = 48
+"""Of an element that is not raw, while it becomes an object and then an element of an array."""
 
 
 def service(door: Door) -> tuple[str, dict[str, Method]]:
@@ -77,11 +84,13 @@ def service(door: Door) -> tuple[str, dict[str, Method]]:
         pipelines = door.ready()
         model = models.find(pipelines, request.model_name, request.model_version)
         call.context.model = model.name
+        call.set_deadline(call.context)
         if request.raw_input_contents:
             wanted = read_request(request)
         else:
-            wanted = await asyncio.to_thread(read_request, request)
-        call.set_deadline(call.context)
+            cost = _VALUE_BYTES * sum(map(_listed, request.inputs))
+            async with call.context.hold(Kind.WORK, cost):
+                wanted = await asyncio.to_thread(read_request, request)
         answer = await infer(pipelines, model, wanted, call.context)
         return await asyncio.to_thread(write_response, answer, request)
 
@@ -91,7 +100,7 @@ def service(door: Door) -> tuple[str, dict[str, Method]]:
         "ModelReady": Method(pb.ModelReadyRequest, model_ready),
         "ServerMetadata": Method(pb.ServerMetadataRequest, server_metadata),
         "ModelMetadata": Method(pb.ModelMetadataRequest, model_metadata),
-        "ModelInfer": Method(pb.ModelInferRequest, model_infer),
+        "ModelInfer": Method(pb.ModelInferRequest, model_infer, max_fields=_MAX_FIELDS),
     }
     return SERVICE_NAME, {f"/{SERVICE_NAME}/{name}": method for name, method in methods.items()}
 
@@ -150,6 +159,11 @@ def _tensors(request: pb.ModelInferRequest) -> list[Tensor]:
         if tensor.HasField("contents"):
             raise MalformedRequest(f"The input {tensor.name} must not have contents beside raw_input_contents.")
     return [from_bytes(header, data) for header, data in zip(headers, raw, strict=True)]
+
+
+def _listed(tensor: pb.ModelInferRequest.InferInputTensor) -> int:
+    """Return the number of elements that are not raw."""
+    return sum(len(getattr(tensor.contents, name)) for name in set(_CONTENTS.values()))
 
 
 def _elements(header: Header, contents: pb.InferTensorContents) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 
 from models.catalog import CatalogueEntry
 from models.errors import MalformedPrompt, NoPrompt
-from models.masks import Rle, encode_rle
-from models.types import FOREGROUND, Box, Mask, Point, Prompt
+from models.masks import Rle, rle_of
+from models.sam.postprocess import MaskCrop
+from models.types import FOREGROUND, Box, Point, Prompt, Size
 from models.unet.postprocess import Region
 from service.api.context import LEAST_URGENT, RequestContext, deadline_seconds
 from service.api.schema import EmbedRequest
 from service.errors import MalformedRequest, NoImage, UnknownField, UnsupportedFormat, UnsupportedInput
 from service.oip.models import TENSORS, Tensors
-from service.oip.tensors import Tensor, bytes_tensor
+from service.oip.tensors import Tensor
 from service.pipelines import Pipelines
 from service.pipelines.letterboxes import INPUT_SIZES
+from service.pipelines.segment import MaskReceiver
 from service.pipelines.semantic import Classified
 from service.pipelines.source import EncodedImage, ImageInput, RawImage
 
@@ -51,7 +54,11 @@ _CHOICES: Final[Mapping[str, tuple[int | str, ...]]] = {
 _FORMATS: Final = ("pixels", "rle")
 _MULTIMASKS: Final = 3
 
-_Results = Sequence[Sequence[Mask]]
+_COPIES: Final = 4
+"""How often an answer exists at a time: as tensors, as bytes, in the message or the body, and where it is sent."""
+
+_SMALL_ANSWER: Final = 1 << 20
+"""Bytes of an answer without pixels of masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +131,19 @@ async def _segment(
         {"model": model.name, **{name: _choice(parameters, name) for name in _CHOICES}}
     )
     image, prompts = await in_worker(_image, request.inputs), await in_worker(_prompts, request.inputs)
+    shape = (len(prompts), _MULTIMASKS if prompts[0].multimask else 1)
+    answer = _SMALL_ANSWER
     if "masks" in outputs and given == "pixels":
-        count = len(prompts) * (_MULTIMASKS if prompts[0].multimask else 1)
-        _check_room(request.max_elements, count, (await pipelines.engine.size(image.required())).pixels)
-    found = await pipelines.segment.masks(options, prompts, image, context)
-    context.log |= {"prompts": len(prompts), "degraded": found.degraded}
-    made = await in_worker(_segment_outputs, found.masks, outputs, given)
-    return InferResponse(model, made, {"degraded": found.degraded})
+        pixels = (await pipelines.engine.size(image.required())).pixels
+        _check_room(request.max_elements, math.prod(shape), pixels)
+        answer += math.prod(shape) * pixels
+    tensors = _MaskTensors(outputs, shape, pixels=given == "pixels")
+    degraded = await pipelines.segment.masks(
+        options, prompts, image, context, tensors.receiver, beside=_COPIES * answer
+    )
+    context.count_answer(_COPIES * answer)
+    context.log |= {"prompts": len(prompts), "degraded": degraded}
+    return InferResponse(model, tensors.tensors(), {"degraded": degraded})
 
 
 async def _classify(
@@ -142,7 +155,8 @@ async def _classify(
 ) -> InferResponse:
     _check_parameters(request.parameters, ())
     image = await pipelines.engine.in_worker(_image, request.inputs)
-    found = await pipelines.semantic.classify(model.name, image, context)
+    found = await pipelines.semantic.classify(model.name, image, context, beside=_COPIES)
+    context.count_answer(_COPIES * found.classes.nbytes)
     context.log["objects"] = len(found.regions)
     return InferResponse(model, [_CLASS_OUTPUTS[name](found) for name in outputs])
 
@@ -313,35 +327,71 @@ def _points(points: NDArray[Any] | None, labels: NDArray[Any] | None, row: int) 
 # Answers.
 
 
-def _segment_outputs(results: _Results, outputs: Sequence[str], mask_format: str) -> list[Tensor]:
-    """Return the tensors that are wanted, each of shape [prompts, masks, …]; for a worker thread."""
-    return [_masks(results, mask_format) if name == "masks" else _MASK_OUTPUTS[name](results) for name in outputs]
+class _MaskTensors:
+    """Tensors of shape [prompts, masks, …], filled as the masks come.
 
+    Args:
+        outputs: names of those that are wanted.
+        shape: prompts and masks of each.
+        pixels: whether `masks` are pixels; else RLE.
+    """
 
-def _masks(results: _Results, mask_format: str) -> Tensor:
-    if mask_format == "pixels":
-        return Tensor("masks", "BOOL", np.array([[mask.pixels for mask in masks] for masks in results]))
-    encoded = [_json(encode_rle(mask.pixels)) for masks in results for mask in masks]
-    return bytes_tensor("masks", encoded, (len(results), len(results[0])))
+    def __init__(self, outputs: Sequence[str], shape: tuple[int, int], *, pixels: bool) -> None:
+        self._outputs = outputs
+        self._shape = shape
+        self._pixels = pixels
+        self._masks: NDArray[Any] = np.empty(0)
+        self._measures: dict[str, list[list[Any]]] = {
+            name: [[None] * shape[1] for _ in range(shape[0])] for name in outputs if name != "masks"
+        }
+
+    def receiver(self, size: Size) -> MaskReceiver:
+        """Return what receives the masks of an image, also from several threads."""
+        if "masks" in self._outputs:
+            whole = (size.height, size.width) if self._pixels else ()
+            self._masks = np.zeros((*self._shape, *whole), np.bool_ if self._pixels else object)
+        return self._receive
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors, in the order in which they are wanted."""
+        return [self._tensor(name) for name in self._outputs]
+
+    def _receive(self, row: int, place: int, mask: MaskCrop) -> None:
+        if "masks" in self._outputs:
+            if self._pixels:
+                x0, y0, x1, y1 = mask.crop.box
+                self._masks[row, place, y0:y1, x0:x1] = mask.crop.pixels
+            else:
+                self._masks[row, place] = _json(rle_of(mask.crop))
+        for name, values in self._measures.items():
+            values[row][place] = _MEASURES[name].of(mask)
+
+    def _tensor(self, name: str) -> Tensor:
+        if name == "masks":
+            return Tensor(name, "BOOL" if self._pixels else "BYTES", self._masks)
+        measure = _MEASURES[name]
+        return Tensor(name, measure.datatype, np.array(self._measures[name], measure.dtype))
 
 
 def _json(rle: Rle) -> bytes:
     return json.dumps({"size": rle.size, "counts": rle.counts}).encode()
 
 
-def _measure(name: str, datatype: str, dtype: type, of: Callable[[Mask], Any]) -> Callable[[_Results], Tensor]:
-    def tensor(results: _Results) -> Tensor:
-        return Tensor(name, datatype, np.array([[of(mask) for mask in masks] for masks in results], dtype))
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """What a tensor holds of a mask."""
 
-    return tensor
+    datatype: str
+    dtype: type
+    of: Callable[[MaskCrop], Any]
 
 
-_MASK_OUTPUTS: Final[Mapping[str, Callable[[_Results], Tensor]]] = {
-    "scores": _measure("scores", "FP32", np.float32, lambda mask: mask.score),
-    "stability_scores": _measure("stability_scores", "FP32", np.float32, lambda mask: mask.stability_score),
-    "boxes": _measure("boxes", "INT64", np.int64, lambda mask: mask.box),
-    "areas": _measure("areas", "INT64", np.int64, lambda mask: mask.area),
-    "logits": _measure("logits", "FP32", np.float32, lambda mask: mask.logits),
+_MEASURES: Final[Mapping[str, _Measure]] = {
+    "scores": _Measure("FP32", np.float32, lambda mask: mask.score),
+    "stability_scores": _Measure("FP32", np.float32, lambda mask: mask.stability_score),
+    "boxes": _Measure("INT64", np.int64, lambda mask: mask.box),
+    "areas": _Measure("INT64", np.int64, lambda mask: mask.area),
+    "logits": _Measure("FP32", np.float32, lambda mask: mask.logits),
 }
 
 

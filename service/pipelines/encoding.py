@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from models.inspection import Fruit, Grade, grade_of
 from models.letterbox import Letterbox
-from models.masks import CroppedMask, Rle, encode_logits, encode_png, encode_rle, rle_of
-from models.polygons import Polygon, encode_polygons, polygons_of
-from models.types import BinaryMask, Mask, PixelClass, SemanticMap, Size
+from models.masks import CroppedMask, Rle, encode_logits, png_of, rle_of, whole
+from models.polygons import outlines_of
+from models.sam.postprocess import MaskCrop
+from models.types import Logits, PixelClass, SemanticMap, Size
 from models.unet.letterbox import UNetLetterbox
 from service.api import schema
 from service.runners.base import Runner
@@ -23,31 +24,26 @@ def _rle(rle: Rle) -> schema.RleMask:
     return schema.RleMask.model_construct(size=rle.size, counts=rle.counts)
 
 
-def _png(pixels: BinaryMask) -> schema.PngMask:
-    return schema.PngMask.model_construct(png=encode_png(pixels))
-
-
-def _polygons(polygons: list[Polygon]) -> schema.PolygonsMask:
+def encode_outline(mask: CroppedMask, mask_format: schema.SemanticFormat) -> schema.Outline:
+    """Encode a mask of the whole image that is stored only where it lies."""
+    if mask_format == "rle":
+        return _rle(rle_of(mask))
+    if mask_format == "png":
+        return schema.PngMask.model_construct(png=png_of(mask))
+    # Arrays until they are written as JSON or into a message: lists take ten times their memory.
+    polygons: Any = outlines_of(mask)
     return schema.PolygonsMask.model_construct(polygons=polygons)
 
 
-def _logits(mask: Mask) -> schema.LogitsMask:
-    encoded = encode_logits(mask.logits)
+def _logits(logits: Logits) -> schema.LogitsMask:
+    encoded = encode_logits(logits)
     return schema.LogitsMask.model_construct(shape=encoded.shape, dtype="float16", data=encoded.data)
 
 
-_ENCODERS: Final[Mapping[schema.MaskFormat, Callable[[Mask], schema.EncodedMask]]] = {
-    "rle": lambda mask: _rle(encode_rle(mask.pixels)),
-    "png": lambda mask: _png(mask.pixels),
-    "polygons": lambda mask: _polygons(encode_polygons(mask.pixels)),
-    "logits": _logits,
-}
-
-
-def encode_mask(mask: Mask, mask_format: schema.MaskFormat) -> schema.ScoredMask:
+def encode_mask(mask: MaskCrop, mask_format: schema.MaskFormat) -> schema.ScoredMask:
     """Encode a mask with its measures."""
     return schema.ScoredMask.model_construct(
-        mask=_ENCODERS[mask_format](mask),
+        mask=_logits(mask.logits) if mask_format == "logits" else encode_outline(mask.crop, mask_format),
         score=mask.score,
         stability_score=mask.stability_score,
         box=mask.box,
@@ -58,21 +54,10 @@ def encode_mask(mask: Mask, mask_format: schema.MaskFormat) -> schema.ScoredMask
 def encode_class(classes: SemanticMap, pixel_class: PixelClass, mask_format: schema.SemanticFormat) -> schema.ClassMask:
     """Encode the pixels of one class; without a mask where one PNG holds all classes."""
     pixels = classes == pixel_class
-    mask: schema.RleMask | schema.PolygonsMask | None = None
-    if mask_format == "rle":
-        mask = _rle(encode_rle(pixels))
-    elif mask_format == "polygons":
-        mask = _polygons(encode_polygons(pixels))
+    mask: Any = None if mask_format == "png" else encode_outline(whole(pixels), mask_format)
     return schema.ClassMask.model_construct(
         pixel_class=schema.CLASS_NAMES[pixel_class], mask=mask, area=int(np.count_nonzero(pixels))
     )
-
-
-def encode_outline(mask: CroppedMask, mask_format: schema.SemanticFormat) -> schema.Outline:
-    """Encode a mask of the whole image that is stored only where it lies."""
-    if mask_format == "rle":
-        return _rle(rle_of(mask))
-    return _png(mask.full()) if mask_format == "png" else _polygons(polygons_of(mask))
 
 
 def encode_fruits(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Hashable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from service.api import schema
 from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
+from service.memory import Kind
+from service.pipelines import costs
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
 from service.pipelines.refinement import Refinement, Refiner
@@ -101,10 +104,11 @@ class InspectPipeline:
         runner = self.engine.runner(UNetRunner, request.model)
         context.model = runner.entry.name
         sam, reason = self._sam(request)
-        async with self.engine.in_time(context, runner):
+        async with self.engine.in_time(context, runner), AsyncExitStack() as held:
             plan = _Plan(unet_letterbox(await self.engine.size(source)), reason)
             try:
                 ticket = self._reserve(plan, request, runner, sam, context)
+                await held.enter_async_context(context.hold(Kind.QUEUED, _waiting(plan, request)))
                 decoded = await self._decode(plan, request, runner, source, context)
                 inspection = await self._look(plan, request, runner, ticket, decoded, context)
             finally:
@@ -203,9 +207,11 @@ class InspectPipeline:
             pixels = source.pixels(limit, stop) if whole else None
             small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
             large = None if refinement is None or pixels is None else refinement.prepare(pixels)
-            return _Decoded(source.content_id(), runner.prepare(small, letterbox), large, pixels)
+            kept = pixels if request.overlay else None
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), large, kept)
 
-        return await self.engine.decode(context, _decode_work(whole=whole), letterbox.original, decode)
+        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+            return await self.engine.decode(context, _decode_work(whole=whole), letterbox.original, decode)
 
     async def _look(
         self,
@@ -251,7 +257,8 @@ class InspectPipeline:
         context.timings.queue, context.timings.infer = result.queued, result.ran
         context.batch.infer = result.batch_size
         tick = self.engine.clock()
-        inspection = await self.engine.in_worker(inspect, result.value, plan.letterbox)
+        async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=False)):
+            inspection = await self.engine.in_worker(inspect, result.value, plan.letterbox)
         seconds = self.engine.clock() - tick
         self.engine.learn(_FIND, plan.letterbox.original, seconds)
         context.record("postprocess", seconds)
@@ -290,12 +297,13 @@ class InspectPipeline:
             Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
         ]
         overlay: bytes | None = None
-        encoding = in_worker(encode_fruits, inspection.fruits, grades, request.format)
-        if request.overlay and decoded.pixels is not None:
-            drawing = in_worker(_draw, decoded.pixels, inspection.fruits, grades)
-            fruits, overlay = await asyncio.gather(encoding, drawing)
-        else:
-            fruits = await encoding
+        async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
+            encoding = in_worker(encode_fruits, inspection.fruits, grades, request.format)
+            if request.overlay and decoded.pixels is not None:
+                drawing = in_worker(_draw, decoded.pixels, inspection.fruits, grades)
+                fruits, overlay = await asyncio.gather(encoding, drawing)
+            else:
+                fruits = await encoding
         seconds = self.engine.clock() - tick
         self.engine.learn(_encode_work(request), plan.letterbox.original, seconds)
         context.took("postprocess", seconds)
@@ -317,6 +325,13 @@ def _decode_work(*, whole: bool) -> Hashable:
 
 def _encode_work(request: schema.InspectRequest) -> Hashable:
     return "inspect.encode", request.overlay
+
+
+def _waiting(plan: _Plan, request: schema.InspectRequest) -> int:
+    """Return the bytes that a request holds while it waits for the device."""
+    letterbox, refinement = plan.letterbox, plan.refinement
+    large = None if refinement is None else refinement.letterbox
+    return costs.queued_fruits(letterbox.padded, letterbox.original, large, whole=request.overlay)
 
 
 def _draw(pixels: Pixels, fruits: list[Fruit], grades: list[Grade]) -> bytes:

@@ -10,14 +10,15 @@ from statistics import median_high
 from typing import Any, Final
 
 from models.backends.base import Embedding
-from models.inspection import Inspection, crop_mask, prompt_for, refine
+from models.inspection import Fruit, Inspection, agreeing, prompt_for, refine
 from models.letterbox import Letterbox, resize
 from models.masks import CroppedMask
-from models.sam.postprocess import masks_of
 from models.types import Pixels, Size
 from service.api.context import RequestContext
 from service.api.schema import EmbedRequest
 from service.errors import DeadlineUnreachable
+from service.memory import Kind
+from service.pipelines import costs
 from service.pipelines.engine import Engine
 from service.pipelines.letterboxes import candidate_letterboxes
 from service.runners.base import share
@@ -135,10 +136,17 @@ class Refiner:
             reservation.release()
         context.timings.prompt, context.batch.prompt = decoded.ran, decoded.batch_size
         upsampling = engine.clock()
-        masks = await asyncio.gather(
-            *(engine.in_worker(_cropped, decoded.value, row, letterbox) for row in range(len(prompts)))
-        )
-        refined = await engine.in_worker(refine, inspection, dict(zip(chosen, masks, strict=True)))
+        size = letterbox.original
+        turns = asyncio.Semaphore(costs.at_once(size, "rle"))
+
+        async def outline(row: int) -> CroppedMask | None:
+            async with turns:
+                return await engine.in_worker(_outline, inspection.fruits[chosen[row]], decoded.value, row, letterbox)
+
+        async with context.hold(Kind.WORK, costs.encoding(size, "rle", len(prompts))):
+            outlines = await asyncio.gather(*map(outline, range(len(prompts))))
+            masks = {number: mask for number, mask in zip(chosen, outlines, strict=True) if mask is not None}
+            refined = await engine.in_worker(refine, inspection, masks)
         context.record("postprocess", engine.clock() - upsampling)
         engine.learn_cost(_REFINE, len(prompts) * share(letterbox), engine.clock() - tick)
         return refined
@@ -152,7 +160,6 @@ class Refiner:
         return candidate_letterboxes(_DEFAULTS, size, flexible=sam.backend.flexible, default=default)
 
 
-def _cropped(decoded: Decoded, row: int, letterbox: Letterbox) -> CroppedMask:
-    """Return the one mask of the prompt in `row`, without the image around it."""
-    (mask,) = masks_of(decoded.logits[row], decoded.scores[row], letterbox, multimask=False)
-    return crop_mask(mask)
+def _outline(fruit: Fruit, decoded: Decoded, row: int, letterbox: Letterbox) -> CroppedMask | None:
+    """Return the one mask of the prompt in `row`, if it may be the fruit's."""
+    return agreeing(fruit, next(decoded.crops(row, letterbox)))

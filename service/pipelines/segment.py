@@ -6,20 +6,21 @@ Embeddings are cached, so that an image that was seen before needs neither its p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from models.errors import MalformedPrompt, MaskError, NoPrompt, PromptError, TooManyPrompts
 from models.images import Stop
 from models.letterbox import Letterbox, resize
-from models.masks import EncodedLogits, Rle, decode_logits, decode_rle
+from models.masks import CroppedMask, EncodedLogits, Rle, decode_logits
 from models.overlay import draw_overlay, encode_overlay
 from models.sam.constants import INPUT_SIDE
-from models.sam.postprocess import masks_of
-from models.sam.prompts import check
-from models.types import FOREGROUND, BinaryMask, Box, Logits, Mask, Pixels, Point, Prompt
+from models.sam.postprocess import MaskCrop
+from models.sam.prompts import check, with_logits
+from models.types import FOREGROUND, Box, Logits, Pixels, Point, Prompt, Size
 from service.api import schema
 from service.api.context import RequestContext
 from service.errors import (
@@ -30,12 +31,19 @@ from service.errors import (
     Overloaded,
     UnknownImageId,
 )
+from service.memory import Kind
+from service.pipelines import costs
 from service.pipelines.encoding import describe_image, describe_sam, encode_mask
 from service.pipelines.engine import Engine
 from service.pipelines.letterboxes import candidate_letterboxes, matching
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.runners.sam import Decoded, Reservation, SamRunner
+
+T = TypeVar("T")
+
+MaskReceiver = Callable[[int, int, MaskCrop], None]
+"""Receives a mask: the prompt's number, the mask's place among its masks, best first, and the mask."""
 
 _DECODE: Final = "segment.decode"
 _POSTPROCESS: Final = "segment.postprocess"
@@ -69,14 +77,6 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentedMasks:
-    """Masks as arrays: of every prompt, best first; and whether a smaller input than the largest was used."""
-
-    masks: Sequence[Sequence[Mask]]
-    degraded: bool
-
-
-@dataclass(frozen=True, slots=True)
 class SegmentPipeline:
     """See the module.
 
@@ -106,7 +106,8 @@ class SegmentPipeline:
             embedded = lookup.cached
             if embedded is None:
                 with self._reserved(runner, lookup, (), context) as (letterbox, reservation):
-                    embedded = await self._embed(runner, lookup, None, letterbox, reservation, context)
+                    async with context.hold(Kind.QUEUED, costs.queued_sam(letterbox, 0, whole=False)):
+                        embedded = await self._embed(runner, lookup, None, letterbox, reservation, context)
         return schema.EmbedResponse.model_construct(
             request_id=context.request_id,
             image=describe_image(lookup.image_id, embedded.letterbox.original),
@@ -129,16 +130,12 @@ class SegmentPipeline:
                 "overlay needs the image's pixels, of which only the embedding is kept: send the image, or leave "
                 "overlay out."
             )
-        if any(prompt.mask is not None for prompt in request.prompts):
-            prompts = await self.engine.in_worker(self._prompts, request.prompts)
-        else:
-            prompts = self._prompts(request.prompts)
-        return await self.segment(request, prompts, image, context)
+        return await self.segment(request, self._prompts(request.prompts), image, context)
 
     async def segment(
         self, request: schema.SegmentRequest, prompts: Sequence[Prompt], image: ImageInput, context: RequestContext
     ) -> schema.SegmentResponse:
-        """Return encoded masks for prompts that are arrays already; see `run`.
+        """Return encoded masks for prompts that are converted already; see `run`.
 
         Args:
             request: its prompts are not looked at.
@@ -147,10 +144,12 @@ class SegmentPipeline:
             context: of the request.
         """
         runner = self._runner(request, context)
-        async with self.engine.in_time(context, runner):
-            found = await self._predict(runner, request, prompts, image, context, overlay=request.overlay)
+        async with (
+            self.engine.in_time(context, runner),
+            self._predict(runner, request, prompts, image, context, overlay=request.overlay) as found,
+        ):
             letterbox = found.embedded.letterbox
-            results, overlay = await self._encode(found, prompts, request.format, context)
+            results, overlay = await self._encode(found, prompts, request, context)
         return schema.SegmentResponse.model_construct(
             request_id=context.request_id,
             image=describe_image(found.lookup.image_id, letterbox.original),
@@ -163,19 +162,44 @@ class SegmentPipeline:
         )
 
     async def masks(
-        self, request: schema.EmbedRequest, prompts: Sequence[Prompt], image: ImageInput, context: RequestContext
-    ) -> SegmentedMasks:
-        """Return masks as arrays, for callers in this process; see `segment`."""
-        runner = self._runner(request, context)
-        async with self.engine.in_time(context, runner):
-            found = await self._predict(runner, request, prompts, image, context, overlay=False)
-            async with self._postprocess(context, found.embedded.letterbox, len(prompts)):
-                upsampling = (
-                    self.engine.in_worker(_upsample, found.decoded, row, found.embedded.letterbox, prompt)
-                    for row, prompt in enumerate(prompts)
-                )
-                return SegmentedMasks(await asyncio.gather(*upsampling), found.degraded)
+        self,
+        request: schema.EmbedRequest,
+        prompts: Sequence[Prompt],
+        image: ImageInput,
+        context: RequestContext,
+        receiver: Callable[[Size], MaskReceiver],
+        beside: int,
+    ) -> bool:
+        """Hand masks as arrays to a caller in this process; see `segment`.
 
+        Args:
+            request: with the model and its input size.
+            prompts: at least one.
+            image: with the image or its id.
+            context: of the request.
+            receiver: makes, for the size of the image, what receives each mask in a worker thread.
+            beside: bytes that the caller makes of the masks.
+
+        Returns:
+            Whether a smaller input than the largest was used.
+        """
+        runner = self._runner(request, context)
+        async with (
+            self.engine.in_time(context, runner),
+            self._predict(runner, request, prompts, image, context, overlay=False, beside=beside) as found,
+        ):
+            letterbox = found.embedded.letterbox
+            receive = receiver(letterbox.original)
+
+            def convert(row: int) -> None:
+                for place, mask in enumerate(found.decoded.crops(row, letterbox)):
+                    receive(row, place, mask)
+
+            async with self._postprocess(context, letterbox, len(prompts)):
+                await self._for_each(len(prompts), convert, letterbox.original, "rle", context)
+            return found.degraded
+
+    @asynccontextmanager
     async def _predict(
         self,
         runner: SamRunner,
@@ -185,18 +209,25 @@ class SegmentPipeline:
         context: RequestContext,
         *,
         overlay: bool,
-    ) -> _Found:
-        """Run the model: its low-resolution logits for every prompt, and the image's pixels for an overlay."""
+        beside: int = 0,
+    ) -> AsyncIterator[_Found]:
+        """Run the model: its low-resolution logits for every prompt, and the image's pixels for an overlay.
+
+        Their memory is held until the block ends.
+        """
         self._check_counts(prompts)
         lookup = await self._look_up(request, image, runner)
         embedded, pixels = lookup.cached, None
         with self._reserved(runner, lookup, prompts, context) as (letterbox, reservation):
-            if overlay:
-                pixels = await self._pixels(image.required(), letterbox, context)
-            if embedded is None:
-                embedded = await self._embed(runner, lookup, pixels, letterbox, reservation, context)
-            decoded = await self._decode_prompts(runner, embedded, prompts, reservation, context)
-        return _Found(lookup, embedded, decoded, pixels)
+            waiting = costs.queued_sam(letterbox, costs.masks_of(prompts), whole=overlay)
+            async with context.hold(Kind.QUEUED, waiting + beside):
+                prompts = await self._with_logits(prompts, letterbox, context)
+                if overlay:
+                    pixels = await self._pixels(image.required(), letterbox, context)
+                if embedded is None:
+                    embedded = await self._embed(runner, lookup, pixels, letterbox, reservation, context)
+                decoded = await self._decode_prompts(runner, embedded, prompts, reservation, context)
+                yield _Found(lookup, embedded, decoded, pixels)
 
     def _runner(self, request: schema.EmbedRequest, context: RequestContext) -> SamRunner:
         runner = self.engine.runner(SamRunner, request.model)
@@ -204,11 +235,26 @@ class SegmentPipeline:
         return runner
 
     def _prompts(self, prompts: Sequence[schema.Prompt]) -> list[Prompt]:
-        """Convert prompts, whose masks are decoded; for a worker thread where there are any."""
+        """Convert prompts, of whose masks only logits are decoded: the image's size is not known yet."""
         if not prompts:
             raise NoPrompt("prompts must contain at least one prompt.")
-        limit = self.engine.settings.max_pixels
-        return [_prompt(number, prompt, limit) for number, prompt in enumerate(prompts)]
+        limit = self.engine.settings.max_prompts
+        if len(prompts) > limit:
+            raise TooManyPrompts(f"A request must have at most {limit} prompts, got {len(prompts)}.")
+        return [_prompt(number, prompt) for number, prompt in enumerate(prompts)]
+
+    async def _with_logits(
+        self, prompts: Sequence[Prompt], letterbox: Letterbox, context: RequestContext
+    ) -> Sequence[Prompt]:
+        """Decode mask prompts one after another, keeping of each what the decoder takes."""
+        cost = costs.mask_prompts(prompts)
+        if not cost:
+            return prompts
+        async with context.hold(Kind.WORK, cost):
+            return [
+                await self.engine.in_worker(_with_logits, number, prompt, letterbox)
+                for number, prompt in enumerate(prompts)
+            ]
 
     def _check_counts(self, prompts: Sequence[Prompt]) -> None:
         limit, points = self.engine.settings.max_prompts, self.engine.settings.max_points
@@ -279,9 +325,10 @@ class SegmentPipeline:
     async def _pixels(self, source: ImageSource, letterbox: Letterbox, context: RequestContext) -> Pixels:
         """Return the whole image, to draw into."""
         limit = self.engine.settings.max_pixels
-        return await self.engine.decode(
-            context, "segment.overlay", letterbox.original, lambda stop: source.pixels(limit, stop)
-        )
+        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+            return await self.engine.decode(
+                context, "segment.overlay", letterbox.original, lambda stop: source.pixels(limit, stop)
+            )
 
     async def _embed(
         self,
@@ -299,12 +346,15 @@ class SegmentPipeline:
         async def encode() -> EmbeddedImage:
             nonlocal mine, ticket
             mine = True
-            prepared = await engine.decode(
-                context,
-                _DECODE if pixels is None else "segment.resize",
-                letterbox.original,
-                lambda stop: _prepare(lookup.source, pixels, letterbox, runner, engine.settings.max_pixels, stop),
-            )
+            source, scaled = lookup.source, _may_scale(letterbox)
+            cost = 0 if source is None or pixels is not None else source.decoding(letterbox, scaled=scaled)
+            async with context.hold(Kind.WORK, cost):
+                prepared = await engine.decode(
+                    context,
+                    _DECODE if pixels is None else "segment.resize",
+                    letterbox.original,
+                    lambda stop: _prepare(lookup.source, pixels, letterbox, runner, engine.settings.max_pixels, stop),
+                )
             if ticket is None:
                 # The embedding was being made when this request came, and then was given up.
                 ticket = runner.reserve_encode(context, letterbox, deadline=context.due(), ready_by=engine.clock())
@@ -346,23 +396,39 @@ class SegmentPipeline:
         return result.value
 
     async def _encode(
-        self, found: _Found, prompts: Sequence[Prompt], mask_format: schema.MaskFormat, context: RequestContext
+        self, found: _Found, prompts: Sequence[Prompt], request: schema.SegmentRequest, context: RequestContext
     ) -> tuple[list[schema.PromptResult], bytes | None]:
         """Upsample and encode the masks, and draw the overlay where requested."""
-        in_worker, letterbox, pixels = self.engine.in_worker, found.embedded.letterbox, found.pixels
-        keep = pixels is not None
+        letterbox, pixels, overlay = found.embedded.letterbox, found.pixels, None
+
+        def encode(row: int) -> schema.PromptResult:
+            masks = found.decoded.crops(row, letterbox)
+            return schema.PromptResult.model_construct(masks=[encode_mask(mask, request.format) for mask in masks])
+
         async with self._postprocess(context, letterbox, len(prompts)):
-            encoded = await asyncio.gather(
-                *(
-                    in_worker(_encode_masks, found.decoded, row, letterbox, prompt, mask_format, keep)
-                    for row, prompt in enumerate(prompts)
-                )
-            )
-            overlay = None
+            results = await self._for_each(len(prompts), encode, letterbox.original, request.format, context)
             if pixels is not None:
-                best = [mask.pixels for _, mask in encoded if mask is not None]
-                overlay = await in_worker(_draw, pixels, prompts, best)
-        return [result for result, _ in encoded], overlay
+                async with context.hold(Kind.WORK, costs.OVERLAY * letterbox.original.pixels):
+                    overlay = await self.engine.in_worker(_draw, found, prompts)
+        return results, overlay
+
+    async def _for_each(
+        self,
+        prompts: int,
+        call: Callable[[int], T],
+        size: Size,
+        mask_format: schema.MaskFormat,
+        context: RequestContext,
+    ) -> list[T]:
+        """Call for every prompt in worker threads, for as many at a time as their masks take little memory."""
+        turns = asyncio.Semaphore(costs.at_once(size, mask_format))
+
+        async def one(row: int) -> T:
+            async with turns:
+                return await self.engine.in_worker(call, row)
+
+        async with context.hold(Kind.WORK, costs.encoding(size, mask_format, prompts)):
+            return await asyncio.gather(*map(one, range(prompts)))
 
     @asynccontextmanager
     async def _postprocess(self, context: RequestContext, letterbox: Letterbox, prompts: int) -> AsyncIterator[None]:
@@ -406,43 +472,38 @@ def _may_scale(letterbox: Letterbox) -> bool:
     return letterbox.side == INPUT_SIDE and not letterbox.is_reference
 
 
-def _upsample(decoded: Decoded, row: int, letterbox: Letterbox, prompt: Prompt) -> tuple[Mask, ...]:
-    """Return the masks of the prompt in `row`, best first."""
-    return masks_of(decoded.logits[row], decoded.scores[row], letterbox, multimask=prompt.multimask)
-
-
-def _encode_masks(
-    decoded: Decoded,
-    row: int,
-    letterbox: Letterbox,
-    prompt: Prompt,
-    mask_format: schema.MaskFormat,
-    keep: bool,  # noqa: FBT001 (called through an executor)
-) -> tuple[schema.PromptResult, Mask | None]:
-    """Upsample and encode the masks of the prompt in `row`; also return the best one where an overlay needs it."""
-    masks = _upsample(decoded, row, letterbox, prompt)
-    result = schema.PromptResult.model_construct(masks=[encode_mask(mask, mask_format) for mask in masks])
-    return result, masks[0] if keep else None
-
-
-def _draw(pixels: Pixels, prompts: Sequence[Prompt], masks: Sequence[BinaryMask]) -> bytes:
+def _draw(found: _Found, prompts: Sequence[Prompt]) -> bytes:
     """Draw each prompt's best mask into the image, with its points and box; PNG."""
+    if found.pixels is None:
+        raise ValueError("there must be pixels to draw into")
+
+    def best(row: int) -> CroppedMask:
+        return next(found.decoded.crops(row, found.embedded.letterbox)).crop
+
+    masks = [functools.partial(best, row) for row in range(len(prompts))]
     points = [point for prompt in prompts for point in prompt.points]
     boxes = [prompt.box for prompt in prompts if prompt.box is not None]
-    return encode_overlay(draw_overlay(pixels, masks, points=points, boxes=boxes))
+    return encode_overlay(draw_overlay(found.pixels, masks, points=points, boxes=boxes))
 
 
-def _prompt(number: int, prompt: schema.Prompt, max_pixels: int) -> Prompt:
+def _with_logits(number: int, prompt: Prompt, letterbox: Letterbox) -> Prompt:
+    try:
+        return with_logits(prompt, letterbox)
+    except MaskError as error:
+        raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
+
+
+def _prompt(number: int, prompt: schema.Prompt) -> Prompt:
     points = prompt.points or []
     labels = prompt.labels or ([FOREGROUND] * len(points) if prompt.labels is None else [])
     if len(points) != len(labels):
         raise MalformedPrompt(
             f"prompts[{number}] must have one label per point, got {len(points)} points and {len(labels)} labels."
         )
-    mask: BinaryMask | Logits | None = None
+    mask: Rle | Logits | None = None
     try:
         if isinstance(prompt.mask, schema.RleMask):
-            mask = decode_rle(Rle(prompt.mask.size, prompt.mask.counts), max_pixels=max_pixels)
+            mask = Rle(prompt.mask.size, prompt.mask.counts)
         elif prompt.mask is not None:
             mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
     except MaskError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 
 from models.images import Stop
 from models.letterbox import resize
+from models.masks import CroppedMask, whole
 from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
-from models.types import Pixels, SemanticMap
+from models.types import PixelClass, Pixels, SemanticMap
 from models.unet.instances import Cells
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import Region, class_map, objects
 from service.api import schema
 from service.api.context import RequestContext
+from service.memory import Kind
+from service.pipelines import costs
 from service.pipelines.encoding import FRUIT_CLASSES, describe_image, describe_unet, encode_class
 from service.pipelines.engine import Engine
 from service.pipelines.source import ImageInput, ImageSource
@@ -65,9 +69,10 @@ class SemanticPipeline:
         source = image.required()
         runner = self.engine.runner(UNetRunner, request.model)
         context.model = runner.entry.name
-        async with self.engine.in_time(context, runner):
-            decoded, letterbox, logits = await self._infer(runner, source, context, overlay=request.overlay)
-            async with self._postprocess(context, letterbox):
+        async with self.engine.in_time(context, runner), AsyncExitStack() as held:
+            decoded, letterbox, logits = await self._infer(runner, source, context, held, overlay=request.overlay)
+            cost = costs.encoding_classes(letterbox.original, overlay=request.overlay)
+            async with context.hold(Kind.WORK, cost), self._postprocess(context, letterbox):
                 found = await self.engine.in_worker(_interpret, logits, letterbox)
                 classes, png, overlay = await self.engine.in_worker(_encode, found, decoded.pixels, request.format)
         return schema.SemanticResponse.model_construct(
@@ -90,19 +95,33 @@ class SemanticPipeline:
             timing_ms=context.timing_ms(),
         )
 
-    async def classify(self, model: str | None, image: ImageInput, context: RequestContext) -> Classified:
-        """Return classes and fruit as arrays, for callers in this process; see `run`."""
+    async def classify(
+        self, model: str | None, image: ImageInput, context: RequestContext, beside: int = 0
+    ) -> Classified:
+        """Return classes and fruit as arrays, for callers in this process, who make `beside` bytes of them per pixel.
+
+        See `run`.
+        """
         source = image.required()
         runner = self.engine.runner(UNetRunner, model)
         context.model = runner.entry.name
-        async with self.engine.in_time(context, runner):
-            _, letterbox, logits = await self._infer(runner, source, context, overlay=False)
-            async with self._postprocess(context, letterbox):
+        async with self.engine.in_time(context, runner), AsyncExitStack() as held:
+            _, letterbox, logits = await self._infer(runner, source, context, held, overlay=False, beside=beside)
+            cost = costs.encoding_classes(letterbox.original, overlay=False)
+            async with context.hold(Kind.WORK, cost), self._postprocess(context, letterbox):
                 return await self.engine.in_worker(_interpret, logits, letterbox)
 
     async def _infer(
-        self, runner: UNetRunner, source: ImageSource, context: RequestContext, *, overlay: bool
+        self,
+        runner: UNetRunner,
+        source: ImageSource,
+        context: RequestContext,
+        held: AsyncExitStack,
+        *,
+        overlay: bool,
+        beside: int = 0,
     ) -> tuple[_Decoded, UNetLetterbox, NDArray[np.float32]]:
+        """Return the decoded image, its letterbox and the network's output, whose memory goes with `held`."""
         engine = self.engine
         letterbox = unet_letterbox(await engine.size(source))
         size = letterbox.original
@@ -110,6 +129,8 @@ class SemanticPipeline:
         ready_by = engine.clock() + engine.predict(_DECODE, size)
         ticket = runner.reserve(context, letterbox, deadline=deadline, ready_by=ready_by)
         try:
+            waiting = costs.queued_unet(letterbox.padded, size, whole=overlay) + beside * size.pixels
+            await held.enter_async_context(context.hold(Kind.QUEUED, waiting))
             decoded = await self._decode(runner, source, letterbox, context, overlay=overlay)
             result = await runner.infer(ticket, decoded.prepared)
         finally:
@@ -144,7 +165,8 @@ class SemanticPipeline:
             small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
 
-        return await self.engine.decode(context, _DECODE, letterbox.original, decode)
+        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+            return await self.engine.decode(context, _DECODE, letterbox.original, decode)
 
 
 def _interpret(output: NDArray[np.float32], letterbox: UNetLetterbox) -> Classified:
@@ -162,7 +184,11 @@ def _encode(
     png = encode_class_map(found) if mask_format == "png" else None
     overlay = None
     if pixels is not None:
-        masks = [found == pixel_class for pixel_class in FRUIT_CLASSES]
+        masks = [functools.partial(_mask_of, found, pixel_class) for pixel_class in FRUIT_CLASSES]
         colours = [CLASS_COLOURS[pixel_class] for pixel_class in FRUIT_CLASSES]
         overlay = encode_overlay(draw_overlay(pixels, masks, colours=colours))
     return classes, png, overlay
+
+
+def _mask_of(classes: SemanticMap, pixel_class: PixelClass) -> CroppedMask:
+    return whole(classes == pixel_class)

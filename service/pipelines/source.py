@@ -11,6 +11,16 @@ from models.images import Stop
 from models.letterbox import HasResized, resize
 from models.types import Pixels, Size
 from service.errors import MalformedRequest, NoImage
+from service.pipelines import costs
+
+
+class Fitted(HasResized, Protocol):
+    """A letterbox of any model, which knows the size of its image."""
+
+    @property
+    def original(self) -> Size:
+        """Size of the image."""
+        ...
 
 
 class ImageSource(Protocol):
@@ -39,6 +49,10 @@ class ImageSource(Protocol):
         Raises:
             ImageError: the image cannot be used.
         """
+        ...
+
+    def decoding(self, letterbox: Fitted, *, scaled: bool = False) -> int:
+        """Return the bytes that decoding takes, as `resized` or, not scaled, as `pixels`."""
         ...
 
     def pixels(self, max_pixels: int, stop: Stop) -> Pixels:
@@ -93,6 +107,10 @@ class EncodedImage:
         """Read the size from the file's header."""
         return images.read_size(self.data, max_pixels=max_pixels)
 
+    def decoding(self, letterbox: Fitted, *, scaled: bool = False) -> int:
+        """Return the bytes that decoding takes."""
+        return costs.decoding(self.data, letterbox.original, letterbox, scaled=scaled)
+
     def pixels(self, max_pixels: int, stop: Stop) -> Pixels:
         """Decode the file."""
         return images.decode(self.data, max_pixels=max_pixels, stop=stop).pixels
@@ -129,6 +147,10 @@ class RawImage:
                 f"The image must have at most {max_pixels} pixels, got {size.width} x {size.height} = {size.pixels}."
             )
         return size
+
+    def decoding(self, letterbox: Fitted, *, scaled: bool = False) -> int:
+        """Return the bytes that resizing takes."""
+        return costs.decoding(None, letterbox.original, letterbox, scaled=scaled)
 
     def pixels(self, max_pixels: int, stop: Stop) -> Pixels:  # noqa: ARG002
         """Return the pixels."""

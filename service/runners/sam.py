@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from models.backends.base import Embedding, SamBackend
 from models.catalog import CatalogueEntry, Family
 from models.letterbox import Letterbox, letterbox_for
-from models.sam.constants import INPUT_SIDE, LOGITS_SIDE, MASK_TOKENS
+from models.sam.constants import INPUT_SIDE, LOGITS_SIDE
+from models.sam.postprocess import MaskCrop, chosen_tokens, crop_of
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Point, Prompt, Size
 from service.runners.base import Runner, best_size, megapixels, share
@@ -27,19 +28,25 @@ _MARGIN: Final = 0.25
 take up to a third longer than the median, and being late is worse than being coarse."""
 
 _UNLIMITED: Final = sys.maxsize
+_NONE: Final = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The decoder's output for the prompts of one request.
+    """What the decoder found for the prompts of one request: of each the masks that are answered, best first.
 
     Attributes:
-        logits: float32 (P, 4, h, w), of what the encoder saw.
-        scores: float32 (P, 4), predicted IoU.
+        logits: of each prompt float32 (masks, h, w), of what the encoder saw.
+        scores: of each prompt float32 (masks,), predicted IoU.
     """
 
-    logits: Logits
-    scores: NDArray[np.float32]
+    logits: Sequence[Logits]
+    scores: Sequence[NDArray[np.float32]]
+
+    def crops(self, row: int, letterbox: Letterbox) -> Iterator[MaskCrop]:
+        """Yield the masks of the prompt in `row` one at a time; for worker threads."""
+        for logits, score in zip(self.logits[row], self.scores[row].tolist(), strict=True):
+            yield crop_of(logits, score, letterbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,22 +182,25 @@ class SamRunner(Runner):
             DeadlineExceeded: an item was dropped from the queue.
             BackendError: the device failed.
         """
-        logits = np.empty((len(prompts), MASK_TOKENS, letterbox.logits.height, letterbox.logits.width), np.float32)
-        scores = np.empty((len(prompts), MASK_TOKENS), np.float32)
+        logits: list[Logits] = [_NONE] * len(prompts)
+        scores: list[NDArray[np.float32]] = [_NONE] * len(prompts)
         started = self._queue.clock()
-        done = await asyncio.gather(
-            *(
-                ticket.run(_Prompts(embedding, [prompts[row] for row in rows], letterbox))
-                for rows, ticket in reservation.decode
-            )
-        )
-        for (rows, _), result in zip(reservation.decode, done, strict=True):
-            logits[rows], scores[rows] = result.value.logits, result.value.scores
+
+        async def decode(rows: list[int], ticket: Ticket) -> BatchResult[int]:
+            result = await ticket.run(_Prompts(embedding, [prompts[row] for row in rows], letterbox))
+            answers: _Answers = result.value
+            for at, row in enumerate(rows):
+                tokens = chosen_tokens(answers.scores[at], multimask=prompts[row].multimask)
+                # Copied, so that the batch and the other tokens are not kept.
+                logits[row], scores[row] = answers.logits[at, tokens], answers.scores[at, tokens]
+            return replace(result, value=answers.batch_size)
+
+        done = await asyncio.gather(*(decode(rows, ticket) for rows, ticket in reservation.decode))
         # Groups that shared a batch were started together, and ran once.
         ran = sum({result.started: result.ran for result in done}.values())
         # Groups of one request wait for each other too: what was not running was waiting.
         queued = max(0.0, self._queue.clock() - started - ran)
-        return BatchResult(Decoded(logits, scores), queued, ran, max(result.value.batch_size for result in done))
+        return BatchResult(Decoded(logits, scores), queued, ran, max(result.value for result in done))
 
     def _encode_key(self, letterbox: Letterbox) -> BatchKey:
         return BatchKey(self._model, "encode", (letterbox.side, letterbox.padded))

@@ -17,6 +17,7 @@ from service.access import Access
 from service.api import schema
 from service.errors import PROBLEMS
 from service.http.app import HttpApp
+from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.oip import http as oip_http
@@ -194,6 +195,7 @@ async def open_door(
     observer: Observer | None = None,
     tracing: Tracing | None = None,
     access: Access | None = None,
+    memory: MemoryBudget | None = None,
     **settings: Any,
 ) -> AsyncIterator[Door]:
     sam, second = FakeSam(), FakeSam(name="openvino", device="fake:1", flexible=False)
@@ -201,7 +203,7 @@ async def open_door(
     checked_settings = make_settings(**settings)
     options = replace(checked_settings.queue_options, probe_after=NEVER)
     pipelines = make_pipelines(sam, second, unet=unet, settings=checked_settings, options=options)
-    app = HttpApp(checked_settings, observer, tracing, access=access)
+    app = HttpApp(checked_settings, observer, tracing, access=access, memory=memory)
     oip_http.mount(app)
     app.pipelines = pipelines
     try:

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from service.access import Access
 from service.errors import PROBLEMS
 from service.grpc.server import GrpcServer
+from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
 from service.oip import grpc as oip_grpc
@@ -65,10 +66,11 @@ async def open_grpc(
     observer: Observer | None = None,
     tracing: Tracing | None = None,
     access: Access | None = None,
+    memory: MemoryBudget | None = None,
     **settings: Any,
 ) -> AsyncIterator[Caller]:
     """Serve HTTP and gRPC over the same pipelines."""
-    async with open_door(observer=observer, tracing=tracing, access=access, **settings) as door:
+    async with open_door(observer=observer, tracing=tracing, access=access, memory=memory, **settings) as door:
         server = GrpcServer(
             make_settings(**settings),
             observer,
@@ -76,6 +78,7 @@ async def open_grpc(
             drain=door.app.drain,
             others=(oip_grpc.service,),
             access=access,
+            memory=memory,
         )
         port = await server.start("127.0.0.1", 0)
         if ready:

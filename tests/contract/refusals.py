@@ -130,12 +130,10 @@ EVERYWHERE: Final = [
     _prompted(
         "RLE of more than the limit",
         "malformed_prompt",
-        "101000",
+        "128 x 96",
         {"mask": {"size": [100_000, 100_000], "counts": "0"}},
     ),
-    _prompted(
-        "the second mask", "malformed_prompt", "prompts[1].mask", POINT, {"mask": {"size": [0, 0], "counts": ""}}
-    ),
+    _prompted("the second mask", "malformed_prompt", "prompts[1].mask", POINT, {"mask": _GUESS | {"counts": ""}}),
     _prompted("short logits", "malformed_prompt", "131072", {"mask": logits_of(_SQUARE, data="AAAA")}),
     _prompted("wide logits", "malformed_prompt", "1 to 256", {"mask": logits_of(_SQUARE, shape=[4, 257])}),
     _prompted("logits of another image", "malformed_prompt", "4 x 4", {"mask": logits_of(_SQUARE[:4, :4])}, oip=True),

@@ -164,6 +164,7 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "timed_out",
     "internal_error",
     "upload_too_large",
+    "too_much_memory",
     "overloaded",
     "deadline_exceeded",
     "deadline_unreachable",

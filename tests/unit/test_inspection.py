@@ -10,14 +10,16 @@ from models.inspection import (
     GRADES,
     REJECT,
     Inspection,
-    crop_mask,
+    agreeing,
     grade_of,
     inspect,
+    measure_fruit,
     prompt_for,
     refine,
 )
-from models.masks import CroppedMask
-from models.types import BinaryMask, Box, Mask, PixelClass, Size
+from models.masks import CroppedMask, whole
+from models.sam.postprocess import MaskCrop
+from models.types import BinaryMask, Box, PixelClass, Size
 from models.unet.instances import MIN_REGION, Cells
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from models.unet.postprocess import INFECTED_SHARE, class_map
@@ -311,10 +313,23 @@ def test_refined_masks_never_share_a_pixel(masks: list[Corners]) -> None:
     assert count.max() <= 1
 
 
-def test_a_cropped_mask_does_not_keep_the_whole_mask_in_memory() -> None:
-    pixels = rectangle(10, 20, 30, 50, EXACT.original)
-    logits = np.zeros((4, 4), np.float32)
-    part = crop_mask(Mask(pixels, logits, 0.9, 0.9, (10, 20, 30, 50), 600))
-    np.testing.assert_array_equal(part.full(), pixels)
+def crop(box: tuple[int, int, int, int], value: float = 1.0) -> MaskCrop:
+    """A SAM's mask whose pixels are stored for the whole image."""
+    pixels = rectangle(*box, EXACT.original) & (value > 0)
+    return MaskCrop(whole(pixels), np.zeros((4, 4), np.float32), 0.9, 0.9, box, int(pixels.sum()))
+
+
+def test_a_mask_that_agrees_does_not_keep_the_whole_image_in_memory() -> None:
+    found = crop((10, 20, 30, 50))
+    fruit = measure_fruit(found.crop, np.zeros((EXACT.original.height, EXACT.original.width), np.uint8), 0.9)
+    part = agreeing(fruit, found)
+    assert part is not None
+    np.testing.assert_array_equal(part.full(), found.crop.full())
     assert part.pixels.base is None
-    assert crop_mask(Mask(pixels & False, logits, 0.9, 0.0, (0, 0, 0, 0), 0)).area == 0
+    assert part.pixels.shape == (30, 20)
+
+
+@pytest.mark.parametrize("other", [crop((0, 0, 60, 60)), crop((10, 20, 14, 24)), crop((10, 20, 30, 50), -1)])
+def test_a_mask_that_cannot_be_the_fruits_is_not_kept(other: MaskCrop) -> None:
+    classes = np.zeros((EXACT.original.height, EXACT.original.width), np.uint8)
+    assert agreeing(measure_fruit(crop((10, 20, 30, 50)).crop, classes, 0.9), other) is None

@@ -11,8 +11,8 @@ from pycocotools import mask as coco
 
 from models import masks, polygons
 from models.errors import MaskError
-from models.masks import CroppedMask, EncodedLogits, Rle, bounding_box, encode_rle, intersection, rle_of
-from models.polygons import encode_polygons, polygons_of
+from models.masks import CroppedMask, EncodedLogits, Rle, bounding_box, encode_rle, intersection, png_of, rle_of
+from models.polygons import encode_polygons, outlines_of
 from models.types import BinaryMask, Logits, Size
 
 # pycocotools decodes through an interface that numpy 2 warns of.
@@ -392,9 +392,10 @@ ANY = st.builds(cropped, st.sampled_from([0.0, 0.1, 0.5, 1.0]), boxes(), seed=st
 @example(cropped(1, (39, 29, 40, 30)))
 @example(cropped(1, (10, 0, 20, 30)))
 @example(cropped(1, (0, 0, 1, 1), Size(1, 1)))
-def test_rle_and_polygons_of_a_cropped_mask_are_those_of_the_whole_mask(part: CroppedMask) -> None:
+def test_rle_polygons_and_png_of_a_cropped_mask_are_those_of_the_whole_mask(part: CroppedMask) -> None:
     assert rle_of(part) == encode_rle(part.full())
-    assert polygons_of(part) == encode_polygons(part.full())
+    assert [[ring.tolist() for ring in rings] for rings in outlines_of(part)] == encode_polygons(part.full())
+    assert png_of(part) == masks.encode_png(part.full())
 
 
 @settings(deadline=None)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,13 +137,13 @@ async def test_a_u_net_returns_logits_of_the_padded_size() -> None:
 
 
 async def test_prompts_are_decoded_on_the_given_embedding(runner: WatchedRunner) -> None:
-    prompt = Prompt((Point(64, 48),))
+    prompt = Prompt((Point(64, 48),), multimask=False)
     on_black = (await decode(runner, BLACK, [prompt])).value
     on_red = (await decode(runner, RED, [prompt])).value
     # The point lies at (512, 384) of the model's square, 2 pixels from the nearest cells' centres.
-    assert on_black.logits[0, 0, 96, 128] == 62
-    assert on_red.logits[0, 0, 96, 128] == 124
-    assert on_black.scores[0].tolist() == np.asarray(SCORES, np.float32).tolist()
+    assert on_black.logits[0][0, 96, 128] == 62
+    assert on_red.logits[0][0, 96, 128] == 124
+    assert on_black.scores[0].tolist() == np.asarray(SCORES[:1], np.float32).tolist()
 
 
 @pytest.mark.parametrize("letterbox", [FULL, HALF, letterbox_for(SIZE, 768, "none")])
@@ -151,15 +152,18 @@ async def test_logits_have_a_quarter_of_the_shape_that_the_encoder_saw(
 ) -> None:
     image = FakeImage(BLACK.colour, letterbox.padded)
     logits = (await decode(runner, image, [CLICK, CLICK], letterbox)).value.logits
-    assert logits.shape == (2, 4, letterbox.padded.height // 4, letterbox.padded.width // 4)
+    shape = (letterbox.padded.height // 4, letterbox.padded.width // 4)
+    assert [each.shape for each in logits] == [(3, *shape)] * 2
 
 
 async def test_a_request_with_many_prompts_is_decoded_in_several_batches(runner: WatchedRunner, sam: FakeSam) -> None:
     prompts = [Prompt((Point(8 + number, 8),)) for number in range(7)]
     result = await decode(runner, BLACK, prompts)
     assert sam.decodes == [DecodeCall(3, with_masks=False), DecodeCall(3, with_masks=False), DecodeCall(1, False)]
-    assert result.value.logits.shape == (7, 4, 256, 256)
-    assert result.value.scores.shape == (7, 4)
+    assert [each.shape for each in result.value.logits] == [(3, 256, 256)] * 7
+    assert all(each.base is None for each in result.value.logits)  # nothing of the batch is kept
+    best_first = sorted(np.asarray(SCORES[1:], np.float32).tolist(), reverse=True)
+    assert [each.tolist() for each in result.value.scores] == [best_first] * 7
 
 
 async def test_prompts_of_many_requests_share_bounded_batches(runner: WatchedRunner, sam: FakeSam) -> None:
@@ -204,15 +208,15 @@ async def test_prompts_with_masks_run_in_their_own_batch_and_results_keep_their_
     runner: WatchedRunner, sam: FakeSam
 ) -> None:
     prompts = [
-        Prompt(mask=guess(1)),
-        Prompt(box=Box(0, 0, 64, 48)),
-        Prompt(mask=guess(3)),
-        Prompt(box=Box(64, 48, 128, 96)),
-        Prompt((Point(1, 1),), mask=guess(5)),
+        Prompt(mask=guess(1), multimask=False),
+        Prompt(box=Box(0, 0, 64, 48), multimask=False),
+        Prompt(mask=guess(3), multimask=False),
+        Prompt(box=Box(64, 48, 128, 96), multimask=False),
+        Prompt((Point(1, 1),), mask=guess(5), multimask=False),
     ]
     logits = (await decode(runner, BLACK, prompts)).value.logits
     assert sam.decodes == [DecodeCall(2, with_masks=False), DecodeCall(3, with_masks=True)]
-    assert [logits[row, 0, 0, 0] for row in (0, 2, 4)] == [1, 3, 5]
+    assert [logits[row][0, 0, 0] for row in (0, 2, 4)] == [1, 3, 5]
     top_left, bottom_right = (32, 32), (160, 192)
     assert logits[1][(0, *top_left)] > 0 > logits[1][(0, *bottom_right)]
     assert logits[3][(0, *bottom_right)] > 0 > logits[3][(0, *top_left)]
@@ -222,10 +226,11 @@ async def test_prompts_with_masks_of_several_requests_share_a_batch_only_with_ea
     runner: WatchedRunner, sam: FakeSam
 ) -> None:
     async with busy(runner):
-        prompts = (CLICK, Prompt(mask=guess(2)), CLICK, Prompt(mask=guess(4)))
+        click = replace(CLICK, multimask=False)
+        prompts = (click, Prompt(mask=guess(2), multimask=False), click, Prompt(mask=guess(4), multimask=False))
         calls = [asyncio.create_task(decode(runner, BLACK, [prompt])) for prompt in prompts]
         await runner.requests.reach(4)
-    logits = [(await call).value.logits[0, 0, 200, 200] for call in calls]
+    logits = [(await call).value.logits[0][0, 200, 200] for call in calls]
     assert logits[0] == logits[2] < 0
     assert (logits[1], logits[3]) == (2, 4)
     assert sam.decodes == [DecodeCall(2, with_masks=False), DecodeCall(2, with_masks=True)]

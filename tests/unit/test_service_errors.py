@@ -16,6 +16,7 @@ from models.weights import download
 from service import access, errors, settings
 from service.errors import PROBLEMS, ProblemType, problem_of
 from service.observability import tracing
+from service.pipelines import costs
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +32,7 @@ STATUS_OF_CODE = {
     "method_not_allowed": 405,
     "too_many_pixels": 413,
     "upload_too_large": 413,
+    "too_much_memory": 413,
     "not_an_image": 415,
     "unsupported_image_format": 415,
     "truncated_image": 422,
@@ -91,6 +93,7 @@ OF_THE_SERVER = {
     settings.SettingsError,
     errors.PortTaken,
     tracing.TracingMisconfigured,
+    costs.TooLittleMemory,
 }
 """Errors that a caller can do nothing about, and base classes that are never raised themselves."""
 

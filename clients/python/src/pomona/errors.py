@@ -10,6 +10,7 @@ PomonaError
 │   │   ├── TooManyPixels          too_many_pixels
 │   │   ├── ImageTooComplex        image_too_complex
 │   │   ├── UploadTooLarge         upload_too_large
+│   │   ├── TooMuchMemory          too_much_memory
 │   │   ├── NoImage                no_image
 │   │   └── UnknownImageId         unknown_image_id
 │   ├── PromptError                the prompts cannot be used
@@ -133,6 +134,12 @@ class UploadTooLarge(ImageError):
     """More bytes than the service accepts."""
 
     default_code = "upload_too_large"
+
+
+class TooMuchMemory(ImageError):
+    """An image, with what is asked of it, that needs more memory than the service has for one request."""
+
+    default_code = "too_much_memory"
 
 
 class NoImage(ImageError):
