@@ -6,6 +6,7 @@ linear map of red, green and blue, so that they cost one pass over the image.
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -42,6 +43,11 @@ class Augmentation:
         hue: largest rotation about the axis of greys in degrees.
         blur: largest standard deviation in pixels.
         noise: largest standard deviation, of 255.
+        gamma: largest logarithm of the exponent on brightness, either way.
+        jpeg: probability of artefacts of JPEG compression.
+        shadow: probability of shadows.
+        fruit_colour: probability of another colour of all fruit.
+        rot: probability of rot painted on fruit, if the annotation separates fruits.
 
     Raises:
         CannotTrain: a number is out of range.
@@ -50,17 +56,23 @@ class Augmentation:
     flip: float = 0.5
     flip_vertical: float = 0.5
     rotation: float = 20.0
-    smallest: float = 0.75
-    largest: float = 1.5
-    brightness: float = 0.25
-    contrast: float = 0.25
-    saturation: float = 0.3
-    hue: float = 8.0
-    blur: float = 1.2
+    smallest: float = 0.6
+    largest: float = 1.6
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.35
+    hue: float = 10.0
+    blur: float = 1.5
     noise: float = 10.0
+    gamma: float = 0.35
+    jpeg: float = 0.3
+    shadow: float = 0.2
+    fruit_colour: float = 0.3
+    rot: float = 0.25
 
     def __post_init__(self) -> None:
-        shares = (self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation)
+        changes = (self.brightness, self.contrast, self.saturation, self.gamma)
+        shares = (self.flip, self.flip_vertical, *changes, self.jpeg, self.shadow, self.fruit_colour, self.rot)
         others = (self.rotation, self.hue, self.blur, self.noise)
         if not all(0 <= each <= 1 for each in shares) or not all(0 <= each <= 360 for each in others):
             raise CannotTrain(
@@ -72,7 +84,7 @@ class Augmentation:
             )
 
 
-UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0)
+UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """No change; only the visible part of an image that is larger than its crop is random."""
 
 
@@ -188,6 +200,9 @@ def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generato
         uint8 of the same shape.
     """
     changed = _relit(pixels, augmentation, rng)
+    if augmentation.gamma:
+        exponent = math.exp(rng.uniform(-augmentation.gamma, augmentation.gamma))
+        changed = np.asarray(cv2.LUT(changed, np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)))
     if augmentation.blur and rng.random() < _CHANCE:
         deviation = max(1e-3, rng.uniform(0, augmentation.blur))
         changed = np.asarray(cv2.GaussianBlur(changed, (0, 0), deviation), np.uint8)
@@ -195,7 +210,15 @@ def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generato
         deviation = rng.uniform(0, augmentation.noise)
         noisy = changed + np.float32(deviation) * rng.standard_normal(changed.shape, np.float32)
         changed = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    if rng.random() < augmentation.jpeg:
+        changed = _compressed(changed, int(rng.integers(25, 95)))
     return changed
+
+
+def _compressed(pixels: Pixels, quality: int) -> Pixels:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(PIL.Image.open(file))
 
 
 def _relit(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:

@@ -148,7 +148,7 @@ class UNetOptions:
     architecture: str = "unet-mobilenetv2"
     encoder_weights: EncoderWeights = "none"
     begin_from: Path | None = None
-    loss: str = "dice+cross-entropy"
+    loss: str = "dice+cross-entropy+0.5*tversky"
     batch: int = 8
     crops: tuple[Size, ...] = CROPS
     close: float = 0.5

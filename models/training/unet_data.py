@@ -6,6 +6,7 @@ validation, and training uses all above. No scene is ever in two of them.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +22,7 @@ from models.data.samples import Sample
 from models.data.sources import OpenedSource
 from models.synthetic import RenderOptions, render
 from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
+from models.training.fruit_changes import cast_shadows, change_colour, paint_rot
 from models.training.losses import centre_offsets
 from models.training.options import CLOSE, LOOKS, Machine, UNetOptions
 from models.types import PixelClass, SemanticMap, Size
@@ -32,6 +34,14 @@ _LAST_TRAINING_SEED: Final = 2**53
 
 _INFECTED: Final = RenderOptions(infected_share=0.7)
 """Lesions cover few pixels: more fruits have them in training than in validation, so that each scene teaches more."""
+
+_CACHE_BYTES: Final = 1 << 30
+
+_DIAMETERS: Final = (20.0, 170.0)
+"""Diameters of fruits in close-ups, in pixels."""
+
+_CLOSER: Final = 0.7
+"""Largest logarithm of the scale of a close-up whose fruit is not separated from others."""
 
 _PLAN, _CHANGE = 0, 1  # two independent sequences of random numbers
 
@@ -66,8 +76,8 @@ of `models.training.losses.centre_offsets`; in a batch, one dimension more."""
 
 def count_steps(sources: Sequence[OpenedSource], options: UNetOptions) -> int:
     """Count the batches of an epoch; images that fill no batch are left out of that epoch."""
-    total = sum(round(each.source.weight * len(each.train)) for each in sources) + options.rendered
-    return total // options.batch
+    shown = sum(round(weight * len(names)) for each in sources for names, weight in each.weighted)
+    return (shown + options.rendered) // options.batch
 
 
 def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int) -> list[list[Pick]]:
@@ -84,9 +94,10 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     rng = np.random.default_rng([options.fit.seed, _PLAN, epoch])
     chosen: list[tuple[int | None, str]] = []
     for number, each in enumerate(sources):
-        times, left = divmod(round(each.source.weight * len(each.train)), len(each.train))
-        chosen += [(number, name) for name in each.train] * times
-        chosen += [(number, each.train[index]) for index in rng.choice(len(each.train), left, replace=False)]
+        for names, weight in each.weighted:
+            times, left = divmod(round(weight * len(names)), len(names))
+            chosen += [(number, name) for name in names] * times
+            chosen += [(number, names[index]) for index in rng.choice(len(names), left, replace=False)]
     seeds = rng.integers(FIRST_TRAINING_SEED, _LAST_TRAINING_SEED, options.rendered)
     chosen += [(None, str(seed)) for seed in seeds.tolist()]
     order = rng.permutation(len(chosen)).tolist()
@@ -108,13 +119,49 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     return batches
 
 
-def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -> Example:
+class SampleCache:
+    """Keeps samples in memory, those used last, because decoding costs more than all changes of an image.
+
+    Args:
+        limit: most bytes of all samples.
+    """
+
+    def __init__(self, limit: int = _CACHE_BYTES) -> None:
+        self._limit = limit
+        self._samples: OrderedDict[tuple[str, str], Sample] = OrderedDict()
+        self._bytes = 0
+
+    def load(self, source: OpenedSource, name: str) -> Sample:
+        """Return a sample of a source.
+
+        Raises:
+            DataError: the image cannot be used.
+        """
+        key = source.name, name
+        if key in self._samples:
+            self._samples.move_to_end(key)
+            return self._samples[key]
+        sample = source.dataset.load(name)
+        self._samples[key] = sample
+        self._bytes += _bytes_of(sample)
+        while self._bytes > self._limit and len(self._samples) > 1:
+            self._bytes -= _bytes_of(self._samples.popitem(last=False)[1])
+        return sample
+
+
+def _bytes_of(sample: Sample) -> int:
+    numbers = 0 if sample.instance_map is None else sample.instance_map.nbytes
+    return sample.pixels.nbytes + sample.semantic.nbytes + numbers
+
+
+def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions, cache: SampleCache) -> Example:
     """Read or render an image, and change it at random.
 
     Args:
         pick: image and crop.
         sources: sets.
         options: options of the run.
+        cache: cache of this process.
 
     Raises:
         DataError: the image cannot be used.
@@ -122,22 +169,40 @@ def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptio
     if pick.source is None:
         sample, scale = _rendered(int(pick.name), pick.scene), 1.0
     else:
-        sample = sources[pick.source].dataset.load(pick.name)
+        sample = cache.load(sources[pick.source], pick.name)
         scale = unet_letterbox(sample.size).resized.width / sample.size.width
     look = () if pick.look is None else (pick.look,)
     rng = np.random.default_rng([options.fit.seed, _CHANGE, pick.epoch, pick.index, *look])
     about = None if pick.look is None else _point_of_interest(sample.semantic, rng)
+    if about is not None:
+        scale = _look_closer(sample, about, scale, rng)
     placement = place(sample.size, pick.crop, scale, options.augmentation, rng, about=about)
-    pixels = recolour(move_pixels(sample.pixels, placement), options.augmentation, rng)
+    pixels, classes = move_pixels(sample.pixels, placement), move_classes(sample.semantic, placement)
     fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
+    if rng.random() < options.augmentation.fruit_colour:
+        pixels = change_colour(pixels, classes, rng)
+    if fruits is not None and rng.random() < options.augmentation.rot:
+        pixels, classes = paint_rot(pixels, classes, fruits, rng)
+    if rng.random() < options.augmentation.shadow:
+        pixels = cast_shadows(pixels, rng)
+    pixels = recolour(pixels, options.augmentation, rng)
     offsets = centre_offsets(fruits, pick.crop.height, pick.crop.width)
-    classes = move_classes(sample.semantic, placement)
     return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(offsets)
 
 
 @lru_cache(maxsize=1)  # close-ups of one scene follow one another
 def _rendered(seed: int, size: Size) -> Sample:
     return render(seed, size, options=_INFECTED)
+
+
+def _look_closer(sample: Sample, about: tuple[float, float], scale: float, rng: np.random.Generator) -> float:
+    """Choose a scale at which the fruit at a point has a random diameter; near `scale` if it is not separated."""
+    number = 0 if sample.instance_map is None else sample.instance_map[int(about[1]), int(about[0])]
+    if sample.instance_map is None or not number:
+        return scale * float(np.exp(rng.uniform(0, _CLOSER)))
+    diameter = 2 * float(np.sqrt(np.count_nonzero(sample.instance_map == number) / np.pi))
+    wanted = np.exp(rng.uniform(*np.log(_DIAMETERS))) / diameter
+    return float(np.clip(wanted, 0.5 * scale, max(2.0, scale)))
 
 
 def _point_of_interest(semantic: SemanticMap, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -204,7 +269,7 @@ class _Plan(Sampler[list[Pick]]):
 
 class _Examples(Dataset[Example]):
     def __init__(self, sources: Sequence[OpenedSource], options: UNetOptions) -> None:
-        self._sources, self._options = sources, options
+        self._sources, self._options, self._cache = sources, options, SampleCache()
 
     def __getitem__(self, pick: Pick) -> Example:
-        return load_example(pick, self._sources, self._options)
+        return load_example(pick, self._sources, self._options, self._cache)
