@@ -34,8 +34,8 @@ def render(seed: int, size: Size = _SIZE, *, options: RenderOptions | None = Non
 
     Returns:
         The image, its semantic map and its visible instances with their map. Only the pixels of a lesion are infected,
-        without the yellow halo around spots. Stickers, drops, dust, leaf fragments, wind scars and stems on a fruit
-        are part of it and healthy; leaves hanging in front of it are background. An instance is infected if any of its
+        without the yellow halo around spots. Stickers, drops, dust, leaf fragments, russet, wind scars and stems on a
+        fruit are part of it and healthy; leaves hanging in front of it are background. An instance is infected if any of its
         pixels is.
 
     Raises:

@@ -127,6 +127,10 @@ def _bumps(fruit: Fruit, x: Field, y: Field) -> Field:
     rng = generator(fruit.key, 5)
     around = np.arctan2(y, x)
     bumps = np.ones_like(around)
+    if fruit.shrivel > 0:
+        bumps += 0.05 * fruit.shrivel
+        for waves in (3, 4, 7):
+            bumps += (0.025 * fruit.shrivel) * (1 + np.cos(waves * around + rng.uniform(0, 7)))
     for waves in (2, 3, 5):
         bumps += rng.normal(0, 0.016 / math.sqrt(waves)) * np.cos(waves * around + rng.uniform(0, 7))
     ends = {Species.LEMON: (0.16, 0.12), Species.MANDARIN: (rng.uniform(0, 0.06), 0.0), Species.ORANGE: (0.0, 0.0)}
