@@ -26,7 +26,9 @@ from models.synthetic.scene import (
 
 _Kind = TypeVar("_Kind")
 
-SPECIES: Final = {Species.ORANGE: 0.45, Species.MANDARIN: 0.42, Species.LEMON: 0.13}
+_SPECIES: Final = {Species.ORANGE: 0.38, Species.MANDARIN: 0.32, Species.LEMON: 0.13, Species.APPLE: 0.17}
+_GREEN_ON_TREES: Final = 0.45  # share of images with unripe fruit: it is the hardest to tell from leaves
+_GREEN_PICKED: Final = 0.06
 _LESIONS: Final = {
     LesionKind.MOULD: 0.18,
     LesionKind.ROT: 0.18,
@@ -74,6 +76,7 @@ class Usual:
     species: Species
     ripeness: float
     spread: float
+    blush: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +94,18 @@ def pick(rng: np.random.Generator, shares: dict[_Kind, float]) -> _Kind:
     return list(shares)[int(rng.choice(len(chances), p=chances / chances.sum()))]
 
 
+def usual_of(rng: np.random.Generator, *, hanging: bool) -> Usual:
+    """Draw what the fruits of an image have in common; on trees much fruit is green still."""
+    species = pick(rng, _SPECIES)
+    green = rng.random() < (_GREEN_ON_TREES if hanging else _GREEN_PICKED)
+    ripeness = rng.beta(1, 7) if green else rng.beta(2.6, 0.9)
+    spread = rng.uniform(0, 0.25) if rng.random() < 0.7 else 0.5
+    if green:
+        spread *= 0.4
+    blush = 0.0 if rng.random() < 0.3 else rng.random()
+    return Usual(species, ripeness, spread, blush)
+
+
 def shape_of(rng: np.random.Generator, usual: Species, elevation: float | None) -> Shape:
     """Draw half axes and rotation: flat fruit lies on its flat side, long fruit on its long side, round fruit anyhow.
 
@@ -99,18 +114,19 @@ def shape_of(rng: np.random.Generator, usual: Species, elevation: float | None) 
         usual: species of most fruit of the image.
         elevation: angle of the camera above the ground; None for hanging fruit.
     """
-    species = pick(rng, SPECIES) if rng.random() < 0.08 else usual
+    species = pick(rng, _SPECIES) if rng.random() < 0.08 else usual
     pole = {
         Species.ORANGE: rng.uniform(0.9, 1.07),
         Species.MANDARIN: rng.uniform(0.72, 0.92),
-        Species.LEMON: rng.uniform(1.2, 1.45),
+        Species.LEMON: rng.uniform(1.12, 1.4),
+        Species.APPLE: rng.uniform(0.8, 1.0),
     }[species]
     axes = np.array([1.0, pole, rng.uniform(0.96, 1.0)])
-    axes /= axes.max() * (1.1 if species is Species.LEMON else 1)  # room for its nipple
+    axes /= axes.max() * (1.15 if species is Species.LEMON else 1)  # room for its nipple
     stem = rng.standard_normal(3)
     if elevation is not None and species is not Species.ORANGE and rng.random() < 0.85:
         up = np.array([0.0, -math.cos(elevation), math.sin(elevation)])
-        if species is Species.MANDARIN:
+        if species in {Species.MANDARIN, Species.APPLE}:
             stem = up * (1 if rng.random() < 0.6 else -1) + 0.25 * stem
         else:
             stem -= 0.9 * (stem @ up) * up
@@ -135,6 +151,7 @@ def fruit_of(
         axes=shape.axes,
         rotation=shape.rotation,
         ripeness=float(np.clip(usual.ripeness + rng.normal(0, usual.spread), 0, 1)),
+        blush=float(np.clip(usual.blush + rng.normal(0, 0.12), 0, 1)),
         gloss=rng.beta(1.6, 1.8),
         wrinkles=rng.beta(1, 2) if shape.species is Species.MANDARIN else 0.2 * rng.beta(1, 4),
         shrivel=rng.random() if rot is not None and rng.random() < rot.cover - 0.2 else 0.0,

@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 
 from models.synthetic.fields import Field, chord, dot, generator, linear, mix, smoothstep, tangents
+from models.synthetic.peel import Peel
 from models.synthetic.rot import mould, soft_rot
 from models.synthetic.scene import Fruit, Lesion, LesionKind
-from models.synthetic.surface import Patch, Peel
+from models.synthetic.surface import Patch
 
 _HALO: Final = linear(214, 186, 52)
 

@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 
 from models.synthetic.fields import Field, chord, dot, generator, linear, mix, smoothstep, tangents
+from models.synthetic.peel import Peel
 from models.synthetic.scene import Fruit, Mark, MarkKind
-from models.synthetic.surface import Patch, Peel
+from models.synthetic.surface import Patch
 
 IN_PEEL: Final = frozenset({MarkKind.RUSSET, MarkKind.WIND_SCAR})
 """Marks that grew in the peel itself: rot and lesions come over them."""

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from models.synthetic.fields import Field, Rgb, chord, generator, linear, mix, smoothstep
+from models.synthetic.peel import Peel
 from models.synthetic.scene import Rot, RotKind
-from models.synthetic.surface import Patch, Peel
+from models.synthetic.surface import Patch
 
 _SOAKED: Final = np.array((0.22, 0.42, 0.5), np.float32)  # how much darker soaked peel is
 _SPORES: Final = tuple(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.synthetic.fields import Rgb, generator
-from models.synthetic.fruits import SPECIES, Shape, Usual, fruit_of, pick, shape_of
+from models.synthetic.fruits import Shape, fruit_of, pick, shape_of, usual_of
 from models.synthetic.layout import Ball, Body, Ground, arrange, cup_centres
 from models.synthetic.scene import (
     Background,
@@ -52,7 +52,7 @@ def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions)
     elevation = _elevation(rng, background)
     ground = Ground(extent, elevation)
     lighting = lighting_of(rng, background, elevation)
-    usual = Usual(pick(rng, SPECIES), rng.beta(2.6, 0.9), rng.uniform(0, 0.25) if rng.random() < 0.7 else 0.5)
+    usual = usual_of(rng, hanging=background is Background.FOLIAGE)
     resting = None if background is Background.FOLIAGE else elevation
     shapes = [shape_of(generator(seed, 1, number), usual.species, resting) for number in range(count)]
     balls, pitch = _balls(rng, ground, background, shapes, options.layout)

@@ -97,11 +97,12 @@ Vector: TypeAlias = NDArray[np.float64]
 
 
 class Species(StrEnum):
-    """Species of citrus."""
+    """Species of fruit: citrus, and apples so that shape and skin vary."""
 
     ORANGE = "orange"
     MANDARIN = "mandarin"
     LEMON = "lemon"
+    APPLE = "apple"
 
 
 class LesionKind(StrEnum):
@@ -184,12 +185,13 @@ class Fruit:
     """One fruit: an ellipsoid with a bumpy outline.
 
     Attributes:
-        species: species of citrus.
+        species: species of the fruit.
         centre: centre in the view frame.
         radius: length of its longest half axis.
         axes: half axes as shares of the radius, along its own x, y, z; the stem is at +y.
         rotation: (3, 3) matrix from the view frame to the fruit's own frame.
         ripeness: 0 green to 1 fully coloured.
+        blush: 0 none to 1 wholly red; apples only.
         gloss: 0 dull to 1 waxed.
         wrinkles: 0 none to 1 deep, around the stem.
         shrivel: 0 plump to 1 shrunk, with an uneven outline.
@@ -205,6 +207,7 @@ class Fruit:
     axes: Vector
     rotation: NDArray[np.float64]
     ripeness: float
+    blush: float
     gloss: float
     wrinkles: float
     shrivel: float
