@@ -37,6 +37,11 @@ def dot(sphere: Field, vector: NDArray[np.float64]) -> Field:
     return np.asarray(x * sphere[0] + y * sphere[1] + z * sphere[2])
 
 
+def chord(sphere: Field, centre: NDArray[np.float64]) -> Field:
+    """Return the chord lengths from points on the unit sphere (3, height, width) to `centre`."""
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * dot(sphere, centre), 0)))
+
+
 def tangents(centre: NDArray[np.float64], angle: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return two orthogonal unit vectors tangent to the sphere at `centre`, the first rotated by `angle`."""
     helper = np.eye(3)[int(np.abs(centre).argmin())]

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.synthetic.fields import Field, Rgb, blurred, clouds, dot, resized, sampled, smoothstep
+from models.synthetic.peel import Peel
 from models.synthetic.scene import Fruit, Lamp, Lighting, Scene, Vector
-from models.synthetic.surface import Patch, Peel
+from models.synthetic.surface import Patch
 from models.types import Size
 
 _STEEPEST = 1.2  # steepest slope of the relief that still shades well

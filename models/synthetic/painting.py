@@ -12,13 +12,17 @@ import numpy as np
 from models.data.samples import Instance, InstanceMap, Sample
 from models.errors import PomonaError
 from models.masks import bounding_box
+from models.synthetic.apples import apple_skin
 from models.synthetic.backgrounds import paint_ground
-from models.synthetic.blemishes import paint_lesion, paint_mark
 from models.synthetic.fields import Field, blurred, generator, mix
 from models.synthetic.foliage import paint_front_leaves
+from models.synthetic.lesions import paint_lesion
 from models.synthetic.lighting import dapples, even_light, ground_light, shade
-from models.synthetic.scene import Background, Fruit, Lens, Scene
-from models.synthetic.surface import healthy_peel, patch_of
+from models.synthetic.marks import IN_PEEL, paint_mark
+from models.synthetic.peel import healthy_peel
+from models.synthetic.rot import paint_rot
+from models.synthetic.scene import Background, Fruit, Lens, Scene, Species
+from models.synthetic.surface import patch_of
 from models.types import BinaryMask, PixelClass, Pixels, SemanticMap, Size
 
 _STEPS: Final = 4096
@@ -63,11 +67,17 @@ def _paint_fruit(
     patch = patch_of(fruit, size)
     if patch is None:
         return
-    peel = healthy_peel(fruit, patch)
+    peel = apple_skin(fruit, patch) if fruit.species is Species.APPLE else healthy_peel(fruit, patch)
+    for mark in fruit.marks:
+        if mark.kind in IN_PEEL:
+            paint_mark(fruit, patch, peel, mark)
+    if fruit.rot is not None:
+        paint_rot(patch, peel, fruit.rot)
     for lesion in fruit.lesions:
         paint_lesion(fruit, patch, peel, lesion)
     for mark in fruit.marks:
-        paint_mark(fruit, patch, peel, mark)
+        if mark.kind not in IN_PEEL:
+            paint_mark(fruit, patch, peel, mark)
     others = [other for other in scene.fruits if other is not fruit]
     light = shade(fruit, patch, peel, scene.lighting, scene.up, others)
     mix(canvas[patch.window], light, patch.coverage)

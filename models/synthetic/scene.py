@@ -17,6 +17,7 @@ from models.errors import PomonaError
 from models.synthetic.fields import Rgb
 
 MAX_FRUITS: Final = 24
+_LEAST_ROT: Final = 0.05  # less than this is a lesion
 
 
 class CannotRender(PomonaError):
@@ -59,7 +60,10 @@ class RenderOptions:
         layout: how the fruits lie; None for any. With None, cups and foliage place fruit in their own way.
         infected_share: share of the fruits that have lesions, 0 to 1; a share that gives no whole number of fruits is
             rounded up or down at random. Hidden lesions do not show, so fewer fruits may look infected.
-        distractors: whether fruit has harmless marks: stickers, drops, dust, leaf fragments, wind scars.
+        rot_cover: share of the visible surface of each infected fruit that one large rot or mould covers, 0.05 to 1;
+            None for any lesions, large rot among them.
+        russet_share: share of the fruits that have russet or wind scars, which are harmless, 0 to 1.
+        distractors: whether fruit has harmless marks: russet, wind scars, stickers, drops, dust, leaf fragments.
         camera: whether there is blur, noise, vignetting and JPEG compression.
 
     Raises:
@@ -70,6 +74,8 @@ class RenderOptions:
     fruits: int | None = None
     layout: Layout | None = None
     infected_share: float = 0.45
+    rot_cover: float | None = None
+    russet_share: float = 0.2
     distractors: bool = True
     camera: bool = True
 
@@ -78,6 +84,10 @@ class RenderOptions:
             raise CannotRender(f"fruits must be 0 to {MAX_FRUITS}, got {self.fruits}.")
         if not 0 <= self.infected_share <= 1:
             raise CannotRender(f"infected_share must be 0 to 1, got {self.infected_share}.")
+        if self.rot_cover is not None and not _LEAST_ROT <= self.rot_cover <= 1:
+            raise CannotRender(f"rot_cover must be {_LEAST_ROT} to 1, got {self.rot_cover}.")
+        if not 0 <= self.russet_share <= 1:
+            raise CannotRender(f"russet_share must be 0 to 1, got {self.russet_share}.")
         if self.background is Background.CUPS and self.layout not in {None, Layout.APART}:
             raise CannotRender(f"layout must be apart with cups, got {self.layout}.")
 
@@ -87,11 +97,12 @@ Vector: TypeAlias = NDArray[np.float64]
 
 
 class Species(StrEnum):
-    """Species of citrus."""
+    """Species of fruit: citrus, and apples so that shape and skin vary."""
 
     ORANGE = "orange"
     MANDARIN = "mandarin"
     LEMON = "lemon"
+    APPLE = "apple"
 
 
 class LesionKind(StrEnum):
@@ -102,7 +113,16 @@ class LesionKind(StrEnum):
     CANKER = "canker"
     BLACK_SPOT = "black spot"
     SCAB = "scab"
+    NET = "net"
+    SOOT = "soot"
     SCAR = "scar"
+
+
+class RotKind(StrEnum):
+    """Decay of a large part of a fruit; its pixels are infected."""
+
+    SOFT = "soft rot"
+    MOULD = "mould"
 
 
 class MarkKind(StrEnum):
@@ -113,6 +133,7 @@ class MarkKind(StrEnum):
     DUST = "dust"
     LEAF_BIT = "leaf fragment"
     WIND_SCAR = "wind scar"
+    RUSSET = "russet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +154,23 @@ class Lesion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rot:
+    """Decay of a large part of a fruit.
+
+    Attributes:
+        kind: kind of rot.
+        centre: where it began: unit vector in the fruit's own frame.
+        cover: share of the visible surface that it covers, 0 to 1.
+        key: key of its random details.
+    """
+
+    kind: RotKind
+    centre: Vector
+    cover: float
+    key: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Mark:
     """A harmless mark; its attributes are those of `Lesion`."""
 
@@ -147,16 +185,19 @@ class Fruit:
     """One fruit: an ellipsoid with a bumpy outline.
 
     Attributes:
-        species: species of citrus.
+        species: species of the fruit.
         centre: centre in the view frame.
         radius: length of its longest half axis.
         axes: half axes as shares of the radius, along its own x, y, z; the stem is at +y.
         rotation: (3, 3) matrix from the view frame to the fruit's own frame.
         ripeness: 0 green to 1 fully coloured.
+        blush: 0 none to 1 wholly red; apples only.
         gloss: 0 dull to 1 waxed.
         wrinkles: 0 none to 1 deep, around the stem.
-        lesions: painted in this order.
-        marks: painted over the lesions.
+        shrivel: 0 plump to 1 shrunk, with an uneven outline.
+        rot: large rot; None for none.
+        lesions: painted over the rot, in this order.
+        marks: russet and wind scars are painted under rot and lesions, all others over them.
         key: key of its random details.
     """
 
@@ -166,8 +207,11 @@ class Fruit:
     axes: Vector
     rotation: NDArray[np.float64]
     ripeness: float
+    blush: float
     gloss: float
     wrinkles: float
+    shrivel: float
+    rot: Rot | None
     lesions: tuple[Lesion, ...]
     marks: tuple[Mark, ...]
     key: int

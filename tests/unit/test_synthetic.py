@@ -134,6 +134,30 @@ def test_the_infected_share_is_kept(share: float, low: float, high: float) -> No
     assert low <= np.mean([fruit.pixel_class is PixelClass.INFECTED for fruit in fruits]) <= high
 
 
+@pytest.mark.parametrize("cover", [0.1, 0.5, 0.8, 1.0])
+def test_large_rot_covers_and_labels_the_share_asked_for(cover: float) -> None:
+    options = RenderOptions(Background.TABLE, 1, Layout.APART, infected_share=1, rot_cover=cover, distractors=False)
+    for seed in range(6):
+        sample = render(seed, options=options)
+        infected = (sample.semantic == PixelClass.INFECTED).sum() / (sample.semantic > 0).sum()
+        # The smallest of these fruits has 500 pixels; half of those on the border of the rot may fall on either side.
+        assert infected == pytest.approx(cover, abs=0.03)
+
+
+def test_russet_and_wind_scars_show_and_are_healthy() -> None:
+    without, scarred = (
+        [
+            render(seed, SMALL, options=RenderOptions(Background.BELT, 3, infected_share=0, russet_share=share))
+            for seed in range(4)
+        ]
+        for share in (0, 1)
+    )
+    for plain, marked in zip(without, scarred, strict=True):
+        assert not np.array_equal(plain.pixels, marked.pixels)
+        assert np.array_equal(plain.semantic, marked.semantic)
+        assert set(np.unique(marked.semantic)) == {PixelClass.BACKGROUND, PixelClass.HEALTHY}
+
+
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("count", [0, 1, 12, 24])
 def test_the_requested_number_of_fruits_is_visible(layout: Layout, count: int) -> None:
@@ -190,6 +214,8 @@ def test_without_camera_effects_there_is_no_noise() -> None:
         ({"fruits": -1}, "fruits must be 0 to 24, got -1"),
         ({"fruits": 25}, "fruits must be 0 to 24, got 25"),
         ({"infected_share": 1.1}, "infected_share must be 0 to 1, got 1.1"),
+        ({"rot_cover": 0.01}, "rot_cover must be 0.05 to 1, got 0.01"),
+        ({"russet_share": -0.1}, "russet_share must be 0 to 1, got -0.1"),
         ({"background": Background.CUPS, "layout": Layout.PILED}, "must be apart with cups, got piled"),
     ],
 )
