@@ -48,7 +48,7 @@ class ClassMap:
 
     @classmethod
     def of(cls, words: Mapping[str, str]) -> ClassMap:
-        """Extend or change the default classes (Healthy, Infected, Ignore; 0, 1, 2, 255) by words, as settings hold them.
+        """Extend or change the default classes (Healthy, Infected, Ignore; 0, 1, 2, 255) by words, as in settings.
 
         Args:
             words: class names or mask values to "background", "healthy", "infected", "fruit" or "ignore";

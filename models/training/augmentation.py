@@ -218,7 +218,7 @@ def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generato
 def _compressed(pixels: Pixels, quality: int) -> Pixels:
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return np.asarray(PIL.Image.open(file))
+    return np.array(PIL.Image.open(file))
 
 
 def _relit(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:

@@ -18,11 +18,14 @@ from models.types import BinaryMask, PixelClass, Pixels, SemanticMap, Size
 _LEAST_PIXELS: Final = 80
 """Smallest fruit on which rot is painted, in pixels of the crop."""
 
-_HUES: Final = 180  # of OpenCV's HSV in uint8
+_HUES: Final = 180  # of OpenCV's HSV in uint8: steps of two degrees
+
+_FRUIT_HUES: Final = (-4, 58)
+"""From crimson over orange and yellow to green."""
 
 
 def change_colour(pixels: Pixels, classes: SemanticMap, rng: np.random.Generator) -> Pixels:
-    """Turn fruit green, yellow or red: all but its infected pixels, by one random shift of their hue.
+    """Turn fruit red, orange, yellow or green: all but its infected pixels, by one random shift of their hue.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
@@ -33,13 +36,15 @@ def change_colour(pixels: Pixels, classes: SemanticMap, rng: np.random.Generator
         uint8 of the same shape.
     """
     fruit = (classes == PixelClass.HEALTHY) | (classes == PixelClass.FRUIT)
-    shift = rng.uniform(-20, 36)  # in steps of two degrees: orange to red, or to green
-    saturation, value = rng.uniform(0.6, 1.2), rng.uniform(0.7, 1.15)
+    wanted = rng.uniform(*_FRUIT_HUES)
+    saturation, value = np.float32(rng.uniform(0.6, 1.2)), np.float32(rng.uniform(0.7, 1.15))
     if not fruit.any():
         return pixels
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV).astype(np.float32)
-    hsv[..., 0] = (hsv[..., 0] + shift) % _HUES
-    hsv[..., 1:] = np.clip(hsv[..., 1:] * np.float32((saturation, value)), 0, 255)
+    typical = np.median((hsv[..., 0][fruit] + 40) % _HUES) - 40  # red lies at both ends of the scale
+    hsv[..., 0] = (hsv[..., 0] + (wanted - typical)) % _HUES
+    hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 255)
+    hsv[..., 2] = np.clip(hsv[..., 2] * value, 0, 255)
     changed = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
     return _blend(pixels, changed.astype(np.float32), _soft(fruit, 0.7))
 

@@ -149,9 +149,7 @@ class UNetValidator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counts:
-    """Confusions of an image, int64 (3, 3) and (2, 2), whether its number of fruits is right, the number of fruits
-    found, and the error of the infected fraction.
-    """
+    """Counts of one image: confusions int64 (3, 3) and (2, 2), fruits found, and what they are compared with."""
 
     classes: NDArray[np.int64]
     fruit: NDArray[np.int64]
