@@ -48,6 +48,8 @@ class Augmentation:
         shadow: probability of shadows.
         fruit_colour: probability of another colour of all fruit.
         rot: probability of rot painted on fruit, if the annotation separates fruits.
+        lesions: probability of lesions of another fruit transferred to a fruit, likewise.
+        paste: probability of fruits of other images pasted into an image; into one without fruit three times as high.
 
     Raises:
         CannotTrain: a number is out of range.
@@ -69,10 +71,14 @@ class Augmentation:
     shadow: float = 0.2
     fruit_colour: float = 0.3
     rot: float = 0.25
+    lesions: float = 0.2
+    paste: float = 0.2
 
     def __post_init__(self) -> None:
-        changes = (self.brightness, self.contrast, self.saturation, self.gamma)
-        shares = (self.flip, self.flip_vertical, *changes, self.jpeg, self.shadow, self.fruit_colour, self.rot)
+        shares = (
+            *(self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation, self.gamma),
+            *(self.jpeg, self.shadow, self.fruit_colour, self.rot, self.lesions, self.paste),
+        )
         others = (self.rotation, self.hue, self.blur, self.noise)
         if not all(0 <= each <= 1 for each in shares) or not all(0 <= each <= 360 for each in others):
             raise CannotTrain(
@@ -84,7 +90,7 @@ class Augmentation:
             )
 
 
-UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """No change; only the visible part of an image that is larger than its crop is random."""
 
 

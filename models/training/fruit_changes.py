@@ -46,7 +46,7 @@ def change_colour(pixels: Pixels, classes: SemanticMap, rng: np.random.Generator
     hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 255)
     hsv[..., 2] = np.clip(hsv[..., 2] * value, 0, 255)
     changed = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
-    return _blend(pixels, changed.astype(np.float32), _soft(fruit, 0.7))
+    return blend(pixels, changed.astype(np.float32), soft(fruit, 0.7))
 
 
 def paint_rot(
@@ -109,11 +109,11 @@ def _rot_fruit(pixels: Pixels, classes: SemanticMap, fruit: BinaryMask, rng: np.
     spots = _spread(mask, share, diameter, rng)
     # A sharp border, or one that soaks into the healthy part.
     softness = rng.uniform(0.4, 1.0) if rng.random() < 0.6 else rng.uniform(1.0, max(1.1, 0.08 * diameter))
-    alpha = _soft(spots, softness) * _soft(mask, 0.6)
+    alpha = soft(spots, softness) * soft(mask, 0.6)
     part = pixels[window]
     painted = _rotten(part, mask, size, rng)
     strength = np.float32(rng.uniform(0.75, 1.0))
-    pixels[window] = _blend(part, painted, alpha * strength)
+    pixels[window] = blend(part, painted, alpha * strength)
     classes[window][(alpha > 0.5) & mask & (classes[window] != PixelClass.IGNORE)] = PixelClass.INFECTED
 
 
@@ -157,10 +157,21 @@ def _noise(size: Size, scale: float, rng: np.random.Generator) -> NDArray[np.flo
     return np.asarray(cv2.resize(values, (size.width, size.height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _soft(mask: BinaryMask, deviation: float) -> NDArray[np.float32]:
+def soft(mask: BinaryMask, deviation: float) -> NDArray[np.float32]:
+    """Return a mask with a soft edge: float32 (height, width), 0 to 1, blurred by a standard deviation in pixels."""
     return np.asarray(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), deviation), np.float32)
 
 
-def _blend(below: Pixels, above: NDArray[np.float32], alpha: NDArray[np.float32]) -> Pixels:
+def blend(below: Pixels, above: NDArray[np.float32], alpha: NDArray[np.float32]) -> Pixels:
+    """Mix two images.
+
+    Args:
+        below: uint8 (height, width, 3), RGB.
+        above: float32 (height, width, 3), 0 to 255.
+        alpha: float32 (height, width), 0 to 1, the share of `above`.
+
+    Returns:
+        uint8 of the same shape.
+    """
     mixed = below + alpha[..., None] * (above - below)
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

@@ -6,7 +6,6 @@ validation, and training uses all above. No scene is ever in two of them.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,14 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.data.samples import Sample
+from models.data.samples import InstanceMap, Sample
 from models.data.sources import OpenedSource
+from models.metrics import is_fruit
 from models.synthetic import RenderOptions, render
-from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
+from models.training.augmentation import Augmentation, move_classes, move_instances, move_pixels, place, recolour
+from models.training.cut_outs import cut_fruit, number_to_paste, paste_fruits, transfer_lesions
 from models.training.fruit_changes import cast_shadows, change_colour, paint_rot
+from models.training.image_pool import ImagePool
 from models.training.losses import centre_offsets
 from models.training.options import CLOSE, LOOKS, Machine, UNetOptions
-from models.types import PixelClass, SemanticMap, Size
+from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.letterbox import unet_letterbox
 
 FIRST_VALIDATION_SEED: Final = 500_000
@@ -34,8 +36,6 @@ _LAST_TRAINING_SEED: Final = 2**53
 
 _INFECTED: Final = RenderOptions(infected_share=0.7)
 """Lesions cover few pixels: more fruits have them in training than in validation, so that each scene teaches more."""
-
-_CACHE_BYTES: Final = 1 << 30
 
 _DIAMETERS: Final = (20.0, 170.0)
 """Diameters of fruits in close-ups, in pixels."""
@@ -119,49 +119,13 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     return batches
 
 
-class SampleCache:
-    """Keeps samples in memory, those used last, because decoding costs more than all changes of an image.
-
-    Args:
-        limit: most bytes of all samples.
-    """
-
-    def __init__(self, limit: int = _CACHE_BYTES) -> None:
-        self._limit = limit
-        self._samples: OrderedDict[tuple[str, str], Sample] = OrderedDict()
-        self._bytes = 0
-
-    def load(self, source: OpenedSource, name: str) -> Sample:
-        """Return a sample of a source.
-
-        Raises:
-            DataError: the image cannot be used.
-        """
-        key = source.name, name
-        if key in self._samples:
-            self._samples.move_to_end(key)
-            return self._samples[key]
-        sample = source.dataset.load(name)
-        self._samples[key] = sample
-        self._bytes += _bytes_of(sample)
-        while self._bytes > self._limit and len(self._samples) > 1:
-            self._bytes -= _bytes_of(self._samples.popitem(last=False)[1])
-        return sample
-
-
-def _bytes_of(sample: Sample) -> int:
-    numbers = 0 if sample.instance_map is None else sample.instance_map.nbytes
-    return sample.pixels.nbytes + sample.semantic.nbytes + numbers
-
-
-def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions, cache: SampleCache) -> Example:
+def load_example(pick: Pick, options: UNetOptions, pool: ImagePool) -> Example:
     """Read or render an image, and change it at random.
 
     Args:
         pick: image and crop.
-        sources: sets.
         options: options of the run.
-        cache: cache of this process.
+        pool: images of the sets.
 
     Raises:
         DataError: the image cannot be used.
@@ -169,7 +133,7 @@ def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptio
     if pick.source is None:
         sample, scale = _rendered(int(pick.name), pick.scene), 1.0
     else:
-        sample = cache.load(sources[pick.source], pick.name)
+        sample = pool.load(pick.source, pick.name)
         scale = unet_letterbox(sample.size).resized.width / sample.size.width
     look = () if pick.look is None else (pick.look,)
     rng = np.random.default_rng([options.fit.seed, _CHANGE, pick.epoch, pick.index, *look])
@@ -179,6 +143,7 @@ def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptio
     placement = place(sample.size, pick.crop, scale, options.augmentation, rng, about=about)
     pixels, classes = move_pixels(sample.pixels, placement), move_classes(sample.semantic, placement)
     fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
+    pixels, classes, fruits = _with_cut_outs(pixels, classes, fruits, pool, options.augmentation, rng)
     if rng.random() < options.augmentation.fruit_colour:
         pixels = change_colour(pixels, classes, rng)
     if fruits is not None and rng.random() < options.augmentation.rot:
@@ -188,6 +153,28 @@ def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptio
     pixels = recolour(pixels, options.augmentation, rng)
     offsets = centre_offsets(fruits, pick.crop.height, pick.crop.width)
     return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(offsets)
+
+
+def _with_cut_outs(
+    pixels: Pixels,
+    classes: SemanticMap,
+    fruits: InstanceMap | None,
+    pool: ImagePool,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[Pixels, SemanticMap, InstanceMap | None]:
+    """Paste fruits of other images into a crop, and transfer lesions to one of its fruits."""
+    chance = augmentation.paste if is_fruit(classes).any() else min(1.0, 3 * augmentation.paste)
+    if rng.random() < chance:
+        cuts = [cut_fruit(pool, rng) for _ in range(number_to_paste(rng))]
+        known = np.zeros(classes.shape, np.uint16) if fruits is None else fruits
+        pixels, classes, fruits = paste_fruits(pixels, classes, known, [each for each in cuts if each], rng)
+    if fruits is not None and fruits.any() and rng.random() < augmentation.lesions:
+        donor = cut_fruit(pool, rng, lesions=True)
+        if donor is not None:
+            number = rng.choice(np.flatnonzero(np.bincount(fruits.ravel())[1:]) + 1)
+            pixels, classes = transfer_lesions(pixels, classes, fruits == number, donor, rng)
+    return pixels, classes, fruits
 
 
 @lru_cache(maxsize=1)  # close-ups of one scene follow one another
@@ -269,7 +256,7 @@ class _Plan(Sampler[list[Pick]]):
 
 class _Examples(Dataset[Example]):
     def __init__(self, sources: Sequence[OpenedSource], options: UNetOptions) -> None:
-        self._sources, self._options, self._cache = sources, options, SampleCache()
+        self._options, self._pool = options, ImagePool(sources)
 
     def __getitem__(self, pick: Pick) -> Example:
-        return load_example(pick, self._sources, self._options, self._cache)
+        return load_example(pick, self._options, self._pool)
