@@ -41,6 +41,7 @@ class Augmentation:
         contrast: likewise of the factor on differences from the mean of the image.
         saturation: likewise of the factor on differences from grey.
         hue: largest rotation about the axis of greys in degrees.
+        mirror: probability that an image goes on mirrored where its crop is larger, instead of with padding.
         blur: largest standard deviation in pixels.
         noise: largest standard deviation, of 255.
         gamma: largest logarithm of the exponent on brightness, either way.
@@ -64,6 +65,7 @@ class Augmentation:
     contrast: float = 0.3
     saturation: float = 0.35
     hue: float = 10.0
+    mirror: float = 0.6
     blur: float = 1.5
     noise: float = 10.0
     gamma: float = 0.35
@@ -76,7 +78,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         shares = (
-            *(self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation, self.gamma),
+            *(self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation, self.gamma, self.mirror),
             *(self.jpeg, self.shadow, self.fruit_colour, self.rot, self.lesions, self.paste),
         )
         others = (self.rotation, self.hue, self.blur, self.noise)
@@ -90,7 +92,7 @@ class Augmentation:
             )
 
 
-UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """No change; only the visible part of an image that is larger than its crop is random."""
 
 
@@ -102,11 +104,13 @@ class Placement:
         matrix: float64 (2, 3), from x, y of the image to x, y of the crop; corners of pixels have whole coordinates.
         scale: its scale, above 0.
         crop: size of the crop.
+        mirrored: whether the image goes on mirrored outside its edges, so that every pixel of the crop counts.
     """
 
     matrix: NDArray[np.float64]
     scale: float
     crop: Size
+    mirrored: bool = False
 
 
 def place(
@@ -140,15 +144,18 @@ def place(
     middle, slack = image / 2, np.abs(image * scale - window) / 2
     if about is not None:
         middle, slack = np.array(about), window / 4
+        # Not beyond the edges, as far as the image is larger than the crop.
+        reach = np.maximum(image * scale - window, 0) / 2
+        middle = image / 2 + np.clip((middle - image / 2) * scale, -reach, reach) / scale
     shift = rng.uniform(-slack, slack)
     turn = np.array(((math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))))
     linear = scale * turn @ np.diag(mirror)
     offset = window / 2 + turn @ shift - linear @ middle
-    return Placement(np.column_stack((linear, offset)), scale, crop)
+    return Placement(np.column_stack((linear, offset)), scale, crop, bool(rng.random() < augmentation.mirror))
 
 
 def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
-    """Move an image into its crop; outside the image is `PADDING`.
+    """Move an image into its crop; outside the image is `PADDING`, or the mirrored image.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
@@ -164,11 +171,11 @@ def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
         small = max(1, round(width * placement.scale)), max(1, round(height * placement.scale))
         pixels = np.asarray(PIL.Image.fromarray(pixels).resize(small, PIL.Image.Resampling.BILINEAR))
         matrix = matrix @ np.diag((width / small[0], height / small[1], 1.0))
-    return _warped(pixels, matrix, placement.crop, cv2.INTER_LINEAR, PADDING)
+    return _warped(pixels, matrix, placement.crop, cv2.INTER_LINEAR, None if placement.mirrored else PADDING)
 
 
 def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
-    """Move the classes of an image into its crop; outside the image is IGNORE.
+    """Move the classes of an image into its crop; outside the image is IGNORE, or the mirrored image.
 
     Args:
         semantic: uint8 (height, width) of `PixelClass`.
@@ -177,7 +184,7 @@ def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
     Returns:
         uint8 of size `placement.crop`.
     """
-    outside = (int(PixelClass.IGNORE),)
+    outside = None if placement.mirrored else (int(PixelClass.IGNORE),)
     return _warped(semantic, placement.matrix, placement.crop, cv2.INTER_NEAREST, outside)
 
 
@@ -249,13 +256,17 @@ def _about_greys(angle: float) -> NDArray[np.float64]:
 
 
 def _warped(
-    values: NDArray[_Whole], matrix: NDArray[np.float64], crop: Size, interpolation: int, outside: tuple[int, ...]
+    values: NDArray[_Whole],
+    matrix: NDArray[np.float64],
+    crop: Size,
+    interpolation: int,
+    outside: tuple[int, ...] | None,
 ) -> NDArray[_Whole]:
+    """Move values; outside is one value, or the mirrored image."""
     # In OpenCV, whole coordinates are the centres of pixels.
     matrix = matrix.copy()
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     size = (crop.width, crop.height)
-    moved = cv2.warpAffine(
-        values, matrix, size, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=outside
-    )
+    border = cv2.BORDER_REFLECT if outside is None else cv2.BORDER_CONSTANT
+    moved = cv2.warpAffine(values, matrix, size, flags=interpolation, borderMode=border, borderValue=outside or (0,))
     return np.asarray(moved, values.dtype)

@@ -31,8 +31,8 @@ CROPS: Final = (Size(224, 448), Size(448, 224), Size(256, 384), Size(384, 256), 
 """Shapes of batches that cover about the area that serving uses, for images of 2:1 to 1:2."""
 
 CLOSE: Final = Size(192, 192)
-LOOKS: Final = 3
-"""Close-ups of one image: together about the area of one crop."""
+LOOKS: Final = 2
+"""Close-ups of one image: together less than the area of one crop."""
 
 _FLEXIBLE: Final = frozenset({Architecture.MOBILE_SAM})
 """Architectures whose encoders have no absolute position embeddings."""
