@@ -86,20 +86,24 @@ def thicket() -> tuple[Field, ...]:
         x, y = rng.uniform(0, _TILE, 2).tolist()
         length, angle = LEAF_OF_TILE * _TILE * rng.uniform(0.6, 1.3), rng.normal(math.pi / 2, 1.1)
         breadth, facing, tilt, hue = rng.uniform((0.6, 0.3, -0.3, 0), (1.4, 1.2, 0.3, 1)).tolist()
-        for right in (-_TILE, 0, _TILE):
-            for down in (-_TILE, 0, _TILE):
-                stalk = (x + right, y + down)
-                placed = _warped(tile.shape, stalk, length=length, angle=angle, breadth=breadth)
-                if placed is None:
-                    continue
-                window, (covered, side, veins, _) = placed[0], np.moveaxis(placed[1], -1, 0)
-                part = tile[window]
-                # What lies under the leaf is in its shadow.
-                part[..., 1] *= 1 - 0.55 * cv2.blur(covered, (9, 9))
-                paint = np.stack([np.ones_like(side), facing * (1 + tilt * side) + 0.2 * veins, hue + 0 * side], -1)
-                mix(part[..., :3], paint, covered)
-                if number >= _TILED_LEAVES * 0.7:
-                    np.maximum(part[..., 3], covered, out=part[..., 3])
+        copies = [
+            (x + right, y + down)
+            for right in (-_TILE, 0, _TILE)
+            for down in (-_TILE, 0, _TILE)
+            if -length < x + right < _TILE + length and -length < y + down < _TILE + length
+        ]
+        for stalk in copies:
+            placed = _warped(tile.shape, stalk, length=length, angle=angle, breadth=breadth)
+            if placed is None:
+                continue
+            window, (covered, side, veins, _) = placed[0], np.moveaxis(placed[1], -1, 0)
+            part = tile[window]
+            # What lies under the leaf is in its shadow.
+            part[..., 1] *= 1 - 0.55 * cv2.blur(covered, (9, 9))
+            paint = np.stack([np.ones_like(side), facing * (1 + tilt * side) + 0.2 * veins, hue + 0 * side], -1)
+            mix(part[..., :3], paint, covered)
+            if number >= _TILED_LEAVES * 0.7:
+                np.maximum(part[..., 3], covered, out=part[..., 3])
     return halved(tile)
 
 
