@@ -36,8 +36,7 @@ def paint(scene: Scene, size: Size, name: str, seed: int) -> Sample:
     lesions = np.zeros((size.height, size.width), np.bool_)
     for number, fruit in enumerate(scene.fruits, start=1):
         _paint_fruit(fruit, scene, size, canvas=canvas, instances=instances, lesions=lesions, number=number)
-    if scene.background is Background.FOLIAGE:
-        paint_front_leaves(scene, canvas, instances, rng)
+    paint_front_leaves(scene, canvas, instances, rng)
     even = float(even_light(scene).mean())
     canvas *= 0.8 / even
     pixels = photograph(canvas, scene.lens, generator(seed, 4))
@@ -116,6 +115,7 @@ def photograph(light: Field, lens: Lens, rng: np.random.Generator) -> Pixels:
     """
     height, width = light.shape[:2]
     unit = math.sqrt(height * width)
+    light += lens.haze
     light *= lens.balance * lens.exposure
     if lens.vignetting > 0:
         down = ((np.arange(height, dtype=np.float32) + 0.5) / height - 0.5) ** 2

@@ -13,6 +13,7 @@ from models.synthetic.fields import Rgb, generator
 from models.synthetic.fruits import Shape, fruit_of, pick, shape_of, usual_of
 from models.synthetic.layout import Ball, Body, Ground, arrange, cup_centres
 from models.synthetic.scene import (
+    MAX_FRUITS,
     Background,
     Lamp,
     Layout,
@@ -24,18 +25,29 @@ from models.synthetic.scene import (
 from models.synthetic.surface import outline_of
 
 _BACKGROUNDS: Final = {
-    Background.BELT: 0.2,
-    Background.ROLLERS: 0.12,
-    Background.CUPS: 0.07,
-    Background.TABLE: 0.24,
-    Background.CLOTH: 0.1,
-    Background.FOLIAGE: 0.13,
-    Background.WHITE: 0.08,
-    Background.BLACK: 0.06,
+    Background.BELT: 0.15,
+    Background.ROLLERS: 0.09,
+    Background.CUPS: 0.05,
+    Background.TABLE: 0.17,
+    Background.CLOTH: 0.06,
+    Background.CRATE: 0.05,
+    Background.FOLIAGE: 0.22,
+    Background.GRASS: 0.05,
+    Background.SOIL: 0.05,
+    Background.WHITE: 0.07,
+    Background.BLACK: 0.04,
 }
-_COUNTS: Final = np.array([0.03, 0.17, 0.13, 0.13, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.03, 0.03])
+_OUTDOORS: Final = frozenset({Background.FOLIAGE, Background.GRASS, Background.SOIL})
+_COUNTS: Final = np.array([0.2, 0.13, 0.13, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.03, 0.03])
+"""Chances of 1 to 12 fruits."""
+
+_NO_FRUIT: Final = 0.05  # share of the scenes without fruit
+_NO_FRUIT_OUTDOORS: Final = 0.18  # leaves, stones and shade look more like fruit than belts do
+_MANY: Final = 0.2  # share of the scenes among leaves with up to 24 small fruits
 _LAYOUTS: Final = {Layout.LOOSE: 0.4, Layout.APART: 0.2, Layout.TOUCHING: 0.25, Layout.PILED: 0.15}
-_SMALLEST: Final = 0.02  # a radius as a share of the image's width
+_SMALLEST: Final = 0.019  # a radius, in mean sides: a fruit is 12 pixels wide at 448 x 224
+_FAR: Final = 0.3  # share of the scenes that show small fruit
+_NEAR: Final = 0.2  # share of the scenes with one or two fruits that are close-ups
 
 
 def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions) -> Scene:
@@ -48,7 +60,7 @@ def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions)
     """
     rng = generator(seed, 0)
     background = pick(rng, _BACKGROUNDS) if options.background is None else options.background
-    count = int(rng.choice(len(_COUNTS), p=_COUNTS)) if options.fruits is None else options.fruits
+    count = _count(rng, background) if options.fruits is None else options.fruits
     elevation = _elevation(rng, background)
     ground = Ground(extent, elevation)
     lighting = lighting_of(rng, background, elevation)
@@ -72,6 +84,14 @@ def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions)
     return Scene(extent, background, elevation, pitch, fruits, lighting, lens, int(rng.integers(1 << 31)))
 
 
+def _count(rng: np.random.Generator, background: Background) -> int:
+    if rng.random() < (_NO_FRUIT_OUTDOORS if background in _OUTDOORS else _NO_FRUIT):
+        return 0
+    if background is Background.FOLIAGE and rng.random() < _MANY:
+        return int(rng.integers(8, MAX_FRUITS + 1))
+    return 1 + int(rng.choice(len(_COUNTS), p=_COUNTS / _COUNTS.sum()))
+
+
 def _elevation(rng: np.random.Generator, background: Background) -> float:
     if background in {Background.CUPS, Background.ROLLERS}:
         return math.pi / 2
@@ -84,14 +104,17 @@ def _balls(
     rng: np.random.Generator, ground: Ground, background: Background, shapes: Sequence[Shape], layout: Layout | None
 ) -> tuple[list[Ball], float]:
     """Return the places of the fruits, and the distance between cups or rollers."""
-    count, smallest = len(shapes), _SMALLEST * ground.extent[0]
+    count = len(shapes)
     fitting = min(0.46 / math.sqrt(max(count, 1)), 0.48 * min(ground.extent))
-    if count <= 2 and layout in {None, Layout.LOOSE} and rng.random() < 0.2:
-        fitting *= 1.7  # a close-up: the fruit fills the image
-    radius = max(smallest, fitting * math.exp(rng.uniform(math.log(0.38), 0)))
+    radius = fitting * math.exp(rng.uniform(math.log(0.38), 0))
+    if layout in {None, Layout.LOOSE}:
+        if 1 <= count <= 2 and rng.random() < _NEAR:
+            radius = fitting * math.exp(rng.uniform(0, math.log(2.4)))  # fruit fills the image and reaches beyond it
+        elif rng.random() < _FAR:
+            radius = fitting * math.exp(rng.uniform(math.log(0.09), math.log(0.4)))
     radii = radius * rng.uniform(0.82, 1.12, count)
     radii[rng.random(count) < 0.1] *= 0.6
-    np.maximum(radii, smallest, out=radii)
+    np.maximum(radii, _SMALLEST, out=radii)
     if background is Background.CUPS:
         return _in_cups(rng, ground, radii, 2.5 * radius)
     chosen = pick(rng, _LAYOUTS) if layout is None else layout
@@ -132,12 +155,12 @@ def _tinted(rng: np.random.Generator, strength: float, spread: float) -> Rgb:
 def lighting_of(rng: np.random.Generator, background: Background, elevation: float) -> Lighting:
     """Draw a key lamp, sometimes a second and a third, sky and bounce."""
     lamps = []
-    outside = background is Background.FOLIAGE
+    outside = background in _OUTDOORS
     count = 1 if outside else int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))
     for number in range(count):
         height = math.radians(rng.uniform(28, 82))
         around = rng.uniform(0, 2 * math.pi)
-        if outside:
+        if background is Background.FOLIAGE:
             around = rng.uniform(1.15, 1.85) * math.pi  # the sun stands on the camera's side, or to the side
         x, away, up = math.cos(height) * math.cos(around), math.cos(height) * math.sin(around), math.sin(height)
         sin, cos = math.sin(elevation), math.cos(elevation)
@@ -146,19 +169,20 @@ def lighting_of(rng: np.random.Generator, background: Background, elevation: flo
         lamps.append(Lamp(direction, _tinted(rng, strength, 0.08), 0.1 if outside else float(rng.beta(1.5, 1.5))))
     sky = rng.uniform(0.2, 0.6)
     bounce = {Background.BLACK: 0.01, Background.WHITE: 0.55, Background.TABLE: 0.4}.get(background, 0.15)
-    dapple = float(rng.uniform(0.5, 1)) if rng.random() < (0.55 if outside else 0.06) else 0.0
+    dapple = float(rng.uniform(0.5, 1)) if rng.random() < (0.55 if outside else 0.12) else 0.0
     return Lighting(
         lamps=tuple(lamps),
         sky=_tinted(rng, sky, 0.12),
         bounce=_tinted(rng, bounce * rng.uniform(0.5, 1), 0.08),
         dapple=dapple,
+        leafy=bool(rng.random() < 0.6),
         key=int(rng.integers(1 << 31)),
     )
 
 
 def plain_lens(rng: np.random.Generator) -> Lens:
     """Return a perfect camera."""
-    return Lens(rng.uniform(0.85, 1.1), np.ones(3, np.float32), 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
+    return Lens(rng.uniform(0.85, 1.1), np.ones(3, np.float32), 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
 
 
 def lens_of(rng: np.random.Generator, background: Background) -> Lens:
@@ -174,6 +198,7 @@ def lens_of(rng: np.random.Generator, background: Background) -> Lens:
         motion=rng.uniform(2, 14) if rng.random() < (0.3 if line else 0.1) else 0.0,
         motion_angle=0.0 if line else rng.uniform(0, math.pi),
         sharpening=rng.uniform(0, 1) if rng.random() < 0.5 else 0.0,
+        haze=rng.uniform(0.0, 0.06) if rng.random() < 0.2 else 0.0,
         noise=math.exp(rng.uniform(math.log(0.003), math.log(0.04))),
         jpeg_quality=int(rng.integers(45, 98)),
     )

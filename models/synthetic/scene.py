@@ -32,7 +32,10 @@ class Background(StrEnum):
     CUPS = "cups"
     TABLE = "table"
     CLOTH = "cloth"
+    CRATE = "crate"
     FOLIAGE = "foliage"
+    GRASS = "grass"
+    SOIL = "soil"
     WHITE = "white"
     BLACK = "black"
 
@@ -241,6 +244,7 @@ class Lighting:
         sky: diffuse light from above.
         bounce: light from the ground.
         dapple: 0 for even light to 1 for sun through leaves.
+        leafy: whether the dapples have the outlines of near leaves; else they are patches.
         key: key of the dapples.
     """
 
@@ -248,6 +252,7 @@ class Lighting:
     sky: Rgb
     bounce: Rgb
     dapple: float
+    leafy: bool
     key: int
 
 
@@ -264,6 +269,7 @@ class Lens:
         motion: length of the motion blur, likewise.
         motion_angle: its direction in radians.
         sharpening: 0 for none to 1 for strong.
+        haze: stray light, 0 to 1 being white paper.
         noise: standard deviation at middle grey, 0 to 1 being black to white.
         jpeg_quality: 1 to 100; None for no compression.
     """
@@ -276,6 +282,7 @@ class Lens:
     motion: float
     motion_angle: float
     sharpening: float
+    haze: float
     noise: float
     jpeg_quality: int | None
 
