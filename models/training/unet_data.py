@@ -26,7 +26,7 @@ from models.training.cut_outs import cut_fruit, number_to_paste, paste_fruits, t
 from models.training.fruit_changes import cast_shadows, change_colour, paint_rot
 from models.training.image_pool import ImagePool
 from models.training.losses import centre_offsets
-from models.training.options import CLOSE, LOOKS, Machine, UNetOptions
+from models.training.options import LOOKS, Machine, UNetOptions
 from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.letterbox import unet_letterbox
 
@@ -37,8 +37,8 @@ _LAST_TRAINING_SEED: Final = 2**53
 _INFECTED: Final = RenderOptions(infected_share=0.7)
 """Lesions cover few pixels: more fruits have them in training than in validation, so that each scene teaches more."""
 
-_DIAMETERS: Final = (20.0, 170.0)
-"""Diameters of fruits in close-ups, in pixels."""
+_DIAMETERS: Final = (0.1, 0.9)
+"""Diameters of fruits in close-ups, as shares of their side."""
 
 _CLOSER: Final = 0.7
 """Largest logarithm of the scale of a close-up whose fruit is not separated from others."""
@@ -114,7 +114,8 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
         whole = [
             replace(one, crop=scene, scene=scene) for one in picks[step * options.batch : (step + 1) * options.batch]
         ]
-        looks = [replace(one, crop=CLOSE, look=look) for one in whole for look in range(LOOKS)]
+        square = Size(options.close_side, options.close_side)
+        looks = [replace(one, crop=square, look=look) for one in whole for look in range(LOOKS)]
         batches.append(looks if close else whole)
     return batches
 
@@ -139,7 +140,7 @@ def load_example(pick: Pick, options: UNetOptions, pool: ImagePool) -> Example:
     rng = np.random.default_rng([options.fit.seed, _CHANGE, pick.epoch, pick.index, *look])
     about = None if pick.look is None else _point_of_interest(sample.semantic, rng)
     if about is not None:
-        scale = _look_closer(sample, about, scale, rng)
+        scale = _look_closer(sample, about, scale, options.close_side, rng)
     placement = place(sample.size, pick.crop, scale, options.augmentation, rng, about=about)
     pixels, classes = move_pixels(sample.pixels, placement), move_classes(sample.semantic, placement)
     fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
@@ -182,14 +183,16 @@ def _rendered(seed: int, size: Size) -> Sample:
     return render(seed, size, options=_INFECTED)
 
 
-def _look_closer(sample: Sample, about: tuple[float, float], scale: float, rng: np.random.Generator) -> float:
+def _look_closer(
+    sample: Sample, about: tuple[float, float], scale: float, side: int, rng: np.random.Generator
+) -> float:
     """Choose a scale at which the fruit at a point has a random diameter; near `scale` if it is not separated."""
     number = 0 if sample.instance_map is None else sample.instance_map[int(about[1]), int(about[0])]
     if sample.instance_map is None or not number:
         return scale * float(np.exp(rng.uniform(0, _CLOSER)))
     diameter = 2 * float(np.sqrt(np.count_nonzero(sample.instance_map == number) / np.pi))
-    wanted = np.exp(rng.uniform(*np.log(_DIAMETERS))) / diameter
-    return float(np.clip(wanted, 0.5 * scale, max(2.0, scale)))
+    wanted = side * np.exp(rng.uniform(*np.log(_DIAMETERS))) / diameter
+    return float(np.clip(wanted, 0.4 * scale, max(2.0, scale)))
 
 
 def _point_of_interest(semantic: SemanticMap, rng: np.random.Generator) -> tuple[float, float] | None:

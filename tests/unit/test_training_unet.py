@@ -20,7 +20,7 @@ from models.synthetic.output import write_sample
 from models.training.errors import CannotTrain
 from models.training.image_pool import ImagePool
 from models.training.losses import centre_offsets
-from models.training.options import CLOSE, LOOKS, PRESETS, FitOptions, Machine, Product, UNetOptions
+from models.training.options import LOOKS, PRESETS, FitOptions, Machine, Product, UNetOptions
 from models.training.run_files import open_run, write_weights
 from models.training.trainer import Trainer, Validation
 from models.training.unet_data import (
@@ -229,18 +229,18 @@ def test_images_of_a_kind_have_a_weight_of_their_own_and_are_validated_apart(
 
 
 def test_close_ups_show_fruit_and_lesions_and_end_before_the_last_epochs(opened: tuple[OpenedSource, ...]) -> None:
-    options = replace(TINY, rendered=7, batch=4, close=1.0, fit=replace(TINY.fit, epochs=4))
+    options = replace(TINY, rendered=7, batch=4, close=1.0, close_side=96, fit=replace(TINY.fit, epochs=4))
     *close_ups, last = (plan_epoch(opened, options, epoch) for epoch in range(4))
     assert all(pick.look is None for batch in last for pick in batch)
     for batch in (batch for epoch in close_ups for batch in epoch):
         assert len(batch) == LOOKS * options.batch
         assert sorted(pick.look for pick in batch if pick.look is not None) == sorted([*range(LOOKS)] * options.batch)
-        assert {pick.crop for pick in batch} == {CLOSE}
+        assert {pick.crop for pick in batch} == {Size(96, 96)}
     pool = ImagePool(opened)
     for pick in close_ups[0][0][:4]:
         pixels, classes, _ = load_example(pick, options, pool)
-        assert pixels.shape == (CLOSE.height, CLOSE.width, 3)
-        inner = classes[CLOSE.height // 8 : -CLOSE.height // 8, CLOSE.width // 8 : -CLOSE.width // 8]
+        assert pixels.shape == (96, 96, 3)
+        inner = classes[12:-12, 12:-12]
         assert bool(((inner == PixelClass.HEALTHY) | (inner == PixelClass.INFECTED)).any())
 
 
@@ -284,6 +284,7 @@ def test_the_recipe_of_the_study_is_a_preset() -> None:
         ({"begin_from": Path("x"), "encoder_weights": "imagenet"}, "its own encoder"),
         ({"batch": 1}, "batch must be at least 2"),
         ({"close": 1.5}, "close must be 0 to 1"),
+        ({"close_side": 100}, "close_side must be a multiple of 32, got 100"),
         ({"rendered": -1}, "must be at least 0"),
         ({"crops": (Size(64, 100),)}, "multiples of 32"),
         ({"loss": "l1"}, "loss must be a sum of .* got 'l1'"),
