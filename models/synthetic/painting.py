@@ -16,6 +16,7 @@ from models.synthetic.apples import apple_skin
 from models.synthetic.backgrounds import paint_ground
 from models.synthetic.fields import Field, blurred, generator, mix
 from models.synthetic.foliage import paint_front_leaves
+from models.synthetic.hands import paint_fingers, paint_palm
 from models.synthetic.lesions import paint_lesion
 from models.synthetic.lighting import dapples, even_light, ground_light, shade
 from models.synthetic.marks import IN_PEEL, paint_mark
@@ -35,7 +36,12 @@ def paint(scene: Scene, size: Size, name: str, seed: int) -> Sample:
     instances = np.zeros((size.height, size.width), np.uint16)
     lesions = np.zeros((size.height, size.width), np.bool_)
     for number, fruit in enumerate(scene.fruits, start=1):
+        held = scene.hand and fruit is scene.fruits[-1]
+        if held:
+            paint_palm(scene, fruit, canvas, instances)
         _paint_fruit(fruit, scene, size, canvas=canvas, instances=instances, lesions=lesions, number=number)
+        if held:
+            paint_fingers(scene, fruit, canvas, instances)
     paint_front_leaves(scene, canvas, instances, rng)
     even = float(even_light(scene).mean())
     canvas *= 0.8 / even

@@ -37,6 +37,10 @@ _BACKGROUNDS: Final = {
     Background.WHITE: 0.07,
     Background.BLACK: 0.04,
 }
+_HANDS: Final = frozenset({Background.TABLE, Background.CRATE, Background.CLOTH, Background.FOLIAGE, Background.WHITE})
+_HELD: Final = 0.15  # share of the scenes with few fruits in which a hand holds one
+_MOST_BY_HAND: Final = 3  # fruits
+_HAND_HOLDS: Final = (0.07, 0.42)  # radii in mean sides
 _OUTDOORS: Final = frozenset({Background.FOLIAGE, Background.GRASS, Background.SOIL})
 _COUNTS: Final = np.array([0.2, 0.13, 0.13, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.03, 0.03])
 """Chances of 1 to 12 fruits."""
@@ -46,7 +50,7 @@ _NO_FRUIT_OUTDOORS: Final = 0.18  # leaves, stones and shade look more like frui
 _MANY: Final = 0.2  # share of the scenes among leaves with up to 24 small fruits
 _LAYOUTS: Final = {Layout.LOOSE: 0.4, Layout.APART: 0.2, Layout.TOUCHING: 0.25, Layout.PILED: 0.15}
 _SMALLEST: Final = 0.019  # a radius, in mean sides: a fruit is 12 pixels wide at 448 x 224
-_FAR: Final = 0.3  # share of the scenes that show small fruit
+_FAR: Final = 0.25  # share of the scenes that show small fruit
 _NEAR: Final = 0.2  # share of the scenes with one or two fruits that are close-ups
 
 
@@ -81,7 +85,8 @@ def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions)
         for ball in balls
     )
     lens = lens_of(generator(seed, 2), background) if options.camera else plain_lens(generator(seed, 2))
-    return Scene(extent, background, elevation, pitch, fruits, lighting, lens, int(rng.integers(1 << 31)))
+    hand = _by_hand(rng, background, balls, options.layout)
+    return Scene(extent, background, elevation, pitch, fruits, hand, lighting, lens, int(rng.integers(1 << 31)))
 
 
 def _count(rng: np.random.Generator, background: Background) -> int:
@@ -90,6 +95,14 @@ def _count(rng: np.random.Generator, background: Background) -> int:
     if background is Background.FOLIAGE and rng.random() < _MANY:
         return int(rng.integers(8, MAX_FRUITS + 1))
     return 1 + int(rng.choice(len(_COUNTS), p=_COUNTS / _COUNTS.sum()))
+
+
+def _by_hand(rng: np.random.Generator, background: Background, balls: Sequence[Ball], layout: Layout | None) -> bool:
+    """Tell whether a hand holds the nearest fruit: one of few, neither tiny nor too large for a hand."""
+    if background not in _HANDS or layout not in {None, Layout.LOOSE} or not 1 <= len(balls) <= _MOST_BY_HAND:
+        return False
+    smallest, largest = _HAND_HOLDS
+    return smallest < balls[-1].radius < largest and bool(rng.random() < _HELD)
 
 
 def _elevation(rng: np.random.Generator, background: Background) -> float:

@@ -297,6 +297,7 @@ class Scene:
         elevation: angle of the camera above the ground in radians; pi / 2 looks straight down.
         pitch_of_rows: distance between rollers or cups; unused with other backgrounds.
         fruits: from far to near.
+        hand: whether a hand holds the nearest fruit.
         lighting: all light.
         lens: what the camera does to it.
         key: key of the random details of the background.
@@ -307,6 +308,7 @@ class Scene:
     elevation: float
     pitch_of_rows: float
     fruits: tuple[Fruit, ...]
+    hand: bool
     lighting: Lighting
     lens: Lens
     key: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,9 @@ from models.data.samples import Sample
 from models.synthetic import Background, CannotRender, Layout, RenderOptions, encode_jpeg, render
 from models.synthetic.__main__ import main
 from models.synthetic.output import contact_sheet
+from models.synthetic.painting import paint
+from models.synthetic.sampling import sample_scene
+from models.synthetic.scene import Species
 from models.types import BinaryMask, PixelClass, Size
 
 SMALL = Size(112, 224)
@@ -156,6 +160,34 @@ def test_russet_and_wind_scars_show_and_are_healthy() -> None:
         assert not np.array_equal(plain.pixels, marked.pixels)
         assert np.array_equal(plain.semantic, marked.semantic)
         assert set(np.unique(marked.semantic)) == {PixelClass.BACKGROUND, PixelClass.HEALTHY}
+
+
+@pytest.mark.parametrize("background", Background)
+def test_a_scene_without_fruit_has_no_fruit_in_its_masks(background: Background) -> None:
+    for seed in range(3):
+        sample = render(seed, SMALL, options=RenderOptions(background, fruits=0))
+        assert not sample.semantic.any()
+        assert sample.instances == ()
+
+
+def test_scenes_have_no_to_many_fruits_from_12_pixels_to_the_whole_image() -> None:
+    scenes = [sample_scene(seed, (1.0, 1.0), RenderOptions()) for seed in range(400)]
+    radii = [fruit.radius for scene in scenes for fruit in scene.fruits]
+    # At 448 x 224 pixels the mean side is 317 pixels.
+    assert 12 <= 2 * 317 * min(radii) < 14
+    assert max(radii) > 0.71  # as large as half the diagonal of a square image
+    counts = [len(scene.fruits) for scene in scenes]
+    assert {0, 1, 24} <= set(counts)
+    assert 0.05 < counts.count(0) / len(counts) < 0.15
+    assert {fruit.species for scene in scenes for fruit in scene.fruits} == set(Species)
+    assert {scene.background for scene in scenes} == set(Background)
+
+
+def test_a_hand_hides_a_part_of_the_fruit_that_it_holds() -> None:
+    scene = sample_scene(0, (1.0, 1.0), RenderOptions(Background.WHITE, 1, Layout.APART))
+    bare, held = (paint(replace(scene, hand=hand), Size(224, 224), "scene", 0) for hand in (False, True))
+    assert not (held.semantic[bare.semantic == PixelClass.BACKGROUND]).any()
+    assert 0.5 < (held.semantic > 0).sum() / (bare.semantic > 0).sum() < 0.97
 
 
 @pytest.mark.parametrize("layout", Layout)
