@@ -42,7 +42,8 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
 
     Args:
         architecture: a key of `ARCHITECTURES`.
-        state_dict: a checkpoint's tensors under segment-anything's names (for `mobile-sam`, MobileSAM's).
+        state_dict: a checkpoint's tensors under segment-anything's names (for `mobile-sam`, MobileSAM's), of any
+            floating type.
 
     Raises:
         BadCheckpoint: a tensor is missing, unexpected, or of the wrong shape.
@@ -57,7 +58,8 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
         parts.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise mismatch(architecture, error) from error
-    parts.eval().requires_grad_(requires_grad=False)
+    # Assigned tensors keep their type, such as that of a checkpoint in half precision.
+    parts.eval().requires_grad_(requires_grad=False).float()
     return SamModel(
         parts.image_encoder,
         PromptDecoder(parts.prompt_encoder, parts.mask_decoder),
