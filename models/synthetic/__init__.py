@@ -35,7 +35,7 @@ def render(seed: int, size: Size = _SIZE, *, options: RenderOptions | None = Non
     Returns:
         The image, its semantic map and its visible instances with their map. Only the pixels of a lesion or of rot are
         infected, without the yellow halo around spots. Stickers, drops, dust, leaf fragments, russet, wind scars and
-        stems on a fruit are part of it and healthy; leaves hanging in front of it are background. An instance is
+        stems on a fruit are part of it and healthy; leaves and fingers in front of it are background. An instance is
         infected if any of its pixels is.
 
     Raises:

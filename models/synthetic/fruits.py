@@ -142,8 +142,9 @@ def fruit_of(
 ) -> Fruit:
     """Draw what a fruit of a shape and a place looks like."""
     key = int(rng.integers(1 << 31))
-    rot = _rot(generator(key, 4), shape.rotation, options.rot_cover) if infected else None
-    with_lesions = infected and options.rot_cover is None and (rot is None or rng.random() < 0.3)
+    decay = generator(key, 4)  # of its own, so that an infected fruit is otherwise the healthy one
+    rot = _rot(decay, shape.rotation, options.rot_cover) if infected else None
+    with_lesions = infected and options.rot_cover is None and (rot is None or decay.random() < 0.3)
     return Fruit(
         species=shape.species,
         centre=np.array([ball.x, ball.y, ball.z]),
@@ -154,7 +155,7 @@ def fruit_of(
         blush=float(np.clip(usual.blush + rng.normal(0, 0.12), 0, 1)),
         gloss=rng.beta(1.6, 1.8),
         wrinkles=rng.beta(1, 2) if shape.species is Species.MANDARIN else 0.2 * rng.beta(1, 4),
-        shrivel=rng.random() if rot is not None and rng.random() < rot.cover - 0.2 else 0.0,
+        shrivel=decay.random() if rot is not None and decay.random() < rot.cover - 0.2 else 0.0,
         rot=rot,
         lesions=_lesions(generator(key, 2), shape.rotation) if with_lesions else (),
         marks=_marks(generator(key, 3), shape.rotation, options.russet_share) if options.distractors else (),

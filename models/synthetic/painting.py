@@ -27,6 +27,7 @@ from models.synthetic.surface import patch_of
 from models.types import BinaryMask, PixelClass, Pixels, SemanticMap, Size
 
 _STEPS: Final = 4096
+_METERED: Final = 0.2  # mean light that a camera exposes for, with 1 for white paper: middle grey
 
 
 def paint(scene: Scene, size: Size, name: str, seed: int) -> Sample:
@@ -45,6 +46,9 @@ def paint(scene: Scene, size: Size, name: str, seed: int) -> Sample:
     paint_front_leaves(scene, canvas, instances, rng)
     even = float(even_light(scene).mean())
     canvas *= 0.8 / even
+    if scene.background is Background.FOLIAGE:
+        # Leaves are dark, and a camera exposes for them, though not so far that they become grey.
+        canvas *= float(np.clip((_METERED / canvas.mean()) ** 0.6, 0.8, 2.2))
     pixels = photograph(canvas, scene.lens, generator(seed, 4))
     return _sample(name, pixels, instances, lesions & (instances > 0))
 

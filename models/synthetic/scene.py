@@ -43,8 +43,9 @@ class Background(StrEnum):
 class Layout(StrEnum):
     """How the fruits lie.
 
-    LOOSE fruits may touch, hide parts of one another and cross the border of the image. The others lie entirely inside
-    the image: APART with gaps between them, TOUCHING side by side, PILED on top of one another.
+    LOOSE fruits may touch, hide parts of one another and cross the border of the image; some are 12 pixels wide at
+    448 x 224, some larger than the image, and some in a hand. The others lie entirely inside the image, and are of
+    medium size if asked for: APART with gaps between them, TOUCHING side by side, PILED on top of one another.
     """
 
     LOOSE = "loose"
