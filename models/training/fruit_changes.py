@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.data.samples import InstanceMap
 from models.types import BinaryMask, PixelClass, Pixels, SemanticMap, Size
 
-_LEAST_PIXELS: Final = 80
+_LEAST_PIXELS: Final = 250
 """Smallest fruit on which rot is painted, in pixels of the crop."""
 
 _HUES: Final = 180  # of OpenCV's HSV in uint8: steps of two degrees
