@@ -279,12 +279,6 @@ _BUILT_IN: Final = (
         size=13_370_266,
         sha256="289ccbaf80a1ff275cdf0b8824d836fe8486ae9f23c2eeffde0d28d8ac7e82aa",
     ),
-    _own(
-        "unet-resnet18-citrus",
-        Architecture.UNET_RESNET18,
-        size=28_698_954,
-        sha256="4969861986a1f7b55f2fe8d3c01836ed98a4eda433995c343b1aca1894218682",
-    ),
 )
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({entry.name: entry for entry in _BUILT_IN})

@@ -128,10 +128,8 @@ def infected_fraction(semantic: SemanticMap) -> float:
         semantic: uint8 (height, width) of `PixelClass`, of an image or of the pixels of one fruit.
 
     Returns:
-        0 to 1; NaN without fruit, or with fruit that is annotated as neither healthy nor infected.
+        0 to 1, of the pixels that are annotated as healthy or infected; NaN if there are none.
     """
-    if (semantic == PixelClass.FRUIT).any():
-        return float("nan")
     infected = np.count_nonzero(semantic == PixelClass.INFECTED)
     fruit = infected + np.count_nonzero(semantic == PixelClass.HEALTHY)
     return infected / fruit if fruit else float("nan")
@@ -152,7 +150,7 @@ def infected_fraction_error(predicted: SemanticMap, truth: SemanticMap) -> float
     """
     check_same_size(predicted, truth)
     fraction = infected_fraction(truth)
-    guess = infected_fraction(predicted[truth != PixelClass.IGNORE])
+    guess = infected_fraction(predicted[(truth != PixelClass.IGNORE) & (truth != PixelClass.FRUIT)])
     return (0.0 if np.isnan(guess) else guess) - fraction
 
 

@@ -38,7 +38,7 @@ def _unet(name: str, title: str, skill: float) -> Kind:
 
 
 KINDS: Sequence[Kind] = (
-    _unet("unet-resnet18-citrus", "U-Net ResNet-18", 0.93),
+    _unet("unet-resnet18", "U-Net ResNet-18", 0.93),
     _unet("unet-mobilenet", "U-Net MobileNetV2, trained on the packing house's own images of November", 0.945),
     _sam("mobile-sam-box", "MobileSAM, box", 0.955),
     _sam("mobile-sam-box-unet", "MobileSAM, box of U-Net", 0.915, infer=17.2),

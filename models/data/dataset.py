@@ -18,8 +18,17 @@ from models.errors import DataError, ImageError, MaskError
 from models.masks import MAX_PIXELS
 from models.types import Image, PixelClass, Size
 
-_DEFAULT_NAMES: Final = {"Healthy": PixelClass.HEALTHY, "Infected": PixelClass.INFECTED}
-_DEFAULT_VALUES: Final = {0: PixelClass.BACKGROUND, 1: PixelClass.HEALTHY, 2: PixelClass.INFECTED}
+_DEFAULT_NAMES: Final = {
+    "Healthy": PixelClass.HEALTHY,
+    "Infected": PixelClass.INFECTED,
+    "Ignore": PixelClass.IGNORE,
+}
+_DEFAULT_VALUES: Final = {
+    0: PixelClass.BACKGROUND,
+    1: PixelClass.HEALTHY,
+    2: PixelClass.INFECTED,
+    255: PixelClass.IGNORE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,7 @@ class ClassMap:
 
     @classmethod
     def of(cls, words: Mapping[str, str]) -> ClassMap:
-        """Extend or change the default classes (Healthy, Infected; 0, 1, 2) by words, as settings hold them.
+        """Extend or change the default classes (Healthy, Infected, Ignore; 0, 1, 2, 255) by words, as in settings.
 
         Args:
             words: class names or mask values to "background", "healthy", "infected", "fruit" or "ignore";
@@ -141,12 +150,14 @@ class Dataset:
         root: folder or file that it was opened from.
         items: images by name.
         problems: problems seen on opening; `check` finds the others.
+        groups: what an image shows, such as "tree" or "negative", by name, for those images where it is known.
     """
 
     kind: str
     root: Path
     items: Mapping[str, Item]
     problems: tuple[Problem, ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -174,6 +185,20 @@ class Dataset:
             return self._read(name)
         except DataError as error:
             raise DataError(f"{self.items[name].image}: {error.detail}") from error
+
+    def grouped(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Sort images by group; the group of those without one is the empty string.
+
+        Args:
+            names: names of images of this set.
+
+        Returns:
+            Sorted names by group, groups sorted.
+        """
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(names):
+            found[self.groups.get(name, "")].append(name)
+        return {group: tuple(found[group]) for group in sorted(found)}
 
     def check(self, names: Sequence[str] | None = None, *, progress: bool = True) -> tuple[Problem, ...]:
         """Load every image once, and collect the problems.

@@ -1,15 +1,23 @@
 """Read annotated images from plain folders.
 
 images/NAME.jpg       photographs, also .png, .webp, .bmp or .tif; may lie in subfolders
-masks/NAME.png        index PNG of class values (by default 0 background, 1 healthy, 2 infected)
+masks/NAME.png        index PNG of class values (by default 0 background, 1 healthy, 2 infected, 255 ignore)
 instances/NAME.png    optional: 8- or 16-bit index PNG of fruit numbers, 0 for none
 split.json            optional; see `models.data.splits`
+meta.json             optional: {"NAME": {"kind": "tree", ...}, ...}; images of one kind are a group of their own
+
+Where the mask says ignore inside a fruit of the instances, it is surely fruit, and only its health is unknown: such
+pixels become FRUIT.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +33,9 @@ from models.types import PixelClass, SemanticMap, Size
 _INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
 
 _UNLISTED = 128  # not a pixel class
+
+META_FILE: Final = "meta.json"
+_KIND: Final = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class IndexMasks:
                 f"{self.instances.parent.name} and {self.mask.parent.name} differ: {stray} pixels of fruits "
                 "are background in the mask"
             )
+        semantic[(numbers != 0) & (semantic == PixelClass.IGNORE)] = PixelClass.FRUIT
         return LabelMaps(semantic, list_instances(semantic, numbers), numbers)
 
     def content(self) -> bytes:
@@ -106,7 +118,25 @@ def open_folders(root: Path, photographs: Path, classes: ClassMap) -> Dataset:
     wanted = {image.relative_to(photographs).with_suffix(".png") for image in found}
     stray = [mask for mask in list_images(root / "masks") if mask.relative_to(root / "masks") not in wanted]
     problems += [Problem(mask, f"is a mask without an image in {photographs}") for mask in stray]
-    return Dataset("folders", root, name_items(photographs, items.values()), tuple(problems))
+    named = name_items(photographs, items.values())
+    return Dataset("folders", root, named, tuple(problems), _read_kinds(root / META_FILE, named))
+
+
+def _read_kinds(file: Path, items: Mapping[str, Item]) -> dict[str, str]:
+    """Return the kinds of images by name; an image that the file does not list, or without a kind, has none."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, Mapping):
+        raise DataError(f"{file}: must be a JSON object of objects by image name.")
+    kinds = {name: each["kind"] for name, each in content.items() if isinstance(each, Mapping) and "kind" in each}
+    wrong = [name for name, kind in kinds.items() if not isinstance(kind, str) or not _KIND.fullmatch(kind)]
+    if wrong:
+        raise DataError(f"{file}: kind must be a word of letters, digits, '-' and '_', got {kinds[wrong[0]]!r}.")
+    return {name: kind for name, kind in kinds.items() if name in items}
 
 
 def _read_index(path: Path, size: Size) -> NDArray[np.integer]:

@@ -1,6 +1,6 @@
 """Open annotated images of any supported format, split them, and name them on the command line.
 
---data FOLDER --classes 1=fruit,2=fruit --data-weight 2 --data OTHER.json --images FOLDER
+--data FOLDER --classes 1=fruit,2=fruit --data-weight 2,lesion=4 --data OTHER.json --images FOLDER
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class DataSource:
         images: folder of the images; None for the default of `open_dataset`.
         split: split file; None for split.json beside the annotations, or a split by content if there is none.
         weight: how often an epoch shows each image, on average; at least 0.
+        group_weights: weights of groups of images that differ from it, see `Dataset.groups`.
         licence: licence and origin of the data, for the model card.
     """
 
@@ -107,6 +108,7 @@ class DataSource:
     images: Path | None = None
     split: Path | None = None
     weight: float = 1.0
+    group_weights: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
 
 
@@ -132,11 +134,20 @@ class OpenedSource:
     divided_by: str
     digest: str
 
+    @property
+    def weighted(self) -> tuple[tuple[tuple[str, ...], float], ...]:
+        """The images to train on by group, with how often an epoch shows each of them."""
+        weights = self.source.group_weights
+        return tuple(
+            (names, weights.get(group, self.source.weight)) for group, names in self.dataset.grouped(self.train).items()
+        )
+
     def record(self) -> dict[str, object]:
         """Return everything about the set that decides what is learned, without its path."""
         return {
             "classes": dict(self.source.classes),
             "weight": self.source.weight,
+            **({"weights of groups": dict(self.source.group_weights)} if self.source.group_weights else {}),
             "train": len(self.train),
             "validation": len(self.validation),
             "divided_by": self.divided_by,
@@ -167,9 +178,14 @@ def open_sources(sources: Sequence[DataSource]) -> tuple[OpenedSource, ...]:
 
 
 def _open_source(name: str, source: DataSource) -> OpenedSource:
-    if not 0 <= source.weight < 1e6:
-        raise DataError(f"{source.path}: its weight must be at least 0 and below 1,000,000, got {source.weight}.")
+    for weight in (source.weight, *source.group_weights.values()):
+        if not 0 <= weight < 1e6:
+            raise DataError(f"{source.path}: its weight must be at least 0 and below 1,000,000, got {weight}.")
     dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
+    unknown = sorted(source.group_weights.keys() - set(dataset.groups.values()))
+    if unknown:
+        known = ", ".join(sorted(set(dataset.groups.values()))) or "none"
+        raise DataError(f"{source.path}: has no images of the kind {unknown[0]!r} to weigh; its kinds are {known}.")
     split, divided_by = find_split(dataset, source)
     train, validation = split.of(TRAIN), split.of(VALIDATION)
     # All images now: a broken one would otherwise end a run in the middle of the night.
@@ -213,7 +229,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         ("--images", "images", "FOLDER", "folder of its images, if they are not beside the annotations"),
         ("--split", "split", "FILE", "its split file (default: split.json beside it, otherwise by the images' hashes)"),
-        ("--data-weight", "weight", "N", "how often an epoch shows each of its images, on average (default: 1)"),
+        (
+            "--data-weight",
+            "weights",
+            "N,KIND=N,…",
+            "how often an epoch shows each of its images, on average (default: 1), and those of a kind in meta.json",
+        ),
         ("--data-licence", "licence", "TEXT", "its licence and origin, for the model card"),
     ):
         group.add_argument(
@@ -247,19 +268,34 @@ class _ChangeSource(argparse.Action):
         if not namespace.data:
             parser.error(f"{option_string} must follow the --data that it applies to")
         try:
-            value = _PARSERS[self.field](str(values))
+            changes = _PARSERS[self.field](str(values))
         except ValueError as error:
             parser.error(f"{option_string}: {error}")
-        namespace.data = (*namespace.data[:-1], replace(namespace.data[-1], **{self.field: value}))
+        namespace.data = (*namespace.data[:-1], replace(namespace.data[-1], **changes))
 
 
-def _parse_classes(text: str) -> dict[str, str]:
+def _parse_classes(text: str) -> dict[str, Any]:
     pairs = [pair.rpartition("=") for pair in text.split(",") if pair.strip()]
     if not pairs or not all(name.strip() and word.strip() for name, _, word in pairs):
         raise ValueError(f"must have the form NAME=CLASS,NAME=CLASS, got {text!r}")
-    return {name.strip(): word.strip() for name, _, word in pairs}
+    return {"classes": {name.strip(): word.strip() for name, _, word in pairs}}
 
 
-_PARSERS: Final[Mapping[str, Callable[[str], object]]] = MappingProxyType(
-    {"classes": _parse_classes, "images": Path, "split": Path, "weight": float, "licence": str}
+def _parse_weights(text: str) -> dict[str, Any]:
+    pairs = [pair.rpartition("=") for pair in text.split(",")]
+    try:
+        weights = {group.strip(): float(weight) for group, _, weight in pairs}
+    except ValueError:
+        raise ValueError(f"must be a number, or have the form N,KIND=N,KIND=N, got {text!r}") from None
+    return {"weight": weights.pop("", 1.0), "group_weights": weights}
+
+
+_PARSERS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = MappingProxyType(
+    {
+        "classes": _parse_classes,
+        "images": lambda text: {"images": Path(text)},
+        "split": lambda text: {"split": Path(text)},
+        "weights": _parse_weights,
+        "licence": lambda text: {"licence": text},
+    }
 )

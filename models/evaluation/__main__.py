@@ -28,7 +28,7 @@ from models.data.sources import DataSource, add_data_arguments
 from models.errors import PomonaError
 from models.evaluation.gallery import GalleryImage, read_gallery
 from models.evaluation.loading import NONE, Loader, Selection, load_candidates
-from models.evaluation.results import RESULTS_FILE, Results, read_results, write_results
+from models.evaluation.results import RESULTS_FILE, Group, Results, read_results, write_results
 from models.evaluation.samples import ALL, CannotEvaluate, ImageSet, data_sets, rendered_set
 from models.evaluation.segmentation import measure_set
 
@@ -130,10 +130,10 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
         tuple(options.unet), tuple(options.sam or Selection().sams), tuple(options.fine_tuned), options.input_size
     )
     candidates, notes = load_candidates(selection, loader)
-    groups, gallery = [], list[GalleryImage]()
+    groups, gallery = list[Group](), list[GalleryImage]()
     for images in sets:
-        group, shown = measure_set(candidates, images, seed=options.seed, progress=not options.quiet)
-        groups.append(group)
+        measured, shown = measure_set(candidates, images, seed=options.seed, progress=not options.quiet)
+        groups += measured
         gallery += shown
     results = Results(
         groups=tuple(groups),

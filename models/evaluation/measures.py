@@ -26,6 +26,11 @@ MAIN: Final = (
     "healthy_iou_per_image",
     "infected_iou_per_image",
     "infected_fraction_error_per_image",
+    "infected_auroc_per_fruit",
+    "infected_fraction_error_per_fruit",
+    "false_fruit_images",
+    "false_fruit_pixels",
+    "false_infected_pixels",
 )
 """The columns of the main table, as far as a group has them."""
 
@@ -155,6 +160,20 @@ _FRUIT_MEASURES: Final = (
     Measure("infected_fraction_bias_per_image", "Infected fraction bias",
             "The predicted minus the annotated infected fraction, the mean over the images; above 0 where too much is "
             "called infected.", sign=0),
+    Measure("infected_auroc_per_fruit", "Infected or healthy, AUROC",
+            "Area under the ROC curve of the predicted infected fraction of each annotated fruit of known health: the "
+            "share of all pairs of a fruit with infected pixels and one without in which the first has the higher "
+            "fraction; equal ones count half."),
+    Measure("infected_fraction_error_per_fruit", "Infected fraction error per fruit",
+            "Absolute difference of the predicted and the annotated infected fraction of a fruit, 0 predicted where it "
+            "is not found, the mean over the fruits of known health of all images.", sign=-1),
+    Measure("false_fruit_images", "Images with false fruit",
+            "Share of the images without fruit in which any pixel is called fruit.", sign=-1),
+    Measure("false_fruit_pixels", "False fruit pixels",
+            "Share of the pixels of all images without fruit that are called fruit.", sign=-1),
+    Measure("false_infected_pixels", "False infected pixels",
+            "Share of the pixels of healthy fruit that are called infected, over the images without infected pixels.",
+            sign=-1),
 )  # fmt: skip
 
 _ALL: Final = {each.name: each for each in (*_pixel_measures(), *_boundary_measures(), *_FRUIT_MEASURES)}

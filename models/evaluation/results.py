@@ -46,7 +46,7 @@ class Candidate:
     """A model under evaluation and, for a SAM, how it is prompted.
 
     Attributes:
-        name: short and unique, such as "unet-resnet18-citrus" or "mobile-sam-box-unet".
+        name: short and unique, such as "unet-mobilenetv2-citrus" or "mobile-sam-box-unet".
         title: heading of a table row.
         family: "unet" or "sam".
         description: a sentence or two on what it sees and whether it uses the annotation.

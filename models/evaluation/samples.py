@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 from tqdm import tqdm
 
 from models import images
@@ -66,6 +67,7 @@ class ImageSet:
         names: of the images.
         load: returns an image by its name.
         has_instances: whether the annotation of every image separates its fruits.
+        kinds: what an image shows, by its name, for those where it is known; kinds are also measured apart.
     """
 
     name: str
@@ -74,6 +76,11 @@ class ImageSet:
     names: tuple[str, ...]
     load: Callable[[str], EncodedSample]
     has_instances: bool
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def kind_of(self, name: str) -> str:
+        """Return the kind of an image, empty if it is not known."""
+        return self.kinds.get(name, "")
 
     def __iter__(self) -> Iterator[EncodedSample]:
         return map(self.load, self.names)
@@ -155,6 +162,7 @@ def _part_of(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *
         names=names,
         load=lambda each: _read(dataset, each),
         has_instances=has_instances,
+        kinds=dataset.groups,
     )
 
 
@@ -169,7 +177,7 @@ def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool)
             broken.append(error.detail)
             continue
         has_instances &= sample.instance_map is not None
-        has_classes |= not bool((sample.semantic == PixelClass.FRUIT).any())
+        has_classes |= bool(np.isin(sample.semantic, (PixelClass.HEALTHY, PixelClass.INFECTED)).any())
     if broken:
         raise unusable(dataset.root, broken)
     return has_instances, has_classes

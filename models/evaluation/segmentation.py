@@ -22,6 +22,7 @@ from models.evaluation.bootstrap import Statistic, intervals, mean_of, ratio_of
 from models.evaluation.calibration import calibrate
 from models.evaluation.candidates import Answer, Candidates, PromptResult
 from models.evaluation.gallery import Gallery, GalleryImage
+from models.evaluation.health import FruitHealth, false_infected, fruit_health, health_statistics, knows_health
 from models.evaluation.matching import ObjectCounts, boundary_fit, count_objects, fruits_touch
 from models.evaluation.results import TOTAL, Calibration, Candidate, CandidateResult, Group, ImageScore
 from models.evaluation.samples import ImageSet
@@ -55,6 +56,7 @@ class ImageMeasures:
         infected_fraction_error: predicted minus annotated; NaN where undefined.
         objects: matched and unmatched fruits; None where the annotation does not separate fruits.
         touching: whether annotated fruits touch.
+        health: annotated fruits of known health, empty where healthy and infected are not distinguished.
         prompted: see `Answer`.
         timing_ms: milliseconds by stage, with their total.
     """
@@ -66,6 +68,7 @@ class ImageMeasures:
     infected_fraction_error: float
     objects: ObjectCounts | None
     touching: bool
+    health: tuple[FruitHealth, ...]
     prompted: tuple[PromptResult, ...] | None
     timing_ms: Mapping[str, float]
 
@@ -111,12 +114,14 @@ def measure(answer: Answer, sample: Sample) -> ImageMeasures:
     fruit = fruit_confusion(predicted, truth)
     if not np.isin(predicted, (*CLASSES, PixelClass.FRUIT)).all():
         raise DataError("predicted classes must be background, healthy, infected or fruit")
-    has_classes = not any((each == PixelClass.FRUIT).any() for each in (predicted, truth))
+    unknown = truth == PixelClass.FRUIT
+    has_classes = not (predicted == PixelClass.FRUIT).any() and (knows_health(truth) or not unknown.any())
     ignored = truth == PixelClass.IGNORE if (truth == PixelClass.IGNORE).any() else None
     boundary_f = dict.fromkeys(_OUTLINED, math.nan)
     for name in _OUTLINED if has_classes else ("fruit",):
         pair = [is_fruit(each) if name == "fruit" else each == PixelClass[name.upper()] for each in (predicted, truth)]
-        boundary_f[name] = boundary_fit(pair[0], pair[1], ignored=ignored).f
+        left_out = ignored if name == "fruit" or not unknown.any() else unknown | (truth == PixelClass.IGNORE)
+        boundary_f[name] = boundary_fit(pair[0], pair[1], ignored=left_out).f
     instances = sample.instance_map
     return ImageMeasures(
         name=sample.name,
@@ -126,6 +131,7 @@ def measure(answer: Answer, sample: Sample) -> ImageMeasures:
         infected_fraction_error=infected_fraction_error(predicted, truth) if has_classes else math.nan,
         objects=None if instances is None else count_objects(answer.fruits, instances, ignored=ignored),
         touching=instances is not None and fruits_touch(instances),
+        health=fruit_health(predicted, sample) if has_classes else (),
         prompted=answer.prompted,
         timing_ms={**answer.timing_ms, TOTAL: sum(answer.timing_ms.values())},
     )
@@ -180,9 +186,24 @@ class Aggregate:
         )
 
 
+@dataclass(slots=True)
+class _Collected:
+    """What was measured on one group of images so far."""
+
+    name: str
+    names: list[str] = field(default_factory=list)
+    fruits: int = 0
+    aggregates: dict[str, Aggregate] = field(default_factory=dict)
+    galleries: dict[str, Gallery] = field(default_factory=dict)
+
+    def add(self, sample: Sample, candidate: Candidate, answer: Answer) -> None:
+        fruit_iou = self.aggregates.setdefault(candidate.name, Aggregate(candidate)).add(sample, answer)
+        self.galleries.setdefault(candidate.name, Gallery(self.name, candidate.name)).offer(sample, answer, fruit_iou)
+
+
 def measure_set(
     candidates: Candidates, images: ImageSet, *, seed: int, progress: bool
-) -> tuple[Group, list[GalleryImage]]:
+) -> tuple[list[Group], list[GalleryImage]]:
     """Measure all candidates on one set of images.
 
     Args:
@@ -192,15 +213,15 @@ def measure_set(
         progress: show a progress bar on a terminal.
 
     Returns:
-        The results in the order of the candidates, and the best and worst images of each.
+        The results in the order of the candidates, of all images and of each kind, and the best and worst images of
+        each candidate; of images with kinds, only those of each kind.
 
     Raises:
         DataError: an image can no longer be used.
         BackendError: a device failed.
     """
-    aggregates: dict[str, Aggregate] = {}
-    galleries: dict[str, Gallery] = {}
-    fruits = 0
+    kinds = sorted({kind for kind in map(images.kind_of, images.names) if kind})
+    collected = {kind: _Collected(f"{images.name}-{kind}" if kind else images.name) for kind in ("", *kinds)}
     bar = tqdm(images, desc=images.title, total=len(images.names), unit="image", disable=None if progress else True)
     for number, loaded in enumerate(bar):
         image = loaded if images.has_instances else loaded.without_instances()
@@ -208,20 +229,29 @@ def measure_set(
             # The first calls of a model compile and allocate: they are not timed.
             for _ in candidates.answers(image, seed):
                 pass
-        fruits += len(image.sample.instances)
+        groups = [collected[kind] for kind in {"", images.kind_of(image.sample.name)}]
+        for group in groups:
+            group.names.append(image.sample.name)
+            group.fruits += len(image.sample.instances)
         for candidate, answer in candidates.answers(image, seed):
-            fruit_iou = aggregates.setdefault(candidate.name, Aggregate(candidate)).add(image.sample, answer)
-            gallery = galleries.setdefault(candidate.name, Gallery(images.name, candidate.name))
-            gallery.offer(image.sample, answer, fruit_iou)
-    group = Group(
-        name=images.name,
-        title=images.title,
-        description=images.description,
-        images=len(images.names),
-        fruits=fruits,
-        results=tuple(each.result(seed) for each in aggregates.values()),
+            for group in groups:
+                group.add(image.sample, candidate, answer)
+    shown = [each for kind, each in collected.items() if kind or not kinds]
+    return (
+        [_group(images, kind, each, seed) for kind, each in collected.items()],
+        [image for each in shown for gallery in each.galleries.values() for image in gallery.images()],
     )
-    return group, [image for each in galleries.values() for image in each.images()]
+
+
+def _group(images: ImageSet, kind: str, collected: _Collected, seed: int) -> Group:
+    return Group(
+        name=collected.name,
+        title=f"{images.title}: {kind}" if kind else images.title,
+        description=f"Those of the kind {kind!r}. {images.description}" if kind else images.description,
+        images=len(collected.names),
+        fruits=collected.fruits,
+        results=tuple(each.result(seed) for each in collected.aggregates.values()),
+    )
 
 
 def _statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:
@@ -237,6 +267,8 @@ def _statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:
         "infected_fraction_error_per_image": mean_of(np.abs(bias)),
         "infected_fraction_bias_per_image": mean_of(bias),
         **_fruit_statistics(images),
+        **_false_statistics(images),
+        **health_statistics([each.health for each in images]),
     }
 
 
@@ -294,6 +326,19 @@ def _fruit_statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:
         "fruit_count_accuracy_per_image": mean_of(right),
         "touching_fruit_count_accuracy_per_image": mean_of(touching),
         "fruit_count_error_per_image": mean_of(np.abs(error)),
+    }
+
+
+def _false_statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:
+    """Return how much is called fruit where there is none, and infected where nothing is."""
+    found = np.array([bool(each.fruit[:, 1].any()) for each in images])
+    empty = np.array([not each.fruit[1].any() for each in images])
+    background, false = np.array([each.fruit[0].tolist() for each in images], np.float64).T
+    wrong, healthy = np.array([false_infected(each.classes) for each in images], np.float64).T
+    return {
+        "false_fruit_images": mean_of(np.where(empty, found, np.nan)),
+        "false_fruit_pixels": ratio_of(false * empty, (background + false) * empty),
+        "false_infected_pixels": ratio_of(wrong, healthy),
     }
 
 

@@ -59,7 +59,8 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
         parts.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise mismatch(architecture, error) from error
-    parts.eval().requires_grad_(requires_grad=False)
+    # Assigned tensors keep their type, such as that of a checkpoint in half precision.
+    parts.eval().requires_grad_(requires_grad=False).float()
     return SamModel(
         parts.image_encoder,
         PromptDecoder(parts.prompt_encoder, parts.mask_decoder),

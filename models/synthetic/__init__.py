@@ -1,4 +1,4 @@
-"""Render images of citrus with exact masks, for tests, demonstrations and training."""
+"""Render images of citrus and apples with exact masks, for tests, demonstrations and training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST: Final = 8192
 
 
 def render(seed: int, size: Size = _SIZE, *, options: RenderOptions | None = None) -> Sample:
-    """Render an image of citrus and its exact masks.
+    """Render an image of fruit and its exact masks.
 
     Equal arguments give equal bytes with the same versions of numpy and OpenCV on the same kind of processor, whatever
     the number of threads. What is in the image, where, and how it is lit depends only on the seed, the options and the
@@ -33,10 +33,10 @@ def render(seed: int, size: Size = _SIZE, *, options: RenderOptions | None = Non
         options: what is fixed; by default nothing is.
 
     Returns:
-        The image, its semantic map and its visible instances with their map. Only the pixels of a lesion are infected,
-        without the yellow halo around spots. Stickers, drops, dust, leaf fragments, wind scars and stems on a fruit
-        are part of it and healthy; leaves hanging in front of it are background. An instance is infected if any of its
-        pixels is.
+        The image, its semantic map and its visible instances with their map. Only the pixels of a lesion or of rot are
+        infected, without the yellow halo around spots. Stickers, drops, dust, leaf fragments, russet, wind scars and
+        stems on a fruit are part of it and healthy; leaves and fingers in front of it are background. An instance is
+        infected if any of its pixels is.
 
     Raises:
         CannotRender: the seed or the size is out of range.

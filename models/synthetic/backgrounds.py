@@ -1,4 +1,4 @@
-"""What is behind the fruit: belts, rollers and cups of sorting lines, tables, cloth, foliage, plain white or black."""
+"""What is behind the fruit: belts, rollers and cups of sorting lines, tables, crates, cloth, plain white or black."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from models.synthetic.fields import Field, Rgb, blurred, clouds, lattice, linear, mix, sampled, smoothstep
-from models.synthetic.foliage import paint_foliage
 from models.synthetic.layout import Ground, cup_centres
+from models.synthetic.outdoors import grass, paint_crown, soil
 from models.synthetic.scene import Background, Scene
 from models.types import Size
 
@@ -177,6 +177,8 @@ def table(scene: Scene, size: Size, rng: np.random.Generator) -> Field:
         _clutter(canvas, rng)
     if rng.random() < 0.25:
         _cable(canvas, rng)
+    if rng.random() < 0.2:
+        _lid(canvas, rng)
     return canvas
 
 
@@ -207,6 +209,23 @@ def _clutter(canvas: Field, rng: np.random.Generator) -> None:
         grid = np.minimum(np.abs(a % 1 - 0.5), np.abs(b % 1 - 0.5))
         texture = 0.5 + smoothstep(0.02, 0.1, grid).astype(np.float32)
     mix(canvas, colour * texture[..., None], weight)
+
+
+def _lid(canvas: Field, rng: np.random.Generator) -> None:
+    """Paint a round flat thing: a lid, a plate, a saucer."""
+    height, width = canvas.shape[:2]
+    unit = math.sqrt(height * width)
+    middle = rng.uniform((0, 0), (width, height))
+    radius = unit * rng.uniform(0.04, 0.3)
+    x = ((np.arange(width) + 0.5 - middle[0]) / radius).astype(np.float32)[None]
+    y = ((np.arange(height) + 0.5 - middle[1]) / radius).astype(np.float32)[:, None]
+    off = np.hypot(x, y / rng.uniform(0.7, 1))
+    canvas *= (1 - rng.uniform(0.1, 0.5) * smoothstep(1.25, 0.9, np.hypot(x - 0.06, y - 0.08)))[..., None]
+    tone = rng.uniform(20, 240)
+    colour = linear(*np.clip(tone + rng.normal(0, 25, 3), 2, 245))
+    rim = rng.uniform(0.6, 0.97)
+    shade = 1 + rng.uniform(-0.3, 0.3) * smoothstep(rim - 0.04, rim, off) + 0.1 * x
+    mix(canvas, np.minimum(shade[..., None] * colour, 1), smoothstep(1 + 1 / radius, 1 - 1 / radius, off))
 
 
 def _cable(canvas: Field, rng: np.random.Generator) -> None:
@@ -246,6 +265,41 @@ def cloth(scene: Scene, size: Size, rng: np.random.Generator) -> Field:
     return canvas
 
 
+_WOODS: Final = tuple(linear(*colour) for colour in (
+    (196, 160, 112), (160, 118, 78), (120, 84, 56), (182, 168, 146), (176, 136, 92), (214, 190, 150),
+))  # fmt: skip
+
+
+def crate(scene: Scene, size: Size, rng: np.random.Generator) -> Field:
+    """Paint the bottom of a crate: boards with gaps, or cardboard, between walls that throw shade."""
+    wood = pick_colour(rng, _WOODS)
+    canvas = speckle(scene, size, rng, wood, 0.05)
+    angle = float(rng.choice([0, math.pi / 2])) + rng.normal(0, 0.06)
+    unit, key = 1 / math.sqrt(size.pixels), int(rng.integers(1 << 31))
+    length, across = along(size, angle), along(size, angle + math.pi / 2)
+    if rng.random() < 0.7:
+        grain = sampled(clouds(), length * 0.1, across, period=rng.uniform(0.5, 1.5), pixel=unit, key=key)
+        canvas *= np.exp(rng.uniform(0.05, 0.2) * grain[..., 0] + rng.uniform(0.02, 0.12) * grain[..., 2])[..., None]
+        place = across * (1 / rng.uniform(0.12, 0.4)) + rng.random()
+        number = np.floor(place)
+        canvas *= (1 + 0.12 * np.sin(number * 12.9898))[..., None]  # boards differ a little
+        gap = rng.uniform(0.01, 0.12)
+        mix(
+            canvas,
+            linear(*rng.uniform((8, 8, 8), (50, 44, 38))),
+            smoothstep(0.5 - gap, 0.5, np.abs(place - number - 0.5)),
+        )
+    else:
+        canvas *= (1 + rng.uniform(0, 0.12) * wave(size, angle, rng.uniform(0.01, 0.04)))[..., None]
+    for sign in (-1, 1) if rng.random() < 0.5 else (1,):
+        beside = along(size, angle + math.pi / 2) * sign
+        edge = rng.uniform(0.3, 0.5) * scene.extent[1 if abs(math.cos(angle)) > 0.5 else 0]
+        canvas *= (1 - rng.uniform(0.2, 0.7) * smoothstep(edge - 0.15, edge, beside))[..., None]
+        wall = wood * rng.uniform(0.6, 1.3)
+        mix(canvas, np.minimum(wall, 0.9), smoothstep(edge, edge + 0.006, beside))
+    return canvas
+
+
 def paint_ground(scene: Scene, size: Size, rng: np.random.Generator) -> Field:
     """Paint what is behind the fruit, in light of strength 1: linear float32 (height, width, 3)."""
     return _PAINTERS[scene.background](scene, size, rng)
@@ -268,7 +322,10 @@ _PAINTERS: Final[Mapping[Background, Callable[[Scene, Size, np.random.Generator]
         Background.CUPS: cups,
         Background.TABLE: table,
         Background.CLOTH: cloth,
-        Background.FOLIAGE: paint_foliage,
+        Background.CRATE: crate,
+        Background.FOLIAGE: paint_crown,
+        Background.GRASS: grass,
+        Background.SOIL: soil,
         Background.WHITE: _white,
         Background.BLACK: _black,
     }

@@ -37,6 +37,11 @@ def dot(sphere: Field, vector: NDArray[np.float64]) -> Field:
     return np.asarray(x * sphere[0] + y * sphere[1] + z * sphere[2])
 
 
+def chord(sphere: Field, centre: NDArray[np.float64]) -> Field:
+    """Return the chord lengths from points on the unit sphere (3, height, width) to `centre`."""
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * dot(sphere, centre), 0)))
+
+
 def tangents(centre: NDArray[np.float64], angle: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return two orthogonal unit vectors tangent to the sphere at `centre`, the first rotated by `angle`."""
     helper = np.eye(3)[int(np.abs(centre).argmin())]
@@ -101,7 +106,7 @@ def clouds() -> tuple[Field, ...]:
         white = np.fft.rfft2(rng.standard_normal((_TILE, _TILE)))
         noise = np.fft.irfft2(white * spectrum, s=(_TILE, _TILE))
         channels.append(noise / noise.std())
-    return _halved(np.stack(channels, axis=-1).astype(np.float32))
+    return halved(np.stack(channels, axis=-1).astype(np.float32))
 
 
 @lru_cache(maxsize=1)
@@ -118,10 +123,11 @@ def pores() -> tuple[Field, ...]:
     distance = np.fft.fftfreq(_TILE) * _TILE
     bell = np.exp(-(distance[:, None] ** 2 + distance[None] ** 2) / (2 * (cell * 0.24) ** 2))
     depth = np.fft.irfft2(np.fft.rfft2(dots) * np.fft.rfft2(bell), s=(_TILE, _TILE))
-    return _halved(depth.astype(np.float32))
+    return halved(depth.astype(np.float32))
 
 
-def _halved(tile: Field) -> tuple[Field, ...]:
+def halved(tile: Field) -> tuple[Field, ...]:
+    """Return a square tile and its halved copies, down to a side of 8."""
     levels = [tile]
     while levels[-1].shape[0] > 8:
         side = levels[-1].shape[0] // 2
@@ -129,7 +135,9 @@ def _halved(tile: Field) -> tuple[Field, ...]:
     return tuple(levels)
 
 
-def sampled(tile: tuple[Field, ...], u: Field, v: Field, *, period: float, pixel: float, key: int) -> Field:
+def sampled(
+    tile: tuple[Field, ...], u: Field, v: Field, *, period: float, pixel: float, key: int, turned: bool = True
+) -> Field:
     """Sample a seamless tile.
 
     Args:
@@ -139,6 +147,7 @@ def sampled(tile: tuple[Field, ...], u: Field, v: Field, *, period: float, pixel
         period: length in u and v that the whole tile covers.
         pixel: length in u and v of one pixel of the image; chooses the copy, which avoids aliasing.
         key: key of a random offset and rotation.
+        turned: whether the tile is rotated too.
 
     Returns:
         float32 (height, width, channels of the tile).
@@ -147,6 +156,7 @@ def sampled(tile: tuple[Field, ...], u: Field, v: Field, *, period: float, pixel
     source = tile[level]
     side = source.shape[0]
     angle, *offset = generator(key).uniform(0, (2 * np.pi, side, side)).tolist()
+    angle *= turned
     cos, sin = math.cos(angle) * side / period, math.sin(angle) * side / period
     x = cos * u + (-sin) * v + offset[0]
     y = sin * u + cos * v + offset[1]

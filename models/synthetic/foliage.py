@@ -1,20 +1,25 @@
-"""Leaves: behind hanging fruit, in front of it, and one or two at the stem of picked fruit."""
+"""Leaves: one by one, as the seamless texture of a thicket, and hanging in front of fruit."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
 
 from models.data.samples import InstanceMap
-from models.synthetic.fields import Field, blurred, lattice, linear, mix, smoothstep
-from models.synthetic.scene import Lighting, Scene
-from models.types import Size
+from models.synthetic.fields import Field, Rgb, generator, halved, linear, mix, smoothstep
+from models.synthetic.scene import Background, Scene
 
 _LONG: Final = 256  # length of the sprite of a leaf in pixels
+_TILE: Final = 512  # side of the thicket in pixels
+_TILED_LEAVES: Final = 420  # cover five sixths of it
+LEAF_OF_TILE: Final = 0.14
+"""Mean length of a leaf of the thicket, as a share of the tile."""
+
+_Window: TypeAlias = tuple[slice, slice]
 
 
 @lru_cache(maxsize=1)
@@ -39,18 +44,17 @@ def _leaf() -> tuple[Field, ...]:
     return tuple(levels)
 
 
-def _draw_leaf(
-    canvas: Field, rng: np.random.Generator, stalk: tuple[float, float], *, length: float, angle: float, light: Lighting
-) -> tuple[tuple[slice, slice], Field] | None:
-    """Draw a leaf from its stalk (in pixels); return its window and the share of each pixel that it covers."""
-    height, width = canvas.shape[:2]
+def _warped(
+    shape: tuple[int, ...], stalk: tuple[float, float], *, length: float, angle: float, breadth: float
+) -> tuple[_Window, Field] | None:
+    """Turn the sprite; return the window of an image (height, width, ...) that it covers and its channels there."""
+    height, width = shape[:2]
     levels = _leaf()
     level = int(np.clip(math.floor(math.log2(max(_LONG / length, 1)) + 0.5), 0, len(levels) - 1))
     sprite = levels[level]
     scale = length / sprite.shape[1]
-    narrow = rng.uniform(0.45, 1.0)
     cos, sin = math.cos(angle), math.sin(angle)
-    reach = length * 0.3 * narrow
+    reach = length * 0.3 * breadth
     ends = np.array([[0, -reach], [0, reach], [length, -reach], [length, reach]])
     spots = ends @ np.array([[cos, sin], [-sin, cos]]) + stalk
     low = np.clip(np.floor(spots.min(axis=0)), 0, (width, height)).astype(int)
@@ -60,60 +64,117 @@ def _draw_leaf(
     middle = sprite.shape[0] / 2
     matrix = np.array(
         [
-            [scale * cos, -scale * narrow * sin, stalk[0] - low[0] + middle * scale * narrow * sin],
-            [scale * sin, scale * narrow * cos, stalk[1] - low[1] - middle * scale * narrow * cos],
+            [scale * cos, -scale * breadth * sin, stalk[0] - low[0] + middle * scale * breadth * sin],
+            [scale * sin, scale * breadth * cos, stalk[1] - low[1] - middle * scale * breadth * cos],
         ]
     )
-    shape = (int(high[0] - low[0]), int(high[1] - low[1]))
-    warped = np.asarray(cv2.warpAffine(sprite, matrix, shape, flags=cv2.INTER_LINEAR), np.float32)
-    covered, side, veins, along = np.moveaxis(warped, -1, 0)
-    ripe = rng.beta(1.2, 1.6)
-    green = linear(*(rng.normal(0, 5, 3) + np.array([40 + 70 * ripe, 70 + 75 * ripe, 28 + 22 * ripe])))
-    if rng.random() < 0.12:
-        green = linear(*rng.uniform((120, 120, 40), (190, 180, 70)))
-    facing = rng.uniform(0.15, 1.0)
-    tilt = rng.uniform(-0.35, 0.35)
-    lamp = light.lamps[0].colour
-    brightness = (0.9 * light.sky + facing * lamp) * 0.8
+    across = (int(high[0] - low[0]), int(high[1] - low[1]))
+    warped = np.asarray(cv2.warpAffine(sprite, matrix, across, flags=cv2.INTER_LINEAR), np.float32)
+    return (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))), warped
+
+
+@lru_cache(maxsize=1)
+def thicket() -> tuple[Field, ...]:
+    """Return seamless leaves, float32 (n, n, 4), and their halved copies, for `sampled`.
+
+    Channels: covered share of the pixel; brightness, about 0.2 to 1.4; place in the palette of `leaf_colours`, 0 to 1;
+    share covered by the nearest leaves alone, whose gaps are wide enough for sun to fall through.
+    """
+    rng = generator(3)
+    tile = np.zeros((_TILE, _TILE, 4), np.float32)
+    for number in range(_TILED_LEAVES):
+        x, y = rng.uniform(0, _TILE, 2).tolist()
+        length, angle = LEAF_OF_TILE * _TILE * rng.uniform(0.6, 1.3), rng.normal(math.pi / 2, 1.1)
+        breadth, facing, tilt, hue = rng.uniform((0.6, 0.3, -0.3, 0), (1.4, 1.2, 0.3, 1)).tolist()
+        copies = [
+            (x + right, y + down)
+            for right in (-_TILE, 0, _TILE)
+            for down in (-_TILE, 0, _TILE)
+            if -length < x + right < _TILE + length and -length < y + down < _TILE + length
+        ]
+        for stalk in copies:
+            placed = _warped(tile.shape, stalk, length=length, angle=angle, breadth=breadth)
+            if placed is None:
+                continue
+            window, (covered, side, veins, _) = placed[0], np.moveaxis(placed[1], -1, 0)
+            part = tile[window]
+            # What lies under the leaf is in its shadow.
+            part[..., 1] *= 1 - 0.55 * cv2.blur(covered, (9, 9))
+            paint = np.stack([np.ones_like(side), facing * (1 + tilt * side) + 0.2 * veins, hue + 0 * side], -1)
+            mix(part[..., :3], paint, covered)
+            if number >= _TILED_LEAVES * 0.7:
+                np.maximum(part[..., 3], covered, out=part[..., 3])
+    return halved(tile)
+
+
+@lru_cache(maxsize=8)
+def leaf_colours(key: int) -> Field:
+    """Return the leaves' colours in a scene: float32 (256, 3), from dark over light green to yellow and brown ones."""
+    rng = generator(key, 7)
+    wilted = 0.03 if rng.random() < 0.55 else rng.uniform(0.08, 0.3) if rng.random() < 0.7 else rng.uniform(0.3, 0.8)
+    dull = rng.uniform(0.2, 0.65) if rng.random() < 0.35 else rng.uniform(0, 0.2)
+    dark = np.array([40, 70, 28]) + rng.normal(0, (10, 8, 8))
+    light = np.array([112, 148, 52]) + rng.normal(0, (22, 16, 14))
+    yellow, brown = rng.uniform((150, 130, 40), (205, 190, 80)), rng.uniform((96, 66, 36), (158, 116, 72))
+    stops = [0.0, 0.55 * (1 - wilted), 1 - wilted, 1 - 0.6 * wilted, 1.0]
+    place = np.linspace(0, 1, 256)
+    shades = zip(dark, (0.6 * dark + 0.4 * light), light, yellow, brown, strict=True)
+    srgb = np.stack([np.interp(place, stops, list(channel)) for channel in shades], axis=-1)
+    grey = srgb.mean(axis=1, keepdims=True)
+    return linear(*(srgb + (grey - srgb) * dull).ravel()).reshape(256, 3)
+
+
+def draw_leaf(
+    canvas: Field,
+    rng: np.random.Generator,
+    stalk: tuple[float, float],
+    *,
+    length: float,
+    angle: float,
+    key: int,
+    light: tuple[Rgb, Rgb],
+) -> tuple[_Window, Field] | None:
+    """Draw one leaf.
+
+    Args:
+        canvas: linear float32 (height, width, 3), painted in place.
+        rng: random generator.
+        stalk: x and y of its stalk in pixels.
+        length: its length in pixels.
+        angle: direction from the stalk to the tip.
+        key: key of the scene: leaves of one tree are alike.
+        light: light of the sky and of the lamp.
+
+    Returns:
+        Its window and the share of each pixel that it covers; None if it is outside the image.
+    """
+    broad = float(generator(key, 8).uniform(0.6, 1.5))
+    breadth = broad * rng.uniform(0.65, 1.1)
+    placed = _warped(canvas.shape, stalk, length=length, angle=angle, breadth=breadth)
+    if placed is None:
+        return None
+    window, (covered, side, veins, along) = placed[0], np.moveaxis(placed[1], -1, 0)
+    colour = leaf_colours(key)[rng.integers(256)] * np.exp(rng.normal(0, 0.1, 3)).astype(np.float32)
+    facing, tilt = rng.uniform(0.15, 1.0), rng.uniform(-0.35, 0.35)
+    sky, lamp = light
+    brightness = (0.9 * sky + facing * lamp) * 0.8
     shade = 1 + tilt * side + 0.5 * veins
     # Wax shines where the blade bends towards the light: a band along one half, or across it.
     blade = rng.uniform(0.2, 0.8) + 0.25 * side
     band = np.exp(-(((along - blade) / rng.uniform(0.12, 0.4)) ** 2)) * (rng.uniform(0, 0.5) ** 2)
-    colour = shade[..., None] * (green * brightness) + band[..., None] * lamp
-    window = slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-    mix(canvas[window], colour, covered)
+    mix(canvas[window], shade[..., None] * (colour * brightness) + band[..., None] * lamp, covered)
     return window, covered
 
 
-def paint_foliage(scene: Scene, size: Size, rng: np.random.Generator) -> Field:
-    """Paint a crown of leaves: blurred ones far behind with sky between them, sharp ones nearer."""
-    shape = (size.height, size.width)
-    unit = math.sqrt(size.pixels)
-    gaps = smoothstep(rng.uniform(0.6, 1.6), 2.2, lattice(rng, shape, (9, 9)))
-    shade = np.exp(lattice(rng, shape, (6, 6)) * 0.4 + rng.uniform(-0.8, 0.4))
-    canvas = np.asarray(shade[..., None] * linear(*rng.uniform((20, 34, 14), (60, 78, 34))), np.float32)
-    mix(canvas, linear(*rng.uniform((150, 170, 190), (250, 250, 250))), gaps * rng.uniform(0, 0.9))
-    length = rng.uniform(0.16, 0.4)
-    number = min(80, round(3.2 / length**2))
-    for share, dark in ((0.6, 0.6), (1.0, 1.0)):
-        for _ in range(round(number * share)):
-            _any_leaf(canvas, rng, length * share * unit, scene.lighting)
-        if dark < 1:
-            canvas = blurred(canvas, rng.uniform(0.004, 0.02) * unit) * dark
-    return canvas
-
-
-def _any_leaf(
-    canvas: Field, rng: np.random.Generator, length: float, light: Lighting
-) -> tuple[tuple[slice, slice], Field] | None:
-    height, width = canvas.shape[:2]
-    x, y = rng.uniform((-0.1 * width, -0.2 * height), (1.1 * width, 1.0 * height)).tolist()
-    angle = rng.normal(math.pi / 2, 1.0)  # leaves hang
-    return _draw_leaf(canvas, rng, (x, y), length=length * rng.uniform(0.6, 1.2), angle=angle, light=light)
+_FRONT_LEAVES: Final = {
+    Background.FOLIAGE: (0.35, 0.35, 0.2, 0.1),
+    Background.GRASS: (0.7, 0.2, 0.1, 0.0),
+    Background.SOIL: (0.8, 0.2, 0.0, 0.0),
+}
 
 
 def paint_front_leaves(scene: Scene, canvas: Field, instances: InstanceMap, rng: np.random.Generator) -> None:
-    """Hang some leaves in front of the fruit; the pixels they cover no longer belong to a fruit.
+    """Put leaves in front of some fruit outdoors; the pixels that they cover no longer belong to a fruit.
 
     Args:
         scene: the scene.
@@ -121,15 +182,19 @@ def paint_front_leaves(scene: Scene, canvas: Field, instances: InstanceMap, rng:
         instances: uint16 (height, width), set to 0 behind the leaves.
         rng: random generator.
     """
+    chances = _FRONT_LEAVES.get(scene.background)
+    if chances is None:
+        return
     unit = math.sqrt(canvas.shape[0] * canvas.shape[1])
+    light = scene.lighting.sky, scene.lighting.lamps[0].colour
     for fruit in scene.fruits:
-        for _ in range(int(rng.choice(4, p=[0.35, 0.35, 0.2, 0.1]))):
+        for _ in range(int(rng.choice(4, p=chances))):
             around = rng.uniform(0, 2 * math.pi)
             rim = np.array([math.cos(around), math.sin(around)]) * fruit.radius * rng.uniform(0.9, 1.5)
             stalk = (fruit.centre[:2] + rim) * unit + (canvas.shape[1] / 2, canvas.shape[0] / 2)
             length = fruit.radius * unit * rng.uniform(0.8, 1.9)
             inward = rng.normal(around + math.pi, 0.9)
-            leaf = _draw_leaf(canvas, rng, (stalk[0], stalk[1]), length=length, angle=inward, light=scene.lighting)
+            leaf = draw_leaf(canvas, rng, (stalk[0], stalk[1]), length=length, angle=inward, key=scene.key, light=light)
             if leaf is not None:
                 window, covered = leaf
                 instances[window][covered >= 0.5] = 0

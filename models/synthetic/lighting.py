@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.synthetic.fields import Field, Rgb, blurred, clouds, dot, resized, sampled, smoothstep
+from models.synthetic.foliage import thicket
+from models.synthetic.peel import Peel
 from models.synthetic.scene import Fruit, Lamp, Lighting, Scene, Vector
-from models.synthetic.surface import Patch, Peel
+from models.synthetic.surface import Patch
 from models.types import Size
 
-_STEEPEST = 1.2  # steepest slope of the relief that still shades well
+_LEAF_SHADOWS: Final = 1.6  # period of the shadows: leaves of a fifth of the mean side
+_PENUMBRA: Final = 0.006  # in mean sides
+_STEEPEST: Final = 1.2  # steepest slope of the relief that still shades well
 
 
 def shade(fruit: Fruit, patch: Patch, peel: Peel, lighting: Lighting, up: Vector, others: Sequence[Fruit]) -> Field:
@@ -119,6 +123,10 @@ def _shaded_by(fruit: Fruit, patch: Patch, others: Sequence[Fruit], lamp: Lamp) 
 
 def dapples(lighting: Lighting, x: Field, y: Field, pixel: float) -> Field:
     """Return the share of sunlight that leaves let through at (x, y), 0 to 1; `pixel` is the length of a pixel."""
+    if lighting.leafy:
+        # The sun is no point: the outline of a leaf some way off is a little soft.
+        leaves = sampled(thicket(), x, y, period=_LEAF_SHADOWS, pixel=max(pixel, _PENUMBRA), key=lighting.key)
+        return np.asarray(1 - lighting.dapple * leaves[..., 3])
     noise = sampled(clouds(), x, y, period=2.0, pixel=pixel, key=lighting.key)
     return 1 - lighting.dapple * smoothstep(0.3, -0.3, noise[..., 0] + 0.15 * noise[..., 1])
 

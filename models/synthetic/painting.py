@@ -12,16 +12,22 @@ import numpy as np
 from models.data.samples import Instance, InstanceMap, Sample
 from models.errors import PomonaError
 from models.masks import bounding_box
+from models.synthetic.apples import apple_skin
 from models.synthetic.backgrounds import paint_ground
-from models.synthetic.blemishes import paint_lesion, paint_mark
 from models.synthetic.fields import Field, blurred, generator, mix
 from models.synthetic.foliage import paint_front_leaves
+from models.synthetic.hands import paint_fingers, paint_palm
+from models.synthetic.lesions import paint_lesion
 from models.synthetic.lighting import dapples, even_light, ground_light, shade
-from models.synthetic.scene import Background, Fruit, Lens, Scene
-from models.synthetic.surface import healthy_peel, patch_of
+from models.synthetic.marks import IN_PEEL, paint_mark
+from models.synthetic.peel import healthy_peel
+from models.synthetic.rot import paint_rot
+from models.synthetic.scene import Background, Fruit, Lens, Scene, Species
+from models.synthetic.surface import patch_of
 from models.types import BinaryMask, PixelClass, Pixels, SemanticMap, Size
 
 _STEPS: Final = 4096
+_METERED: Final = 0.2  # mean light that a camera exposes for, with 1 for white paper: middle grey
 
 
 def paint(scene: Scene, size: Size, name: str, seed: int) -> Sample:
@@ -31,11 +37,18 @@ def paint(scene: Scene, size: Size, name: str, seed: int) -> Sample:
     instances = np.zeros((size.height, size.width), np.uint16)
     lesions = np.zeros((size.height, size.width), np.bool_)
     for number, fruit in enumerate(scene.fruits, start=1):
+        held = scene.hand and fruit is scene.fruits[-1]
+        if held:
+            paint_palm(scene, fruit, canvas, instances)
         _paint_fruit(fruit, scene, size, canvas=canvas, instances=instances, lesions=lesions, number=number)
-    if scene.background is Background.FOLIAGE:
-        paint_front_leaves(scene, canvas, instances, rng)
+        if held:
+            paint_fingers(scene, fruit, canvas, instances)
+    paint_front_leaves(scene, canvas, instances, rng)
     even = float(even_light(scene).mean())
     canvas *= 0.8 / even
+    if scene.background is Background.FOLIAGE:
+        # Leaves are dark, and a camera exposes for them, though not so far that they become grey.
+        canvas *= float(np.clip((_METERED / canvas.mean()) ** 0.6, 0.8, 2.2))
     pixels = photograph(canvas, scene.lens, generator(seed, 4))
     return _sample(name, pixels, instances, lesions & (instances > 0))
 
@@ -63,11 +76,17 @@ def _paint_fruit(
     patch = patch_of(fruit, size)
     if patch is None:
         return
-    peel = healthy_peel(fruit, patch)
+    peel = apple_skin(fruit, patch) if fruit.species is Species.APPLE else healthy_peel(fruit, patch)
+    for mark in fruit.marks:
+        if mark.kind in IN_PEEL:
+            paint_mark(fruit, patch, peel, mark)
+    if fruit.rot is not None:
+        paint_rot(patch, peel, fruit.rot)
     for lesion in fruit.lesions:
         paint_lesion(fruit, patch, peel, lesion)
     for mark in fruit.marks:
-        paint_mark(fruit, patch, peel, mark)
+        if mark.kind not in IN_PEEL:
+            paint_mark(fruit, patch, peel, mark)
     others = [other for other in scene.fruits if other is not fruit]
     light = shade(fruit, patch, peel, scene.lighting, scene.up, others)
     mix(canvas[patch.window], light, patch.coverage)
@@ -106,6 +125,7 @@ def photograph(light: Field, lens: Lens, rng: np.random.Generator) -> Pixels:
     """
     height, width = light.shape[:2]
     unit = math.sqrt(height * width)
+    light += lens.haze
     light *= lens.balance * lens.exposure
     if lens.vignetting > 0:
         down = ((np.arange(height, dtype=np.float32) + 0.5) / height - 0.5) ** 2

@@ -17,6 +17,7 @@ from models.errors import PomonaError
 from models.synthetic.fields import Rgb
 
 MAX_FRUITS: Final = 24
+_LEAST_ROT: Final = 0.05  # less than this is a lesion
 
 
 class CannotRender(PomonaError):
@@ -31,7 +32,10 @@ class Background(StrEnum):
     CUPS = "cups"
     TABLE = "table"
     CLOTH = "cloth"
+    CRATE = "crate"
     FOLIAGE = "foliage"
+    GRASS = "grass"
+    SOIL = "soil"
     WHITE = "white"
     BLACK = "black"
 
@@ -39,8 +43,9 @@ class Background(StrEnum):
 class Layout(StrEnum):
     """How the fruits lie.
 
-    LOOSE fruits may touch, hide parts of one another and cross the border of the image. The others lie entirely inside
-    the image: APART with gaps between them, TOUCHING side by side, PILED on top of one another.
+    LOOSE fruits may touch, hide parts of one another and cross the border of the image; some are 12 pixels wide at
+    448 x 224, some larger than the image, and some in a hand. The others lie entirely inside the image, and are of
+    medium size if asked for: APART with gaps between them, TOUCHING side by side, PILED on top of one another.
     """
 
     LOOSE = "loose"
@@ -59,7 +64,10 @@ class RenderOptions:
         layout: how the fruits lie; None for any. With None, cups and foliage place fruit in their own way.
         infected_share: share of the fruits that have lesions, 0 to 1; a share that gives no whole number of fruits is
             rounded up or down at random. Hidden lesions do not show, so fewer fruits may look infected.
-        distractors: whether fruit has harmless marks: stickers, drops, dust, leaf fragments, wind scars.
+        rot_cover: share of the visible surface of each infected fruit that one large rot or mould covers, 0.05 to 1;
+            None for any lesions, large rot among them.
+        russet_share: share of the fruits that have russet or wind scars, which are harmless, 0 to 1.
+        distractors: whether fruit has harmless marks: russet, wind scars, stickers, drops, dust, leaf fragments.
         camera: whether there is blur, noise, vignetting and JPEG compression.
 
     Raises:
@@ -70,6 +78,8 @@ class RenderOptions:
     fruits: int | None = None
     layout: Layout | None = None
     infected_share: float = 0.45
+    rot_cover: float | None = None
+    russet_share: float = 0.2
     distractors: bool = True
     camera: bool = True
 
@@ -78,6 +88,10 @@ class RenderOptions:
             raise CannotRender(f"fruits must be 0 to {MAX_FRUITS}, got {self.fruits}.")
         if not 0 <= self.infected_share <= 1:
             raise CannotRender(f"infected_share must be 0 to 1, got {self.infected_share}.")
+        if self.rot_cover is not None and not _LEAST_ROT <= self.rot_cover <= 1:
+            raise CannotRender(f"rot_cover must be {_LEAST_ROT} to 1, got {self.rot_cover}.")
+        if not 0 <= self.russet_share <= 1:
+            raise CannotRender(f"russet_share must be 0 to 1, got {self.russet_share}.")
         if self.background is Background.CUPS and self.layout not in {None, Layout.APART}:
             raise CannotRender(f"layout must be apart with cups, got {self.layout}.")
 
@@ -87,11 +101,12 @@ Vector: TypeAlias = NDArray[np.float64]
 
 
 class Species(StrEnum):
-    """Species of citrus."""
+    """Species of fruit: citrus, and apples so that shape and skin vary."""
 
     ORANGE = "orange"
     MANDARIN = "mandarin"
     LEMON = "lemon"
+    APPLE = "apple"
 
 
 class LesionKind(StrEnum):
@@ -102,7 +117,16 @@ class LesionKind(StrEnum):
     CANKER = "canker"
     BLACK_SPOT = "black spot"
     SCAB = "scab"
+    NET = "net"
+    SOOT = "soot"
     SCAR = "scar"
+
+
+class RotKind(StrEnum):
+    """Decay of a large part of a fruit; its pixels are infected."""
+
+    SOFT = "soft rot"
+    MOULD = "mould"
 
 
 class MarkKind(StrEnum):
@@ -113,6 +137,7 @@ class MarkKind(StrEnum):
     DUST = "dust"
     LEAF_BIT = "leaf fragment"
     WIND_SCAR = "wind scar"
+    RUSSET = "russet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +158,23 @@ class Lesion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rot:
+    """Decay of a large part of a fruit.
+
+    Attributes:
+        kind: kind of rot.
+        centre: where it began: unit vector in the fruit's own frame.
+        cover: share of the visible surface that it covers, 0 to 1.
+        key: key of its random details.
+    """
+
+    kind: RotKind
+    centre: Vector
+    cover: float
+    key: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Mark:
     """A harmless mark; its attributes are those of `Lesion`."""
 
@@ -147,16 +189,19 @@ class Fruit:
     """One fruit: an ellipsoid with a bumpy outline.
 
     Attributes:
-        species: species of citrus.
+        species: species of the fruit.
         centre: centre in the view frame.
         radius: length of its longest half axis.
         axes: half axes as shares of the radius, along its own x, y, z; the stem is at +y.
         rotation: (3, 3) matrix from the view frame to the fruit's own frame.
         ripeness: 0 green to 1 fully coloured.
+        blush: 0 none to 1 wholly red; apples only.
         gloss: 0 dull to 1 waxed.
         wrinkles: 0 none to 1 deep, around the stem.
-        lesions: painted in this order.
-        marks: painted over the lesions.
+        shrivel: 0 plump to 1 shrunk, with an uneven outline.
+        rot: large rot; None for none.
+        lesions: painted over the rot, in this order.
+        marks: russet and wind scars are painted under rot and lesions, all others over them.
         key: key of its random details.
     """
 
@@ -166,8 +211,11 @@ class Fruit:
     axes: Vector
     rotation: NDArray[np.float64]
     ripeness: float
+    blush: float
     gloss: float
     wrinkles: float
+    shrivel: float
+    rot: Rot | None
     lesions: tuple[Lesion, ...]
     marks: tuple[Mark, ...]
     key: int
@@ -197,6 +245,7 @@ class Lighting:
         sky: diffuse light from above.
         bounce: light from the ground.
         dapple: 0 for even light to 1 for sun through leaves.
+        leafy: whether the dapples have the outlines of near leaves; else they are patches.
         key: key of the dapples.
     """
 
@@ -204,6 +253,7 @@ class Lighting:
     sky: Rgb
     bounce: Rgb
     dapple: float
+    leafy: bool
     key: int
 
 
@@ -220,6 +270,7 @@ class Lens:
         motion: length of the motion blur, likewise.
         motion_angle: its direction in radians.
         sharpening: 0 for none to 1 for strong.
+        haze: stray light, 0 to 1 being white paper.
         noise: standard deviation at middle grey, 0 to 1 being black to white.
         jpeg_quality: 1 to 100; None for no compression.
     """
@@ -232,6 +283,7 @@ class Lens:
     motion: float
     motion_angle: float
     sharpening: float
+    haze: float
     noise: float
     jpeg_quality: int | None
 
@@ -246,6 +298,7 @@ class Scene:
         elevation: angle of the camera above the ground in radians; pi / 2 looks straight down.
         pitch_of_rows: distance between rollers or cups; unused with other backgrounds.
         fruits: from far to near.
+        hand: whether a hand holds the nearest fruit.
         lighting: all light.
         lens: what the camera does to it.
         key: key of the random details of the background.
@@ -256,6 +309,7 @@ class Scene:
     elevation: float
     pitch_of_rows: float
     fruits: tuple[Fruit, ...]
+    hand: bool
     lighting: Lighting
     lens: Lens
     key: int

@@ -25,7 +25,17 @@ from models.training.errors import CannotTrain
 from models.training.options import PRESETS, Machine, Product, SamLossWeights, SamOptions, UNetOptions
 
 _FIT = ("epochs", "optimiser", "learning_rate", "weight_decay", "schedule", "warm_up", "averaging", "patience", "seed")
-_UNET = ("architecture", "encoder_weights", "begin_from", "loss", "batch", "close", "rendered", "rendered_validation")
+_UNET = (
+    "architecture",
+    "encoder_weights",
+    "begin_from",
+    "loss",
+    "batch",
+    "close",
+    "close_side",
+    "rendered",
+    "rendered_validation",
+)
 _SAM = ("model", "side", "padding", "batch", "rounds")
 
 
@@ -145,6 +155,7 @@ def _add_unet_arguments(parser: argparse.ArgumentParser) -> None:
     add("--loss", help="sum of dice, focal and cross-entropy, such as dice+0.5*focal")
     add("--batch", type=int, help="number of images in a batch")
     add("--close", type=float, metavar="SHARE", help="share of batches with close-ups of fruit and lesions")
+    add("--close-side", type=int, metavar="N", help="side of a close-up in pixels")
     add("--rendered", type=int, metavar="N", help="number of rendered scenes in an epoch")
     add("--rendered-validation", type=int, metavar="N", help="number of rendered scenes to validate on")
     add("--epochs", type=int, help="largest number of epochs")

@@ -6,6 +6,7 @@ linear map of red, green and blue, so that they cost one pass over the image.
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -40,8 +41,16 @@ class Augmentation:
         contrast: likewise of the factor on differences from the mean of the image.
         saturation: likewise of the factor on differences from grey.
         hue: largest rotation about the axis of greys in degrees.
+        mirror: probability that an image goes on mirrored where its crop is larger, instead of with padding.
         blur: largest standard deviation in pixels.
         noise: largest standard deviation, of 255.
+        gamma: largest logarithm of the exponent on brightness, either way.
+        jpeg: probability of artefacts of JPEG compression.
+        shadow: probability of shadows.
+        fruit_colour: probability of another colour of all fruit.
+        rot: probability of rot painted on fruit, if the annotation separates fruits.
+        lesions: probability of lesions of another fruit transferred to a fruit, likewise.
+        paste: probability of fruits of other images pasted into an image; into one without fruit three times as high.
 
     Raises:
         CannotTrain: a number is out of range.
@@ -50,17 +59,28 @@ class Augmentation:
     flip: float = 0.5
     flip_vertical: float = 0.5
     rotation: float = 20.0
-    smallest: float = 0.75
-    largest: float = 1.5
-    brightness: float = 0.25
-    contrast: float = 0.25
-    saturation: float = 0.3
-    hue: float = 8.0
-    blur: float = 1.2
+    smallest: float = 0.6
+    largest: float = 1.6
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.35
+    hue: float = 10.0
+    mirror: float = 0.6
+    blur: float = 1.5
     noise: float = 10.0
+    gamma: float = 0.35
+    jpeg: float = 0.3
+    shadow: float = 0.2
+    fruit_colour: float = 0.3
+    rot: float = 0.25
+    lesions: float = 0.2
+    paste: float = 0.2
 
     def __post_init__(self) -> None:
-        shares = (self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation)
+        shares = (
+            *(self.flip, self.flip_vertical, self.brightness, self.contrast, self.saturation, self.gamma, self.mirror),
+            *(self.jpeg, self.shadow, self.fruit_colour, self.rot, self.lesions, self.paste),
+        )
         others = (self.rotation, self.hue, self.blur, self.noise)
         if not all(0 <= each <= 1 for each in shares) or not all(0 <= each <= 360 for each in others):
             raise CannotTrain(
@@ -72,7 +92,7 @@ class Augmentation:
             )
 
 
-UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0)
+UNCHANGED: Final = Augmentation(0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """No change; only the visible part of an image that is larger than its crop is random."""
 
 
@@ -84,11 +104,13 @@ class Placement:
         matrix: float64 (2, 3), from x, y of the image to x, y of the crop; corners of pixels have whole coordinates.
         scale: its scale, above 0.
         crop: size of the crop.
+        mirrored: whether the image goes on mirrored outside its edges, so that every pixel of the crop counts.
     """
 
     matrix: NDArray[np.float64]
     scale: float
     crop: Size
+    mirrored: bool = False
 
 
 def place(
@@ -122,15 +144,18 @@ def place(
     middle, slack = image / 2, np.abs(image * scale - window) / 2
     if about is not None:
         middle, slack = np.array(about), window / 4
+        # Not beyond the edges, as far as the image is larger than the crop.
+        reach = np.maximum(image * scale - window, 0) / 2
+        middle = image / 2 + np.clip((middle - image / 2) * scale, -reach, reach) / scale
     shift = rng.uniform(-slack, slack)
     turn = np.array(((math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))))
     linear = scale * turn @ np.diag(mirror)
     offset = window / 2 + turn @ shift - linear @ middle
-    return Placement(np.column_stack((linear, offset)), scale, crop)
+    return Placement(np.column_stack((linear, offset)), scale, crop, bool(rng.random() < augmentation.mirror))
 
 
 def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
-    """Move an image into its crop; outside the image is `PADDING`.
+    """Move an image into its crop; outside the image is `PADDING`, or the mirrored image.
 
     Args:
         pixels: uint8 (height, width, 3), RGB.
@@ -146,11 +171,11 @@ def move_pixels(pixels: Pixels, placement: Placement) -> Pixels:
         small = max(1, round(width * placement.scale)), max(1, round(height * placement.scale))
         pixels = np.asarray(PIL.Image.fromarray(pixels).resize(small, PIL.Image.Resampling.BILINEAR))
         matrix = matrix @ np.diag((width / small[0], height / small[1], 1.0))
-    return _warped(pixels, matrix, placement.crop, cv2.INTER_LINEAR, PADDING)
+    return _warped(pixels, matrix, placement.crop, cv2.INTER_LINEAR, None if placement.mirrored else PADDING)
 
 
 def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
-    """Move the classes of an image into its crop; outside the image is IGNORE.
+    """Move the classes of an image into its crop; outside the image is IGNORE, or the mirrored image.
 
     Args:
         semantic: uint8 (height, width) of `PixelClass`.
@@ -159,7 +184,7 @@ def move_classes(semantic: SemanticMap, placement: Placement) -> SemanticMap:
     Returns:
         uint8 of size `placement.crop`.
     """
-    outside = (int(PixelClass.IGNORE),)
+    outside = None if placement.mirrored else (int(PixelClass.IGNORE),)
     return _warped(semantic, placement.matrix, placement.crop, cv2.INTER_NEAREST, outside)
 
 
@@ -188,6 +213,9 @@ def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generato
         uint8 of the same shape.
     """
     changed = _relit(pixels, augmentation, rng)
+    if augmentation.gamma:
+        exponent = math.exp(rng.uniform(-augmentation.gamma, augmentation.gamma))
+        changed = np.asarray(cv2.LUT(changed, np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)))
     if augmentation.blur and rng.random() < _CHANCE:
         deviation = max(1e-3, rng.uniform(0, augmentation.blur))
         changed = np.asarray(cv2.GaussianBlur(changed, (0, 0), deviation), np.uint8)
@@ -195,7 +223,15 @@ def recolour(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generato
         deviation = rng.uniform(0, augmentation.noise)
         noisy = changed + np.float32(deviation) * rng.standard_normal(changed.shape, np.float32)
         changed = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    if rng.random() < augmentation.jpeg:
+        changed = _compressed(changed, int(rng.integers(25, 95)))
     return changed
+
+
+def _compressed(pixels: Pixels, quality: int) -> Pixels:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.array(PIL.Image.open(file))
 
 
 def _relit(pixels: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
@@ -220,13 +256,17 @@ def _about_greys(angle: float) -> NDArray[np.float64]:
 
 
 def _warped(
-    values: NDArray[_Whole], matrix: NDArray[np.float64], crop: Size, interpolation: int, outside: tuple[int, ...]
+    values: NDArray[_Whole],
+    matrix: NDArray[np.float64],
+    crop: Size,
+    interpolation: int,
+    outside: tuple[int, ...] | None,
 ) -> NDArray[_Whole]:
+    """Move values; outside is one value, or the mirrored image."""
     # In OpenCV, whole coordinates are the centres of pixels.
     matrix = matrix.copy()
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     size = (crop.width, crop.height)
-    moved = cv2.warpAffine(
-        values, matrix, size, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=outside
-    )
+    border = cv2.BORDER_REFLECT if outside is None else cv2.BORDER_CONSTANT
+    moved = cv2.warpAffine(values, matrix, size, flags=interpolation, borderMode=border, borderValue=outside or (0,))
     return np.asarray(moved, values.dtype)

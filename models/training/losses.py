@@ -27,6 +27,7 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps logits float (batch, 3, height, width) and truth uint8 (batch, height, width) of `PixelClass` to a scalar."""
 
 _GAMMA: Final = 2.0
+_FALSE, _MISSED = 0.3, 0.7  # weights of the errors of `tversky`
 _SMOOTH: Final = 1.0  # pixels: keeps the quotient of a class with few pixels from jumping
 
 
@@ -67,7 +68,27 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
     return (weights * (1 - torch.stack(quotients))).sum() / weights.sum().clamp(min=1)
 
 
-LOSSES: Final[Mapping[str, Loss]] = MappingProxyType({"cross-entropy": cross_entropy, "dice": dice, "focal": focal})
+def tversky(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return 1 - T of infected pixels, the mean over the images that have any; see `Loss`.
+
+    T = Σpg / (Σpg + 0.3 Σp(1-g) + 0.7 Σ(1-p)g), of one image at a time, so that a few spots count as much as a wholly
+    rotten fruit; a missed pixel weighs more than a false one. Salehi, Erdogmus and Gholipour, "Tversky loss function"
+    (MLMI 2017). Only pixels of known health count.
+    """
+    chances = torch.softmax(logits.float(), dim=1)[:, PixelClass.INFECTED]
+    known = (truth != PixelClass.IGNORE) & (truth != PixelClass.FRUIT)
+    there = truth == PixelClass.INFECTED
+    p, g = (chances * known).flatten(1), there.to(chances.dtype).flatten(1)
+    hits = (p * g).sum(dim=1)
+    false, missed = p.sum(dim=1) - hits, g.sum(dim=1) - hits
+    index = (hits + _SMOOTH) / (hits + _FALSE * false + _MISSED * missed + _SMOOTH)
+    present = there.flatten(1).any(dim=1).to(chances.dtype)
+    return ((1 - index) * present).sum() / present.sum().clamp(min=1)
+
+
+LOSSES: Final[Mapping[str, Loss]] = MappingProxyType(
+    {"cross-entropy": cross_entropy, "dice": dice, "focal": focal, "tversky": tversky}
+)
 
 
 def read_loss(text: str) -> Loss:

@@ -30,9 +30,8 @@ EncoderWeights: TypeAlias = Literal["none", "imagenet"]
 CROPS: Final = (Size(224, 448), Size(448, 224), Size(256, 384), Size(384, 256), Size(288, 320), Size(320, 288))
 """Shapes of batches that cover about the area that serving uses, for images of 2:1 to 1:2."""
 
-CLOSE: Final = Size(192, 192)
-LOOKS: Final = 3
-"""Close-ups of one image: together about the area of one crop."""
+LOOKS: Final = 2
+"""Number of close-ups of one image."""
 
 _FLEXIBLE: Final = frozenset({Architecture.MOBILE_SAM})
 """Architectures whose encoders have no absolute position embeddings."""
@@ -134,8 +133,9 @@ class UNetOptions:
         loss: loss of the classes, see `models.training.losses.read_loss`.
         batch: number of images in a batch.
         crops: shapes that batches may have, chosen at random.
-        close: share of the batches of close-ups, `LOOKS` crops of size `CLOSE` of each image around points of its fruit
-            and lesions, instead of whole images; in the last quarter of the epochs there are none.
+        close: share of the batches of close-ups, `LOOKS` square crops of each image around points of its fruit and
+            lesions, instead of whole images; in the last quarter of the epochs there are none.
+        close_side: side of a close-up in pixels.
         augmentation: how far images are changed.
         rendered: number of rendered scenes in an epoch, new ones in each.
         rendered_validation: number of rendered scenes to validate on, always the same; none if `rendered` is 0.
@@ -148,10 +148,11 @@ class UNetOptions:
     architecture: str = "unet-mobilenetv2"
     encoder_weights: EncoderWeights = "none"
     begin_from: Path | None = None
-    loss: str = "dice+cross-entropy"
+    loss: str = "dice+cross-entropy+0.5*tversky"
     batch: int = 8
     crops: tuple[Size, ...] = CROPS
     close: float = 0.5
+    close_side: int = 192
     augmentation: Augmentation = field(default_factory=Augmentation)
     rendered: int = 0
     rendered_validation: int = 48
@@ -174,6 +175,8 @@ class UNetOptions:
             raise CannotTrain(
                 f"Numbers of rendered scenes must be at least 0, got {self.rendered} and {self.rendered_validation}."
             )
+        if self.close_side < STRIDE or self.close_side % STRIDE:
+            raise CannotTrain(f"close_side must be a multiple of {STRIDE}, got {self.close_side}.")
         if not self.crops or any(crop.height % STRIDE or crop.width % STRIDE for crop in self.crops):
             raise CannotTrain(f"Sides of crops must be multiples of {STRIDE}, got {self.crops}.")
 

@@ -164,7 +164,7 @@ def _prepare(
     options: SamOptions, opened: Sequence[OpenedSource], store: EmbeddingStore, device: torch.device
 ) -> tuple[Tasks, SamValidator]:
     validator = SamValidator([(each.dataset, each.validation) for each in opened], store, device=device)
-    images = [(load_images(each.dataset, each.train, store), each.source.weight) for each in opened]
+    images = [(load_images(each.dataset, names, store), weight) for each in opened for names, weight in each.weighted]
     return Tasks.of(images, batch=options.batch, seed=options.fit.seed), validator
 
 

@@ -17,13 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.data.samples import Sample
+from models.data.samples import InstanceMap, Sample
 from models.data.sources import OpenedSource
+from models.metrics import is_fruit
 from models.synthetic import RenderOptions, render
-from models.training.augmentation import move_classes, move_instances, move_pixels, place, recolour
+from models.training.augmentation import Augmentation, move_classes, move_instances, move_pixels, place, recolour
+from models.training.cut_outs import cut_fruit, number_to_paste, paste_fruits, transfer_lesions
+from models.training.fruit_changes import cast_shadows, change_colour, paint_rot
+from models.training.image_pool import ImagePool
 from models.training.losses import centre_offsets
-from models.training.options import CLOSE, LOOKS, Machine, UNetOptions
-from models.types import PixelClass, SemanticMap, Size
+from models.training.options import LOOKS, Machine, UNetOptions
+from models.types import PixelClass, Pixels, SemanticMap, Size
 from models.unet.letterbox import unet_letterbox
 
 FIRST_VALIDATION_SEED: Final = 500_000
@@ -32,6 +36,12 @@ _LAST_TRAINING_SEED: Final = 2**53
 
 _INFECTED: Final = RenderOptions(infected_share=0.7)
 """Lesions cover few pixels: more fruits have them in training than in validation, so that each scene teaches more."""
+
+_DIAMETERS: Final = (0.1, 0.9)
+"""Diameters of fruits in close-ups, as shares of their side."""
+
+_CLOSER: Final = 0.7
+"""Largest logarithm of the scale of a close-up whose fruit is not separated from others."""
 
 _PLAN, _CHANGE = 0, 1  # two independent sequences of random numbers
 
@@ -66,8 +76,8 @@ of `models.training.losses.centre_offsets`; in a batch, one dimension more."""
 
 def count_steps(sources: Sequence[OpenedSource], options: UNetOptions) -> int:
     """Count the batches of an epoch; images that fill no batch are left out of that epoch."""
-    total = sum(round(each.source.weight * len(each.train)) for each in sources) + options.rendered
-    return total // options.batch
+    shown = sum(round(weight * len(names)) for each in sources for names, weight in each.weighted)
+    return (shown + options.rendered) // options.batch
 
 
 def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int) -> list[list[Pick]]:
@@ -84,9 +94,10 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
     rng = np.random.default_rng([options.fit.seed, _PLAN, epoch])
     chosen: list[tuple[int | None, str]] = []
     for number, each in enumerate(sources):
-        times, left = divmod(round(each.source.weight * len(each.train)), len(each.train))
-        chosen += [(number, name) for name in each.train] * times
-        chosen += [(number, each.train[index]) for index in rng.choice(len(each.train), left, replace=False)]
+        for names, weight in each.weighted:
+            times, left = divmod(round(weight * len(names)), len(names))
+            chosen += [(number, name) for name in names] * times
+            chosen += [(number, names[index]) for index in rng.choice(len(names), left, replace=False)]
     seeds = rng.integers(FIRST_TRAINING_SEED, _LAST_TRAINING_SEED, options.rendered)
     chosen += [(None, str(seed)) for seed in seeds.tolist()]
     order = rng.permutation(len(chosen)).tolist()
@@ -103,18 +114,19 @@ def plan_epoch(sources: Sequence[OpenedSource], options: UNetOptions, epoch: int
         whole = [
             replace(one, crop=scene, scene=scene) for one in picks[step * options.batch : (step + 1) * options.batch]
         ]
-        looks = [replace(one, crop=CLOSE, look=look) for one in whole for look in range(LOOKS)]
+        square = Size(options.close_side, options.close_side)
+        looks = [replace(one, crop=square, look=look) for one in whole for look in range(LOOKS)]
         batches.append(looks if close else whole)
     return batches
 
 
-def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptions) -> Example:
+def load_example(pick: Pick, options: UNetOptions, pool: ImagePool) -> Example:
     """Read or render an image, and change it at random.
 
     Args:
         pick: image and crop.
-        sources: sets.
         options: options of the run.
+        pool: images of the sets.
 
     Raises:
         DataError: the image cannot be used.
@@ -122,22 +134,65 @@ def load_example(pick: Pick, sources: Sequence[OpenedSource], options: UNetOptio
     if pick.source is None:
         sample, scale = _rendered(int(pick.name), pick.scene), 1.0
     else:
-        sample = sources[pick.source].dataset.load(pick.name)
+        sample = pool.load(pick.source, pick.name)
         scale = unet_letterbox(sample.size).resized.width / sample.size.width
     look = () if pick.look is None else (pick.look,)
     rng = np.random.default_rng([options.fit.seed, _CHANGE, pick.epoch, pick.index, *look])
     about = None if pick.look is None else _point_of_interest(sample.semantic, rng)
+    if about is not None:
+        scale = _look_closer(sample, about, scale, options.close_side, rng)
     placement = place(sample.size, pick.crop, scale, options.augmentation, rng, about=about)
-    pixels = recolour(move_pixels(sample.pixels, placement), options.augmentation, rng)
+    pixels, classes = move_pixels(sample.pixels, placement), move_classes(sample.semantic, placement)
     fruits = None if sample.instance_map is None else move_instances(sample.instance_map, placement)
+    pixels, classes, fruits = _with_cut_outs(pixels, classes, fruits, pool, options.augmentation, rng)
+    if rng.random() < options.augmentation.fruit_colour:
+        pixels = change_colour(pixels, classes, rng)
+    if fruits is not None and rng.random() < options.augmentation.rot:
+        pixels, classes = paint_rot(pixels, classes, fruits, rng)
+    if rng.random() < options.augmentation.shadow:
+        pixels = cast_shadows(pixels, rng)
+    pixels = recolour(pixels, options.augmentation, rng)
     offsets = centre_offsets(fruits, pick.crop.height, pick.crop.width)
-    classes = move_classes(sample.semantic, placement)
     return torch.from_numpy(pixels), torch.from_numpy(classes), torch.from_numpy(offsets)
+
+
+def _with_cut_outs(
+    pixels: Pixels,
+    classes: SemanticMap,
+    fruits: InstanceMap | None,
+    pool: ImagePool,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[Pixels, SemanticMap, InstanceMap | None]:
+    """Paste fruits of other images into a crop, and transfer lesions to one of its fruits."""
+    chance = augmentation.paste if is_fruit(classes).any() else min(1.0, 3 * augmentation.paste)
+    if rng.random() < chance:
+        cuts = [cut_fruit(pool, rng) for _ in range(number_to_paste(rng))]
+        known = np.zeros(classes.shape, np.uint16) if fruits is None else fruits
+        pixels, classes, fruits = paste_fruits(pixels, classes, known, [each for each in cuts if each], rng)
+    if fruits is not None and fruits.any() and rng.random() < augmentation.lesions:
+        donor = cut_fruit(pool, rng, lesions=True)
+        if donor is not None:
+            number = rng.choice(np.flatnonzero(np.bincount(fruits.ravel())[1:]) + 1)
+            pixels, classes = transfer_lesions(pixels, classes, fruits == number, donor, rng)
+    return pixels, classes, fruits
 
 
 @lru_cache(maxsize=1)  # close-ups of one scene follow one another
 def _rendered(seed: int, size: Size) -> Sample:
     return render(seed, size, options=_INFECTED)
+
+
+def _look_closer(
+    sample: Sample, about: tuple[float, float], scale: float, side: int, rng: np.random.Generator
+) -> float:
+    """Choose a scale at which the fruit at a point has a random diameter; near `scale` if it is not separated."""
+    number = 0 if sample.instance_map is None else sample.instance_map[int(about[1]), int(about[0])]
+    if sample.instance_map is None or not number:
+        return scale * float(np.exp(rng.uniform(0, _CLOSER)))
+    diameter = 2 * float(np.sqrt(np.count_nonzero(sample.instance_map == number) / np.pi))
+    wanted = side * np.exp(rng.uniform(*np.log(_DIAMETERS))) / diameter
+    return float(np.clip(wanted, 0.4 * scale, max(2.0, scale)))
 
 
 def _point_of_interest(semantic: SemanticMap, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -204,7 +259,7 @@ class _Plan(Sampler[list[Pick]]):
 
 class _Examples(Dataset[Example]):
     def __init__(self, sources: Sequence[OpenedSource], options: UNetOptions) -> None:
-        self._sources, self._options = sources, options
+        self._options, self._pool = options, ImagePool(sources)
 
     def __getitem__(self, pick: Pick) -> Example:
-        return load_example(pick, self._sources, self._options)
+        return load_example(pick, self._options, self._pool)

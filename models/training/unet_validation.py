@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.data.samples import Sample
 from models.data.sources import OpenedSource
 from models.letterbox import resize
-from models.metrics import class_confusion, fruit_confusion, iou, mean_counted
+from models.metrics import class_confusion, fruit_confusion, infected_fraction_error, iou, mean_counted, ratio
 from models.training.options import Machine
 from models.training.trainer import Validation
 from models.training.unet_data import one_thread
@@ -82,7 +82,10 @@ class UNetValidator:
     """
 
     def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample], machine: Machine) -> None:
-        self.names = [each.name for each in sources] + ([RENDERED] if rendered else [])
+        self.names = [
+            _group_name(each.name, group) for each in sources for group in each.dataset.grouped(each.validation)
+        ]
+        self.names += [RENDERED] if rendered else []
         self._device = torch.device(machine.device)
         images = _Images(sources, rendered)
         self._loader: DataLoader[_Prepared] = DataLoader(
@@ -116,8 +119,11 @@ class UNetValidator:
 
         Returns:
             The score, and `SOURCE/MEASURE` for each of `mean_iou`, `fruit_iou`, `background_iou`, `healthy_iou`,
-            `infected_iou` (over all pixels), `fruit_iou_per_image`, and `counted_right`, the share of images with the
-            right number of separate fruits; NaN where it does not apply.
+            `infected_iou` (over all pixels), `fruit_iou_per_image`, `infected_iou_per_image` (of images with infected
+            pixels), `fraction_error` (of the infected fraction, mean over the images), `false_infected` (share of
+            fruit pixels called infected in images without any), `false_fruit` (share of images without fruit in which
+            fruit is found), `false_fruit_pixels` (share of their pixels), and `counted_right`, the share of images
+            with the right number of separate fruits; NaN where it does not apply.
 
         Raises:
             DataError: an image cannot be used.
@@ -144,35 +150,49 @@ class UNetValidator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counts:
-    """Confusions of an image, int64 (3, 3) and (2, 2), and whether its number of fruits is right."""
+    """Counts of one image: confusions int64 (3, 3) and (2, 2), fruits found, and what they are compared with."""
 
     classes: NDArray[np.int64]
     fruit: NDArray[np.int64]
     right: float
+    found: int
+    fraction_error: float
 
 
 def _counts(prediction: Prediction) -> _Counts:
     predicted, truth = prediction.predicted, prediction.truth
-    # In an image with fruit of unknown health, background alone would flatter a network.
-    unknown = (truth.semantic == PixelClass.FRUIT).any()
-    size = (len(CLASSES), len(CLASSES))
-    classes = np.zeros(size, np.int64) if unknown else class_confusion(predicted, truth.semantic)
+    classes = class_confusion(predicted, truth.semantic)
+    # In an image whose fruit is all of unknown health, background alone would flatter a network.
+    if (truth.semantic == PixelClass.FRUIT).any() and not classes[1:].any():
+        classes = np.zeros_like(classes)
     right = math.nan if truth.fruits is None else float(prediction.fruits == truth.fruits)
-    return _Counts(classes, fruit_confusion(predicted, truth.semantic), right)
+    error = abs(infected_fraction_error(predicted, truth.semantic))
+    return _Counts(classes, fruit_confusion(predicted, truth.semantic), right, prediction.fruits, error)
 
 
 def _measures(counts: Sequence[_Counts]) -> dict[str, float]:
     classes, fruit = np.stack([each.classes for each in counts]), np.stack([each.fruit for each in counts])
     by_class = iou(classes.sum(axis=0))
     background, whole = iou(fruit.sum(axis=0)).tolist()
-    known = classes.any()
+    # A few false pixels of a class that is nowhere in the truth would make it 0: such pixels have their own measure.
+    annotated = classes.sum(axis=0).sum(axis=1) > 0
+    known = annotated.any()
     if not known:
         by_class = np.array((background, math.nan, math.nan))
+    healthy = classes[~classes[:, PixelClass.INFECTED].any(axis=1)].sum(axis=0)
+    empty = ~fruit[:, 1].any(axis=1)
+    false_pixels = fruit[empty].sum(axis=0)[0]
+    by_image = iou(classes[classes[:, PixelClass.INFECTED].any(axis=1)])[:, PixelClass.INFECTED]
     return {
-        "mean_iou": float(mean_counted(by_class if known else np.array((background, whole)))),
+        "mean_iou": float(mean_counted(by_class[annotated] if known else np.array((background, whole)))),
         "fruit_iou": float(whole),
         "fruit_iou_per_image": float(mean_counted(iou(fruit)[:, 1])),
         **{f"{each.name.lower()}_iou": float(by_class[place]) for place, each in enumerate(CLASSES)},
+        "infected_iou_per_image": float(mean_counted(by_image)),
+        "fraction_error": float(mean_counted(np.array([each.fraction_error for each in counts]))),
+        "false_infected": float(ratio(healthy[1:, PixelClass.INFECTED].sum(), healthy[1:].sum())),
+        "false_fruit": float(mean_counted(np.array([each.found > 0 for each in counts], np.float64)[empty])),
+        "false_fruit_pixels": float(ratio(false_pixels[1], false_pixels.sum())),
         "counted_right": float(mean_counted(np.array([each.right for each in counts]))),
     }
 
@@ -188,8 +208,12 @@ class _Images(Dataset[_Prepared]):
     def __getitem__(self, index: int) -> _Prepared:
         if index < len(self._listed):
             source, name = self._listed[index]
-            return _prepare(source.name, source.dataset.load(name))
+            return _prepare(_group_name(source.name, source.dataset.groups.get(name, "")), source.dataset.load(name))
         return _prepare(RENDERED, self._rendered[index - len(self._listed)])
+
+
+def _group_name(source: str, group: str) -> str:
+    return f"{source}/{group}" if group else source
 
 
 def _prepare(name: str, sample: Sample) -> _Prepared:

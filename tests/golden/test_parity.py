@@ -120,3 +120,13 @@ def reference_decode(sam: Sam, embedding: Tensor, prompt: Prompt) -> tuple[Tenso
 def test_a_checkpoint_of_another_architecture_is_rejected_by_name() -> None:
     with pytest.raises(BadCheckpoint, match=r"does not fit the architecture mobile-sam: .*image_encoder"):
         build_sam("mobile-sam", {"image_encoder.pos_embed": torch.zeros(1)})
+
+
+def test_a_checkpoint_in_half_precision_is_used_in_single_precision() -> None:
+    torch.manual_seed(0)
+    half = {name: tensor.half() for name, tensor in sam_model_registry["vit_b"]().state_dict().items()}
+    model = build_sam("sam-vit-b", half)
+    used = {*model.encoder.parameters(), *model.decoder.parameters(), *model.decoder.buffers()}
+    assert {each.dtype for each in used if each.is_floating_point()} == {torch.float32}
+    weight = "image_encoder.patch_embed.proj.weight"
+    assert torch.equal(model.encoder.state_dict()[weight.removeprefix("image_encoder.")], half[weight].float())

@@ -32,7 +32,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def scene() -> Scene:
-    return render_scene(2)
+    return render_scene(7)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def models_file(tmp_path: Path) -> Path:
     return tmp_path / "models.yaml"
 
 
-OWN = ("unet-mobilenetv2-citrus", "unet-resnet18-citrus")
+OWN = ("unet-mobilenetv2-citrus",)
 ENTRY = {"architecture": "mobile-sam", "file": "my_oranges.safetensors", "licence": "proprietary"}
 
 

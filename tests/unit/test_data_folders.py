@@ -64,9 +64,39 @@ def test_values_are_mapped_by_the_class_map(tmp_path: Path) -> None:
 
 def test_a_value_that_is_not_listed_is_reported(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.jpg")
-    write_index(tmp_path / "masks" / "a.png", np.where(MASK == 2, 255, MASK).astype(np.uint8))
-    with pytest.raises(DataError, match=r"outside the class map: 255 \(it has 0 background, 1 healthy, 2 infected\)"):
+    write_index(tmp_path / "masks" / "a.png", np.where(MASK == 2, 3, MASK).astype(np.uint8))
+    known = r"0 background, 1 healthy, 2 infected, 255 ignore"
+    with pytest.raises(DataError, match=rf"outside the class map: 3 \(it has {known}\)"):
         opened(tmp_path).load("a")
+
+
+def test_255_is_unknown_and_inside_a_fruit_only_its_health_is(tmp_path: Path) -> None:
+    mask = MASK.copy()
+    mask[20:24, 30:60] = 255  # over the fruit's lower right corner, and beyond it
+    for name, folder in (("a", tmp_path / "with"), ("a", tmp_path / "without")):
+        write_image(folder / "images" / f"{name}.jpg")
+        write_index(folder / "masks" / f"{name}.png", mask)
+    write_index(tmp_path / "with" / "instances" / "a.png", (MASK > 0).astype(np.uint8))
+    separated, plain = (opened(tmp_path / folder).load("a").semantic for folder in ("with", "without"))
+    assert set(plain[20:24, 30:60].ravel()) == {PixelClass.IGNORE}
+    assert set(separated[20:24, 30:40].ravel()) == {PixelClass.FRUIT}
+    assert set(separated[20:24, 40:60].ravel()) == {PixelClass.IGNORE}
+    assert (separated[mask != 255] == mask[mask != 255]).all()
+
+
+def test_kinds_of_images_are_read_from_meta_json(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / "images" / f"{name}.jpg")
+        write_index(tmp_path / "masks" / f"{name}.png", MASK)
+    meta = tmp_path / "meta.json"
+    meta.write_text('{"a": {"kind": "tree", "size": [40, 80]}, "c": {"size": [40, 80]}, "gone": {"kind": "tree"}}')
+    dataset = opened(tmp_path)
+    assert dataset.groups == {"a": "tree"}
+    assert dataset.grouped(dataset.names) == {"": ("b", "c"), "tree": ("a",)}
+    for content, message in (("[1]", "must be a JSON object"), ("{", "JSON"), ('{"a": {"kind": "a/b"}}', "got 'a/b'")):
+        meta.write_text(content)
+        with pytest.raises(DataError, match=message):
+            opened(tmp_path)
 
 
 def test_palette_and_one_bit_masks_are_index_masks(tmp_path: Path) -> None:

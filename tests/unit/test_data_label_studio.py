@@ -113,7 +113,8 @@ def test_class_names_are_mapped_by_the_class_map(tmp_path: Path) -> None:
 
 
 def test_an_unknown_class_is_reported_with_the_known_ones(tmp_path: Path) -> None:
-    assert "'Rotten' is not in the class map (Healthy, Infected)" in refusal(tmp_path, square("Rotten", 0, 0, 50, 50))
+    refused = refusal(tmp_path, square("Rotten", 0, 0, 50, 50))
+    assert "'Rotten' is not in the class map (Healthy, Infected, Ignore)" in refused
 
 
 def test_a_smaller_copy_with_the_same_proportions_is_accepted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from models.data.samples import Instance, Sample
 from models.errors import DataError
 from models.evaluation.candidates import Answer, Candidates, PromptResult, SamCandidate, SamSetup, UNetCandidate
 from models.evaluation.gallery import GalleryImage
+from models.evaluation.health import FruitHealth, health_statistics
 from models.evaluation.results import Candidate, CandidateResult
 from models.evaluation.samples import ImageSet
 from models.evaluation.segmentation import Aggregate, measure_set
@@ -208,7 +209,7 @@ def images(*samples: Sample) -> ImageSet:
 def run(
     candidates: Candidates, *samples: Sample, seed: int = 0
 ) -> tuple[dict[str, CandidateResult], list[GalleryImage]]:
-    group, gallery = measure_set(candidates, images(*samples), seed=seed, progress=False)
+    (group,), gallery = measure_set(candidates, images(*samples), seed=seed, progress=False)
     return {each.candidate.name: each for each in group.results}, gallery
 
 
@@ -248,6 +249,46 @@ def test_a_unet_that_finds_nothing_scores_0() -> None:
     assert found["fruit_iou_per_image"] == found["object_recall"] == found["fruit_count_accuracy_per_image"] == 0
     assert "object_precision" not in found  # nothing was predicted
     assert found["fruit_count_error_per_image"] == 2
+
+
+def test_kinds_are_measured_apart_and_healthy_fruit_against_infected_over_all() -> None:
+    healthy = discs((100, 110, 50), name="healthy")
+    leaves = replace(discs(name="leaves"), instance_map=np.zeros((224, 448), np.uint16))
+    kinds = {"two": "lesion", "healthy": "closeup", "leaves": "negative"}
+    wrong = replace(discs((300, 110, 60), infected=[1]), pixels=leaves.pixels)
+    candidates = Candidates([unet(TWO, healthy, wrong)], [])
+    groups, gallery = measure_set(
+        candidates, replace(images(TWO, healthy, leaves), kinds=kinds), seed=0, progress=False
+    )
+    by_name = {group.name: group for group in groups}
+    assert list(by_name) == ["real", "real-closeup", "real-lesion", "real-negative"]
+    assert [group.images for group in groups] == [3, 1, 1, 1]
+    found = {name: values(group.results[0]) for name, group in by_name.items()}
+    assert found["real"]["infected_auroc_per_fruit"] == found["real-lesion"]["infected_auroc_per_fruit"] == 1
+    assert "infected_auroc_per_fruit" not in found["real-closeup"]  # nothing to tell healthy fruit from
+    assert found["real-closeup"]["false_infected_pixels"] == 0
+    assert found["real-negative"]["false_fruit_images"] == found["real"]["false_fruit_images"] == 1
+    share = np.count_nonzero(wrong.semantic) / wrong.semantic.size
+    assert found["real-negative"]["false_fruit_pixels"] == pytest.approx(share, abs=0.002)  # the rim, as JPEG
+    assert {image.group for image in gallery} == {"real-closeup", "real-lesion", "real-negative"}
+
+
+def test_fruit_of_partly_unknown_health_is_measured_by_what_is_known() -> None:
+    truth = scene(40, 10, 10)
+    truth[:10, 5:15] = PixelClass.FRUIT
+    for predicted in (scene(40, 10, 10), scene(40, 10, 10)):
+        predicted[:10, 5:15] = PixelClass.INFECTED  # nobody knows
+        found = values(result((predicted, sample(truth))))
+        assert found["infected_iou_per_image"] == found["fruit_iou_per_image"] == 1
+        assert found["infected_fraction_error_per_image"] == 0
+
+
+def test_an_auroc_is_the_share_of_pairs_in_order() -> None:
+    images = [[FruitHealth(0.2, 0.3), FruitHealth(0.0, 0.0)], [FruitHealth(0.5, 0.1), FruitHealth(0.0, 0.1)]]
+    auroc = health_statistics(images)["infected_auroc_per_fruit"]
+    # Pairs: (0.3, 0), (0.3, 0.1) and (0.1, 0) in order, (0.1, 0.1) equal.
+    assert auroc(np.array([[1.0, 1.0]])) == pytest.approx([3.5 / 4])
+    assert auroc(np.array([[2.0, 0.0], [0.0, 2.0]])) == pytest.approx([1, 0.5])
 
 
 def test_the_mask_of_a_box_is_compared_with_its_fruit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,9 @@ from models.data.samples import Sample
 from models.synthetic import Background, CannotRender, Layout, RenderOptions, encode_jpeg, render
 from models.synthetic.__main__ import main
 from models.synthetic.output import contact_sheet
+from models.synthetic.painting import paint
+from models.synthetic.sampling import sample_scene
+from models.synthetic.scene import Species
 from models.types import BinaryMask, PixelClass, Size
 
 SMALL = Size(112, 224)
@@ -134,6 +138,58 @@ def test_the_infected_share_is_kept(share: float, low: float, high: float) -> No
     assert low <= np.mean([fruit.pixel_class is PixelClass.INFECTED for fruit in fruits]) <= high
 
 
+@pytest.mark.parametrize("cover", [0.1, 0.5, 0.8, 1.0])
+def test_large_rot_covers_and_labels_the_share_asked_for(cover: float) -> None:
+    options = RenderOptions(Background.TABLE, 1, Layout.APART, infected_share=1, rot_cover=cover, distractors=False)
+    for seed in range(6):
+        sample = render(seed, options=options)
+        infected = (sample.semantic == PixelClass.INFECTED).sum() / (sample.semantic > 0).sum()
+        # The smallest of these fruits has 500 pixels; half of those on the border of the rot may fall on either side.
+        assert infected == pytest.approx(cover, abs=0.03)
+
+
+def test_russet_and_wind_scars_show_and_are_healthy() -> None:
+    without, scarred = (
+        [
+            render(seed, SMALL, options=RenderOptions(Background.BELT, 3, infected_share=0, russet_share=share))
+            for seed in range(4)
+        ]
+        for share in (0, 1)
+    )
+    for plain, marked in zip(without, scarred, strict=True):
+        assert not np.array_equal(plain.pixels, marked.pixels)
+        assert np.array_equal(plain.semantic, marked.semantic)
+        assert set(np.unique(marked.semantic)) == {PixelClass.BACKGROUND, PixelClass.HEALTHY}
+
+
+@pytest.mark.parametrize("background", Background)
+def test_a_scene_without_fruit_has_no_fruit_in_its_masks(background: Background) -> None:
+    for seed in range(3):
+        sample = render(seed, SMALL, options=RenderOptions(background, fruits=0))
+        assert not sample.semantic.any()
+        assert sample.instances == ()
+
+
+def test_scenes_have_no_to_many_fruits_from_12_pixels_to_the_whole_image() -> None:
+    scenes = [sample_scene(seed, (1.0, 1.0), RenderOptions()) for seed in range(400)]
+    radii = [fruit.radius for scene in scenes for fruit in scene.fruits]
+    # At 448 x 224 pixels the mean side is 317 pixels.
+    assert 12 <= 2 * 317 * min(radii) < 14
+    assert max(radii) > 0.71  # as large as half the diagonal of a square image
+    counts = [len(scene.fruits) for scene in scenes]
+    assert {0, 1, 24} <= set(counts)
+    assert 0.05 < counts.count(0) / len(counts) < 0.15
+    assert {fruit.species for scene in scenes for fruit in scene.fruits} == set(Species)
+    assert {scene.background for scene in scenes} == set(Background)
+
+
+def test_a_hand_hides_a_part_of_the_fruit_that_it_holds() -> None:
+    scene = sample_scene(0, (1.0, 1.0), RenderOptions(Background.WHITE, 1, Layout.APART))
+    bare, held = (paint(replace(scene, hand=hand), Size(224, 224), "scene", 0) for hand in (False, True))
+    assert not (held.semantic[bare.semantic == PixelClass.BACKGROUND]).any()
+    assert 0.5 < (held.semantic > 0).sum() / (bare.semantic > 0).sum() < 0.97
+
+
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("count", [0, 1, 12, 24])
 def test_the_requested_number_of_fruits_is_visible(layout: Layout, count: int) -> None:
@@ -190,6 +246,8 @@ def test_without_camera_effects_there_is_no_noise() -> None:
         ({"fruits": -1}, "fruits must be 0 to 24, got -1"),
         ({"fruits": 25}, "fruits must be 0 to 24, got 25"),
         ({"infected_share": 1.1}, "infected_share must be 0 to 1, got 1.1"),
+        ({"rot_cover": 0.01}, "rot_cover must be 0.05 to 1, got 0.01"),
+        ({"russet_share": -0.1}, "russet_share must be 0 to 1, got -0.1"),
         ({"background": Background.CUPS, "layout": Layout.PILED}, "must be apart with cups, got piled"),
     ],
 )

@@ -22,6 +22,10 @@ def test_data_options_apply_to_the_data_before_them() -> None:
     assert first == DataSource(Path("a"), {"1": "fruit", "Rotten Orange": "infected"}, weight=2.5)
     assert second == DataSource(Path("b.json"), images=Path("p"), split=Path("s.json"), licence="MIT")
     assert sources() == ()
+    (kinds,) = sources("--data", "a", "--data-weight", "0.5,lesion=3,negative=0.25")
+    assert (kinds.weight, kinds.group_weights) == (0.5, {"lesion": 3.0, "negative": 0.25})
+    (only,) = sources("--data", "a", "--data-weight", "lesion=3")
+    assert (only.weight, only.group_weights) == (1.0, {"lesion": 3.0})
 
 
 @pytest.mark.parametrize(

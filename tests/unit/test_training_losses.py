@@ -18,6 +18,7 @@ from models.training.losses import (
     dice,
     focal,
     read_loss,
+    tversky,
 )
 from models.training.options import SamLossWeights
 from models.training.sam_learner import dice_loss, focal_loss, mask_ious, sam_loss
@@ -62,6 +63,20 @@ def test_dice_is_one_less_the_mean_quotient_of_the_classes_present(second: Pixel
 def test_fruit_of_unknown_health_is_compared_with_background_however_it_is_divided(name: str, expected: float) -> None:
     for probabilities in ((0.3, 0.7 - 1e-6, 1e-6), (0.3, 0.2, 0.5)):
         assert float(LOSSES[name](logits_of(probabilities), truth_of(FRUIT))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tversky_is_measured_in_each_image_and_missing_a_pixel_costs_more_than_a_false_one() -> None:
+    index = (0.1 + 1) / (0.1 + 0.3 * 0.25 + 0.7 * 0.9 + 1)
+    found = tversky(logits_of((0.5, 0.25, 0.25), (0.1, 0.8, 0.1)), truth_of(B, I))
+    assert float(found) == pytest.approx(1 - index, rel=1e-6)
+    sure = logits_of(*[(1e-6, 1 - 2e-6, 1e-6)] * 9, (1e-6, 1e-6, 1 - 2e-6))
+    missed, false = truth_of(*[H] * 8, I, I), truth_of(*[H] * 9, I)
+    unsure = logits_of(*[(1e-6, 1 - 2e-6, 1e-6)] * 8, *[(1e-6, 1e-6, 1 - 2e-6)] * 2)
+    assert float(tversky(sure, missed)) > 1.3 * float(tversky(unsure, false)) > 0
+    # An image with few infected pixels weighs as much as one with many; one without weighs nothing.
+    both = torch.cat([sure, sure, sure]), torch.cat([missed, truth_of(*[H] * 10), truth_of(*[I] * 10)])
+    mean = (float(tversky(sure, missed)) + float(tversky(sure, truth_of(*[I] * 10)))) / 2
+    assert float(tversky(*both)) == pytest.approx(mean, rel=1e-6)
 
 
 @EVERY_LOSS

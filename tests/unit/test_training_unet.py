@@ -18,8 +18,9 @@ from models.errors import BadCheckpoint, DataError
 from models.synthetic import Layout, RenderOptions, render
 from models.synthetic.output import write_sample
 from models.training.errors import CannotTrain
+from models.training.image_pool import ImagePool
 from models.training.losses import centre_offsets
-from models.training.options import CLOSE, LOOKS, PRESETS, FitOptions, Machine, Product, UNetOptions
+from models.training.options import LOOKS, PRESETS, FitOptions, Machine, Product, UNetOptions
 from models.training.run_files import open_run, write_weights
 from models.training.trainer import Trainer, Validation
 from models.training.unet_data import (
@@ -202,24 +203,44 @@ def test_an_epoch_shows_each_image_as_often_as_its_weight_says_and_new_scenes(
     assert not seeds & later
     assert min(seeds | later) >= FIRST_TRAINING_SEED > FIRST_VALIDATION_SEED + options.rendered_validation
     assert all(len({pick.crop for pick in batch}) == 1 for batch in first)
-    pixels, classes, offsets = load_example(picks[0], opened, options)
+    pixels, classes, offsets = load_example(picks[0], options, ImagePool(opened))
     assert classes.shape == (picks[0].crop.height, picks[0].crop.width)
     assert pixels.shape == (*classes.shape, 3)
     assert offsets.shape == (3, *classes.shape)
 
 
+def test_images_of_a_kind_have_a_weight_of_their_own_and_are_validated_apart(
+    fruit_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kinds"
+    shutil.copytree(fruit_folder, folder)
+    kinds = {"rendered-0": "tree", "rendered-1": "belt", "rendered-2": "tree", "rendered-3": "belt"}
+    (folder / "meta.json").write_text(json.dumps({name: {"kind": kind} for name, kind in kinds.items()}))
+    sources = open_sources([DataSource(folder, weight=1.0, group_weights={"tree": 3.0})])
+    picks = [pick.name for batch in plan_epoch(sources, replace(TINY, rendered=0), 0) for pick in batch]
+    assert sorted(picks) == ["rendered-0"] * 3 + ["rendered-1"]
+    validator = UNetValidator(sources, [], machine(tmp_path))
+    assert validator.names == ["kinds/belt", "kinds/tree"]
+    found = validator.validate(new_unet("unet-mobilenetv2", 0).eval())
+    belt, tree = (found.measures[f"kinds/{kind}/mean_iou"] for kind in ("belt", "tree"))
+    assert found.score == pytest.approx((belt + tree) / 2)
+    with pytest.raises(DataError, match="no images of the kind 'shop' to weigh; its kinds are belt, tree"):
+        open_sources([DataSource(folder, group_weights={"shop": 3.0})])
+
+
 def test_close_ups_show_fruit_and_lesions_and_end_before_the_last_epochs(opened: tuple[OpenedSource, ...]) -> None:
-    options = replace(TINY, rendered=7, batch=4, close=1.0, fit=replace(TINY.fit, epochs=4))
+    options = replace(TINY, rendered=7, batch=4, close=1.0, close_side=96, fit=replace(TINY.fit, epochs=4))
     *close_ups, last = (plan_epoch(opened, options, epoch) for epoch in range(4))
     assert all(pick.look is None for batch in last for pick in batch)
     for batch in (batch for epoch in close_ups for batch in epoch):
         assert len(batch) == LOOKS * options.batch
         assert sorted(pick.look for pick in batch if pick.look is not None) == sorted([*range(LOOKS)] * options.batch)
-        assert {pick.crop for pick in batch} == {CLOSE}
+        assert {pick.crop for pick in batch} == {Size(96, 96)}
+    pool = ImagePool(opened)
     for pick in close_ups[0][0][:4]:
-        pixels, classes, _ = load_example(pick, opened, options)
-        assert pixels.shape == (CLOSE.height, CLOSE.width, 3)
-        inner = classes[CLOSE.height // 8 : -CLOSE.height // 8, CLOSE.width // 8 : -CLOSE.width // 8]
+        pixels, classes, _ = load_example(pick, options, pool)
+        assert pixels.shape == (96, 96, 3)
+        inner = classes[12:-12, 12:-12]
         assert bool(((inner == PixelClass.HEALTHY) | (inner == PixelClass.INFECTED)).any())
 
 
@@ -263,6 +284,7 @@ def test_the_recipe_of_the_study_is_a_preset() -> None:
         ({"begin_from": Path("x"), "encoder_weights": "imagenet"}, "its own encoder"),
         ({"batch": 1}, "batch must be at least 2"),
         ({"close": 1.5}, "close must be 0 to 1"),
+        ({"close_side": 100}, "close_side must be a multiple of 32, got 100"),
         ({"rendered": -1}, "must be at least 0"),
         ({"crops": (Size(64, 100),)}, "multiples of 32"),
         ({"loss": "l1"}, "loss must be a sum of .* got 'l1'"),
