@@ -49,8 +49,7 @@ def build_sam(architecture: str, state_dict: Mapping[str, Tensor]) -> SamModel:
         BadCheckpoint: a tensor is missing, unexpected, or of the wrong shape.
     """
     parts = ARCHITECTURES[architecture]()
-    # Assigned, not copied: half precision would stay what it is and meet float32 images.
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
+    tensors = dict(state_dict)
     if isinstance(parts.image_encoder, TinyViTEncoder):
         encoder = {k.removeprefix(_ENCODER): v for k, v in tensors.items() if k.startswith(_ENCODER)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(_ENCODER)}
