@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -327,10 +328,12 @@ def test_a_full_disk_is_one_sentence_and_an_exit_code(http: StandIn, folder: Pat
 
 
 def start(*arguments: str, address: str, **options: Any) -> subprocess.Popen[str]:
-    """Start the command line as a program."""
+    """Start the command line as a program that an interrupt reaches, also where the tests run in the background."""
     environment = {"PYTHONPATH": ":".join(sys.path), "POMONA_URL": address}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen([sys.executable, "-m", "pomona", *arguments], env=environment, text=True, **streams)
+    program = [sys.executable, "-m", "pomona", *arguments]
+    reachable = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(program, env=environment, text=True, preexec_fn=reachable, **streams)  # noqa: PLW1509
 
 
 @pytest.mark.parametrize("command", [[], ["segment"], ["inspect"], ["models"], ["ping"], ["bench"]])

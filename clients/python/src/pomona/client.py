@@ -75,12 +75,20 @@ class _Client:
         return self._plan(taken.time_left(options.deadline), urgency, None)
 
 
-def _check_stream(frames: object, request: object, kinds: tuple[type, ...]) -> None:
-    if not isinstance(frames, kinds) or isinstance(frames, (str, bytes)):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise InvalidArgument(f"frames must be an {names} of images or Frames, got {checks.shown(frames)}.")
+def _camera(frames: Any, request: object, *, or_async: bool = False) -> Any:
+    """Return the iterator of a stream's frames; of an async client they may be an async iterable.
+
+    Raises:
+        InvalidArgument: the frames cannot be iterated, or the request is none with an image.
+    """
     if not isinstance(request, Request) or not request.needs_image:
         raise InvalidArgument(f"request must be an object as Inspect() or Segment(…), got {checks.shown(request)}.")
+    try:
+        if not isinstance(frames, (str, bytes)):
+            return frames if or_async and isinstance(frames, AsyncIterable) else iter(frames)
+    except TypeError:
+        pass
+    raise InvalidArgument(f"frames must be an iterable of images or Frames, got {checks.shown(frames)}.")
 
 
 class Client(_Client):
@@ -327,7 +335,7 @@ class Client(_Client):
             StreamBroken: the service cannot be reached any more. What `frames` raises is raised here too.
             InvalidArgument: an argument cannot be used.
         """
-        _check_stream(frames, request, (Iterable,))
+        camera = _camera(frames, request)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
@@ -342,7 +350,7 @@ class Client(_Client):
             except PomonaError as error:
                 return failed(taken, error)
 
-        return stream_frames(frames, answer, options, close=own.close if own is not None else lambda: None)
+        return stream_frames(camera, answer, options, close=own.close if own is not None else lambda: None)
 
     def close(self) -> None:
         """Close connections; later calls raise `ClientClosed`."""
@@ -527,7 +535,7 @@ class AsyncClient(_Client):
         `frames` may be an async iterable. Leaving the loop early and closing the stream (`contextlib.aclosing`) cancels
         the frames in flight, in the service too.
         """
-        _check_stream(frames, request, (Iterable, AsyncIterable))
+        camera = _camera(frames, request, or_async=True)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
@@ -546,7 +554,7 @@ class AsyncClient(_Client):
             if own is not None:
                 await own.aclose()
 
-        return astream_frames(frames, answer, options, close=close)
+        return astream_frames(camera, answer, options, close=close)
 
     async def close(self) -> None:
         """Close connections; later calls raise `ClientClosed`."""

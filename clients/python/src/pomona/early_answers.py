@@ -2,12 +2,14 @@
 
 A service that refuses an upload by its size answers, and closes with the rest of the upload unread, which resets the
 connection. asyncio reads nothing while a caller only writes, and then throws away what has come. So connections here
-read while they write, and stop writing once an answer has come.
+read while they write, and stop writing once an answer has come; what asyncio had no time to read is read after it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Iterable
@@ -141,6 +143,14 @@ class _Connection(httpcore.AsyncNetworkStream):
         if len(buffer) < _WATCHED:
             await self._stream.write(buffer, timeout)
             return
+        spare = self._duplicate()
+        try:
+            await self._write_and_read(buffer, timeout, spare)
+        finally:
+            if spare is not None:
+                spare.close()
+
+    async def _write_and_read(self, buffer: bytes, timeout: float | None, spare: socket.socket | None) -> None:
         reading = asyncio.ensure_future(self._read_early())
         writing: asyncio.Future[None] | None = None
         try:
@@ -151,7 +161,9 @@ class _Connection(httpcore.AsyncNetworkStream):
                 writing = asyncio.ensure_future(self._stream.write(buffer, timeout))
                 await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
             if writing is None or not writing.done() or writing.exception() is not None:
-                await asyncio.wait((reading,), timeout=_QUIET_S)
+                await asyncio.wait((reading,), timeout=2 * _QUIET_S)
+                if spare is not None and reading.done():
+                    self._read_rest(spare)
         finally:
             tasks = [each for each in (writing, reading) if each is not None]
             for task in tasks:
@@ -173,6 +185,22 @@ class _Connection(httpcore.AsyncNetworkStream):
                 self._ended = True
                 return
             timeout = _QUIET_S
+
+    def _duplicate(self) -> socket.socket | None:
+        """Return the socket once more: one that asyncio closes because a write failed can still be read then."""
+        if self._stream.get_extra_info("ssl_object") is not None:
+            return None  # only the connection itself could decrypt what it reads
+        try:
+            duplicate: socket.socket = self._stream.get_extra_info("socket").dup()
+        except (AttributeError, OSError):
+            return None
+        return duplicate
+
+    def _read_rest(self, spare: socket.socket) -> None:
+        """Read what the connection has received and did not read before it was closed."""
+        with contextlib.suppress(OSError):  # nothing more, or it was reset
+            while len(self._early) < _LONGEST_ANSWER and (piece := spare.recv(_WATCHED)):
+                self._early += piece
 
     async def aclose(self) -> None:
         await self._stream.aclose()
