@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
-from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler
+from service.api.handler import CLIENT_CLOSED, CallerLeft, Ending, Refusal, RequestHandler
 from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
@@ -195,7 +195,10 @@ class HttpApp:
         )
         request = HttpRequest(method, path, headers, scope.get("query_string", b""), receive, context)
         response = await self._answer(route, request)
-        if response is None:  # the caller left
+        if response is None:
+            # The caller left. BentoML's middleware waits for an answer to begin, for a minute and a half, also when the
+            # server stops; uvicorn drops it.
+            await send({"type": "http.response.start", "status": CLIENT_CLOSED, "headers": []})
             return
         response.headers["x-request-id"] = context.request_id
         if context.trace is not None:
