@@ -20,7 +20,7 @@ from service.access import Scope as KeyScope
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
 from service.api.drain import Drain
-from service.api.handler import CallerLeft, Ending, Refusal, RequestHandler, refusal_of
+from service.api.handler import CLIENT_CLOSED, CallerLeft, Ending, Refusal, RequestHandler, refusal_of
 from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
@@ -247,7 +247,10 @@ class HttpApp:
         )
         request = HttpRequest(method, path, headers, scope.get("query_string", b""), receive, context)
         response = await self._answer(route, request)
-        if response is None:  # the caller left
+        if response is None:
+            # The caller left. BentoML's middleware waits for an answer to begin, for a minute and a half, also when the
+            # server stops; uvicorn drops it.
+            await send({"type": "http.response.start", "status": CLIENT_CLOSED, "headers": []})
             return
         response.headers["x-request-id"] = context.request_id
         if context.trace is not None:

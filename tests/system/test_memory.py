@@ -14,6 +14,8 @@ from loadtest.memory import meet, warm_up
 from loadtest.server import Server, free_port, running
 from tests.system.conftest import LIMITS
 
+pytestmark = pytest.mark.slow
+
 BUDGET_MIB: Final = 200
 BESIDE_MIB: Final = 60
 """What a server takes beside the budget: buffers of connections, the heap between two requests."""
