@@ -241,12 +241,15 @@ urls = st.one_of(
     mostly(None, Retry()),
     mostly(None, {"x-token": "a"}, {"x-token": "ä"}, {"x y": "1"}),
     mostly(None, ssl.create_default_context()),
+    mostly(None, "key", "two words"),
+    mostly(None, ("no certificate", "no key")),
 )
-def test_clients(url: Any, timeout: Any, retry: Any, headers: Any, tls: Any) -> None:
-    client = tried(Client, url, timeout=timeout, retry=retry, headers=headers, tls=tls)
+def test_clients(url: Any, timeout: Any, retry: Any, headers: Any, tls: Any, key: Any, certificate: Any) -> None:
+    options = {"timeout": timeout, "retry": retry, "headers": headers, "tls": tls, "api_key": key}
+    client = tried(Client, url, client_certificate=certificate, **options)
     if client is not None:
         client.close()
-    waiting = tried(AsyncClient, url, timeout=timeout, retry=retry, headers=headers, tls=tls)
+    waiting = tried(AsyncClient, url, client_certificate=certificate, **options)
     if waiting is not None:
         asyncio.run(waiting.close())
 

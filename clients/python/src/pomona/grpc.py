@@ -20,7 +20,7 @@ from pomona._requests import Attempt, Call, Ready, Request
 from pomona.errors import ClientClosed, InvalidArgument, NotReady
 from pomona.grpc_codec import call_error, encode_call, metadata_of, parse_message, path_of
 from pomona.grpc_streams import FrameStream
-from pomona.transports import ClientCertificate, check_tls, parse_url
+from pomona.transports import ClientCertificate, check_client_certificate, check_tls, parse_url
 
 T = TypeVar("T")
 
@@ -180,10 +180,10 @@ def _channel_options(connect: float) -> list[tuple[str, int]]:
 
 def _credentials(tls: ssl.SSLContext | None, client_certificate: ClientCertificate | None) -> grpc.ChannelCredentials:
     certificate = key = None
-    if client_certificate is not None:
+    if (files := check_client_certificate(client_certificate)) is not None:
         try:
-            certificate, key = (Path(file).read_bytes() for file in client_certificate)
-        except OSError as error:
+            certificate, key = (Path(file).read_bytes() for file in files)
+        except (OSError, ValueError) as error:
             raise InvalidArgument(f"client_certificate must be a certificate and its key in PEM: {error}.") from error
     if tls is None:
         return grpc.ssl_channel_credentials(None, key, certificate)

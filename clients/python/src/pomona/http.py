@@ -36,7 +36,7 @@ from pomona.errors import (
     UploadTooLarge,
     error_for,
 )
-from pomona.transports import ClientCertificate, check_tls, parse_result, parse_url, too_late
+from pomona.transports import ClientCertificate, check_client_certificate, check_tls, parse_result, parse_url, too_late
 
 T = TypeVar("T")
 
@@ -238,17 +238,16 @@ class AsyncHttpTransport:
 
 def _context(url: str, tls: ssl.SSLContext | None, client_certificate: ClientCertificate | None) -> ssl.SSLContext:
     scheme = parse_url(url, ("http", "https")).scheme
-    context = check_tls(tls)
-    if client_certificate is None:
+    context, files = check_tls(tls), check_client_certificate(client_certificate)
+    if files is None:
         return context or _default_tls()
     if scheme != "https":
         raise InvalidArgument(f"url must start with https:// where client_certificate is given, got {url!r}.")
     context = context or httpx.create_ssl_context()
     try:
-        certificate, key = client_certificate
         # Without a password it would prompt for one at the terminal.
-        context.load_cert_chain(certificate, key, password=lambda: "")
-    except (OSError, TypeError, ValueError) as error:  # ssl.SSLError is an OSError
+        context.load_cert_chain(*files, password=lambda: "")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise InvalidArgument(
             f"client_certificate must be a certificate and its unlocked key in PEM: {error}."
         ) from error

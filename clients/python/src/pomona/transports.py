@@ -92,13 +92,13 @@ def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict
     Raises:
         InvalidArgument: the key is not text that a header can have.
     """
-    given = dict(headers or {})
+    given = dict(checks.headers(headers))
     if api_key is None and not {"authorization", "x-api-key"}.isdisjoint(name.lower() for name in given):
         return given
     key = os.environ.get("POMONA_API_KEY", "").strip() if api_key is None else api_key
     if api_key is None and not key:
         return given
-    if not (key.isascii() and key.isprintable() and key and " " not in key):
+    if not isinstance(key, str) or not (key.isascii() and key.isprintable() and key and " " not in key):
         raise InvalidArgument("api_key must be printable ASCII without spaces, as python -m service.keys prints it.")
     return {name: value for name, value in given.items() if name.lower() != "authorization"} | {
         "authorization": f"Bearer {key}"
@@ -163,6 +163,21 @@ def split_url(url: Any) -> SplitResult | None:
         return urlsplit(url) if isinstance(url, str) and url.isprintable() and " " not in url else None
     except ValueError:
         return None
+
+
+def check_client_certificate(value: Any) -> tuple[str, str] | None:
+    """Check for the files of a certificate and its key.
+
+    Raises:
+        InvalidArgument: it is not a pair of paths.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise InvalidArgument(
+            f"client_certificate must be a certificate's file and its key's file, got {checks.shown(value)}."
+        )
+    return checks.path(value[0]), checks.path(value[1])
 
 
 def check_tls(tls: Any) -> ssl.SSLContext | None:
