@@ -1,6 +1,6 @@
 """Logs: one JSON object per line on standard output, without image content and prompts.
 
-What libraries in C print to standard error, such as libtiff about a damaged image, becomes lines of the log too.
+What libraries in C print to standard error becomes lines of the log too.
 """
 
 from __future__ import annotations

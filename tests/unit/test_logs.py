@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from PIL import Image
 
-from models.errors import TruncatedImage
-from models.images import decode
 from service.observability.logs import log_printed_lines
-from tests.fakes import FakeClock, image_bytes
+from tests.fakes import FakeClock
 
 
 @contextmanager
@@ -30,19 +26,6 @@ def printing(caplog: pytest.LogCaptureFixture, clock: FakeClock | None = None) -
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "pomona.printed"]
-
-
-def test_what_libtiff_prints_about_a_damaged_image_is_a_line_of_the_log(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    stored = io.BytesIO()
-    Image.open(io.BytesIO(image_bytes(7))).save(stored, "TIFF", compression="tiff_adobe_deflate")
-    damaged = bytearray(stored.getvalue())
-    damaged[20] ^= 0xFF
-    with printing(caplog), pytest.raises(TruncatedImage):
-        decode(bytes(damaged), max_pixels=1_000_000)
-    assert any("ZIPDecode" in line for line in lines(caplog))
-    assert capfd.readouterr().err == ""
 
 
 def test_afterwards_standard_error_is_as_before(
