@@ -114,7 +114,7 @@ def reserve_ports(settings: Settings) -> None:
 
 def give_up(error: PomonaError) -> None:
     """Say why this worker cannot work, and end the server: another worker could not either."""
-    sys.stderr.write(f"pomona: {error.detail}\n")
+    _LOG.critical("the worker cannot serve", extra={"detail": error.detail})
     os.kill(os.getppid(), _FAILED)
 
 

@@ -77,7 +77,7 @@ def test_a_port_that_a_worker_cannot_have_ends_the_server_too(tmp_path: Path) ->
     port = free_port()  # for both: it is free until the worker listens
     ended = serve(tmp_path, environment_of(port, models="unet-mobilenetv2-citrus", admin_port=str(port)))
     assert ended.returncode == 1
-    assert f"127.0.0.1 port {port} cannot be listened on: Address already in use" in ended.stderr
+    assert f"127.0.0.1 port {port} cannot be listened on: Address already in use" in ended.stdout
     assert "Traceback" not in ended.stderr + ended.stdout
 
 
