@@ -276,8 +276,8 @@ _BUILT_IN: Final = (
     _own(
         "unet-mobilenetv2-citrus",
         Architecture.UNET_MOBILENETV2,
-        size=13_370_266,
-        sha256="289ccbaf80a1ff275cdf0b8824d836fe8486ae9f23c2eeffde0d28d8ac7e82aa",
+        size=13_370_290,
+        sha256="271dec287a491219e3e93ca5bbfa702bf7cf65effb6a856280dcd22d4fa8eaf7",
     ),
 )
 
