@@ -19,6 +19,7 @@ from models.letterbox import resize
 from models.metrics import infected_fraction_error, is_fruit, mask_iou
 from models.synthetic import Background, Layout, RenderOptions, render
 from models.types import PixelClass, SemanticMap, Size
+from models.unet.instances import Cells
 from models.unet.letterbox import unet_letterbox
 from models.unet.postprocess import class_map
 
@@ -42,7 +43,7 @@ def see(tmp_path_factory: pytest.TempPathFactory) -> See:
     def classes(sample: Sample) -> SemanticMap:
         letterbox = unet_letterbox(sample.size)
         (output,) = backend.infer([backend.prepare(resize(sample.pixels, letterbox), letterbox)])
-        return class_map(output, letterbox)
+        return class_map(Cells.of(output, letterbox))
 
     return classes
 
