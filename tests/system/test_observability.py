@@ -58,7 +58,9 @@ def test_the_server_exposes_all_documented_metrics_and_its_traces_and_logs_name_
             text = httpx.get(f"{server.address}/metrics").text
             server.stop()
         log = server.log()
-    assert families(text) == documented()
+    expected = documented()
+    del expected["pomona_caller_requests_total"]  # of a service with API keys
+    assert families(text) == expected
     if shutil.which("promtool"):
         assert subprocess.run(["promtool", "check", "metrics"], input=text, text=True, check=True).returncode == 0  # noqa: S607
     check_spans(at)
