@@ -277,7 +277,7 @@ _BUILT_IN: Final = (
         "unet-mobilenetv2-citrus",
         Architecture.UNET_MOBILENETV2,
         size=13_370_290,
-        sha256="271dec287a491219e3e93ca5bbfa702bf7cf65effb6a856280dcd22d4fa8eaf7",
+        sha256="936af0a74cb17000fbb458fb2f6c0c6bf583b55268ae6fdd34d8ea49641186a7",
     ),
 )
 
