@@ -28,9 +28,8 @@ SIZE = Size(480, 640)
 TREE = RenderOptions(background=Background.FOLIAGE, fruits=6, infected_share=0)
 ROTTEN = RenderOptions(background=Background.WHITE, fruits=1, layout=Layout.APART, infected_share=1, rot_cover=0.4)
 HEALTHY = RenderOptions(background=Background.BELT, fruits=2, layout=Layout.APART, infected_share=0)
-EMPTY = tuple(
-    RenderOptions(background=each, fruits=0) for each in (Background.FOLIAGE, Background.GRASS, Background.SOIL)
-)
+EMPTY = {Background.FOLIAGE: 0.06, Background.GRASS: 0.08, Background.SOIL: 0.2}
+"""Most of the pixels that may be called fruit: 0.032, 0.043 and 0.147 were measured."""
 
 See = Callable[[Sample], SemanticMap]
 
