@@ -48,12 +48,14 @@ class Jpeg:
         adobe: whether Adobe's segment is there, with which CMYK is stored inverted.
         scan: where the first scan begins.
         several_scans: whether others follow.
+        samples: in all components together, per pixel of the finest: 3 without chroma subsampling, 1.5 with 4:2:0.
     """
 
     layers: int
     adobe: bool
     scan: int
     several_scans: bool
+    samples: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Header:
         parts: of the file, in order, that hold pixels and what is needed to decode them.
         profile: parts that hold the ICC profile.
         sample_bits: bits in which a sample is stored.
+        grey: whether a pixel has one sample, alpha aside; of PNG and TIFF.
         full_scale: value of a white sample of 16 bits, where a TIFF says so; else None.
         significant_bits: of a sample before it was stored in 16 bits, where a PNG says so; else None.
         jpeg: of a JPEG.
@@ -103,6 +106,7 @@ class Header:
     parts: tuple[Span, ...] = ()
     profile: tuple[Span, ...] = ()
     sample_bits: int = 8
+    grey: bool = False
     full_scale: int | None = None
     significant_bits: int | None = None
     jpeg: Jpeg | None = None

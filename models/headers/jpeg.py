@@ -51,7 +51,7 @@ def read_jpeg(data: bytes, steps: Steps) -> Header:
         scan = start
     if frame is None:
         raise Damaged("it says no size")
-    progressive, width, height, layers = frame
+    progressive, width, height, layers, samples = frame
     parts.append((kept, len(data)))
     steps.slow(len(exif) << 16)
     return Header(
@@ -61,7 +61,7 @@ def read_jpeg(data: bytes, steps: Steps) -> Header:
         read_orientation(b"".join(exif), xmp, steps),
         tuple(parts),
         tuple(profile),
-        jpeg=Jpeg(layers, adobe, scan - 4, progressive or data[scan] < layers),
+        jpeg=Jpeg(layers, adobe, scan - 4, progressive or data[scan] < layers, samples),
     )
 
 
@@ -90,12 +90,15 @@ def _segments(data: bytes, steps: Steps) -> Iterator[tuple[int, int, int]]:
             return
 
 
-def _frame(data: bytes, start: int) -> tuple[int, int, int]:
-    """Return width, height and number of components."""
+def _frame(data: bytes, start: int) -> tuple[int, int, int, float]:
+    """Return width, height, number of components, and their samples per pixel of the finest."""
     bits, height, width, layers = struct.unpack_from(">BHHB", data, start)
     if bits != 8 or layers not in {1, 3, 4}:
         raise Damaged(f"it has {layers} components of {bits} bits")
-    return width, height, layers
+    factors = [(factor >> 4) * (factor & 15) for factor in data[start + 7 : start + 6 + 3 * layers : 3]]
+    if len(factors) < layers or 0 in factors:
+        raise Damaged("its components have no size")
+    return width, height, layers, sum(factors) / max(factors)
 
 
 def count_scans(data: bytes, start: int) -> int:

@@ -16,6 +16,7 @@ _TEXT: Final = 1 << 20  # bytes that a compressed text or profile may unpack to,
 
 
 _DEPTHS: Final = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}  # by colour type
+_GREYS: Final = frozenset({0, 4})  # types of colour, with and without alpha
 _PALETTE: Final = 3
 _CHUNK_NAME: Final = re.compile(rb"[A-Za-z]{4}")
 _RAW_EXIF: Final = b"Raw profile type exif"
@@ -63,6 +64,7 @@ def read_png(data: bytes, steps: Steps) -> Header:
         (*head, pixels),
         profile,
         sample_bits=depth,
+        grey=colour in _GREYS,
         significant_bits=bits if depth == 16 and 0 < bits < 16 else None,
     )
 

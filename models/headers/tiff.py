@@ -167,6 +167,7 @@ def read_tiff(data: bytes, steps: Steps) -> Header:
         ((0, len(data)),),
         profile,
         sample_bits=bits,
+        grey=integer(_SAMPLES, 1) <= 2,
         # Some write the largest value that occurs: the scale is the next power of two.
         full_scale=(1 << most_value.bit_length()) - 1 if bits == 16 and 0 < most_value < 1 << 16 else None,
         tiff=Tiff(

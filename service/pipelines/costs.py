@@ -20,8 +20,8 @@ from service.memory import Kind
 from service.settings import Settings
 
 DECODED: Final = 8
-"""Bytes per pixel while an image is decoded, see `models.images.decoding_bytes`. Progressive JPEGs without subsampling
-take ten to twelve: of the largest size they are refused."""
+"""Bytes per pixel while an image is decoded, see `models.images.decoding_bytes`. JPEGs with several scans and no
+subsampling take ten to twelve, and colours of more than 8 bits eleven: of the largest size they are refused."""
 
 PIXELS: Final = 3
 """Bytes per pixel of an image that is kept for an overlay or a second model."""

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -144,3 +145,32 @@ def test_libraries_write_nothing_about_damaged_files(kind: str, capfd: pytest.Ca
                 except ImageError:
                     continue
     assert capfd.readouterr() == ("", "")
+
+
+def wide_png(colour: int, samples: int) -> bytes:
+    """64 x 48 pixels of 16 bits per sample, black."""
+    rows = b"".join(b"\0" + bytes(2 * samples * 64) for _ in range(48))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, colour, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    written = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*chunks, (b"IEND", b"")]
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.mark.parametrize(
+    ("data", "bytes_per_pixel"),
+    [
+        (encode(PIL.Image.new("RGB", (64, 48)), "JPEG"), 8),
+        (encode(PIL.Image.new("RGB", (64, 48)), "JPEG", progressive=True, subsampling="4:2:0"), 8),  # 4 and 3
+        (encode(PIL.Image.new("RGB", (64, 48)), "JPEG", progressive=True, subsampling="4:4:4"), 10),
+        (encode(PIL.Image.new("RGB", (64, 48)), "PNG"), 8),
+        (wide_png(0, 1), 8),
+        (wide_png(2, 3), 11),
+        (wide_png(6, 4), 11),
+    ],
+    ids=["JPEG", "progressive, subsampled", "progressive", "PNG", "grey of 16 bits", "48 bits", "64 bits"],
+)
+def test_the_memory_of_a_decode_is_known_from_the_header(data: bytes, bytes_per_pixel: int) -> None:
+    size = images.read_size(data, max_pixels=1 << 20)
+    assert images.decoding_bytes(data, size) == bytes_per_pixel * size.pixels
