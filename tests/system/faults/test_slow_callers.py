@@ -169,10 +169,21 @@ async def test_an_asynchronous_client_sees_it_too_whether_the_length_is_announce
             assert response.status_code == 413
 
 
-def test_a_caller_who_sends_for_ever_is_not_listened_to_for_ever(port: int) -> None:
+def test_a_refused_caller_who_falls_silent_is_closed(port: int) -> None:
     with opened(port, upload(64 * MIB, 0)) as caller:
         assert answer(caller)[0] == 413
-        assert seconds_open(caller) < 3 + CHECKED_EVERY_S  # it sends nothing more
+        assert seconds_open(caller) < 3 + CHECKED_EVERY_S
+
+
+def test_a_refused_caller_who_sends_for_ever_is_closed_too(port: int) -> None:
+    with opened(port, upload(64 * MIB, 0)) as caller:
+        assert answer(caller)[0] == 413
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - began < 25:
+                caller.sendall(bytes(1024))
+                time.sleep(0.1)
+        assert 10 < time.monotonic() - began < 15 + 2 * CHECKED_EVERY_S
 
 
 def test_what_is_not_http_is_refused_with_a_problem(port: int) -> None:
