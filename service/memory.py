@@ -110,7 +110,7 @@ class Ledger:
         return sum(len(claims) for claims in self._waiting.values())
 
     def ask(self, claim: Claim) -> bool:
-        """Grant a claim if nobody waits before it and it fits, else let it wait; return whether it is granted."""
+        """Grant a claim if none waits before it and it fits, else let it wait; return whether it is granted."""
         line = self._waiting[claim.kind]
         at = bisect.bisect(line, claim.rank, key=lambda other: other.rank)
         if at == 0 and self._fits(claim):
@@ -206,7 +206,7 @@ class MemoryBudget:
         """Hold memory within a block.
 
         Args:
-            kind: what for; whoever holds some must only ask for later kinds.
+            kind: what for; a holder of one kind may only ask for later kinds.
             nbytes: at least 0.
             urgency: RFC 9218, less is more urgent.
             deadline: until when to wait, seconds on `clock`; None for `patience_s`, infinity for as long as it takes.

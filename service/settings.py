@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         default=False,
         description="Listen beyond this machine although callers need neither an API key nor a certificate: for a "
-        "network, or behind a proxy, that lets nobody else in.",
+        "network, or behind a proxy, that admits only known callers.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mobile-sam", "unet-mobilenetv2-citrus"),
@@ -344,7 +344,7 @@ def _check_key(certificate: Path | None, key: Path | None) -> None:
 
 
 def refuse_strangers(settings: Settings, host: str) -> None:
-    """Check that nobody beyond this machine is let in by mistake.
+    """Check that callers beyond this machine are not admitted by mistake.
 
     Args:
         settings: of the service.
@@ -356,7 +356,7 @@ def refuse_strangers(settings: Settings, host: str) -> None:
     authenticated = settings.api_keys_file is not None or settings.tls_client_ca_file is not None
     if not (authenticated or settings.allow_anonymous or is_loopback(host)):
         raise SettingsError(
-            f"The service would listen on {host} for callers that nobody authenticated: set POMONA_API_KEYS_FILE "
+            f"The service would listen on {host} for callers that are not authenticated: set POMONA_API_KEYS_FILE "
             "(python -m service.keys add NAME makes a key) or POMONA_TLS_CLIENT_CA_FILE, listen on 127.0.0.1 "
             "(POMONA_HTTP_HOST), or set POMONA_ALLOW_ANONYMOUS=true."
         )

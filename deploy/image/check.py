@@ -114,7 +114,7 @@ def check_contents(tool: str, image: str) -> float:
 
 
 def check_refusal(tool: str, image: str) -> None:
-    """Check that the image as it is does not serve whoever reaches it."""
+    """Check that the image by itself refuses to serve unauthenticated callers."""
     ran = subprocess.run(  # noqa: S603 (running the image is its purpose)
         [tool, "run", "--rm", "--network=none", *LIMITS, image],
         capture_output=True,

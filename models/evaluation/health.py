@@ -1,4 +1,4 @@
-"""How well healthy and infected fruits are told apart: by the predicted infected fraction of each annotated fruit."""
+"""How well healthy and infected fruits are separated by the predicted infected fraction of each annotated fruit."""
 
 from __future__ import annotations
 

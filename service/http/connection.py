@@ -186,7 +186,7 @@ class Connection(BoundedProtocol):
         self.linger()
 
     def write(self, data: bytes) -> None:
-        """Send a part of an answer, unless the connection was lost: only the newest request is told of that."""
+        """Send a part of an answer, unless the connection was lost: only the newest request learns of that."""
         if not self._lost:
             self._written += len(data)
             self.transport.write(data)

@@ -170,7 +170,7 @@ class WorkerServer(uvicorn.Server):
             give_up(error)
 
     async def on_tick(self, counter: int) -> bool:
-        """Check the connections, and whether BentoML's first process lives: without it nobody could stop this one."""
+        """Check the connections, and whether BentoML's first process lives: only that process can stop this one."""
         if counter % _CHECK_EVERY == 0:
             self._check()
         if os.getppid() != self._parent and not self.should_exit:

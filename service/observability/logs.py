@@ -66,7 +66,7 @@ def log_printed_lines(clock: Callable[[], float] = time.monotonic) -> Callable[[
         What gives standard error back.
     """
     reading, writing = os.pipe()
-    # A library may print while it holds the interpreter's lock, so that nobody reads: what does not fit is lost.
+    # A library may print while it holds the interpreter's lock, so that no thread reads: what does not fit is lost.
     os.set_blocking(writing, False)
     before = os.dup(_STDERR)
     os.dup2(writing, _STDERR)

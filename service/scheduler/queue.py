@@ -321,7 +321,7 @@ class DeviceQueue:
         for item in items:
             self._observer.item_failed(item.key.model.name, item.key.stage)
         for ticket in list(self._tickets.values()):
-            self._policy.drop(ticket.item)  # nobody gave it up
+            self._policy.drop(ticket.item)  # it was not given up
             ticket.settle(DeviceBroken(error.detail))
         self._tickets.clear()
         self._note_idle()

@@ -235,7 +235,7 @@ async def test_the_rate_of_a_key_counts_over_all_doors(guarded: Guarded) -> None
     guarded.clock.leap(60)  # no more than a second of requests is saved
     statuses = [(await client.get("/v1/models", headers=slow)).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
-    # Whoever has to slow down says nothing about how the service does.
+    # A caller that has to slow down says nothing about how the service does.
     assert guarded.counted.count(("slow", "refused")) == 4
     assert ("slow", "shed") not in guarded.counted
 

@@ -79,7 +79,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, identity: Identity) -> Ite
         tls_client_ca_file=str(client.authority),
         api_keys_file=str(keys),
     )
-    # Nobody without a certificate gets an answer, so its readiness is asked below.
+    # Without a certificate there is no answer, so its readiness is asked below.
     environment["POMONA_HTTP_HOST"] = "0.0.0.0"  # noqa: S104 (what is tried)
     with launched(folder, port, ["-m", "bentoml", "serve", "service.app:Pomona"], environment, ready="") as server:
         made = Guarded(server, identity, client, key)
@@ -160,5 +160,5 @@ def test_the_service_does_not_listen_for_strangers_by_mistake(by: str) -> None:
     status, printed = listening(http_host=everywhere) if by == "setting" else listening("--host", everywhere)
     assert status == MISCONFIGURED
     (sentence,) = [line for line in printed.splitlines() if line.startswith("pomona: ")]
-    assert "would listen on 0.0.0.0 for callers that nobody authenticated" in sentence
+    assert "would listen on 0.0.0.0 for callers that are not authenticated" in sentence
     assert "Traceback" not in printed

@@ -12,12 +12,12 @@ from service.errors import NotReady
 
 async def test_new_work_is_refused_from_the_signal_on_and_all_who_listen_learn_it_once() -> None:
     drain = Drain(5)
-    told: list[str] = []
-    drain.on_begin(lambda: told.append("stopping"))
+    notified: list[str] = []
+    drain.on_begin(lambda: notified.append("stopping"))
     drain.check()
     drain.begin()
     drain.begin()
-    assert told == ["stopping"]
+    assert notified == ["stopping"]
     with pytest.raises(NotReady, match="stopping"):
         drain.check()
 

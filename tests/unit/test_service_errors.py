@@ -85,7 +85,7 @@ OF_THE_SERVER = {
     download.SourceError,
     domain.CatalogueError,
     domain.DataError,
-    domain.DecodingStopped,  # nobody is left to see it
+    domain.DecodingStopped,  # its caller has left
     domain.BackendError,
     domain.DeviceOutOfMemory,
     domain.DeviceBroken,

@@ -258,7 +258,7 @@ def test_without_keys_or_certificates_of_callers_the_service_is_for_this_machine
         refuse_strangers(load_settings(), host)
     for variable, file in zip(TLS, (identity.tls.certificate, identity.tls.key), strict=True):
         monkeypatch.setenv(variable, str(file))
-    with pytest.raises(SettingsError, match="nobody authenticated"):
+    with pytest.raises(SettingsError, match="not authenticated"):
         refuse_strangers(load_settings(), host)  # the service's own certificate says nothing about callers
     monkeypatch.setenv(AUTHORITIES, str(identity.authority))
     refuse_strangers(load_settings(), host)

@@ -98,7 +98,7 @@ POINT, BOX, MASK = Point(1, 2), Box(1, 1, 3, 3), Mask.of(np.eye(4, dtype=np.bool
 numbers = mostly(0, 1, 2.5, np.float32(3), fractions.Fraction(1, 3))
 seconds = mostly(None, 0.5, 3, decimal.Decimal(1))
 shapes = mostly(POINT, BOX, MASK, PixelBox(1, 1, 2, 2), np.ones((2, 2), np.bool_), Prompt(box=BOX))
-pictures = mostly(IMAGE, np.zeros((4, 4), np.uint16), PIL.Image.new("RGB", (4, 4)), io.BytesIO(IMAGE))
+sources = mostly(IMAGE, np.zeros((4, 4), np.uint16), PIL.Image.new("RGB", (4, 4)), io.BytesIO(IMAGE))
 options = st.fixed_dictionaries(
     {},
     optional={
@@ -109,7 +109,7 @@ options = st.fixed_dictionaries(
         "request_id": mostly(None, "r1"),
     },
 )
-frames = st.builds(Frame, image=pictures, frame_id=mostly("f"), trigger_id=mostly("t"), captured_at_ns=mostly(5, None))
+frames = st.builds(Frame, image=sources, frame_id=mostly("f"), trigger_id=mostly("t"), captured_at_ns=mostly(5, None))
 
 
 def tried(call: Any, *arguments: Any, **named: Any) -> Any:
@@ -150,14 +150,14 @@ def test_prompts_and_limits(data: st.DataObject) -> None:
 
 
 @EXAMPLES
-@given(pictures, mostly(1, 95))
-def test_images(picture: Any, quality: Any) -> None:
-    tried(encode_image, picture)
-    tried(open_image, picture)
-    tried(jpeg, picture, quality)
-    tried(Mask.of, picture)
-    if not isinstance(picture, str):
-        tried(Mask.open, picture)
+@given(sources, mostly(1, 95))
+def test_images(source: Any, quality: Any) -> None:
+    tried(encode_image, source)
+    tried(open_image, source)
+    tried(jpeg, source, quality)
+    tried(Mask.of, source)
+    if not isinstance(source, str):
+        tried(Mask.open, source)
 
 
 ATTEMPT: Final = Attempt(timeout=1, connect=1, deadline=0.5, urgency=1, request_id="r1")
@@ -171,7 +171,7 @@ def test_calls_over_both_transports(data: st.DataObject) -> None:
     )
     limits = mostly(None, {"A": 0.1}, {"A": 0.1, "B": np.float32(0.5)})
     prompts = data.draw(st.one_of(shapes, st.lists(st.one_of(shapes, st.lists(shapes, max_size=2)), max_size=3)))
-    common, picture = data.draw(options), data.draw(pictures)
+    common, source = data.draw(options), data.draw(sources)
     request_options = {name: value for name, value in common.items() if name in ("model", "overlay")}
     requests = [
         tried(Segment, prompts, **request_options, **data.draw(sizes)),
@@ -186,8 +186,8 @@ def test_calls_over_both_transports(data: st.DataObject) -> None:
         transport=HttpTransport("http://pomona", through=httpx.MockTransport(answer)), retry=NO_RETRY
     ) as client:
         for request in requests:
-            tried(client.send, request, picture, info, **call_options)
-            call = tried(Call.of, request, picture, info)
+            tried(client.send, request, source, info, **call_options)
+            call = tried(Call.of, request, source, info)
             if call is not None:
                 tried(encode_call, call)
                 if request.streams:
@@ -201,7 +201,7 @@ def answer(request: httpx.Request) -> httpx.Response:
 @EXAMPLES
 @given(st.data())
 def test_streams(data: st.DataObject) -> None:
-    given_frames = data.draw(st.one_of(st.lists(st.one_of(frames, pictures), max_size=3), odd))
+    given_frames = data.draw(st.one_of(st.lists(st.one_of(frames, sources), max_size=3), odd))
     request = data.draw(mostly(Inspect(), Segment(POINT)))
     named = {
         "deadline": data.draw(seconds),
@@ -255,13 +255,13 @@ def test_clients(url: Any, timeout: Any, retry: Any, headers: Any, tls: Any, key
 
 
 @EXAMPLES
-@given(picture=pictures, name=mostly("a.png", "b.json", "c.xyz", "d.jpg"), number=mostly(1), text=mostly("a"))
+@given(source=sources, name=mostly("a.png", "b.json", "c.xyz", "d.jpg"), number=mostly(1), text=mostly("a"))
 def test_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Any, name: Any, number: Any, text: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any, name: Any, number: Any, text: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     report = an_inspection([a_fruit((0, 0, 2, 2), size=(4, 4))], size=(4, 4))
-    tried(report.overlay, picture)
+    tried(report.overlay, source)
     tried(report.to_coco, file_name=text, image_number=number)
     tried(report.to_label_studio, image=text, from_name=text, to_name=text)
     tried(report.save, name)

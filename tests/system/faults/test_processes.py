@@ -27,7 +27,7 @@ RESPAWNED_WITHIN_S = 60.0
 
 
 def refused(port: int) -> bool:
-    """Whether nobody listens; a connection that hangs fails the test."""
+    """Whether no process listens; a connection that hangs fails the test."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=REFUSED_WITHIN_S).close()
     except ConnectionRefusedError:

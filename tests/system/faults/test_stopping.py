@@ -128,7 +128,7 @@ def in_progress(server: Server) -> bool:
 
 
 def endless() -> Iterator[pb.SegmentStreamRequest]:
-    """Frames without end, whose answers nobody reads."""
+    """Frames without end, whose answers are never read."""
     prompt = pb.Prompt(points=[pb.Point(x=4, y=4)])
     while True:
         yield pb.SegmentStreamRequest(request=pb.SegmentRequest(image=image_bytes(2), prompts=[prompt]))

@@ -29,7 +29,7 @@ from pomona.errors import (
 T = TypeVar("T")
 
 _SHORTEST_S: Final = 1e-6
-"""Time left in which nothing can be sent: the service is told of microseconds."""
+"""Time left in which nothing can be sent. The service accepts deadlines in microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
