@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import PomonaError
 from service.errors import PermissionDenied, RateLimited, Unauthenticated
+from service.watched_files import WatchedFiles
 
 Scope = Literal["infer", "admin"]
 """What a key is for: `infer` for all operations, `admin` for what operates the service (/metrics)."""
@@ -39,7 +40,6 @@ _SALT_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _MAX_FILE_BYTES: Final = 1 << 20
 _MAX_KEY_LENGTH: Final = 256
-_CHECK_EVERY_S: Final = 1.0
 
 
 class KeyFileError(PomonaError):
@@ -149,24 +149,16 @@ class KeyFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._clock = clock
-        self._seen = _signature(path)
+        self._files = WatchedFiles((path,), clock)  # before it is read, so that a change meanwhile is noticed
         self._keys = {key.id: key for key in read_keys(path).keys}
-        self._looked = clock()
 
     def find(self, identifier: str) -> ApiKey | None:
         """Return the key with an id, or None."""
-        now = self._clock()
-        if now - self._looked >= _CHECK_EVERY_S:
-            self._looked = now
-            self._look()
+        if self._files.changed():
+            self._reread()
         return self._keys.get(identifier)
 
-    def _look(self) -> None:
-        signature = _signature(self._path)
-        if signature == self._seen:
-            return
-        self._seen = signature
+    def _reread(self) -> None:
         try:
             self._keys = {key.id: key for key in read_keys(self._path).keys}
         except KeyFileError as error:
@@ -305,14 +297,6 @@ def _id_of(text: str) -> str:
 
 def _digest(salt: str, text: str) -> str:
     return hashlib.sha256(bytes.fromhex(salt) + text.encode(errors="replace")).hexdigest()
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()  # of what a link refers to: Kubernetes swaps links
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -12,19 +12,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import uvicorn.config
 
 from service.settings import Tls
+from service.watched_files import WatchedFiles
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2, as OpenSSL writes them; those of TLS 1.3 are all of this kind."""
 
 _LOG: Final = logging.getLogger("pomona.tls")
-_CHECK_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +59,19 @@ class Certificates:
     def __init__(self, tls: Tls, clock: Callable[[], float] = time.monotonic) -> None:
         self.needs_client_certificate = tls.client_authorities is not None
         self._tls = tls
-        self._clock = clock
         self._lock = threading.Lock()  # gRPC asks from threads of its own
-        self._seen = _signatures(tls)
+        files = [file for file in (tls.certificate, tls.key, tls.client_authorities) if file is not None]
+        self._files = WatchedFiles(files, clock)  # before they are read, so that a change meanwhile is noticed
         self._loaded = _load(tls)
-        self._looked = clock()
 
     def current(self) -> Loaded:
         """Return what new connections get."""
         with self._lock:
-            now = self._clock()
-            if now - self._looked >= _CHECK_EVERY_S:
-                self._looked = now
-                self._look()
+            if self._files.changed():
+                self._reread()
             return self._loaded
 
-    def _look(self) -> None:
-        signatures = _signatures(self._tls)
-        if signatures == self._seen:
-            return
-        self._seen = signatures
+    def _reread(self) -> None:
         try:
             self._loaded = _load(self._tls)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -170,15 +162,3 @@ def _load(tls: Tls) -> Loaded:
 
 def _configuration(loaded: Loaded) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.client_authorities)
-
-
-def _signatures(tls: Tls) -> tuple[tuple[int, int, int] | None, ...]:
-    return tuple(_signature(file) for file in (tls.certificate, tls.key, tls.client_authorities) if file is not None)
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()  # of what a link refers to: Kubernetes swaps links
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
