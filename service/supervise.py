@@ -1,9 +1,10 @@
 """The first process of a container: `python -m service.supervise [arguments of bentoml serve]`.
 
 Without it a container would live on after its worker died, as BentoML ends with 0 or does not end at all. It starts the
-server, forwards SIGTERM and SIGINT, and polls `/livez`; when the server is no longer healthy, it lets it drain and ends
-with `UNHEALTHY`, so that the container is replaced. A server that does not end in time is killed with all its
-processes; one whose supervisor is killed drains. `--check` requests `/readyz` once, for HEALTHCHECK.
+server, forwards SIGTERM and SIGINT, and polls `/livez` every second. A server that reports that it is unhealthy drains;
+one that is silent three times, or that no longer listens, is killed with all its processes: it has nothing to drain.
+Either way it ends with `UNHEALTHY`, so that the container is replaced. A server whose supervisor is killed drains.
+`--check` requests `/readyz` once, for HEALTHCHECK.
 It imports only the standard library, so that it costs little beside the server.
 """
 
@@ -27,24 +28,31 @@ from typing import Final, Literal
 UNHEALTHY: Final = 70
 """Exit status where the device broke, or the server stopped answering (EX_SOFTWARE of sysexits.h)."""
 
+POLL_S: Final = 1.0
+"""Seconds between an answer of `/livez` and the next probe."""
+
+PROBE_TIMEOUT_S: Final = 5.0
+"""Seconds without an answer after which a probe has found the server silent."""
+
+MAX_SILENT: Final = 3
+"""Silent probes in a row after which a server is given up."""
+
 _SERVER: Final = (sys.executable, "-m", "bentoml", "serve", "service.app:Pomona")
-_MAX_SILENT: Final = 3
-_POLL_S: Final = 0.1
+_WAKE_S: Final = 0.1
 _MARGIN_S: Final = 2.0
 """Seconds beyond the drain timeout after which a server that should end is killed."""
 
 _PR_SET_PDEATHSIG: Final = 1
 """Of prctl(2)."""
 
-Health = Literal["healthy", "unhealthy", "silent"]
+Health = Literal["healthy", "unhealthy", "silent", "refused"]
 
 
 @dataclass(slots=True)
 class Watch:
     """What the probes of a server returned, and whether to give it up.
 
-    A server that reports that it is unhealthy is given up at once. One that is silent is given up after three probes,
-    and never before its first answer: files may have to be fetched and converted first.
+    Never before its first answer: files may have to be fetched and converted first.
     """
 
     answered: bool = False
@@ -52,14 +60,14 @@ class Watch:
 
     def gives_up(self, health: Health) -> bool:
         """Take one more probe into account."""
-        if health == "silent":
-            self.silent += 1
-            return self.answered and self.silent >= _MAX_SILENT
-        self.answered, self.silent = True, 0
-        return health == "unhealthy"
+        if health in ("healthy", "unhealthy"):
+            self.answered, self.silent = True, 0
+            return health == "unhealthy"
+        self.silent += 1
+        return self.answered and (health == "refused" or self.silent >= MAX_SILENT)
 
 
-def probe(port: int, path: str, *, tls: bool, timeout: float = 5) -> Health:
+def probe(port: int, path: str, *, tls: bool, timeout: float = PROBE_TIMEOUT_S) -> Health:
     """Probe the server of this machine.
 
     Args:
@@ -67,6 +75,9 @@ def probe(port: int, path: str, *, tls: bool, timeout: float = 5) -> Health:
         path: `/livez` or `/readyz`.
         tls: whether it serves HTTPS; its certificate is not verified.
         timeout: seconds without an answer after which it is silent.
+
+    Returns:
+        `refused` where no process listens, as only workers do: the last one has died.
     """
     connection: http.client.HTTPConnection
     if tls:
@@ -77,6 +88,8 @@ def probe(port: int, path: str, *, tls: bool, timeout: float = 5) -> Health:
     try:
         connection.request("GET", path)
         return "healthy" if connection.getresponse().status == http.client.OK else "unhealthy"
+    except ConnectionRefusedError:
+        return "refused"
     except (OSError, http.client.HTTPException):
         return "silent"
     finally:
@@ -108,7 +121,7 @@ def supervise(server: subprocess.Popen[bytes], check: Callable[[], Health], *, e
     probe_at = time.monotonic() + every
     while True:
         try:
-            status = server.wait(min(every, _POLL_S))
+            status = server.wait(min(every, _WAKE_S))
         except subprocess.TimeoutExpired:
             if stopping:
                 if time.monotonic() - stopping < drain:
@@ -118,10 +131,14 @@ def supervise(server: subprocess.Popen[bytes], check: Callable[[], Health], *, e
                 return UNHEALTHY
             if time.monotonic() < probe_at:
                 continue
-            gives_up = watch.gives_up(check())
+            health = check()
             probe_at = time.monotonic() + every
-            if stopping or not gives_up:
+            if stopping or not watch.gives_up(health):
                 continue
+            if health != "unhealthy":
+                sys.stderr.write("pomona: the server no longer answers; killing it\n")
+                kill_all(server)
+                return UNHEALTHY
             sys.stderr.write("pomona: the server is no longer healthy; stopping it\n")
             server.terminate()
             try:
@@ -166,7 +183,7 @@ def main(arguments: Sequence[str]) -> int:
         preexec_fn=_end_with_the_supervisor if on_linux else None,  # noqa: PLW1509 (there are no threads)
     )
     drain = float(os.environ.get("POMONA_DRAIN_TIMEOUT_S") or 30) + _MARGIN_S
-    return supervise(server, lambda: probe(port, "/livez", tls=tls), every=5, drain=drain)
+    return supervise(server, lambda: probe(port, "/livez", tls=tls), every=POLL_S, drain=drain)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 import subprocess
@@ -74,9 +75,13 @@ def test_a_server_may_be_silent_twice_after_every_answer() -> None:
     assert given_up_after("healthy", "silent", "silent", "silent") == 4
 
 
+def test_a_server_that_no_longer_listens_is_given_up_at_once() -> None:
+    assert given_up_after("healthy", "refused") == 2
+
+
 def test_a_server_that_never_answered_may_take_its_time() -> None:
     watch = Watch()
-    assert not any(watch.gives_up("silent") for _ in range(100))
+    assert not any(watch.gives_up(health) for health in ("refused", "silent") * 50)
 
 
 @pytest.mark.parametrize(("status", "health"), [(200, "healthy"), (503, "unhealthy")])
@@ -85,10 +90,15 @@ def test_a_probe_tells_health_by_the_status(status: int, health: Health) -> None
         assert probe(port, "/livez", tls=False) == health
 
 
-def test_a_probe_of_a_port_without_a_server_is_silent() -> None:
+def test_a_probe_of_a_port_without_a_server_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        assert probe(taken.getsockname()[1], "/livez", tls=False) == "silent"
+        assert probe(taken.getsockname()[1], "/livez", tls=False) == "refused"
+
+
+def test_a_probe_of_a_server_that_never_answers_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        assert probe(mute.getsockname()[1], "/livez", tls=False, timeout=SOON) == "silent"
 
 
 def test_a_probe_over_tls_of_a_server_without_is_silent() -> None:
@@ -102,6 +112,16 @@ def test_an_unhealthy_server_is_stopped_and_the_container_says_so() -> None:
         server.stdout.readline()
         assert supervise(server, lambda: "unhealthy", every=SOON, drain=10) == UNHEALTHY
         assert server.returncode == 0
+
+
+@pytest.mark.parametrize("last", ["silent", "refused"])
+def test_a_server_that_no_longer_answers_is_killed_without_a_drain(last: Health) -> None:
+    answers: Iterator[Health] = itertools.chain(["healthy"], itertools.repeat(last))
+    with process(STUBBORN) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        assert supervise(server, lambda: next(answers), every=SOON, drain=3600) == UNHEALTHY
+        assert server.returncode == -signal.SIGKILL
 
 
 def test_a_server_that_does_not_stop_is_killed() -> None:

@@ -18,7 +18,7 @@ from loadtest.server import Server, environment_of, free_port, launched
 from models.errors import PomonaError
 from service.errors import PortTaken
 from service.http.listener import listening_socket
-from service.supervise import UNHEALTHY
+from service.supervise import MAX_SILENT, POLL_S, PROBE_TIMEOUT_S, UNHEALTHY
 from tests.system.faults.servers import bench_server, gone, seconds_until, worker_of
 
 REFUSED_WITHIN_S = 1.0
@@ -138,10 +138,11 @@ def test_a_server_whose_supervisor_is_killed_ends(supervised: Server) -> None:
 @pytest.mark.checkpoint
 def test_a_worker_that_is_stopped_is_killed_with_all_others(supervised: Server) -> None:
     processes = psutil.Process(supervised.process.pid).children(recursive=True)
+    time.sleep(2 * POLL_S)  # a server is given up only after `supervise` had an answer of it
     worker_of(supervised).send_signal(signal.SIGSTOP)
     began = time.monotonic()
     assert supervised.process.wait(60) == UNHEALTHY
-    assert time.monotonic() - began < 3 * (5 + 5) + 2 + 2 + 2  # three probes, the drain, its margin
+    assert time.monotonic() - began < MAX_SILENT * (PROBE_TIMEOUT_S + POLL_S) + 2
     seconds_until(lambda: all(gone(process) for process in processes), 2)
 
 
@@ -151,6 +152,7 @@ def test_a_worker_that_dies_ends_a_container(tmp_path: Path) -> None:
     port = free_port()
     environment = environment_of(port, models="unet-mobilenetv2-citrus") | {"BENTOML_CONTAINERIZED": "true"}
     with launched(tmp_path, port, ["-m", "service.supervise"], environment) as server:
+        time.sleep(2 * POLL_S)  # as above
         worker_of(server).kill()
-        assert server.process.wait(30) != 0
+        assert server.process.wait(2 * POLL_S + 2) == UNHEALTHY
         assert refused(port)
