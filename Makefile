@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 MODELS  ?= mobile-sam,unet-mobilenetv2-citrus
 VARIANT ?= cpu
 IMAGE   ?= pomona
+# Files of tests are spread over processes: a file's fixtures, servers among them, are made once.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
@@ -21,11 +23,12 @@ help:  ## list the targets
 serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000); fetches the weights first if they are missing
 	$(BIN)/bentoml serve service.app:Pomona
 
-test: check  ## run everything that CI runs
-	$(BIN)/python -m pytest
+test: check  ## run everything that CI runs, on all cores, then one by one what measures time or memory
+	$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
-test-fast: $(VENV)/dev.stamp  ## run all but the slow tests, while working: three to four minutes
-	$(BIN)/python -m pytest -q -m "not slow"
+test-fast: $(VENV)/dev.stamp  ## run all but the slow tests, while working: about two minutes
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not alone"
 
 check: $(VENV)/dev.stamp  ## run ruff (lint and format), bandit, mypy (strict) and the import contracts
 	$(BIN)/ruff check .

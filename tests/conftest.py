@@ -12,8 +12,10 @@ from tests.identity import Identity, issue
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests with real checkpoints and real servers as slow: `make test-fast` leaves them out."""
+    """Mark what `make test-fast` leaves out, and what `make test` runs alone: see the markers in pyproject.toml."""
     for item in items:
+        if "faults" in item.path.parts:
+            item.add_marker(pytest.mark.alone)
         if {"golden", "system"} & set(item.path.parts):
             item.add_marker(pytest.mark.slow)
 

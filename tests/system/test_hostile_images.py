@@ -20,7 +20,7 @@ from models import images
 from models.errors import ImageError
 from tests.fakes import encode_image
 
-pytestmark = [pytest.mark.checkpoint, pytest.mark.slow]
+pytestmark = [pytest.mark.checkpoint, pytest.mark.slow, pytest.mark.alone]
 
 MOST_WAIT_S: Final = 0.1
 """That /livez may take longer beside a hostile image than beside a harmless one of as many bytes: the median of its

@@ -14,7 +14,7 @@ from loadtest.memory import meet, warm_up
 from loadtest.server import Server, free_port, running
 from tests.system.conftest import LIMITS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 BUDGET_MIB: Final = 200
 BESIDE_MIB: Final = 60
