@@ -136,7 +136,7 @@ class UNetCandidate:
         watch = Stopwatch()
         letterbox = unet_letterbox(image.sample.size)
         with watch.stage("decode"):
-            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS)
+            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=True)
         with watch.stage("infer"):
             (output,) = self._backend.infer([self._backend.prepare(pixels, letterbox)])
         with watch.stage("postprocess"):
