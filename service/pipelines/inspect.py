@@ -114,7 +114,7 @@ class InspectPipeline:
                 inspection = await self._look(plan, request, runner, ticket, decoded, context)
             finally:
                 plan.release()
-            fruits, overlay = await self._encode(plan, request, decoded, inspection, context)
+            fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
         refinement = plan.refinement
         return schema.InspectResponse.model_construct(
             request_id=context.request_id,
@@ -292,6 +292,7 @@ class InspectPipeline:
         self,
         plan: _Plan,
         request: schema.InspectRequest,
+        runner: UNetRunner,
         decoded: _Decoded,
         inspection: Inspection,
         context: RequestContext,
@@ -303,7 +304,7 @@ class InspectPipeline:
         ]
         overlay: bytes | None = None
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
-            encoding = in_worker(encode_fruits, inspection.fruits, grades, request.format)
+            encoding = in_worker(encode_fruits, inspection.fruits, grades, runner.intervals, request.format)
             if request.overlay and decoded.pixels is not None:
                 drawing = in_worker(_draw, decoded.pixels, inspection.fruits, grades)
                 fruits, overlay = await asyncio.gather(encoding, drawing)

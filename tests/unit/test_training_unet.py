@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.backends.load import ModelStore, load_unet
-from models.catalog import read_models_file
+from models.catalog import CATALOGUE, LocalFile, read_models_file
+from models.confidence import FEWEST, read_intervals
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import BadCheckpoint, DataError
 from models.synthetic import Layout, RenderOptions, render
@@ -104,6 +105,9 @@ def test_a_run_makes_a_model_that_is_served_from_its_models_file(fruit_folder: P
     assert (out / "model.safetensors").stat().st_mode & 0o077 == (out / "card.md").stat().st_mode & 0o077
     assert entry.size < 30e6
 
+    # Too few fruits of known health are found after so little training to say how far their fractions are off.
+    assert read_intervals(entry) is None
+
     card = json.loads((out / "card.json").read_text())
     assert (card["sha256"], card["size"]) == (entry.sha256, entry.size)
     data = card["data"]["fruit"]
@@ -119,6 +123,22 @@ def test_a_run_makes_a_model_that_is_served_from_its_models_file(fruit_folder: P
     text = (out / "card.md").read_text()
     for words in (entry.sha256, source.licence, "the mean over the sources of their mean IoU", "was not used"):
         assert words in text
+
+
+def test_a_network_is_calibrated_on_the_fruits_that_it_finds(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    shutil.copy(CATALOGUE["unet-mobilenetv2-citrus"].sources[0].path, weights)  # type: ignore[union-attr]
+    scenes = [render(seed, Size(112, 224), options=CALIBRATION) for seed in range(3)]
+    validator = UNetValidator((), scenes, machine(tmp_path))
+    intervals = calibrate(weights, "unet-mobilenetv2", validator, machine(tmp_path))
+    assert intervals is not None
+    annotated = sum(len(scene.instances) for scene in scenes)
+    assert FEWEST <= sum(each.fruits for each in intervals.ranges) <= annotated
+    entry = replace(CATALOGUE["unet-mobilenetv2-citrus"], sources=(LocalFile(weights),))
+    assert read_intervals(entry) == intervals
+    few = UNetValidator((), scenes[:1], machine(tmp_path))
+    assert calibrate(weights, "unet-mobilenetv2", few, machine(tmp_path)) is None
+    assert read_intervals(entry) is None
 
 
 def test_the_score_is_the_mean_of_the_sources_and_unknown_health_is_validated_by_fruit(
