@@ -16,7 +16,7 @@ from models.catalog import CATALOGUE, LocalFile, read_models_file
 from models.confidence import FEWEST, read_intervals
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import BadCheckpoint, DataError
-from models.synthetic import Layout, RenderOptions, render
+from models.synthetic import Background, Layout, RenderOptions, render
 from models.synthetic.output import write_sample
 from models.training.errors import CannotTrain
 from models.training.image_pool import ImagePool
@@ -32,7 +32,7 @@ from models.training.unet_data import (
     plan_epoch,
     rendered_validation,
 )
-from models.training.unet_recipe import UNetLearner, export, load_encoder, train_unet
+from models.training.unet_recipe import UNetLearner, calibrate, export, load_encoder, train_unet
 from models.training.unet_validation import UNetValidator
 from models.types import CLASSES, PixelClass, Size
 from models.unet.build import PixelsToLogits, new_unet
@@ -52,6 +52,7 @@ TINY = UNetOptions(
     rendered=2,
     rendered_validation=2,
 )
+CALIBRATION = RenderOptions(background=Background.WHITE, fruits=12, layout=Layout.APART)
 AS_FRUIT = {"1": "fruit", "2": "fruit"}
 
 
