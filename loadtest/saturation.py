@@ -209,7 +209,7 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
 
     def inspection(image: RenderedImage) -> None:
         (output,) = unet.infer([_unet_prepared(unet, image)])
-        encode_fruits(inspect(output, _unet_letterbox(image)).fruits, GRADES, "rle")
+        encode_fruits(inspect(output, _unet_letterbox(image)).fruits, GRADES, None, "rle")
 
     def infer(size: int) -> object:
         return unet.infer(_first(for_unet, size))

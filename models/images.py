@@ -15,7 +15,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Final, TypeAlias, cast
 
@@ -149,28 +149,41 @@ def decode(data: bytes, *, max_pixels: int, stop: Stop = _never) -> Image:
 
 
 def decode_resized(data: bytes, resized: Size, *, max_pixels: int, scaled: bool = False, stop: Stop = _never) -> Pixels:
-    """Decode an image directly to the size of a model's input.
+    """Decode an image directly to the size of a model's input; see `decode_to_sizes`."""
+    (pixels,) = decode_to_sizes(data, (resized,), max_pixels=max_pixels, scaled=scaled, stop=stop)
+    return pixels
+
+
+def decode_to_sizes(
+    data: bytes, sizes: Sequence[Size], *, max_pixels: int, scaled: bool = False, stop: Stop = _never
+) -> list[Pixels]:
+    """Decode an image once, directly to the sizes of the inputs of one or more models.
 
     No full-size array is made, which saves two copies of every pixel.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.
-        resized: size of the result after EXIF orientation, height and width at least 1.
+        sizes: sizes of the results after EXIF orientation, at least one; height and width at least 1.
         max_pixels: most pixels (height times width) to decode.
         scaled: allow a JPEG at least 4 times as large to be decoded at a half, a quarter or an eighth by leaving out
-            DCT coefficients (libjpeg's scaled inverse DCT), to no less than twice `resized`.
+            DCT coefficients (libjpeg's scaled inverse DCT), to no less than twice any of `sizes`.
         stop: as for `decode`.
 
     Returns:
-        uint8 (height, width, 3) of size `resized`, sRGB: unless scaled, exactly the result of
-        `models.letterbox.resize` on the pixels of `decode`.
+        uint8 (height, width, 3) of each size, sRGB: unless scaled, exactly the results of `models.letterbox.resize` on
+        the pixels of `decode`.
 
     Raises:
         ImageError, DecodingStopped: as `decode`.
     """
-    with _decoded(data, max_pixels, stop, at_least=resized if scaled else None) as (header, image):
+    with _decoded(data, max_pixels, stop, at_least=_covering(sizes) if scaled else None) as (header, image):
         rgb = _upright(_to_srgb(image, header, data, stop), header)
-        return np.array(rgb.resize((resized.width, resized.height), PIL.Image.Resampling.BILINEAR))
+        return [np.array(rgb.resize((size.width, size.height), PIL.Image.Resampling.BILINEAR)) for size in sizes]
+
+
+def _covering(sizes: Sequence[Size]) -> Size:
+    """Return the smallest size that no given one exceeds."""
+    return Size(max(size.height for size in sizes), max(size.width for size in sizes))
 
 
 def load(data: bytes, *, max_pixels: int) -> PIL.Image.Image:
@@ -209,13 +222,13 @@ def read_size(data: bytes, *, max_pixels: int) -> Size:
     return _size(read_header(data), max_pixels)
 
 
-def decoding_bytes(data: bytes, size: Size, resized: Size | None = None) -> int:
+def decoding_bytes(data: bytes, size: Size, sizes: Sequence[Size] = ()) -> int:
     """Return the most memory that decoding an image takes, result and file not included, in microseconds.
 
     Args:
         data: a JPEG, PNG, WebP, BMP or TIFF file.
         size: of the image, from `read_size`.
-        resized: what a large JPEG may be decoded towards, see `decode_resized`; None if it is decoded whole.
+        sizes: what a large JPEG may be decoded towards, see `decode_to_sizes`; empty if it is decoded whole.
 
     Raises:
         ImageError: as `read_size`.
@@ -225,15 +238,26 @@ def decoding_bytes(data: bytes, size: Size, resized: Size | None = None) -> int:
     if not data.startswith(b"\xff\xd8"):
         narrow = header is not None and (header.sample_bits <= _NARROW or header.grey)
         return (_DECODED_BYTES if narrow else _WIDE_BYTES) * pixels
-    if resized is not None:
-        least = min(size.height // resized.height, size.width // resized.width) // _LEAST_OF_SCALED
-        pixels //= next(scale for scale in (8, 4, 2, 1) if scale <= max(1, least)) ** 2
+    if sizes:
+        pixels //= decoding_scale(size, sizes) ** 2
     # Of several scans libjpeg keeps all coefficients, two bytes each.
     samples: float = _MOST_CHANNELS
     if header is not None and header.jpeg is not None:
         samples = header.jpeg.samples if header.jpeg.several_scans else 0
     turned = _DECODED_BYTES * pixels
     return max(turned, turned // 2 + int(2 * samples * size.pixels))
+
+
+def decoding_scale(size: Size, sizes: Sequence[Size]) -> int:
+    """Return by what a JPEG's sides are divided when it is decoded towards some sizes: 1, 2, 4 or 8.
+
+    Args:
+        size: of the image.
+        sizes: see `decode_to_sizes`; at least one.
+    """
+    least = _covering(sizes)
+    most = min(size.height // least.height, size.width // least.width) // _LEAST_OF_SCALED
+    return next(scale for scale in (8, 4, 2, 1) if scale <= max(1, most))
 
 
 def read_size_quickly(data: bytes, *, max_pixels: int) -> Size | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
+from models.confidence import read_intervals
 from models.errors import UnknownModel
 from service.memory import MemoryBudget, memory_limit, resident_bytes
 from service.observability.observer import Observer
@@ -126,6 +127,6 @@ async def _load(
     where = {"device_index": device_index, "threads": settings.threads}
     if entry.architecture.family == "unet":
         unet = await asyncio.to_thread(load_unet, entry, backend, settings.model_store, **where)
-        return UNetRunner(entry, unet, queue_of(unet.device))
+        return UNetRunner(entry, unet, queue_of(unet.device), await asyncio.to_thread(read_intervals, entry))
     sam = await asyncio.to_thread(load_sam, entry, backend, settings.model_store, **where)
     return SamRunner(entry, sam, queue_of(sam.device))

@@ -16,6 +16,7 @@ import numpy as np
 from models import images
 from models.backends.base import Embedding, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry
+from models.confidence import read_intervals
 from models.evaluation.prompts import PromptedFruit, prompted_fruits
 from models.evaluation.results import Candidate
 from models.evaluation.samples import EncodedSample
@@ -61,12 +62,16 @@ class Answer:
         fruits: bool (height, width) each; they may overlap.
         timing_ms: milliseconds by stage, in the order in which the stages ran.
         prompted: one for each prompted fruit; None for a candidate that finds fruits by itself.
+        confidences: 0 to 1, of each of `fruits`; empty for a candidate without any.
+        intervals: least and largest infected fraction of each of `fruits`; empty where the candidate has none.
     """
 
     classes: SemanticMap
     fruits: tuple[BinaryMask, ...]
     timing_ms: Mapping[str, float]
     prompted: tuple[PromptResult, ...] | None = None
+    confidences: tuple[float, ...] = ()
+    intervals: tuple[tuple[float, float], ...] = ()
 
 
 class Stopwatch:
@@ -113,6 +118,7 @@ class UNetCandidate:
 
     def __init__(self, entry: CatalogueEntry, backend: UNetBackend) -> None:
         self._backend = backend
+        self._intervals = read_intervals(entry)
         self.candidate = Candidate(
             name=entry.name,
             title=f"U-Net {entry.name}",
@@ -136,13 +142,21 @@ class UNetCandidate:
         watch = Stopwatch()
         letterbox = unet_letterbox(image.sample.size)
         with watch.stage("decode"):
-            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS)
+            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=True)
         with watch.stage("infer"):
             (output,) = self._backend.infer([self._backend.prepare(pixels, letterbox)])
         with watch.stage("postprocess"):
             inspection = inspect(output, letterbox)
-        fruits = tuple(fruit.mask.full() for fruit in inspection.fruits)
-        return Inspected(inspection, Answer(inspection.classes, fruits, watch.timing_ms))
+        answer = Answer(
+            inspection.classes,
+            tuple(fruit.mask.full() for fruit in inspection.fruits),
+            watch.timing_ms,
+            confidences=tuple(fruit.confidence for fruit in inspection.fruits),
+            intervals=tuple(
+                self._intervals.of(fruit.infected_fraction) for fruit in inspection.fruits if self._intervals
+            ),
+        )
+        return Inspected(inspection, answer)
 
 
 @dataclass(frozen=True, slots=True)

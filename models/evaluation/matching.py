@@ -73,10 +73,10 @@ def count_objects(
     Raises:
         DataError: masks of different sizes, or a threshold out of range.
     """
-    kept = list(predicted)
+    kept = [predicted[number] for number in kept_predictions(predicted, ignored)]
     if ignored is not None:
         check_same_size(ignored, truth)
-        kept = [mask & ~ignored for mask in kept if 2 * np.count_nonzero(mask & ignored) <= np.count_nonzero(mask)]
+        kept = [mask & ~ignored for mask in kept]
         truth = np.where(ignored, np.uint16(0), truth)
     ious = object_ious(kept, truth)
     pairs = match_objects(ious, threshold=threshold)
@@ -86,6 +86,17 @@ def count_objects(
         missed=ious.shape[1] - len(pairs),
         ious=tuple(float(ious[pair]) for pair in pairs),
     )
+
+
+def kept_predictions(predicted: Sequence[BinaryMask], ignored: BinaryMask | None) -> list[int]:
+    """Return the numbers of the predictions that count: at most half of their pixels are `ignored`."""
+    if ignored is None:
+        return list(range(len(predicted)))
+    return [
+        number
+        for number, mask in enumerate(predicted)
+        if 2 * np.count_nonzero(mask & ignored) <= np.count_nonzero(mask)
+    ]
 
 
 def object_ious(predicted: Sequence[BinaryMask], truth: InstanceMap) -> NDArray[np.float64]:

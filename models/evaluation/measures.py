@@ -167,6 +167,9 @@ _FRUIT_MEASURES: Final = (
     Measure("infected_fraction_error_per_fruit", "Infected fraction error per fruit",
             "Absolute difference of the predicted and the annotated infected fraction of a fruit, 0 predicted where it "
             "is not found, the mean over the fruits of known health of all images.", sign=-1),
+    Measure("infected_fraction_covered_per_fruit", "Infected fraction within its interval",
+            "Share of the found fruits of known health whose annotated infected fraction lies in the interval that is "
+            "predicted for it, of all images; the intervals are made for 0.9. Only for calibrated models.", sign=0),
     Measure("false_fruit_images", "Images with false fruit",
             "Share of the images without fruit in which any pixel is called fruit.", sign=-1),
     Measure("false_fruit_pixels", "False fruit pixels",

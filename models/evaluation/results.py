@@ -131,7 +131,8 @@ class CandidateResult:
         timing_ms: median over the images in milliseconds, by stage: "decode", "encode", "infer", "prompt",
             "postprocess", as far as the candidate has them, and `TOTAL`, the median of the images' totals.
         per_image: in the order of the group.
-        score_calibration: of a SAM that is prompted from the annotation and chooses its masks by score, else None.
+        score_calibration: of a SAM that is prompted from the annotation and chooses its masks by score, and of the
+            fruits of a U-Net, see `models.evaluation.fruit_confidence`; else None.
     """
 
     candidate: Candidate

@@ -21,6 +21,7 @@ from models.errors import DataError
 from models.evaluation.bootstrap import Statistic, intervals, mean_of, ratio_of
 from models.evaluation.calibration import calibrate
 from models.evaluation.candidates import Answer, Candidates, PromptResult
+from models.evaluation.fruit_confidence import confident_fruits, within_intervals
 from models.evaluation.gallery import Gallery, GalleryImage
 from models.evaluation.health import FruitHealth, false_infected, fruit_health, health_statistics, knows_health
 from models.evaluation.matching import ObjectCounts, boundary_fit, count_objects, fruits_touch
@@ -58,6 +59,8 @@ class ImageMeasures:
         touching: whether annotated fruits touch.
         health: annotated fruits of known health, empty where healthy and infected are not distinguished.
         prompted: see `Answer`.
+        confident: confidence of each predicted fruit, and its IoU with the annotated one that it fits best.
+        within: of predicted fruits that match one of known health: whether its fraction is in the predicted interval.
         timing_ms: milliseconds by stage, with their total.
     """
 
@@ -70,6 +73,8 @@ class ImageMeasures:
     touching: bool
     health: tuple[FruitHealth, ...]
     prompted: tuple[PromptResult, ...] | None
+    confident: tuple[PromptResult, ...]
+    within: tuple[bool, ...]
     timing_ms: Mapping[str, float]
 
     @property
@@ -133,6 +138,8 @@ def measure(answer: Answer, sample: Sample) -> ImageMeasures:
         touching=instances is not None and fruits_touch(instances),
         health=fruit_health(predicted, sample) if has_classes else (),
         prompted=answer.prompted,
+        confident=() if instances is None else confident_fruits(answer, instances, ignored),
+        within=within_intervals(answer, sample) if has_classes else (),
         timing_ms={**answer.timing_ms, TOTAL: sum(answer.timing_ms.values())},
     )
 
@@ -269,6 +276,10 @@ def _statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:
         **_fruit_statistics(images),
         **_false_statistics(images),
         **health_statistics([each.health for each in images]),
+        "infected_fraction_covered_per_fruit": ratio_of(
+            np.array([sum(each.within) for each in images], np.float64),
+            np.array([len(each.within) for each in images], np.float64),
+        ),
     }
 
 
@@ -343,7 +354,7 @@ def _false_statistics(images: Sequence[ImageMeasures]) -> dict[str, Statistic]:
 
 
 def _calibration(images: Sequence[ImageMeasures]) -> Calibration | None:
-    prompted = [result for each in images for result in each.prompted or ()]
-    if not prompted:
+    scored = [result for each in images for result in each.prompted or each.confident]
+    if not scored:
         return None
-    return calibrate(np.array([each.score for each in prompted]), np.array([each.iou for each in prompted]))
+    return calibrate(np.array([each.score for each in scored]), np.array([each.iou for each in scored]))

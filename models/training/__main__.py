@@ -2,6 +2,7 @@
 
 python -m models.training unet --data FOLDER --out RUN
 python -m models.training sam --data FOLDER --out RUN
+python -m models.training calibrate --weights FILE --data FOLDER
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Build the parser of both subcommands."""
+    """Build the parser of all subcommands."""
     parser = argparse.ArgumentParser(prog="python -m models.training", description="Train models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     unet = commands.add_parser(
@@ -71,6 +72,18 @@ def command_line() -> argparse.ArgumentParser:
     _add_sam_arguments(sam)
     _add_machine_arguments(sam)
     sam.set_defaults(run=_train_sam)
+    again = commands.add_parser(
+        "calibrate",
+        help="calibrate a U-Net",
+        description="Measure on validation images how far the infected fractions of a U-Net's fruits are off, and "
+        "write it beside the weights. Training does this by itself.",
+    )
+    again.add_argument("--weights", type=Path, required=True, metavar="FILE", help="the .safetensors file to be served")
+    again.add_argument("--architecture", help="unet-mobilenetv2 or unet-resnet18")
+    again.add_argument("--rendered-validation", type=int, metavar="N", help="number of rendered scenes")
+    add_data_arguments(again)
+    _add_machine_arguments(again)
+    again.set_defaults(run=_calibrate)
     return parser
 
 
@@ -126,6 +139,14 @@ def _train_unet(options: argparse.Namespace) -> None:
 
     product = Product(options.out, options.name, options.licence)
     train_unet(recipe, options.data, product, _machine(options), resume=options.resume)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    given = _given(options, ("architecture", "rendered_validation"))
+    recipe = dataclasses.replace(PRESETS["default"], rendered=1, **given)
+    from models.training.unet_recipe import calibrate_weights
+
+    calibrate_weights(options.weights, recipe, options.data, _machine(options))
 
 
 def _train_sam(options: argparse.Namespace) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.catalog import Architecture, CatalogueEntry, SourcePackage
+from models.confidence import FEWEST, FractionIntervals, fit_intervals, intervals_file, write_intervals
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import BadCheckpoint
 from models.training.errors import CannotTrain
@@ -93,6 +95,7 @@ def train_unet(
     trainer = Trainer(learner, options.fit, folder, metadata=metadata, mixed=machine.mixed, progress=machine.progress)
     fitted = trainer.fit()
     exported = export(folder, options.architecture, learner.validator, metadata, machine)
+    calibrate(folder.model, options.architecture, learner.validator, machine)
     entry = write_card(folder, _card(options, opened, initial_weights, product, folder, fitted, exported))
     _log.info("%s\nAn entry for a models file, also in %s:\n%s", folder.card_text, folder.models_file, entry)
     return fitted
@@ -188,6 +191,56 @@ def export(
             f"{folder.best.name}, which is float32."
         )
     return after
+
+
+def calibrate(weights: Path, architecture: str, validator: UNetValidator, machine: Machine) -> FractionIntervals | None:
+    """Measure how far the infected fractions of a network's fruits are off, and write that beside its weights.
+
+    Args:
+        weights: checkpoint as it is served.
+        architecture: architecture of the network.
+        validator: has the images.
+        machine: device.
+
+    Returns:
+        The intervals; None, without a file, if too few fruits of known health were found.
+
+    Raises:
+        BadCheckpoint: the weights cannot be read.
+        OSError: the file cannot be written.
+    """
+    network = build_unet(architecture, load_state_dict(weights)).to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fractions = validator.fractions(network)
+    # Fruits of an image are alike: halves of neighbours would be too.
+    order = np.random.default_rng(0).permutation(len(fractions)).tolist()
+    intervals = fit_intervals([fractions[place] for place in order], sha256_of(weights))
+    if intervals is None:
+        intervals_file(weights).unlink(missing_ok=True)
+        _log.warning(
+            "Answers will have no interval of the infected fraction: at least %d validation fruits of known health "
+            "must be found, got %d.",
+            FEWEST,
+            len(fractions),
+        )
+        return None
+    write_intervals(intervals, weights)
+    covered = "" if intervals.covered is None else f"; {intervals.covered:.0%} of one half lie in those of the other"
+    _log.info("Infected fractions calibrated on %d fruits%s", len(fractions), covered)
+    return intervals
+
+
+def calibrate_weights(weights: Path, options: UNetOptions, sources: Sequence[DataSource], machine: Machine) -> None:
+    """Calibrate weights that were not made by one run, on the validation parts of sources and on rendered scenes.
+
+    Raises:
+        CannotTrain: there is no such checkpoint.
+        DataError: a set cannot be used.
+        BadCheckpoint, OSError: see `calibrate`.
+    """
+    if not weights.is_file():
+        raise CannotTrain(f"{weights}: there is no such checkpoint to calibrate.")
+    validator = UNetValidator(open_sources(sources), rendered_validation(options), machine)
+    calibrate(weights, options.architecture, validator, machine)
 
 
 def _initial_network(options: UNetOptions, machine: Machine, *, fresh: bool) -> nn.Module:

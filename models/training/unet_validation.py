@@ -19,10 +19,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from models.data.samples import Sample
+from models.data.samples import InstanceMap, Sample
 from models.data.sources import OpenedSource
+from models.inspection import inspect
 from models.letterbox import resize
-from models.metrics import class_confusion, fruit_confusion, infected_fraction_error, iou, mean_counted, ratio
+from models.metrics import (
+    class_confusion,
+    fruit_confusion,
+    infected_fraction,
+    infected_fraction_error,
+    iou,
+    mean_counted,
+    ratio,
+)
 from models.training.options import Machine
 from models.training.trainer import Validation
 from models.training.unet_data import one_thread
@@ -63,10 +72,12 @@ class Truth:
     Attributes:
         semantic: uint8 (height, width) of `PixelClass`.
         fruits: number of visible fruits of at least `MIN_REGION` cells; None if fruits are not separated.
+        instances: uint16 (height, width), number of the fruit, 0 for none; None if fruits are not separated.
     """
 
     semantic: SemanticMap
     fruits: int | None
+    instances: InstanceMap | None
 
 
 _Prepared: TypeAlias = tuple[str, Pixels, UNetLetterbox, Truth]
@@ -139,13 +150,28 @@ class UNetValidator:
 
     def predictions(self, network: nn.Module) -> Iterator[Prediction]:
         """Predict every image at its own size."""
+        for name, output, letterbox, truth in self._outputs(network):
+            cells = Cells.of(output, letterbox)
+            yield Prediction(name, class_map(cells), int(fruit_labels(cells).max()), truth)
+
+    def fractions(self, network: nn.Module) -> list[tuple[float, float]]:
+        """Predict the infected fraction of every annotated fruit of known health that is found, as it is served.
+
+        Returns:
+            Predicted and annotated fraction of each, in the order of the images.
+        """
+        return [
+            pair
+            for _, output, letterbox, truth in self._outputs(network)
+            for pair in _fractions(output, letterbox, truth)
+        ]
+
+    def _outputs(self, network: nn.Module) -> Iterator[tuple[str, NDArray[np.float32], UNetLetterbox, Truth]]:
         whole = PixelsToLogits(network).to(self._device)
         with torch.inference_mode():
             for name, pixels, letterbox, truth in self._loader:
                 batch = torch.from_numpy(pixels)[None].to(self._device)
-                output = whole(batch)[0].float().cpu().contiguous().numpy()
-                cells = Cells.of(output, letterbox)
-                yield Prediction(name, class_map(cells), int(fruit_labels(cells).max()), truth)
+                yield name, whole(batch)[0].float().cpu().contiguous().numpy(), letterbox, truth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +245,24 @@ def _group_name(source: str, group: str) -> str:
 def _prepare(name: str, sample: Sample) -> _Prepared:
     letterbox = unet_letterbox(sample.size)
     pixels = pad(resize(sample.pixels, letterbox), letterbox)
-    return name, pixels, letterbox, Truth(sample.semantic, _fruits(sample, letterbox))
+    return name, pixels, letterbox, Truth(sample.semantic, _fruits(sample, letterbox), sample.instance_map)
+
+
+def _fractions(output: NDArray[np.float32], letterbox: UNetLetterbox, truth: Truth) -> Iterator[tuple[float, float]]:
+    """Yield predicted and annotated infected fraction of the fruits that match an annotated one at an IoU of 0.5."""
+    if truth.instances is None:
+        return
+    areas = np.bincount(truth.instances.ravel())
+    for fruit in inspect(output, letterbox).fruits:
+        x0, y0, x1, y1 = fruit.box
+        shared = np.bincount(truth.instances[y0:y1, x0:x1][fruit.mask.pixels])
+        shared[0] = 0
+        number = int(shared.argmax())
+        if 2 * shared[number] <= fruit.area + areas[number] - shared[number] or not number:
+            continue
+        fraction = infected_fraction(truth.semantic[truth.instances == number])
+        if not math.isnan(fraction):
+            yield fruit.infected_fraction, fraction
 
 
 def _fruits(sample: Sample, letterbox: UNetLetterbox) -> int | None:

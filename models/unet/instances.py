@@ -47,6 +47,9 @@ _TOO_FAR: Final = 1.0
 _CERTAIN: Final = 80.0
 """Margins are clipped here: the probability is 1 in float32, and exp would overflow above."""
 
+_ROUNDING: Final = 1.001
+"""Factor by which distances in float32 may be off, and more."""
+
 _MOST: Final = 128
 """Most candidate centres in an image."""
 
@@ -235,39 +238,58 @@ def _find_centres(votes: NDArray[np.float32], radii: NDArray[np.float32], letter
     across = np.clip(votes[0] * (1 / _COARSE), 0, width - 1).astype(np.int32)
     down = np.clip(votes[1] * (1 / _COARSE), 0, height - 1).astype(np.int32)
     left, sizes, squares = votes, radii, down * np.int32(width) + across
-    counts = np.bincount(squares, minlength=height * width)
+    counts = np.bincount(squares, minlength=height * width).astype(np.float32)
     seen: list[tuple[int, bool, NDArray[np.float32], float]] = []
     while len(sizes) >= MIN_REGION and len(seen) < _MOST:
         place, radius, own = _densest(counts.reshape(height, width), left, sizes)
-        count = int(np.count_nonzero(own))
+        count = len(own)
         seen.append((count, count >= max(MIN_REGION, _FEWEST * np.pi * radius**2), place, radius))
-        counts -= np.bincount(squares[own], minlength=height * width)
-        rest = ~own
-        left, sizes, squares = left[:, rest], sizes[rest], squares[rest]
+        counts -= np.bincount(squares.take(own), minlength=height * width).astype(np.float32)
+        others = np.ones(len(sizes), np.bool_)
+        others[own] = False
+        rest = np.flatnonzero(others)
+        left, sizes, squares = left.take(rest, axis=1), sizes.take(rest), squares.take(rest)
     # If none has enough votes, keep the one with the most.
     kept = [each for each in seen if each[1]] or [max(seen, key=lambda each: each[0])]
     return _Centres(np.stack([place for *_, place, _ in kept]), np.array([radius for *_, radius in kept], np.float32))
 
 
 def _densest(
-    counts: NDArray[np.intp], votes: NDArray[np.float32], radii: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], float, NDArray[np.bool_]]:
-    """Return the place with the most votes, float32 (2,) x, y; the radius of its fruit; and which votes are its own."""
-    smooth = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), _BLUR, borderType=cv2.BORDER_CONSTANT)
+    counts: NDArray[np.float32], votes: NDArray[np.float32], radii: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], float, NDArray[np.intp]]:
+    """Return the place with the most votes, float32 (2,) x, y; its fruit's radius; and the numbers of its own votes."""
+    smooth = cv2.GaussianBlur(counts, (0, 0), _BLUR, borderType=cv2.BORDER_CONSTANT)
     row, column = divmod(int(smooth.argmax()), counts.shape[1])
-    place = np.array((column + 0.5, row + 0.5), np.float32) * _COARSE
-    own = _within(votes, place, 2 * _COARSE)
-    for _ in range(2):
-        radius = float(radii[own].mean())
-        own = _within(votes, place, _ITS_OWN * radius)
-        place = votes[:, own].mean(axis=1)
-    return place, radius, own
+    densest = np.array((column + 0.5, row + 0.5), np.float32) * _COARSE
+    off = _squared_distances(votes, densest)
+    radius = float(radii.take(_within(off, 2 * _COARSE)).mean())
+    own = _within(off, _ITS_OWN * radius)
+    place = votes.take(own, axis=1).mean(axis=1)
+    radius = float(radii.take(own).mean())
+    # The place moved a little: only votes near it need to be looked at again.
+    moved = float(np.hypot(*(place - densest)))
+    near = np.flatnonzero(off <= ((_ITS_OWN * radius + moved) * _ROUNDING) ** 2)
+    again = _squared_distances(votes.take(near, axis=1), place)
+    if not (again <= (_ITS_OWN * radius) ** 2).any():  # the nearest one, wherever it is
+        near, again = np.arange(len(off)), _squared_distances(votes, place)
+    own = near.take(_within(again, _ITS_OWN * radius))
+    return votes.take(own, axis=1).mean(axis=1), radius, own
 
 
-def _within(votes: NDArray[np.float32], place: NDArray[np.float32], distance: float) -> NDArray[np.bool_]:
-    """Select the votes within a distance of a place, at least the nearest one."""
-    off = np.square(votes[0] - place[0]) + np.square(votes[1] - place[1])
-    return np.asarray(off <= max(distance**2, float(off.min())))
+def _squared_distances(votes: NDArray[np.float32], place: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the squared distance of each vote to a place: float32 (votes,)."""
+    across = votes[0] - place[0]
+    down = votes[1] - place[1]
+    across *= across
+    down *= down
+    across += down
+    return across
+
+
+def _within(off: NDArray[np.float32], distance: float) -> NDArray[np.intp]:
+    """Return the places of the squared distances up to a distance, at least of the least one."""
+    near = np.flatnonzero(off <= distance**2)
+    return near if len(near) else np.flatnonzero(off <= off.min())
 
 
 def _assign(votes: NDArray[np.float32], centres: _Centres) -> NDArray[np.int32]:

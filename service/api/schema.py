@@ -390,12 +390,19 @@ class Fruit(Schema):
     mask: Outline = Field(description="Of the image's size. No pixel belongs to two masks.")
     infected_mask: Outline = Field(description="The infected part of the mask.")
     infected_fraction: float = Field(description="0 to 1: infected pixels / pixels of the fruit.")
+    infected_fraction_interval: tuple[float, float] | None = Field(
+        description="0 to 1, least and largest: holds the annotated fraction of 90 % of the fruits that the model was "
+        "calibrated on. Null where it was not."
+    )
     pixel_class: ClassName = Field(alias="class", description="infected from an infected fraction of 0.02.")
     confidence: float = Field(
         description="0 to 1: mean probability of fruit, healthy or infected, that the U-Net gives to the fruit; in "
         "every mode."
     )
     grade: str = Field(description="The first grade whose limit is not exceeded, else reject.")
+    grade_certain: bool = Field(
+        description="Whether the whole infected_fraction_interval has this grade; false without an interval."
+    )
     truncated: bool = Field(description="Whether the mask touches the image's edge: part of the fruit may lie outside.")
     refined: bool = Field(
         description="Whether the SAM outlined the fruit; false where its mask disagreed with the U-Net."
@@ -430,9 +437,11 @@ class InspectResponse(Schema):
                         "mask": {"size": [8, 16], "counts": "a05300000_2"},
                         "infected_mask": {"size": [8, 16], "counts": "k0170e2"},
                         "infected_fraction": 0.1,
+                        "infected_fraction_interval": [0.06, 0.31],
                         "class": "infected",
                         "confidence": 0.98,
                         "grade": "B",
+                        "grade_certain": False,
                         "truncated": False,
                         "refined": True,
                     }

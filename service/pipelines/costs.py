@@ -105,18 +105,17 @@ def queued_fruits(padded: Size, original: Size, letterbox: Letterbox | None, *, 
     return queued_unet(padded, original, whole=whole) + _FRUITS * original.pixels + sam
 
 
-def decoding(data: bytes | None, size: Size, letterbox: HasResized, *, scaled: bool) -> int:
+def decoding(data: bytes | None, size: Size, letterboxes: Sequence[HasResized] = ()) -> int:
     """Return what decoding an image takes.
 
     Args:
         data: the file; None of pixels that came raw.
         size: of the image.
-        letterbox: how it fits into what the model sees.
-        scaled: whether a large JPEG may be decoded at half its size.
+        letterboxes: how it fits into what the models see, where a large JPEG may be decoded at a part of its size.
     """
     if data is None:
         return _SMALL + PIXELS * size.pixels
-    return _SMALL + images.decoding_bytes(data, size, letterbox.resized if scaled else None)
+    return _SMALL + images.decoding_bytes(data, size, [letterbox.resized for letterbox in letterboxes])
 
 
 def at_once(size: Size, mask_format: MaskFormat) -> int:

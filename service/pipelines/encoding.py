@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.confidence import FractionIntervals
 from models.inspection import Fruit, Grade, grade_of
 from models.letterbox import Letterbox
 from models.masks import CroppedMask, Rle, encode_logits, png_of, rle_of, whole
@@ -61,9 +62,13 @@ def encode_class(classes: SemanticMap, pixel_class: PixelClass, mask_format: sch
 
 
 def encode_fruits(
-    fruits: Sequence[Fruit], grades: Sequence[Grade], mask_format: schema.SemanticFormat
+    fruits: Sequence[Fruit],
+    grades: Sequence[Grade],
+    intervals: FractionIntervals | None,
+    mask_format: schema.SemanticFormat,
 ) -> list[schema.Fruit]:
-    """Number, grade and encode fruits."""
+    """Number, grade and encode fruits, with the intervals of their infected fractions where the model has any."""
+    bounds = [None if intervals is None else intervals.of(fruit.infected_fraction) for fruit in fruits]
     return [
         schema.Fruit.model_construct(
             id=number,
@@ -72,13 +77,15 @@ def encode_fruits(
             mask=encode_outline(fruit.mask, mask_format),
             infected_mask=encode_outline(fruit.infected, mask_format),
             infected_fraction=fruit.infected_fraction,
+            infected_fraction_interval=bound,
             pixel_class=schema.CLASS_NAMES[fruit.pixel_class],
             confidence=fruit.confidence,
             grade=grade_of(fruit.infected_fraction, grades),
+            grade_certain=bound is not None and len({grade_of(end, grades) for end in bound}) == 1,
             truncated=fruit.truncated,
             refined=fruit.refined,
         )
-        for number, fruit in enumerate(fruits, start=1)
+        for number, (fruit, bound) in enumerate(zip(fruits, bounds, strict=True), start=1)
     ]
 
 

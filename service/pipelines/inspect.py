@@ -26,6 +26,7 @@ from service.memory import Kind
 from service.pipelines import costs
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
+from service.pipelines.letterboxes import may_scale
 from service.pipelines.refinement import Refinement, Refiner
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.sam import SamRunner
@@ -113,7 +114,7 @@ class InspectPipeline:
                 inspection = await self._look(plan, request, runner, ticket, decoded, context)
             finally:
                 plan.release()
-            fruits, overlay = await self._encode(plan, request, decoded, inspection, context)
+            fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
         refinement = plan.refinement
         return schema.InspectResponse.model_construct(
             request_id=context.request_id,
@@ -201,17 +202,21 @@ class InspectPipeline:
     ) -> _Decoded:
         """Decode once for both models."""
         limit, letterbox, refinement = self.engine.settings.max_pixels, plan.letterbox, plan.refinement
-        whole = request.overlay or refinement is not None
+        letterboxes = [letterbox, *([] if refinement is None else [refinement.letterbox])]
+        scaled = not request.overlay and (refinement is None or may_scale(refinement.letterbox))
 
         def decode(stop: Stop) -> _Decoded:
-            pixels = source.pixels(limit, stop) if whole else None
-            small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
-            large = None if refinement is None or pixels is None else refinement.prepare(pixels)
-            kept = pixels if request.overlay else None
-            return _Decoded(source.content_id(), runner.prepare(small, letterbox), large, kept)
+            pixels = source.pixels(limit, stop) if request.overlay else None
+            if pixels is None:
+                small, *large = source.resized(letterboxes, limit, stop, scaled=scaled)
+            else:
+                small, *large = (resize(pixels, each) for each in letterboxes)
+            prepared = None if refinement is None else refinement.prepare(*large)
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels)
 
-        async with context.hold(Kind.WORK, source.decoding(letterbox)):
-            return await self.engine.decode(context, _decode_work(whole=whole), letterbox.original, decode)
+        work = _decode_work(whole=request.overlay or refinement is not None)
+        async with context.hold(Kind.WORK, source.decoding(letterbox.original, letterboxes if scaled else [])):
+            return await self.engine.decode(context, work, letterbox.original, decode)
 
     async def _look(
         self,
@@ -287,6 +292,7 @@ class InspectPipeline:
         self,
         plan: _Plan,
         request: schema.InspectRequest,
+        runner: UNetRunner,
         decoded: _Decoded,
         inspection: Inspection,
         context: RequestContext,
@@ -298,7 +304,7 @@ class InspectPipeline:
         ]
         overlay: bytes | None = None
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
-            encoding = in_worker(encode_fruits, inspection.fruits, grades, request.format)
+            encoding = in_worker(encode_fruits, inspection.fruits, grades, runner.intervals, request.format)
             if request.overlay and decoded.pixels is not None:
                 drawing = in_worker(_draw, decoded.pixels, inspection.fruits, grades)
                 fruits, overlay = await asyncio.gather(encoding, drawing)

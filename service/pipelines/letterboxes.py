@@ -51,3 +51,12 @@ def matching(request: EmbedRequest, letterboxes: Sequence[Letterbox]) -> list[Le
         and (request.padding is None or letterbox == letterbox_for(letterbox.original, letterbox.side, request.padding))
     ]
     return sorted(fitting, key=lambda letterbox: (-letterbox.side, letterbox.padded.pixels))
+
+
+def may_scale(letterbox: Letterbox) -> bool:
+    """Return whether a large JPEG may be decoded for a SAM at a part of its size.
+
+    At 1024 that keeps masks at a mean IoU of 0.994 (`tests/golden/test_scaled_decoding.py`), at 768 and 512 at 0.989:
+    those are decoded whole, and so is the reference's letterbox, whose masks are the reference's.
+    """
+    return letterbox.side == INPUT_SIDE and not letterbox.is_reference

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from models.backends.base import Embedding
 from models.inspection import Fruit, Inspection, agreeing, prompt_for, refine
-from models.letterbox import Letterbox, resize
+from models.letterbox import Letterbox
 from models.masks import CroppedMask
 from models.types import Pixels, Size
 from service.api.context import RequestContext
@@ -46,8 +46,8 @@ class Refinement:
     degraded: bool
 
     def prepare(self, pixels: Pixels) -> Any:
-        """Return the encoder's input from a whole image; for worker threads."""
-        return self.runner.prepare(resize(pixels, self.letterbox), self.letterbox)
+        """Return the encoder's input from an image of the size `letterbox.resized`; for worker threads."""
+        return self.runner.prepare(pixels, self.letterbox)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from models.images import Stop
 from models.letterbox import Letterbox, resize
 from models.masks import CroppedMask, EncodedLogits, Rle, decode_logits
 from models.overlay import draw_overlay, encode_overlay
-from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import MaskCrop
 from models.sam.prompts import check, with_logits
 from models.types import FOREGROUND, Box, Logits, Pixels, Point, Prompt, Size
@@ -35,7 +34,7 @@ from service.memory import Kind
 from service.pipelines import costs
 from service.pipelines.encoding import describe_image, describe_sam, encode_mask
 from service.pipelines.engine import Engine
-from service.pipelines.letterboxes import candidate_letterboxes, matching
+from service.pipelines.letterboxes import candidate_letterboxes, matching, may_scale
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.runners.sam import Decoded, Reservation, SamRunner
@@ -325,7 +324,7 @@ class SegmentPipeline:
     async def _pixels(self, source: ImageSource, letterbox: Letterbox, context: RequestContext) -> Pixels:
         """Return the whole image, to draw into."""
         limit = self.engine.settings.max_pixels
-        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+        async with context.hold(Kind.WORK, source.decoding(letterbox.original)):
             return await self.engine.decode(
                 context, "segment.overlay", letterbox.original, lambda stop: source.pixels(limit, stop)
             )
@@ -346,8 +345,8 @@ class SegmentPipeline:
         async def encode() -> EmbeddedImage:
             nonlocal mine, ticket
             mine = True
-            source, scaled = lookup.source, _may_scale(letterbox)
-            cost = 0 if source is None or pixels is not None else source.decoding(letterbox, scaled=scaled)
+            source, towards = lookup.source, [letterbox] if may_scale(letterbox) else []
+            cost = 0 if source is None or pixels is not None else source.decoding(letterbox.original, towards)
             async with context.hold(Kind.WORK, cost):
                 prepared = await engine.decode(
                     context,
@@ -457,19 +456,10 @@ def _prepare(
     if pixels is None:
         if source is None:
             raise NoImage("The embedding was evicted while the request waited: send the image again.")
-        pixels = source.resized(letterbox, max_pixels, stop, scaled=_may_scale(letterbox))
+        (pixels,) = source.resized([letterbox], max_pixels, stop, scaled=may_scale(letterbox))
     else:
         pixels = resize(pixels, letterbox)
     return runner.prepare(pixels, letterbox)
-
-
-def _may_scale(letterbox: Letterbox) -> bool:
-    """Return whether a large JPEG may be decoded at half its size.
-
-    At 1024 that keeps masks at a mean IoU of 0.994 (`tests/golden/test_scaled_decoding.py`), at 768 and 512 at 0.989:
-    those are decoded whole, and so is the reference's letterbox, whose masks are the reference's.
-    """
-    return letterbox.side == INPUT_SIDE and not letterbox.is_reference
 
 
 def _draw(found: _Found, prompts: Sequence[Prompt]) -> bytes:

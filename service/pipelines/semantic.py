@@ -162,10 +162,13 @@ class SemanticPipeline:
 
         def decode(stop: Stop) -> _Decoded:
             pixels = source.pixels(limit, stop) if overlay else None
-            small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
+            if pixels is None:
+                (small,) = source.resized([letterbox], limit, stop, scaled=True)
+            else:
+                small = resize(pixels, letterbox)
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
 
-        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+        async with context.hold(Kind.WORK, source.decoding(letterbox.original, [] if overlay else [letterbox])):
             return await self.engine.decode(context, _DECODE, letterbox.original, decode)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,15 +13,6 @@ from models.letterbox import HasResized, resize
 from models.types import Pixels, Size
 from service.errors import MalformedRequest, NoImage
 from service.pipelines import costs
-
-
-class Fitted(HasResized, Protocol):
-    """A letterbox of any model, which knows the size of its image."""
-
-    @property
-    def original(self) -> Size:
-        """Size of the image."""
-        ...
 
 
 class ImageSource(Protocol):
@@ -51,8 +43,8 @@ class ImageSource(Protocol):
         """
         ...
 
-    def decoding(self, letterbox: Fitted, *, scaled: bool = False) -> int:
-        """Return the bytes that decoding takes, as `resized` or, not scaled, as `pixels`."""
+    def decoding(self, size: Size, letterboxes: Sequence[HasResized] = ()) -> int:
+        """Return the bytes that decoding takes: scaled towards some letterboxes, or whole."""
         ...
 
     def pixels(self, max_pixels: int, stop: Stop) -> Pixels:
@@ -68,14 +60,16 @@ class ImageSource(Protocol):
         """
         ...
 
-    def resized(self, letterbox: HasResized, max_pixels: int, stop: Stop, *, scaled: bool = False) -> Pixels:
-        """Return the image in the size that a model sees, without padding.
+    def resized(
+        self, letterboxes: Sequence[HasResized], max_pixels: int, stop: Stop, *, scaled: bool = False
+    ) -> list[Pixels]:
+        """Decode the image once, and return it in the sizes that models see, without padding.
 
         Args:
-            letterbox: how the image fits into what the model sees.
+            letterboxes: how the image fits into what each model sees; at least one.
             max_pixels: of the whole image.
             stop: says when the caller has left.
-            scaled: whether a large JPEG may be decoded at half its size.
+            scaled: whether a large JPEG may be decoded at a part of its size, see `models.images.decode_to_sizes`.
 
         Raises:
             ImageError: the image cannot be used.
@@ -107,17 +101,20 @@ class EncodedImage:
         """Read the size from the file's header."""
         return images.read_size(self.data, max_pixels=max_pixels)
 
-    def decoding(self, letterbox: Fitted, *, scaled: bool = False) -> int:
+    def decoding(self, size: Size, letterboxes: Sequence[HasResized] = ()) -> int:
         """Return the bytes that decoding takes."""
-        return costs.decoding(self.data, letterbox.original, letterbox, scaled=scaled)
+        return costs.decoding(self.data, size, letterboxes)
 
     def pixels(self, max_pixels: int, stop: Stop) -> Pixels:
         """Decode the file."""
         return images.decode(self.data, max_pixels=max_pixels, stop=stop).pixels
 
-    def resized(self, letterbox: HasResized, max_pixels: int, stop: Stop, *, scaled: bool = False) -> Pixels:
+    def resized(
+        self, letterboxes: Sequence[HasResized], max_pixels: int, stop: Stop, *, scaled: bool = False
+    ) -> list[Pixels]:
         """Decode and resize the file."""
-        return images.decode_resized(self.data, letterbox.resized, max_pixels=max_pixels, scaled=scaled, stop=stop)
+        sizes = [letterbox.resized for letterbox in letterboxes]
+        return images.decode_to_sizes(self.data, sizes, max_pixels=max_pixels, scaled=scaled, stop=stop)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,18 +145,26 @@ class RawImage:
             )
         return size
 
-    def decoding(self, letterbox: Fitted, *, scaled: bool = False) -> int:
+    def decoding(self, size: Size, letterboxes: Sequence[HasResized] = ()) -> int:
         """Return the bytes that resizing takes."""
-        return costs.decoding(None, letterbox.original, letterbox, scaled=scaled)
+        return costs.decoding(None, size, letterboxes)
 
     def pixels(self, max_pixels: int, stop: Stop) -> Pixels:  # noqa: ARG002
         """Return the pixels."""
         self.size(max_pixels)
         return self.array
 
-    def resized(self, letterbox: HasResized, max_pixels: int, stop: Stop, *, scaled: bool = False) -> Pixels:  # noqa: ARG002
+    def resized(
+        self,
+        letterboxes: Sequence[HasResized],
+        max_pixels: int,
+        stop: Stop,
+        *,
+        scaled: bool = False,  # noqa: ARG002
+    ) -> list[Pixels]:
         """Resize the pixels."""
-        return resize(self.pixels(max_pixels, stop), letterbox)
+        pixels = self.pixels(max_pixels, stop)
+        return [resize(pixels, letterbox) for letterbox in letterboxes]
 
 
 @dataclass(frozen=True, slots=True)

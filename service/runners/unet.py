@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.backends.base import UNetBackend
 from models.catalog import CatalogueEntry, Family
+from models.confidence import FractionIntervals
 from models.types import Pixels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
 from service.runners.base import Runner, best_size, megapixels
@@ -23,9 +24,17 @@ class UNetRunner(Runner):
 
     family: ClassVar[Family] = "unet"
 
-    def __init__(self, entry: CatalogueEntry, backend: UNetBackend, queue: DeviceQueue) -> None:
+    def __init__(
+        self,
+        entry: CatalogueEntry,
+        backend: UNetBackend,
+        queue: DeviceQueue,
+        intervals: FractionIntervals | None = None,
+    ) -> None:
         super().__init__(entry, backend, queue)
         self.backend = backend
+        self.intervals = intervals
+        """Of the infected fraction, where the model has been calibrated."""
 
     def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Any:
         """Return the network's input from a resized image; for worker threads."""

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from models import images
 from models.backends.base import Embedding
+from models.confidence import FractionIntervals, FractionRange
 from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits
 from service.api import schema
+from service.runners.unet import UNetRunner
 from tests.contract.door import Door, image, open_door, problem, serving, within
 from tests.contract.doors import pixels_of
 from tests.contract.scenes import CLEAN, FRUIT_SIZE, NO_FRUIT, SICK, SPOT, TWO, Corners, fruit_image, fruit_mask, turned
@@ -62,6 +64,7 @@ async def test_fast_returns_every_fruit_with_infected_fraction_class_and_grade(d
     # A logit of 8 against those of background and the other class, 0 and -8.
     assert [fruit.confidence for fruit in answer.fruits] == pytest.approx([1 / (1 + np.exp(-8))] * 2, abs=1e-4)
     assert [(fruit.truncated, fruit.refined) for fruit in answer.fruits] == [(False, False)] * 2
+    assert [(fruit.infected_fraction_interval, fruit.grade_certain) for fruit in answer.fruits] == [(None, False)] * 2
     assert answer.batch == schema.Batch(infer=1, encode=0, prompt=0)
     assert door.sam.encodes == []
 
@@ -171,6 +174,20 @@ async def test_grades_of_the_settings_are_the_default() -> None:
     assert [str(grade) for grade in make_settings().grades] == ["A:0.01", "B:0.05", "C:0.25"]
     async with open_door(grades="fine:0.07,fair:0.08") as door:
         assert [fruit.grade for fruit in (await door.inspect(mode="fast")).fruits] == ["fine", "fair"]
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "interval", "certain"),
+    [(-0.01, 0.1, [0.07, 0.18], True), (-0.05, 0.1, [0.03, 0.18], False), (-0.01, 0.5, [0.07, 0.58], False)],
+)
+async def test_a_calibrated_model_says_how_far_its_fraction_may_be_off_and_whether_the_grade_depends_on_that(
+    door: Door, below: float, above: float, interval: list[float], certain: bool
+) -> None:
+    runner = door.pipelines.engine.runner(UNetRunner, None)
+    runner.intervals = FractionIntervals("0d" * 32, 0.9, None, (FractionRange(1.0, below, above, 50),))
+    _, sick = (await door.inspect(mode="fast")).fruits
+    assert sick.infected_fraction_interval == pytest.approx(interval)
+    assert (sick.grade, sick.grade_certain) == ("C", certain)
 
 
 async def test_the_frames_identifiers_are_returned(door: Door) -> None:

@@ -47,7 +47,7 @@ def test_every_answer_of_the_schema_has_its_message(model: type[schema.Schema]) 
 
 def test_every_message_is_of_the_schema_or_of_streams() -> None:
     of_streams = {"StreamSettings", "Problem"}
-    of_shapes = {"Point", "Box", "PixelBox", "Ring", "Polygon", "EncodedMask", "MaskPrompt"}
+    of_shapes = {"Point", "Box", "PixelBox", "FractionInterval", "Ring", "Polygon", "EncodedMask", "MaskPrompt"}
     ours = {
         name for name, value in vars(schema).items() if isinstance(value, type) and issubclass(value, schema.Schema)
     }

@@ -422,6 +422,34 @@ def test_small_and_grey_jpegs_are_decoded_at_full_size(image: PIL.Image.Image, w
     assert np.array_equal(exact, scaled)
 
 
+def test_one_decode_gives_the_sizes_of_several_models() -> None:
+    data, sizes = encoded(photo(300, 400), "JPEG"), [Size(60, 80), Size(150, 200)]
+    together = images.decode_to_sizes(data, sizes, max_pixels=MANY)
+    for pixels, size in zip(together, sizes, strict=True):
+        assert np.array_equal(pixels, images.decode_resized(data, size, max_pixels=MANY))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scale"),
+    [
+        ([Size(100, 200)], 4),
+        ([Size(101, 200)], 2),  # the height would be less than twice
+        ([Size(100, 200), Size(300, 100)], 1),  # a second model needs more
+        ([Size(10, 20)], 8),
+    ],
+)
+def test_a_scaled_jpeg_is_at_least_twice_as_large_as_what_the_models_see(sizes: list[Size], scale: int) -> None:
+    assert images.decoding_scale(Size(800, 1600), sizes) == scale
+    data = encoded(photo(800, 1600), "JPEG")
+    size, whole = Size(800, 1600), images.decoding_bytes(data, Size(800, 1600))
+    assert images.decoding_bytes(data, size, sizes) * scale**2 == whole
+    draft = PIL.Image.open(io.BytesIO(data))
+    draft.draft("RGB", (1600 // scale, 800 // scale))
+    expected = [np.array(draft.resize((each.width, each.height), PIL.Image.Resampling.BILINEAR)) for each in sizes]
+    for pixels, wanted in zip(images.decode_to_sizes(data, sizes, max_pixels=MANY, scaled=True), expected, strict=True):
+        assert np.array_equal(pixels, wanted)
+
+
 def test_decoding_to_a_size_rejects_what_decode_rejects() -> None:
     data = encoded(photo(400, 400), "JPEG")
     with pytest.raises(TooManyPixels):

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models.backends.load import ModelStore, load_unet
-from models.catalog import read_models_file
+from models.catalog import CATALOGUE, LocalFile, read_models_file
+from models.confidence import FEWEST, read_intervals
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import BadCheckpoint, DataError
-from models.synthetic import Layout, RenderOptions, render
+from models.synthetic import Background, Layout, RenderOptions, render
 from models.synthetic.output import write_sample
 from models.training.errors import CannotTrain
 from models.training.image_pool import ImagePool
@@ -31,7 +32,7 @@ from models.training.unet_data import (
     plan_epoch,
     rendered_validation,
 )
-from models.training.unet_recipe import UNetLearner, export, load_encoder, train_unet
+from models.training.unet_recipe import UNetLearner, calibrate, export, load_encoder, train_unet
 from models.training.unet_validation import UNetValidator
 from models.types import CLASSES, PixelClass, Size
 from models.unet.build import PixelsToLogits, new_unet
@@ -51,6 +52,7 @@ TINY = UNetOptions(
     rendered=2,
     rendered_validation=2,
 )
+CALIBRATION = RenderOptions(background=Background.WHITE, fruits=12, layout=Layout.APART)
 AS_FRUIT = {"1": "fruit", "2": "fruit"}
 
 
@@ -104,6 +106,9 @@ def test_a_run_makes_a_model_that_is_served_from_its_models_file(fruit_folder: P
     assert (out / "model.safetensors").stat().st_mode & 0o077 == (out / "card.md").stat().st_mode & 0o077
     assert entry.size < 30e6
 
+    # Too few fruits of known health are found after so little training to say how far their fractions are off.
+    assert read_intervals(entry) is None
+
     card = json.loads((out / "card.json").read_text())
     assert (card["sha256"], card["size"]) == (entry.sha256, entry.size)
     data = card["data"]["fruit"]
@@ -119,6 +124,22 @@ def test_a_run_makes_a_model_that_is_served_from_its_models_file(fruit_folder: P
     text = (out / "card.md").read_text()
     for words in (entry.sha256, source.licence, "the mean over the sources of their mean IoU", "was not used"):
         assert words in text
+
+
+def test_a_network_is_calibrated_on_the_fruits_that_it_finds(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    shutil.copy(CATALOGUE["unet-mobilenetv2-citrus"].sources[0].path, weights)  # type: ignore[union-attr]
+    scenes = [render(seed, Size(112, 224), options=CALIBRATION) for seed in range(3)]
+    validator = UNetValidator((), scenes, machine(tmp_path))
+    intervals = calibrate(weights, "unet-mobilenetv2", validator, machine(tmp_path))
+    assert intervals is not None
+    annotated = sum(len(scene.instances) for scene in scenes)
+    assert FEWEST <= sum(each.fruits for each in intervals.ranges) <= annotated
+    entry = replace(CATALOGUE["unet-mobilenetv2-citrus"], sources=(LocalFile(weights),))
+    assert read_intervals(entry) == intervals
+    few = UNetValidator((), scenes[:1], machine(tmp_path))
+    assert calibrate(weights, "unet-mobilenetv2", few, machine(tmp_path)) is None
+    assert read_intervals(entry) is None
 
 
 def test_the_score_is_the_mean_of_the_sources_and_unknown_health_is_validated_by_fruit(

@@ -275,9 +275,12 @@ class Fruit:
         mask: of the image's size; no pixel is in two masks.
         infected_mask: the infected part.
         infected_fraction: infected pixels / pixels of the fruit, 0 to 1.
+        infected_fraction_interval: its least and largest value, 0 to 1, as calibrated on 90 % of the model's validation
+            fruits; None where the model was not calibrated.
         fruit_class: healthy or infected, by the service's threshold.
         confidence: mean probability of fruit over the fruit, 0 to 1.
         grade: name of the grade, or `reject`.
+        grade_certain: the whole interval has this grade; False without an interval.
         truncated: the mask touches the image's edge.
         refined: a SAM outlined the fruit.
     """
@@ -293,6 +296,8 @@ class Fruit:
     grade: str
     truncated: bool = False
     refined: bool = False
+    infected_fraction_interval: tuple[float, float] | None = None
+    grade_certain: bool = False
 
     @property
     def array(self) -> NDArray[np.bool_]:

@@ -31,6 +31,9 @@ _COLUMNS: Final = (
     "fruit",
     "grade",
     "infected_fraction",
+    "infected_fraction_low",
+    "infected_fraction_high",
+    "grade_certain",
     "class",
     "confidence",
     "x0",
@@ -162,10 +165,14 @@ def _rows(outcome: common.Outcome[Inspection]) -> Iterator[dict[str, Any]]:
     if not result.fruits:
         yield of_image
     for fruit in result.fruits:
+        low, high = fruit.infected_fraction_interval or (None, None)
         yield of_image | {
             "fruit": fruit.id,
             "grade": fruit.grade,
             "infected_fraction": round(fruit.infected_fraction, 6),
+            "infected_fraction_low": low if low is None else round(low, 6),
+            "infected_fraction_high": high if high is None else round(high, 6),
+            "grade_certain": fruit.grade_certain,
             "class": fruit.fruit_class,
             "confidence": round(fruit.confidence, 4),
             **fruit.box._asdict(),

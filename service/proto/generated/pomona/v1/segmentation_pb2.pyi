@@ -1321,6 +1321,8 @@ class Fruit(_message.Message):
     GRADE_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     REFINED_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_INTERVAL_FIELD_NUMBER: _builtins.int
+    GRADE_CERTAIN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """From 1, by the centre of the box from left to right."""
     area: _builtins.int
@@ -1335,6 +1337,8 @@ class Fruit(_message.Message):
     """The mask touches the image's edge: part of the fruit may lie outside."""
     refined: _builtins.bool
     """The SAM outlined the fruit; false where its mask disagreed with the U-Net."""
+    grade_certain: _builtins.bool
+    """The whole infected_fraction_interval has this grade; false without an interval."""
     @_builtins.property
     def box(self) -> Global___PixelBox:
         """Tight box of the mask."""
@@ -1346,6 +1350,10 @@ class Fruit(_message.Message):
     @_builtins.property
     def infected_mask(self) -> Global___EncodedMask:
         """The infected part of the mask."""
+
+    @_builtins.property
+    def infected_fraction_interval(self) -> Global___FractionInterval:
+        """Holds the annotated fraction of 90 % of the fruits that the model was calibrated on; absent where it was not."""
 
     def __init__(
         self,
@@ -1360,14 +1368,40 @@ class Fruit(_message.Message):
         grade: _builtins.str = ...,
         truncated: _builtins.bool = ...,
         refined: _builtins.bool = ...,
+        infected_fraction_interval: Global___FractionInterval | None = ...,
+        grade_certain: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "infected_mask", b"infected_mask", "mask", b"mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "infected_fraction_interval", b"infected_fraction_interval", "infected_mask", b"infected_mask", "mask", b"mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "class", b"class", "confidence", b"confidence", "grade", b"grade", "id", b"id", "infected_fraction", b"infected_fraction", "infected_mask", b"infected_mask", "mask", b"mask", "refined", b"refined", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "class", b"class", "confidence", b"confidence", "grade", b"grade", "grade_certain", b"grade_certain", "id", b"id", "infected_fraction", b"infected_fraction", "infected_fraction_interval", b"infected_fraction_interval", "infected_mask", b"infected_mask", "mask", b"mask", "refined", b"refined", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fruit: _TypeAlias = Fruit  # noqa: Y015
+
+@_typing.final
+class FractionInterval(_message.Message):
+    """Least and largest infected fraction, 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FractionInterval: _TypeAlias = FractionInterval  # noqa: Y015
 
 @_typing.final
 class InspectModels(_message.Message):
