@@ -12,9 +12,9 @@ from tests.identity import Identity, issue
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests with real checkpoints and real servers as slow: `make test-fast` leaves them out."""
+    """Mark tests with real checkpoints, servers and browsers as slow: `make test-fast` leaves them out."""
     for item in items:
-        if {"golden", "system"} & set(item.path.parts):
+        if {"browser", "golden", "system"} & set(item.path.parts):
             item.add_marker(pytest.mark.slow)
 
 

@@ -7,7 +7,7 @@ const COLUMNS = [
   { name: "Fruit", of: (/** @type {any} */ fruit) => fruit.id },
   { name: "Grade", of: (/** @type {any} */ fruit) => fruit.grade, left: true },
   { name: "Infected", of: (/** @type {any} */ fruit) => fruit.infected_fraction },
-  { name: "Sure", of: (/** @type {any} */ fruit) => fruit.confidence },
+  { name: "Confidence", of: (/** @type {any} */ fruit) => fruit.confidence },
   { name: "Pixels", of: (/** @type {any} */ fruit) => fruit.area },
 ];
 

@@ -12,6 +12,8 @@ import { pictureOf } from "./viewer.js";
 const IN_FLIGHT = 4;
 /* Frames that may be asked for at a time; those beyond are skipped, as a camera cannot wait. */
 
+/** @typedef {{stop: AbortController, frames: import("./frames.js").Frames, timer: number, inFlight: number}} Running */
+
 const COUNTS = ["answered", "late", "refused", "skipped"];
 
 export class LiveView {
@@ -30,7 +32,7 @@ export class LiveView {
     this._picture = null;
     /** @type {import("./fruit-layer.js").DrawnFruit[]} */
     this._drawn = [];
-    /** @type {{stop: AbortController, frames: import("./frames.js").Frames, timer: number} | null} */
+    /** @type {Running | null} */
     this._running = null;
     this._active = false;
     const milliseconds = (/** @type {number} */ value) => `${Math.round(value)} ms`;
@@ -89,8 +91,13 @@ export class LiveView {
     this._stop();
     try {
       const frames = await open();
+      this._stop();
+      if (!this._active) {
+        frames.close();
+        return;
+      }
       this._reset();
-      this._running = { stop: new AbortController(), frames, timer: 0 };
+      this._running = { stop: new AbortController(), frames, timer: 0, inFlight: 0 };
       byId("live-stop").disabled = false;
       announce("Live inspection has begun.");
       this._tick();
@@ -111,7 +118,6 @@ export class LiveView {
 
   _reset() {
     this._counts = { answered: 0, late: 0, refused: 0, skipped: 0 };
-    this._inFlight = 0;
     this._shown = 0;
     this._number = 0;
     for (const plot of [this._latency, this._fruits, this._outcomes]) plot.clear();
@@ -128,13 +134,13 @@ export class LiveView {
     this._ask(running);
   }
 
-  /** @param {{stop: AbortController, frames: import("./frames.js").Frames}} running */
+  /** @param {Running} running */
   async _ask(running) {
-    if (this._inFlight >= IN_FLIGHT) {
+    if (running.inFlight >= IN_FLIGHT) {
       this._count("skipped");
       return;
     }
-    this._inFlight++;
+    running.inFlight++;
     const number = ++this._number;
     const deadlineMs = Number(byId("live-deadline").value) || 0;
     let bitmap = null;
@@ -166,13 +172,13 @@ export class LiveView {
       this._failed(error, running);
     } finally {
       bitmap?.close();
-      this._inFlight--;
+      running.inFlight--;
     }
   }
 
   /**
    * @param {unknown} error
-   * @param {{stop: AbortController}} running
+   * @param {Running} running
    */
   _failed(error, running) {
     if (running.stop.signal.aborted) return;
@@ -204,8 +210,7 @@ export class LiveView {
     byId("live-counts").replaceChildren(
       ...COUNTS.map((name) => make("div", {}, make("dt", {}, name), make("dd", {}, String(counts[name])))),
     );
-    const { answered, ...others } = counts;
-    if (outcome) this._outcomes.add(others);
+    if (outcome) this._outcomes.add({ late: counts.late, refused: counts.refused, skipped: counts.skipped });
   }
 
   /**

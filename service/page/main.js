@@ -57,7 +57,7 @@ function choose(name) {
   byId("tools").hidden = name !== "segment";
   showStage();
   views[name].activate();
-  history.replaceState(null, "", `#${name}`);
+  history.replaceState(null, "", `#view=${name}`); // not an element's id: browsers would scroll to it
 }
 
 /** Show the image, or how to bring one in. */
@@ -177,5 +177,6 @@ byId("zoom-in").addEventListener("click", () => viewer.zoom(1.4));
 byId("zoom-out").addEventListener("click", () => viewer.zoom(1 / 1.4));
 byId("zoom-fit").addEventListener("click", () => viewer.fit());
 takeImages(open, () => current === "segment" || current === "inspect");
-choose(NAMES.includes(location.hash.slice(1)) ? location.hash.slice(1) : "segment");
+const named = new URLSearchParams(location.hash.slice(1)).get("view") ?? "";
+choose(NAMES.includes(named) ? named : "segment");
 follow();

@@ -23,7 +23,7 @@ export class MetricsView {
     this._before = null;
     this._plots = {
       requests: new Plot({ title: "Requests by outcome", write: perSecond }),
-      load: new Plot({ title: "Load: share of time a device is busy", write: percent }),
+      load: new Plot({ title: "Load of the device", write: percent }),
       wait: new Plot({ title: "Queue wait", write: milliseconds }),
       duration: new Plot({ title: "Time to answer", write: milliseconds }),
       batch: new Plot({ title: "Mean batch size" }),

@@ -21,15 +21,15 @@ import { announce, complain, UserError } from "./messages.js";
 export function showResults(section, current) {
   const actions = [
     button("Copy RLE", (result) => copy(pretty(toRle(result.regions, result.image)), "The masks were copied.")),
-    button("RLE", (result) => save(result, "rle.json", toRle)),
-    button("PNG", async (result) => download(await toPng(result.regions, result.image), named(result, "masks.png"))),
-    button("COCO", (result) => save(result, "coco.json", toCoco)),
-    button("Label Studio", (result) => save(result, "label-studio.json", toLabelStudio)),
+    button("↓ RLE", (result) => save(result, "rle.json", toRle)),
+    button("↓ PNG", async (result) => download(await toPng(result.regions, result.image), named(result, "masks.png"))),
+    button("↓ COCO", (result) => save(result, "coco.json", toCoco)),
+    button("↓ Label Studio", (result) => save(result, "label-studio.json", toLabelStudio)),
   ];
   const code = make("pre", { tabIndex: 0, role: "region", "aria-label": "The call" });
   const language = make(
     "select",
-    { "aria-label": "Language of the call" },
+    { className: "short", "aria-label": "Language of the call" },
     make("option", { value: "curl" }, "curl"),
     make("option", { value: "python" }, "Python"),
   );
@@ -38,10 +38,9 @@ export function showResults(section, current) {
   language.addEventListener("change", () => refresh());
   const [copying, ...downloads] = actions;
   section.append(
-    make("h2", {}, "Result"),
-    make("div", { className: "row" }, copying),
-    make("div", { className: "row" }, make("span", { className: "quiet" }, "Download"), ...downloads),
-    make("div", { className: "row spread call" }, make("h2", {}, "The call"), make("div", { className: "row" }, language, copyCall)),
+    make("div", { className: "row spread" }, make("h2", {}, "Result"), copying),
+    make("div", { className: "row downloads" }, ...downloads),
+    make("div", { className: "row spread" }, make("h2", {}, "The call"), make("div", { className: "row" }, language, copyCall)),
     code,
   );
 
@@ -50,7 +49,9 @@ export function showResults(section, current) {
    * @param {(result: Result) => unknown} act
    */
   function button(text, act) {
-    const made = make("button", { type: "button", className: "button small" }, text);
+    const saves = text.startsWith("↓ ");
+    const label = saves ? { "aria-label": `Download ${text.slice(2)}` } : {};
+    const made = make("button", { type: "button", className: "button small", ...label }, text);
     made.addEventListener("click", async () => {
       const result = current();
       try {
