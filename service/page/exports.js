@@ -5,14 +5,17 @@ import { indexedPng } from "./png.js";
 
 const CATEGORIES = { object: 1, healthy: 2, infected: 3 };
 
-/** Red, green, blue of objects, in order and again from the start; Okabe and Ito's, without orange and black. */
+/**
+ * Red, green, blue of objects, in order and again from the start. The colours are those of Okabe and Ito, "Color Universal
+ * Design" (2008); without orange and black, and yellow last: on fruit it is the hardest to see.
+ */
 export const PALETTE = [
   [0, 114, 178],
   [204, 121, 167],
-  [240, 228, 66],
+  [0, 158, 115],
   [86, 180, 233],
   [213, 94, 0],
-  [0, 158, 115],
+  [240, 228, 66],
 ];
 
 /**

@@ -8,7 +8,7 @@ import { pictureOf } from "./viewer.js";
 const EXAMPLES = [
   { file: "oranges.jpg", title: "Oranges" },
   { file: "frame.jpg", title: "Sorting line" },
-  { file: "orchard.jpg", title: "Apples on grass" },
+  { file: "orchard.jpg", title: "Apples" },
 ];
 
 /**

@@ -18,7 +18,7 @@ export const COLOURS = ["#3b82c4", "#d9730d", "#2f9e6e", "#c2508f", "#8a7fd1", "
 
 export class Plot {
   /** @param {PlotOptions} options */
-  constructor({ title, write = (value) => value.toFixed(1), most = 120, stacked = false }) {
+  constructor({ title, write = (value) => value.toFixed(1), most = 60, stacked = false }) {
     this._title = title;
     this._write = write;
     this._most = most;

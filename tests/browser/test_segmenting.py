@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from playwright.sync_api import Request, expect
+from playwright.sync_api import Request, Route, expect
 
 from models.errors import BackendError
 from models.masks import Rle, decode_rle
@@ -18,12 +18,9 @@ from tests.browser.visitor import Visitor
 from tests.contract.door import Door
 from tests.contract.live import LiveDoor
 from tests.contract.scenes import FRUIT_SIZE
-from tests.fakes import image_bytes
 
 CLICK = (90, 90)
 BOX = (240, 60, 340, 160)
-CACHED = 100
-"""Embeddings that the service keeps."""
 
 
 def boxed(visitor: Visitor) -> None:
@@ -105,7 +102,7 @@ def test_the_image_is_sent_once(visitor: Visitor, two: Path) -> None:
 
     def note(request: Request) -> None:
         if "/v1/" in request.url:
-            sent.append((request.url.rpartition("/")[2], b"image/png" in (request.post_data_buffer or b"")))
+            sent.append((request.url.rpartition("/")[2], "image_id" in (request.post_data or "")))
 
     visitor.page.on("request", note)
     visitor.open(two)
@@ -113,20 +110,21 @@ def test_the_image_is_sent_once(visitor: Visitor, two: Path) -> None:
     visitor.page.keyboard.press("n")
     visitor.click(*CLICK)
     expect(visitor.area(2)).to_contain_text("px")
-    assert sent == [("embed", True), ("segment", False), ("segment", False)]
+    assert sent == [("embed", False), ("segment", True), ("segment", True)]
 
 
-def test_an_image_that_the_service_has_forgotten_is_sent_again(visitor: Visitor, two: Path, served: LiveDoor) -> None:
+def test_an_image_that_the_service_has_forgotten_is_sent_again(visitor: Visitor, two: Path) -> None:
+    def ask_for_another(route: Route) -> None:
+        sent = route.request.post_data or ""
+        route.continue_(post_data=re.sub("[0-9a-f]{32}", "0" * 32, sent))
+
     visitor.open(two)
     boxed(visitor)
-
-    async def fill(door: Door) -> None:
-        for mark in range(CACHED):
-            await door.embed(image_bytes(mark))
-
-    served.do(fill)
     visitor.page.keyboard.press("n")
-    visitor.click(*CLICK)
+    visitor.page.route("**/v1/segment", ask_for_another, times=1)
+    with visitor.page.expect_response("**/v1/segment") as answered:
+        visitor.click(*CLICK)
+    assert answered.value.json()["code"] == "unknown_image_id"
     expect(visitor.area(2)).to_contain_text("px")
     expect(visitor.page.locator(".message")).to_have_count(0)
 
