@@ -45,6 +45,23 @@ export function pythonOfSegment(file, request) {
 }
 
 /**
+ * Return the Python program that masks everything.
+ * @param {string} file
+ * @param {any} request
+ */
+export function pythonOfAutomatic(file, request) {
+  const options = Object.entries(request).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  return [
+    "from pomona import Client",
+    "",
+    `with Client(${text(BASE.href.replace(/\/$/, ""))}) as pomona:`,
+    `    result = pomona.automatic(${[text(file), ...options].join(", ")})`,
+    "    for mask in result.masks:",
+    "        print(mask.score, mask.box, mask.area)",
+  ].join("\n");
+}
+
+/**
  * Return the Python program of an inspection.
  * @param {string} file
  * @param {any} request

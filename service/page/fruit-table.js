@@ -78,12 +78,13 @@ export class FruitTable {
     link.addEventListener("click", () => this._pick(fruit.id));
     const marks = [fruit.truncated && "cut by the edge", fruit.refined && "outlined by the SAM"].filter(Boolean);
     const interval = intervalOf(fruit);
+    const unsure = interval !== "" && fruit.grade_certain === false;
     return make(
       "tr",
       { className: fruit.id === this._chosen ? "chosen" : "", title: marks.join(", ") },
       make("td", {}, link),
-      make("td", { className: "left" }, swatch, ` ${fruit.grade}`),
-      make("td", { title: interval }, percent(fruit.infected_fraction), ...(interval ? [make("div", { className: "quiet" }, interval)] : [])),
+      make("td", { className: "left" }, swatch, ` ${fruit.grade}`, ...(unsure ? [make("span", { className: "quiet" }, " unsure")] : [])),
+      make("td", {}, percent(fruit.infected_fraction), ...(interval ? [make("div", { className: "quiet" }, interval)] : [])),
       make("td", {}, percent(fruit.confidence)),
       make("td", {}, fruit.area.toLocaleString("en")),
     );
@@ -96,6 +97,5 @@ export class FruitTable {
  */
 function intervalOf(fruit) {
   const given = fruit.infected_fraction_interval;
-  const [low, high] = Array.isArray(given) ? given : [given?.low, given?.high];
-  return typeof low === "number" && typeof high === "number" ? `${percent(low)} to ${percent(high)}` : "";
+  return Array.isArray(given) ? `${percent(given[0])} to ${percent(given[1])}` : "";
 }

@@ -1,12 +1,16 @@
 /** The view Segment: clicks and boxes on an image give masks, object by object. */
 
-import { curlOf, pythonOfSegment } from "./calls.js";
+import { curlOf, pythonOfAutomatic, pythonOfSegment } from "./calls.js";
 import { byId, make } from "./dom.js";
 import { PALETTE } from "./exports.js";
 import { announce, complain } from "./messages.js";
 import { outlineOf } from "./outlines.js";
 import * as prompts from "./prompts.js";
 import { showResults } from "./results.js";
+
+const EVERYTHING = { preset: "fast", min_area: 100 };
+const EVERYTHING_MS = 45_000;
+/* After which the service answers with what it has found. */
 
 /** @param {number} id of an item. */
 function colourOf(id) {
@@ -240,13 +244,15 @@ export class SegmentView {
         operation: "automatic",
         image: image.blob,
         imageName: image.name,
-        request: this._model.value ? { model: this._model.value } : {},
+        request: { ...this._options(), ...EVERYTHING },
+        deadlineMs: EVERYTHING_MS,
       });
-      const masks = answer.masks ?? answer.results.flatMap((/** @type {any} */ each) => each.masks);
+      const { masks } = answer;
       await this._keepPaths(masks);
       if (this._image !== image) return;
       this._step(prompts.withFound(this._history.now, masks));
-      this._tell(`${masks.length} objects · ${Math.round(answer.timing_ms.total)} ms`);
+      const partly = answer.degraded ? ", as far as time allowed" : "";
+      this._tell(`${masks.length} objects${partly} · ${Math.round(answer.timing_ms.total)} ms`);
       announce(`${masks.length} objects found.`);
     } catch (error) {
       this._tell("");
@@ -396,16 +402,16 @@ export class SegmentView {
     if (image === null || items.length === 0) return null;
     const { width, height } = image.picture;
     const asked = items.map((each) => each.asked).filter((each) => each !== null);
-    const operation = asked.length ? "segment" : "automatic";
-    const request = asked.length ? { ...this._options(), prompts: asked } : this._options();
+    const key = this._service.key !== "";
+    const request = asked.length ? { ...this._options(), prompts: asked } : { ...this._options(), ...EVERYTHING };
     return {
       image: { name: image.name, width, height },
       regions: items.map((each) => {
         const { mask, score, stability_score } = each.masks[each.chosen];
         return { mask, score, label: /** @type {const} */ ("object"), attributes: { stability_score } };
       }),
-      curl: curlOf(operation, image.name, request, { key: this._service.key !== "" }),
-      python: asked.length ? pythonOfSegment(image.name, request) : "# Automatic masks: see the API for their fields.",
+      curl: curlOf(asked.length ? "segment" : "automatic", image.name, request, { key }),
+      python: asked.length ? pythonOfSegment(image.name, request) : pythonOfAutomatic(image.name, request),
     };
   }
 }

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from playwright.sync_api import Request, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from models.errors import BackendError
-from models.masks import Rle, decode_rle
+from models.masks import Rle, decode_rle, encode_rle
 from service.api import schema
+from service.api.operations import OPERATIONS
 from tests.browser.visitor import Visitor
 from tests.contract.door import Door
 from tests.contract.live import LiveDoor
 from tests.contract.scenes import FRUIT_SIZE
+from tests.fakes import rectangle
 
 CLICK = (90, 90)
 BOX = (240, 60, 340, 160)
@@ -195,6 +197,32 @@ def test_images_are_dropped_and_pasted(visitor: Visitor, two: Path) -> None:
             [event, list(two.read_bytes())],
         )
         expect(visitor.page.locator("#canvas")).to_have_attribute("aria-label", f"Image {event}.png")
+
+
+def test_everything_is_found_where_the_service_can(page: Page, served: LiveDoor, two: Path) -> None:
+    counts = encode_rle(rectangle(100, 0, 104, 8, FRUIT_SIZE)).counts
+    mask = {"mask": {"size": [224, 448], "counts": counts}, "score": 0.9, "stability_score": 1.0}
+    mask |= {"box": [100, 0, 104, 8], "area": 32, "point": [102, 4]}
+    answer = {"masks": [mask, mask], "degraded": True, "timing_ms": {"total": 5.0}}
+
+    def add(route: Route) -> None:
+        description = route.fetch().json()
+        description["paths"]["/v1/automatic"] = {}
+        route.fulfill(json=description)
+
+    page.route("**/docs.json", add)
+    page.route("**/v1/automatic", lambda route: route.fulfill(json=answer))
+    visitor = Visitor(page, served.address).arrive()
+    visitor.open(two)
+    page.get_by_role("button", name="Find everything").click()
+    expect(page.locator("#objects li")).to_have_count(2)
+    expect(page.locator("#told")).to_contain_text("2 objects, as far as time allowed")
+    expect(page.locator("#segment-result pre")).to_contain_text("/v1/automatic")
+
+
+def test_nothing_is_offered_that_the_service_has_not(visitor: Visitor) -> None:
+    has = any(operation.name == "automatic" for operation in OPERATIONS)
+    assert visitor.page.get_by_role("button", name="Find everything").is_visible() == has
 
 
 def test_an_example_opens(visitor: Visitor) -> None:
