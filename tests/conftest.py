@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "faults" in item.path.parts:
             item.add_marker(pytest.mark.alone)
-        if {"golden", "system"} & set(item.path.parts):
+        if {"browser", "golden", "system"} & set(item.path.parts):
             item.add_marker(pytest.mark.slow)
 
 

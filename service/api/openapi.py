@@ -75,6 +75,7 @@ def describe(settings: Settings, others: Sequence[DescribePaths] = ()) -> dict[s
             ),
         },
         "servers": [{"url": "."}],
+        "x-grades": [grade.model_dump() for grade in settings.grades],  # of requests that name none
         "paths": {
             **{operation.path: _operation(operation, settings, codes) for operation in OPERATIONS},
             **{path: item for paths, _ in extra for path, item in paths.items()},

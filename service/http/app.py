@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import functools
-import importlib.resources
 import json
 import logging
 import time
@@ -27,6 +25,7 @@ from service.api.schema import Problem
 from service.errors import MethodNotAllowed, NotFound, NotReady, Overloaded, RequestError
 from service.http.body import Parts, read_body
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
+from service.http.page import load_files
 from service.memory import MemoryBudget
 from service.observability.metrics import EXPOSITION_TYPE, exposition
 from service.observability.observer import Observer
@@ -47,42 +46,6 @@ _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "required": frozenset({"image", "request"}),
     "or_id": frozenset({"image", "image_id", "request"}),
 }
-
-_ASSETS: Final[Mapping[str, str]] = {
-    "swagger-ui.css": "text/css",
-    "index.css": "text/css",
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui-standalone-preset.js": "text/javascript",
-    "swagger-initializer.js": "text/javascript",
-}
-"""Files of the page and their types."""
-
-_PAGE_HEADERS: Final[Mapping[str, str]] = {
-    # Swagger UI sets styles of its own on elements, and draws its icons from data.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-frame-options": "DENY",
-}
-"""Of what a browser shows: nothing from elsewhere runs in it, and no other page holds it."""
-
-# Swagger UI as BentoML ships it, without the tracker of BentoML's own page: a factory floor has no internet.
-_PAGE: Final = b"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Pomona</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-<link rel="stylesheet" href="./static_content/index.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js"></script>
-<script src="./static_content/swagger-ui-standalone-preset.js"></script>
-<script src="./static_content/swagger-initializer.js"></script>
-</body>
-</html>
-"""
 
 
 def problem_response(refusal: Refusal, request_id: str) -> HttpResponse:
@@ -183,11 +146,10 @@ class HttpApp:
         }
         self._routes = {operation.path: self._operation(operation) for operation in OPERATIONS}
         self._unhandled: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
-            "/": self._page,
             "/docs.json": self._openapi,
             **self.probes,
-            **{f"/static_content/{name}": functools.partial(self._asset, name) for name in _ASSETS},
         }
+        self._files = load_files()
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
         self._described: list[openapi.DescribePaths] = []
         self._description = b""
@@ -228,6 +190,9 @@ class HttpApp:
         method: str = scope["method"]
         restricted: str | None = scope.get(PROBES_ONLY)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if method in _READ and restricted is None and path in self._files:
+            await self._files[path].answer(headers).send(send)
+            return
         answered = self._unhandled if restricted is None else self.probes
         if method in _READ and path in answered and (restricted == "admin" or self._shows(path, headers)):
             await (await self._unhandled[path]()).send(send)
@@ -290,11 +255,13 @@ class HttpApp:
             for prefix, (router, other) in self._routers.items():
                 if path == prefix or path.startswith(f"{prefix}/"):
                     route, problem = router(path), other
-        if path in self._unhandled:
+        if path in self._unhandled or path in self._files:
             route = Route(path, _never, needs="admin" if path == _METRICS else None)
         if route is None:
             shown = path if len(path) <= _MAX_LOGGED_PATH else f"{path[:_MAX_LOGGED_PATH]}…"
-            return Route("other", _refusing(NotFound(f"There is no path {shown}; / describes the API.")), (), problem)
+            return Route(
+                "other", _refusing(NotFound(f"There is no path {shown}; /docs describes the API.")), (), problem
+            )
         if method not in route.methods:
             allowed = ", ".join(route.methods)
             error = MethodNotAllowed(f"{path} allows {allowed}, got {method}.")
@@ -350,14 +317,6 @@ class HttpApp:
         except RequestError:
             return False
         return True
-
-    async def _page(self) -> HttpResponse:
-        return HttpResponse(_PAGE, media_type="text/html; charset=utf-8", headers=dict(_PAGE_HEADERS))
-
-    async def _asset(self, name: str) -> HttpResponse:
-        file = importlib.resources.files("bentoml._internal.server") / "static_content" / name
-        data = await asyncio.to_thread(file.read_bytes)
-        return HttpResponse(data, media_type=_ASSETS[name], cache_control="public, max-age=3600")
 
     async def _openapi(self) -> HttpResponse:
         if not self._description:  # it takes tens of milliseconds of the event loop

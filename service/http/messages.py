@@ -161,7 +161,7 @@ class HttpResponse:
         length = sum(map(len, parts))
         headers = [
             (b"content-type", self.media_type.encode("latin-1")),
-            (b"content-length", b"%d" % length),
+            *(() if self.status == 304 else ((b"content-length", b"%d" % length),)),  # the copy's, not that of no body
             (b"x-content-type-options", b"nosniff"),
             (b"cache-control", self.cache_control.encode("latin-1")),
             *((name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()),

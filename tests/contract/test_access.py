@@ -188,7 +188,15 @@ async def test_the_port_for_probes_needs_no_key(guarded: Guarded, way: str, path
 
 async def test_health_and_the_description_need_no_key(guarded: Guarded) -> None:
     client = guarded.caller.door.client
-    for path in ("/", "/docs.json", "/static_content/swagger-ui.css", "/v2/health/live", "/v2/health/ready"):
+    for path in (
+        "/",
+        "/docs",
+        "/docs.json",
+        "/page/main.js",
+        "/static_content/swagger-ui.css",
+        "/v2/health/live",
+        "/v2/health/ready",
+    ):
         assert (await client.get(path)).status_code == 200, path
     assert await health_of(guarded.caller) == health_pb2.HealthCheckResponse.SERVING
     for method in ("ServerLive", "ServerReady"):

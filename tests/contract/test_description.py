@@ -15,7 +15,7 @@ from service.api.operations import OPERATIONS, Operation
 from service.errors import PROBLEMS
 from service.oip import openapi
 from service.oip.models import TENSORS
-from tests.contract.door import POINT, Door, fields, image, prompted
+from tests.contract.door import POINT, Door, fields, image, open_door, prompted
 from tests.contract.scenes import PEEL, TWO
 from tests.fakes import LOADED
 
@@ -156,8 +156,8 @@ def test_the_example_of_an_inspection_is_consistent(description: Any) -> None:
     assert (infected & mask).sum() == infected.sum() == fruit.infected_fraction * fruit.area
 
 
-async def test_the_page_reads_the_description_and_nothing_from_elsewhere(door: Door) -> None:
-    page = await door.client.get("/")
+async def test_the_description_for_people_reads_nothing_from_elsewhere(door: Door) -> None:
+    page = await door.client.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "http" not in page.text
     policy = page.headers["content-security-policy"]
@@ -171,6 +171,12 @@ async def test_the_page_reads_the_description_and_nothing_from_elsewhere(door: D
         assert (asset.status_code, asset.headers["content-type"].partition("/")[0]) == (200, "text")
         assert asset.content
         assert asset.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_the_description_names_the_grades_of_requests_that_name_none() -> None:
+    async with open_door(grades=(schema.Grade(grade="Extra", max_infected_fraction=0.02),)) as door:
+        described = (await door.client.get("/docs.json")).json()
+    assert described["x-grades"] == [{"grade": "Extra", "max_infected_fraction": 0.02}]
 
 
 async def test_nothing_on_the_way_may_keep_an_answer_or_guess_its_type(door: Door) -> None:

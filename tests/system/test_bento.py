@@ -35,5 +35,7 @@ def test_the_built_bento_contains_the_service_and_serves_masks(tmp_path: Path) -
     scene = render_scene(3)
     with running(tmp_path, bento=tag) as server, httpx.Client(base_url=server.address, timeout=60) as client:
         answer = segment(client, scene.data, {"points": [scene.centre(1)]})
+        for path in ("/", "/page/main.js", "/page/examples/frame.jpg"):
+            assert client.get(path).status_code == httpx.codes.OK
     assert len(answer.results[0].masks) == 3
     assert answer.model.name == "mobile-sam"

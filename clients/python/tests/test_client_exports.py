@@ -35,13 +35,16 @@ def report() -> Inspection:
 def test_coco_has_a_box_an_area_and_a_mask_for_each_fruit(report: Inspection) -> None:
     exported = json.loads(json.dumps(report.to_coco(file_name="a.jpg", image_number=3)))
     assert exported["images"] == [{"id": 3, "file_name": "a.jpg", "width": 80, "height": 60}]
-    _, sick = exported["annotations"]
+    _, sick, spot = exported["annotations"]
     names = {category["id"]: category["name"] for category in exported["categories"]}
-    assert names[sick["category_id"]] == "infected"
+    assert [names[each["category_id"]] for each in exported["annotations"]] == ["healthy", "healthy", "infected"]
+    infected = report.fruits[1].infected_mask
+    assert spot["segmentation"] == {"size": [60, 80], "counts": encode_rle(infected.array).counts}
+    assert (spot["area"], spot["fruit"], spot["score"]) == (200, 2, 0.8)
     assert sick["segmentation"] == {"size": [60, 80], "counts": encode_rle(report.fruits[1].array).counts}
     assert (sick["bbox"], sick["area"], sick["iscrowd"], sick["image_id"]) == ([40, 10, 20, 40], 800, 0, 3)
     assert (sick["grade"], sick["infected_fraction"], sick["score"]) == ("C", 0.25, 0.8)
-    assert len({each["id"] for each in exported["annotations"]}) == 2
+    assert len({each["id"] for each in exported["annotations"]}) == 3
 
 
 def test_a_segmentation_exports_the_best_mask_of_each_prompt() -> None:
@@ -60,7 +63,8 @@ def test_label_studio_gets_a_task_with_a_prediction(report: Inspection) -> None:
     result = prediction["result"][1]
     assert (result["type"], result["from_name"], result["to_name"]) == ("brushlabels", "tag", "image")
     assert (result["original_width"], result["original_height"]) == (80, 60)
-    assert result["value"]["brushlabels"] == ["Infected"]
+    labels = [each["value"]["brushlabels"] for each in prediction["result"]]
+    assert labels == [["Healthy"], ["Healthy"], ["Infected"]]
     assert all(0 <= number < 256 for number in result["value"]["rle"])
 
 

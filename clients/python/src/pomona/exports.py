@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -54,7 +54,8 @@ class LabelledMask:
         label: object, healthy or infected.
         score: 0 to 1.
         attributes: kept beside it by tools that have a place for them.
-        infected_mask: the infected part, which alone is tinted in drawings; None where all of the mask is.
+        infected_mask: the infected part, which alone is tinted in drawings and labelled infected in annotations; None
+            where the label is of all of the mask.
     """
 
     mask: Mask
@@ -66,10 +67,29 @@ class LabelledMask:
     infected_mask: Mask | None = None
 
 
+def _regions(masks: Sequence[LabelledMask]) -> Iterator[LabelledMask]:
+    """Yield the regions of an annotation: an inspected fruit is a healthy region, with its infected part on top.
+
+    Labelled as one infected region, a fruit with a spot would teach a model that all of it is rotten.
+    """
+    for number, each in enumerate(masks, start=1):
+        if each.infected_mask is None:
+            yield each
+            continue
+        yield replace(each, label="healthy")
+        if lesion := each.infected_mask.area:
+            yield LabelledMask(
+                each.infected_mask, each.infected_mask.box, lesion, "infected", each.score, {"fruit": number}
+            )
+
+
 def to_coco(
     masks: Sequence[LabelledMask], size: tuple[int, int], *, file_name: str, image_number: int
 ) -> dict[str, Any]:
-    """Return COCO's instances JSON (https://cocodataset.org/#format-data), masks as compressed RLE."""
+    """Return COCO's instances JSON (https://cocodataset.org/#format-data), masks as compressed RLE.
+
+    A fruit's infected part is an annotation of its own, inside that of the fruit.
+    """
     height, width = size
     annotations = [
         {
@@ -83,7 +103,7 @@ def to_coco(
             "score": each.score,
             **each.attributes,
         }
-        for number, each in enumerate(masks, start=1)
+        for number, each in enumerate(_regions(masks), start=1)
     ]
     return {
         "images": [{"id": image_number, "file_name": file_name, "width": width, "height": height}],
@@ -95,7 +115,10 @@ def to_coco(
 def to_label_studio(
     masks: Sequence[LabelledMask], size: tuple[int, int], *, image: str, from_name: str, to_name: str
 ) -> dict[str, Any]:
-    """Return a task with one prediction; labels start with a capital, as in Label Studio's own templates."""
+    """Return a task with one prediction; labels start with a capital, as in Label Studio's own templates.
+
+    A fruit's infected part is a region of its own, inside that of the fruit.
+    """
     height, width = size
     results = [
         {
@@ -113,7 +136,7 @@ def to_label_studio(
                 "brushlabels": [each.label.capitalize()],
             },
         }
-        for number, each in enumerate(masks, start=1)
+        for number, each in enumerate(_regions(masks), start=1)
     ]
     score = min((each.score for each in masks), default=0.0)
     return {"data": {"image": image}, "predictions": [{"model_version": "pomona", "score": score, "result": results}]}
