@@ -21,6 +21,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "weights_dir",
         "cache_dir",
         "backend",
+        "device",
         "threads",
         "unet_precision",
         "input_size",
