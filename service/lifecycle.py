@@ -124,7 +124,7 @@ async def _load(
     queue_of: Callable[[str], DeviceQueue],
 ) -> Runner:
     """Load one model in a thread, so that the event loop keeps answering /livez."""
-        where: dict[str, Any] = {
+    where: dict[str, Any] = {
         "device": settings.device,
         "device_index": device_index,
         "threads": settings.threads,
