@@ -1,4 +1,4 @@
-"""Write the chart's README from its values and their comments: `python -m deploy.chart_readme`, part of `make manifests`.
+"""Write the chart's README from its values and their comments: `python -m deploy.chart_readme` (`make manifests`).
 
 A comment beside a value is its description, and may go on below itself. Comments above a group of values introduce it.
 """

@@ -44,7 +44,7 @@ def variants() -> dict[str, Path]:
     return {path.stem: path for path in sorted(VARIANTS.glob("*.yaml"))}
 
 
-def render(values: Mapping[str, Any], release: Release = Release(), *, tests: bool = False) -> str:  # noqa: B008
+def render(values: Mapping[str, Any], release: Release = Release(), *, tests: bool = False) -> str:
     """Render the chart.
 
     Args:

@@ -110,8 +110,9 @@ class Settings(BaseSettings):
     device: DeviceChoice = Field(
         "auto",
         validate_default=True,
-        description="Where models run: cpu; cuda, which ends the process where no CUDA device is visible; or auto, CUDA "
-        "if there is a device, else the CPU. OpenVINO runs on the CPU alone. The chart sets cuda for pods with GPUs.",
+        description="Where models run: cpu; cuda, which ends the process where no CUDA device is visible; or auto, "
+        "CUDA if there is a device, else the CPU. OpenVINO runs on the CPU alone. The chart sets cuda for pods "
+        "with GPUs.",
     )
     threads: int = Field(
         0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores, or a container's CPU limit."

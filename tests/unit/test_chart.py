@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import promql_parser  # type: ignore[import-untyped]
+import promql_parser
 import pytest
 import yaml
 from helm_python.errors import HelmError
@@ -116,30 +116,30 @@ def secret(**data: str) -> Object:
     return {"kind": "Secret", "metadata": {"name": "line-7-secrets"}, "data": data}
 
 
-def annotations(rendered: Rendered) -> dict[str, str]:
+def start_annotations(rendered: Rendered) -> dict[str, str]:
     found: dict[str, str] = rendered.one("Deployment")["spec"]["template"]["metadata"]["annotations"]
     return found
 
 
 def test_changed_config_maps_and_secrets_start_new_pods(live_chart: LiveChart) -> None:
     values = {"configMaps": ["line-7"], "secrets": ["line-7-secrets"]}
-    before = annotations(live_chart(values, config_map(A="1"), secret(B="1")))
+    before = start_annotations(live_chart(values, config_map(A="1"), secret(B="1")))
     renamed = {**config_map(A="1"), "metadata": {"name": "line-7", "resourceVersion": "2"}}
-    assert annotations(live_chart(values, renamed, secret(B="1"))) == before
-    assert annotations(live_chart(values, config_map(A="2"), secret(B="1"))) != before
-    assert annotations(live_chart(values, config_map(A="1"), secret(B="2"))) != before
-    assert "checksum/objects" not in annotations(chart(values)), "nothing is seen without a cluster"
+    assert start_annotations(live_chart(values, renamed, secret(B="1"))) == before
+    assert start_annotations(live_chart(values, config_map(A="2"), secret(B="1"))) != before
+    assert start_annotations(live_chart(values, config_map(A="1"), secret(B="2"))) != before
+    assert "checksum/objects" not in start_annotations(chart(values)), "nothing is seen without a cluster"
 
 
 def test_a_changed_file_of_models_starts_new_pods(live_chart: LiveChart) -> None:
     weights = {"source": "init", "initImage": "pomona:gpu", "modelsFile": {"configMap": "line-7"}}
-    one, two = (annotations(live_chart({"weights": weights}, config_map(models=text))) for text in ("1", "2"))
+    one, two = (start_annotations(live_chart({"weights": weights}, config_map(models=text))) for text in ("1", "2"))
     assert one != two
 
 
 def test_renewed_certificates_and_keys_start_no_new_pods_as_they_are_read_again(live_chart: LiveChart) -> None:
     values = {"tls": {"secretName": "line-7-secrets"}, "access": {"keysSecret": "line-7-secrets"}}
-    assert annotations(live_chart(values, secret(x="1"))) == annotations(live_chart(values, secret(x="2")))
+    assert start_annotations(live_chart(values, secret(x="1"))) == start_annotations(live_chart(values, secret(x="2")))
 
 
 # Devices.

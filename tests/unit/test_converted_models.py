@@ -58,7 +58,7 @@ def test_bfloat16_needs_no_conversion_of_its_own(entry: CatalogueEntry) -> None:
 def test_converted_models_on_a_volume_are_served_without_their_checkpoint_or_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    monkeypatch.setattr(load, "find_spec", lambda _name: None)
     cache, models_file = tmp_path / "volume", tmp_path / "models.yaml"
     models_file.write_text(
         "models: {peel: {architecture: unet-mobilenetv2, file: elsewhere.pt, licence: CC0-1.0, "

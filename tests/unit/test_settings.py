@@ -117,7 +117,7 @@ def test_every_setting_is_described() -> None:
 def test_cuda_cannot_be_required_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMONA_BACKEND", "openvino")
     monkeypatch.setenv("POMONA_DEVICE", "cuda")
-    with pytest.raises(SettingsError, match="POMONA_DEVICE: .*cuda needs the backend torch"):
+    with pytest.raises(SettingsError, match=r"POMONA_DEVICE: .*cuda needs the backend torch"):
         load_settings()
 
 

@@ -137,8 +137,9 @@ def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
 def test_a_container_answers_over_ipv6_and_ipv4(tmp_path: Path) -> None:
     admin, grpc_port = free_port(), free_port()
-    ports = {"grpc_port": str(grpc_port), "admin_port": str(admin)}
-    with bench_server(tmp_path, http_host="::", allow_anonymous="true", **ports) as server:
+    with bench_server(
+        tmp_path, http_host="::", allow_anonymous="true", grpc_port=str(grpc_port), admin_port=str(admin)
+    ) as server:
         for host in ("127.0.0.1", "[::1]"):
             for port in (server.port, admin):
                 assert httpx.get(f"http://{host}:{port}/livez").status_code == 200
