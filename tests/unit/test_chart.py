@@ -278,7 +278,7 @@ def test_a_pod_that_hangs_is_killed_soon_and_an_ordinary_start_has_no_failed_pro
     assert server["livenessProbe"]["terminationGracePeriodSeconds"] == 10
     assert server["startupProbe"]["terminationGracePeriodSeconds"] == 10
     assert "terminationGracePeriodSeconds" not in server["readinessProbe"], "Kubernetes refuses it there"
-    assert server["startupProbe"]["initialDelaySeconds"] == 5
+    assert server["startupProbe"]["initialDelaySeconds"] == 8
 
 
 def test_probes_can_be_overridden_field_by_field_or_altogether() -> None:
@@ -321,6 +321,7 @@ def test_a_role_can_be_split_without_taking_its_service_away_before_callers_have
     assert alias["spec"]["selector"] == after.one("Service", "pomona-sam")["spec"]["selector"]
     assert {port["name"] for port in alias["spec"]["ports"]} == {"http", "grpc"}
     assert "must be an enabled role" in refuses({"service": {"aliases": {"old": "sam"}}})
+    assert "has a Service of this name" in refuses({"service": {"aliases": {"pomona-both": "both"}}})
 
 
 # Weights.

@@ -332,3 +332,34 @@ def test_nothing_of_the_chart_is_found_at_fault_by_helms_own_linter() -> None:
     report = lint(CHART, {"access": {"anonymous": True}}, strict=True)
     assert not report["errors"], report
     assert not [message for message in report["messages"] if message["severity"] > 1], report
+
+
+GUIDE: Final = (CHART.parents[1] / "docs" / "kubernetes.md").read_text()
+
+
+def test_the_documented_commands_wait_for_what_they_need() -> None:
+    commands = re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL)
+    (forwards,) = [each for each in commands if "port-forward" in each]
+    assert "--retry-connrefused" in forwards.partition("port-forward")[2]
+    applied = GUIDE.index("kubectl apply --filename deploy/rendered")
+    assert "kubectl create namespace vision &&" in GUIDE[applied - 60 : applied]
+
+
+def test_the_example_for_kserve_is_admitted_where_pods_must_be_restricted() -> None:
+    (example,) = [
+        yaml.safe_load(block)
+        for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+        if "kind: InferenceService" in block
+    ]
+    for container in example["spec"]["predictor"]["containers"]:
+        assert container["securityContext"] == {
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+
+
+def test_the_examples_of_weights_in_the_guide_render() -> None:
+    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if block.startswith("weights:")]
+    render({"access": {"anonymous": True}, **yaml.safe_load(example)})
