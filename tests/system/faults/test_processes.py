@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import socket
 import subprocess
@@ -11,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import httpx
 import psutil
 import pytest
@@ -19,10 +17,9 @@ import pytest
 from loadtest.server import Server, environment_of, free_port, launched
 from models.errors import PomonaError
 from service.errors import PortTaken
-from service.http.listener import listening_socket, reachable_host
-from service.settings import MISCONFIGURED
+from service.http.listener import listening_socket
 from service.supervise import UNHEALTHY
-from tests.system.faults.servers import WITHIN_S, bench_server, gone, seconds_until, worker_of
+from tests.system.faults.servers import bench_server, gone, seconds_until, worker_of
 
 REFUSED_WITHIN_S = 1.0
 RESPAWNED_WITHIN_S = 60.0
@@ -84,14 +81,6 @@ def test_a_port_that_a_worker_cannot_have_ends_the_server_too(tmp_path: Path) ->
     assert "Traceback" not in ended.stderr + ended.stdout
 
 
-def test_a_required_cuda_device_that_is_not_there_ends_the_start_with_one_sentence(tmp_path: Path) -> None:
-    environment = environment_of(free_port(), models="unet-mobilenetv2-citrus", device="cuda")
-    ended = serve(tmp_path, environment | {"CUDA_VISIBLE_DEVICES": ""})
-    assert ended.returncode == MISCONFIGURED
-    assert "pomona: POMONA_DEVICE=cuda requires a CUDA device, and none is visible" in ended.stderr
-    assert "Traceback" not in ended.stderr + ended.stdout
-
-
 def serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bentoml", "serve", "service.app:Pomona"],
@@ -111,40 +100,6 @@ def test_a_port_may_be_shared_by_workers_only() -> None:
             listening_socket("127.0.0.1", port, "POMONA_HTTP_PORT")
     with pytest.raises(PomonaError):
         listening_socket("192.0.2.1", port, "POMONA_HTTP_PORT")  # not an address of this machine
-
-
-HAS_IPV6 = reachable_host("::") == "::"
-
-
-@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
-def test_all_addresses_are_those_of_both_families() -> None:
-    with listening_socket("::", 0, "POMONA_HTTP_PORT") as opened:
-        port = opened.getsockname()[1]
-        for address in ("127.0.0.1", "::1"):
-            socket.create_connection((address, port), timeout=REFUSED_WITHIN_S).close()
-
-
-def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(family: int, kind: int) -> socket.socket:
-        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(socket, "socket", refusing)
-        assert reachable_host("::") == "0.0.0.0"  # noqa: S104 (what is meant)
-        assert reachable_host("::1") == "::1", "an address of IPv6 that was asked for stays"
-
-
-@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
-def test_a_container_answers_over_ipv6_and_ipv4(tmp_path: Path) -> None:
-    admin, grpc_port = free_port(), free_port()
-    with bench_server(
-        tmp_path, http_host="::", allow_anonymous="true", grpc_port=str(grpc_port), admin_port=str(admin)
-    ) as server:
-        for host in ("127.0.0.1", "[::1]"):
-            for port in (server.port, admin):
-                assert httpx.get(f"http://{host}:{port}/livez").status_code == 200
-            with grpc.insecure_channel(f"{host}:{grpc_port}") as channel:
-                grpc.channel_ready_future(channel).result(WITHIN_S)
 
 
 def test_the_port_of_a_bound_socket_that_does_not_listen_is_refused_and_can_be_listened_on() -> None:
