@@ -190,6 +190,15 @@ def test_roles_have_names_of_their_own_and_override_what_the_release_sets() -> N
     assert rendered.one("Deployment", "pomona-line-7")["spec"]["template"]["metadata"]["labels"]["line"] == "7"
 
 
+def test_a_role_may_have_an_image_of_its_own() -> None:
+    own = {"repository": "other", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always", "pullSecrets": ["own"]}
+    rendered = chart({"roles": {"both": {"image": own}}, "weights": {"source": "init", "initImage": "pomona:gpu"}})
+    assert rendered.server()["image"] == f"other@sha256:{'0' * 64}"
+    containers = rendered.pod()["containers"] + rendered.pod()["initContainers"]
+    assert {each["imagePullPolicy"] for each in containers} == {"Always"}
+    assert rendered.pod()["imagePullSecrets"] == [{"name": "own"}]
+
+
 def test_a_roles_resources_keep_what_they_do_not_name() -> None:
     rendered = chart({"roles": {"both": {"resources": {"limits": {"cpu": "4"}, "requests": {"cpu": "4"}}}}})
     assert rendered.server()["resources"] == {

@@ -149,7 +149,7 @@ capabilities:
 {{- end }}
 
 {{- define "pomona.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
+{{- with .pullSecrets }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
@@ -167,7 +167,7 @@ checkpoints/{{ include "pomona.roleName" . }}
 {{- $fetch := .of.weights.fetch -}}
 - name: fetch
   image: {{ $fetch.image }}
-  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  imagePullPolicy: {{ .of.pullPolicy }}
   workingDir: /var/cache/pomona/{{ include "pomona.checkpoints" . }}
   {{- with $fetch.command }}
   command: {{ toJson . }}
@@ -195,7 +195,7 @@ checkpoints/{{ include "pomona.roleName" . }}
 {{- $name := printf "%s" (ternary "wait" "weights" .waits) -}}
 - name: {{ $name }}
   image: {{ ternary .of.image (.of.weights.initImage | default .of.image) (or .waits .of.gpu.enabled) }}
-  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  imagePullPolicy: {{ .of.pullPolicy }}
   {{- if .waits }}
   command: [sh, -c, "until python -m service.prepare; do sleep 5; done"]
   {{- else }}

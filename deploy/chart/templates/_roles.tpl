@@ -11,7 +11,8 @@
 {{ toJson $names }}
 {{- end }}
 
-{{/* One role's values as JSON: dict "root" $ "role" "both". `image` becomes the image's name, `preparing` the resources of
+{{/* One role's values as JSON: dict "root" $ "role" "both". `image` becomes the image's name, beside it
+     are `pullPolicy` and `pullSecrets`, `preparing` the resources of
      steps before the server, `cached` whether there is a folder for fetched and converted models. */}}
 {{- define "pomona.role" -}}
 {{- $values := .root.Values -}}
@@ -37,6 +38,8 @@
 {{- $_ := set $role "preparing" $role.resources -}}
 {{- end -}}
 {{- $_ := set $role "cached" (or (has $role.weights.source (list "init" "job")) (ne $role.weights.cacheClaim "")) -}}
+{{- $_ := set $role "pullPolicy" $role.image.pullPolicy -}}
+{{- $_ := set $role "pullSecrets" $role.image.pullSecrets -}}
 {{- $_ := set $role "image" (include "pomona.image" (dict "image" $role.image "version" .root.Chart.AppVersion "gpu" $gpu)) -}}
 {{- toJson $role -}}
 {{- end }}
