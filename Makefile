@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests audit observe check-observability docs lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests kind-test audit observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -87,13 +87,17 @@ image: bento  ## build the image IMAGE for VARIANT (cpu or gpu) with MODELS insi
 test-image: bento $(VENV)/dev.stamp  ## build the image VARIANT and test it by running it (needs podman or docker; takes minutes)
 	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/test_image.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
 
-manifests: $(VENV)/dev.stamp  ## render the Helm chart's variants as plain YAML into deploy/rendered
+manifests: $(VENV)/dev.stamp  ## render the Helm chart's variants as plain YAML into deploy/rendered, and its README
 	$(BIN)/python -m deploy.manifests
+	$(BIN)/python -m deploy.chart_readme
 
 check-manifests: $(VENV)/deploy.stamp $(VENV)/dev.stamp  ## check the chart (schemas of three Kubernetes versions, checkov) and the Dockerfile (hadolint)
-	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
+	$(BIN)/python -m pytest -q tests/unit/test_manifests.py tests/unit/test_chart.py
 	$(VENV)/deploy-tools/bin/checkov --config-file deploy/checkov.yaml --directory deploy/rendered
 	$(VENV)/deploy-tools/bin/hadolint deploy/image/Dockerfile
+
+kind-test: $(VENV)/dev.stamp  ## try the chart on kubectl's cluster, whose context CONTEXT must name; ARGS="--help" lists options
+	$(BIN)/python -m deploy.cluster --context "$(CONTEXT)" --repository "$(IMAGE)" $(ARGS)
 
 audit: $(VENV)/deploy.stamp  ## look the locked packages up in PyPI's advisories, with pip-audit; needs pypi.org itself
 	$(VENV)/deploy-tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock

@@ -21,6 +21,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "weights_dir",
         "cache_dir",
         "backend",
+        "device",
         "threads",
         "unet_precision",
         "input_size",
@@ -53,7 +54,7 @@ $ POMONA_MODELS=mobile-sam POMONA_LOG_LEVEL=WARNING make serve
 ```
 
 Tracing is configured by OpenTelemetry's own variables: [traces and logs](tracing.md). In the Helm chart, `settings`
-takes these names in lower case and without the prefix: [production](production.md#what-the-chart-decides).
+takes these names in lower case and without the prefix: [Kubernetes](kubernetes.md#what-the-chart-decides).
 """
 
 

@@ -183,9 +183,9 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
         images: prepared for the models here, in turn.
     """
     settings = Settings()
-    backend = choose_backend(settings.backend)
-    sam = load_sam(CATALOGUE[MODEL], backend, settings.model_store)
-    unet = load_unet(CATALOGUE[UNET], backend, settings.model_store)
+    backend = choose_backend(settings.backend, settings.device)
+    sam = load_sam(CATALOGUE[MODEL], backend, settings.model_store, device=settings.device)
+    unet = load_unet(CATALOGUE[UNET], backend, settings.model_store, device=settings.device)
     for_sam = [_sam_prepared(sam, image) for image in images]
     for_unet = [_unet_prepared(unet, image) for image in images]
 

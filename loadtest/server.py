@@ -137,9 +137,10 @@ def environment_of(port: int, **settings: str) -> dict[str, str]:
     """Return this process's environment with the given settings instead of its own, for a service on `port`."""
     kept = {"POMONA_CACHE_DIR", "POMONA_WEIGHTS_DIR"}
     environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("POMONA_")}
-    settings = {"grpc_port": "0"} | settings  # several servers run on one machine, and few are called over gRPC
+    # Several servers run on one machine, and few are called over gRPC.
+    settings = {"http_host": "127.0.0.1", "grpc_port": "0"} | settings
     environment |= {f"POMONA_{name.upper()}": value for name, value in settings.items()}
-    return environment | {"POMONA_HTTP_HOST": "127.0.0.1", "POMONA_HTTP_PORT": str(port)}
+    return environment | {"POMONA_HTTP_PORT": str(port)}
 
 
 @contextlib.contextmanager

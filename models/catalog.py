@@ -86,7 +86,7 @@ class CatalogueEntry:
         architecture: network of the checkpoint.
         licence: SPDX identifier, or the owner's own words.
         filename: official file name of the checkpoint.
-        size: size of the checkpoint in bytes.
+        size: size of the checkpoint in bytes; 0 for a user's own that is not on this machine.
         sha256: its SHA-256, 64 lower-case hex digits.
         sources: sources of the checkpoint, in the order in which they are tried.
     """
@@ -149,8 +149,9 @@ def read_models_file(models_file: Path) -> dict[str, CatalogueEntry]:
         The entries by name, in the file's order.
 
     Raises:
-        CatalogueError: the file cannot be read or is invalid, or refers to a checkpoint that does not exist; the
-            message names the entry and says what must hold.
+        CatalogueError: the file cannot be read or is invalid, or refers to a checkpoint that does not exist without
+            giving its SHA-256, by which its converted models are found; the message names the entry and says what must
+            hold.
     """
     models = _parse(models_file).models
     return {name: _entry(name, model, models_file) for name, model in models.items()}
@@ -201,12 +202,13 @@ def _problem(details: ErrorDetails) -> str:
 def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
     path = models_file.absolute().parent / model.file
     try:
-        if not path.is_file():
+        here = path.is_file()
+        if not here and (model.sha256 is None or path.exists()):
             raise CatalogueError(
                 f"{models_file}: model {name!r}: the file {path} does not exist; 'file' must be an absolute path, or "
-                "one relative to the models file"
+                "one relative to the models file. Where only its converted models are, give its sha256."
             )
-        size = path.stat().st_size
+        size = path.stat().st_size if here else 0
         sha256 = model.sha256 or sha256_of(path)
     except OSError as error:
         raise CatalogueError(

@@ -12,15 +12,15 @@ from pathlib import Path
 import bentoml
 import click
 
-from models.backends.load import cuda_device_count
-from models.errors import PomonaError
+from models.backends.load import cuda_devices
+from models.errors import BackendError, PomonaError
 from service import heap, lifecycle
 from service.access import Access
 from service.api.drain import Drain
 from service.grpc.server import GrpcServer
 from service.http import worker
 from service.http.app import HttpApp
-from service.http.listener import room_for
+from service.http.listener import reachable_host, room_for
 from service.memory import MemoryBudget
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
@@ -46,7 +46,8 @@ def _settings() -> Settings:
     try:
         for host in {settings.http_host, chosen or settings.http_host}:
             refuse_strangers(settings, host)
-    except SettingsError as error:
+        cuda_devices(settings.device)
+    except (SettingsError, BackendError) as error:
         sys.stderr.write(f"pomona: {error.detail}\n")
         raise SystemExit(MISCONFIGURED) from error
     return settings
@@ -77,7 +78,8 @@ DRAIN = Drain(SETTINGS.drain_timeout_s)
 MEMORY = MemoryBudget(observer=OBSERVER)
 HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN, access=ACCESS, memory=MEMORY)
 oip_http.mount(HTTP)
-WORKERS = max(1, cuda_device_count())
+WORKERS = max(1, cuda_devices(SETTINGS.device))
+HOST = reachable_host(SETTINGS.http_host)
 worker.install(worker.WorkerOptions(SETTINGS, HTTP, DRAIN, WORKERS))
 logs.configure(SETTINGS.log_level)
 heap.bound()
@@ -86,7 +88,7 @@ heap.bound()
 @bentoml.service(
     name="pomona",
     workers=WORKERS,
-    http={"host": SETTINGS.http_host, "port": SETTINGS.http_port},
+    http={"host": HOST, "port": SETTINGS.http_port},
     **({} if SETTINGS.tls is None else {"ssl": bentoml_options(SETTINGS.tls)}),
     # Ours come first and answer with a problem; BentoML's is the safety net.
     traffic={"timeout": SETTINGS.request_timeout_s + 30},
@@ -158,7 +160,7 @@ class Pomona:
                 shared_port=WORKERS > 1,
             )
             DRAIN.on_begin(self._grpc.halt)
-            await self._grpc.start(SETTINGS.http_host, SETTINGS.grpc_port, CERTIFICATES)
+            await self._grpc.start(HOST, SETTINGS.grpc_port, CERTIFICATES)
 
     async def _load(self) -> None:
         index = bentoml.server_context.worker_index or 1

@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
@@ -49,7 +50,7 @@ def prepare_files(settings: Settings) -> None:
     Raises:
         PomonaError: a checkpoint cannot be fetched or converted.
     """
-    backend = choose_backend(settings.backend)
+    backend = choose_backend(settings.backend, settings.device)
     for entry in wanted_entries(settings, load_catalogue(settings.models_file)):
         ensure_files(entry, backend, settings.model_store)
 
@@ -67,7 +68,7 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     """
     observer = observer or Observer()
     catalogue = load_catalogue(settings.models_file)
-    backend = choose_backend(settings.backend)
+    backend = choose_backend(settings.backend, settings.device)
     queue_of = functools.cache(functools.partial(DeviceQueue, options=settings.queue_options, observer=observer))
     runners: dict[str, Runner] = {}
     for entry in wanted_entries(settings, catalogue):
@@ -124,7 +125,11 @@ async def _load(
     queue_of: Callable[[str], DeviceQueue],
 ) -> Runner:
     """Load one model in a thread, so that the event loop keeps answering /livez."""
-    where = {"device_index": device_index, "threads": settings.threads}
+    where: dict[str, Any] = {
+        "device": settings.device,
+        "device_index": device_index,
+        "threads": settings.threads,
+    }
     if entry.architecture.family == "unet":
         unet = await asyncio.to_thread(load_unet, entry, backend, settings.model_store, **where)
         return UNetRunner(entry, unet, queue_of(unet.device), await asyncio.to_thread(read_intervals, entry))

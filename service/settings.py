@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.backends.load import BackendChoice, ModelStore, UNetPrecision
+from models.backends.load import BackendChoice, DeviceChoice, ModelStore, UNetPrecision
 from models.errors import PomonaError
 from models.inspection import GRADES
 from models.types import Size
@@ -22,7 +22,7 @@ from service.api.schema import Grade, Grades, InputSize
 from service.scheduler.policy import QueueOptions
 
 MISCONFIGURED: Final = 78
-"""Exit status where the service refuses to listen as it is configured (EX_CONFIG of sysexits.h)."""
+"""Exit status where the service refuses to start as it is configured (EX_CONFIG of sysexits.h)."""
 
 _MIB = 1024 * 1024
 
@@ -55,9 +55,10 @@ class Settings(BaseSettings):
 
     http_host: str = Field(
         "127.0.0.1",
-        description="IP address to listen on, for HTTP and gRPC: 0.0.0.0 for all of this machine's, 127.0.0.1 for "
-        "callers on it alone. Beyond it the service listens only with api_keys_file, tls_client_ca_file or "
-        "allow_anonymous.",
+        description="IP address to listen on, for HTTP and gRPC: 127.0.0.1 for callers on this machine alone, :: for "
+        "all of its addresses (of IPv6 and IPv4, or of IPv4 where it has no IPv6), 0.0.0.0 for those of IPv4. Beyond "
+        "this machine the service listens only with api_keys_file, tls_client_ca_file or allow_anonymous. The image "
+        "and the chart set ::.",
     )
     http_port: int = Field(3000, ge=1, le=65535, description="Port for HTTP.")
     grpc_port: int = Field(3001, ge=0, le=65535, description="Port for gRPC; 0 for none.")
@@ -105,6 +106,13 @@ class Settings(BaseSettings):
     backend: BackendChoice = Field(
         "auto",
         description="What executes the models: torch, openvino, or auto (torch with a CUDA device, else openvino).",
+    )
+    device: DeviceChoice = Field(
+        "auto",
+        validate_default=True,
+        description="Where models run: cpu; cuda, which ends the process where no CUDA device is visible; or auto, "
+        "CUDA if there is a device, else the CPU. OpenVINO runs on the CPU alone. The chart sets cuda for pods "
+        "with GPUs.",
     )
     threads: int = Field(
         0, ge=0, description="CPU threads of one inference on OpenVINO; 0 for all cores, or a container's CPU limit."
@@ -198,6 +206,13 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _has_a_backend(cls, value: DeviceChoice, others: ValidationInfo) -> DeviceChoice:
+        if value == "cuda" and others.data.get("backend") == "openvino":
+            raise ValueError("cuda needs the backend torch (POMONA_BACKEND): OpenVINO runs on the CPU alone")
         return value
 
     @field_validator("camera_sizes", mode="before")

@@ -20,10 +20,12 @@ from models.weights.fetch import fetch
 
 __all__ = [
     "BackendChoice",
+    "DeviceChoice",
     "ModelStore",
     "UNetPrecision",
     "choose_backend",
     "cuda_device_count",
+    "cuda_devices",
     "ensure_files",
     "load_sam",
     "load_unet",
@@ -32,6 +34,9 @@ __all__ = [
 _LOG = logging.getLogger("pomona.openvino")
 
 BackendChoice = Literal["auto", "torch", "openvino"]
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+"""Where models run. "auto" is CUDA if there is a device, else the CPU; "cuda" fails where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,34 @@ def cuda_device_count() -> int:
         pynvml.nvmlShutdown()
 
 
-def choose_backend(choice: BackendChoice) -> BackendName:
-    """Resolve "auto": PyTorch if there is a CUDA device, else OpenVINO."""
+def cuda_devices(choice: DeviceChoice) -> int:
+    """Count the CUDA devices that models may use.
+
+    Args:
+        choice: where models run.
+
+    Returns:
+        0 for the CPU.
+
+    Raises:
+        BackendError: CUDA is required, and no device is visible.
+    """
+    count = 0 if choice == "cpu" else cuda_device_count()
+    if choice == "cuda" and not count:
+        raise BackendError(
+            "POMONA_DEVICE=cuda requires a CUDA device, and none is visible: check the driver, NVIDIA's container "
+            "runtime and CUDA_VISIBLE_DEVICES, or set POMONA_DEVICE=auto to serve on the CPU."
+        )
+    return count
+
+
+def choose_backend(choice: BackendChoice, device: DeviceChoice = "auto") -> BackendName:
+    """Resolve "auto": PyTorch for CUDA, be it required or found, else OpenVINO."""
     if choice != "auto":
         return choice
-    return "torch" if cuda_device_count() else "openvino"
+    if device == "auto":
+        return "torch" if cuda_device_count() else "openvino"
+    return "torch" if device == "cuda" else "openvino"
 
 
 def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:
@@ -111,6 +139,7 @@ def load_sam(
     backend: BackendName,
     model_store: ModelStore,
     *,
+    device: DeviceChoice = "auto",
     device_index: int = 0,
     threads: int = 0,
 ) -> SamBackend:
@@ -120,13 +149,14 @@ def load_sam(
         entry: entry of the family "sam".
         backend: backend to run it.
         model_store: folders of its files.
+        device: where to run it, on PyTorch.
         device_index: index of the CUDA device, if there are several.
         threads: CPU threads of one inference on OpenVINO; 0 for all cores.
 
     Raises:
         ValueError: the entry is of another family.
         WeightsError: the checkpoint cannot be fetched, or does not fit its architecture.
-        BackendError: the device or the model compiler failed.
+        BackendError: the device or the model compiler failed, or CUDA is required and there is none.
     """
     path = _files_of_family("sam", entry, backend, model_store)
     # Imported here: serving with OpenVINO must not load PyTorch, nor the other way round.
@@ -137,7 +167,7 @@ def load_sam(
     from models.backends.torch_backend import TorchSam
     from models.weights.checkpoints import load_state_dict
 
-    return TorchSam(entry.architecture, load_state_dict(path), _torch_device(device_index))
+    return TorchSam(entry.architecture, load_state_dict(path), _torch_device(device, device_index))
 
 
 def load_unet(
@@ -145,6 +175,7 @@ def load_unet(
     backend: BackendName,
     model_store: ModelStore,
     *,
+    device: DeviceChoice = "auto",
     device_index: int = 0,
     threads: int = 0,
 ) -> UNetBackend:
@@ -158,7 +189,7 @@ def load_unet(
     from models.backends.torch_backend import TorchUNet
     from models.weights.checkpoints import load_state_dict
 
-    return TorchUNet(entry.architecture, load_state_dict(path), _torch_device(device_index))
+    return TorchUNet(entry.architecture, load_state_dict(path), _torch_device(device, device_index))
 
 
 def _files_of_family(family: Family, entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:
@@ -179,5 +210,5 @@ def _can_convert() -> bool:
     return find_spec("torch") is not None
 
 
-def _torch_device(index: int) -> str:
-    return f"cuda:{index}" if cuda_device_count() else "cpu"
+def _torch_device(device: DeviceChoice, index: int) -> str:
+    return f"cuda:{index}" if cuda_devices(device) else "cpu"

@@ -80,7 +80,7 @@ def _verified_in_place(entry: CatalogueEntry, path: Path, source: str) -> Path:
 
 def _fits(entry: CatalogueEntry, path: Path) -> bool:
     try:
-        return path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
+        return entry.size in (0, path.stat().st_size) and sha256_of(path) == entry.sha256
     except FileNotFoundError:  # another process has just removed a damaged one
         return False
 

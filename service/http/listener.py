@@ -23,15 +23,31 @@ _RESERVE: Final = 16
 _OTHER_FILES: Final = 192
 """Open files that are neither callers' connections to HTTP nor to gRPC."""
 
+_EVERYWHERE: Final = "::"
+"""All addresses, of IPv6 and of IPv4."""
+
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST_S: Final = 0.1
+
+
+def reachable_host(host: str) -> str:
+    """Return the address to listen on for `host`: IPv4's wildcard instead of that of both where there is no IPv6."""
+    if host != _EVERYWHERE:
+        return host
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            tried.bind((host, 0))
+    except OSError:
+        return "0.0.0.0"  # noqa: S104 (`::` was asked for)  # nosec B104
+    return host
 
 
 def listening_socket(host: str, port: int, name: str, *, shared: bool = False) -> socket.socket:
     """Listen on a port.
 
     Args:
-        host: IP address.
+        host: IP address; `::` listens for IPv4 too.
         port: 0 for any free one.
         name: of the setting with the port, for the error.
         shared: several processes may listen on it.
@@ -42,6 +58,8 @@ def listening_socket(host: str, port: int, name: str, *, shared: bool = False) -
     opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == _EVERYWHERE:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind((host, port))

@@ -26,7 +26,7 @@ from service.api.drain import Drain
 from service.errors import PortTaken
 from service.http.app import PROBES_ONLY, HttpApp
 from service.http.connection import Connection, Patience, Waiting
-from service.http.listener import Listener, listening_socket, room_for
+from service.http.listener import Listener, listening_socket, reachable_host, room_for
 from service.http.messages import Receive, Scope, Send
 from service.settings import Settings
 
@@ -98,7 +98,7 @@ def reserve_ports(settings: Settings) -> None:
 
     for name in ("http_port", "admin_port", "grpc_port"):
         if port := getattr(settings, name):
-            listening_socket(settings.http_host, port, f"POMONA_{name.upper()}").close()
+            listening_socket(reachable_host(settings.http_host), port, f"POMONA_{name.upper()}").close()
 
     def leave_to_the_workers(bound: socket.socket, backlog: int) -> None:
         """Do nothing."""
@@ -153,7 +153,8 @@ class WorkerServer(uvicorn.Server):
                 opened = listening_socket(host, port, "POMONA_HTTP_PORT", shared=shared)
                 self._doors.append(self._listener(opened, self.config, self.server_state, limit))
             if settings.admin_port:
-                opened = listening_socket(settings.http_host, settings.admin_port, "POMONA_ADMIN_PORT", shared=shared)
+                host = reachable_host(settings.http_host)
+                opened = listening_socket(host, settings.admin_port, "POMONA_ADMIN_PORT", shared=shared)
                 config = uvicorn.Config(
                     self._probes,
                     http=Connection,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.catalog import CATALOGUE, Architecture, LocalFile, load_catalogue
-from models.errors import CatalogueError
+from models.errors import CatalogueError, NoSource
 from models.weights.fetch import fetch
 
 CHECKPOINT = b"weights of oranges"
@@ -85,6 +85,22 @@ def test_an_absolute_path_and_a_given_hash_are_taken_as_they_are(models_file: Pa
     entry = load_catalogue(models_file)["my-oranges"]
     assert entry.sources == (LocalFile(elsewhere / "a.pt"),)
     assert entry.sha256 == "ab" * 32
+
+
+def test_a_checkpoint_that_is_elsewhere_is_known_by_its_hash(models_file: Path, tmp_path: Path) -> None:
+    models_file.write_text(as_yaml(file="elsewhere.safetensors", sha256="ab" * 32))
+    entry = load_catalogue(models_file)["my-oranges"]
+    assert (entry.revision, entry.size) == ("ab" * 6, 0)
+    with pytest.raises(NoSource, match=r"elsewhere\.safetensors does not exist"):
+        fetch(entry, cache_dir=tmp_path, weights_dir=None)
+
+
+def test_a_checkpoint_that_is_elsewhere_may_be_in_the_weights_folder(models_file: Path, tmp_path: Path) -> None:
+    digits = hashlib.sha256(CHECKPOINT).hexdigest()
+    models_file.write_text(as_yaml(file="mounted/my_oranges.safetensors", sha256=digits))
+    entry = load_catalogue(models_file)["my-oranges"]
+    found = fetch(entry, cache_dir=tmp_path / "cache", weights_dir=tmp_path)
+    assert found == tmp_path / "my_oranges.safetensors"
 
 
 def test_a_relative_models_file_still_names_its_checkpoint_after_a_change_of_folder(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from models.backends import converted_models
-from models.backends.converted_models import converted_folder
+from models.backends import converted_models, load
+from models.backends.converted_models import HASHES, converted_folder
+from models.backends.converted_models import UNET as UNET_FILE
 from models.backends.cpu import cpu_quota, has_bf16_instructions, has_int8_instructions
-from models.catalog import CATALOGUE, Architecture, CatalogueEntry
+from models.catalog import CATALOGUE, Architecture, CatalogueEntry, load_catalogue
+from models.errors import BackendError
+from models.weights.checkpoints import sha256_of
 
 CACHE = Path("cache")
 UNET = CatalogueEntry("peel", Architecture.UNET_MOBILENETV2, "CC0-1.0", "peel.safetensors", 1, "ab" * 32, ())
@@ -49,6 +53,25 @@ def test_a_model_for_which_int8_was_tried_has_its_own_folder(monkeypatch: pytest
 @pytest.mark.parametrize("entry", [UNET, CATALOGUE["mobile-sam"]], ids=["U-Net", "SAM"])
 def test_bfloat16_needs_no_conversion_of_its_own(entry: CatalogueEntry) -> None:
     assert converted_folder(entry, CACHE, "auto") == converted_folder(entry, CACHE, "fp32")
+
+
+def test_converted_models_on_a_volume_are_served_without_their_checkpoint_or_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "find_spec", lambda _name: None)
+    cache, models_file = tmp_path / "volume", tmp_path / "models.yaml"
+    models_file.write_text(
+        "models: {peel: {architecture: unet-mobilenetv2, file: elsewhere.pt, licence: CC0-1.0, "
+        f"sha256: {UNET.sha256}}}}}"
+    )
+    entry = load_catalogue(models_file)["peel"]
+    folder = converted_folder(entry, cache, "fp32")
+    with pytest.raises(BackendError, match="has no converted models in"):
+        load.ensure_files(entry, "openvino", load.ModelStore(cache))
+    folder.mkdir(parents=True)
+    (folder / UNET_FILE).write_bytes(b"a network")
+    (folder / HASHES).write_text(json.dumps({UNET_FILE: sha256_of(folder / UNET_FILE)}))
+    assert load.ensure_files(entry, "openvino", load.ModelStore(cache)) == folder
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ FROM_TEXT = {
     "POMONA_WEIGHTS_DIR": ("own/weights", Path("own/weights")),
     "POMONA_CACHE_DIR": ("own/cache", Path("own/cache")),
     "POMONA_BACKEND": ("torch", "torch"),
+    "POMONA_DEVICE": ("cuda", "cuda"),
     "POMONA_THREADS": ("3", 3),
     "POMONA_UNET_PRECISION": ("int8", "int8"),
     "POMONA_MAX_UPLOAD_MIB": ("1.5", 1.5),
@@ -65,6 +66,7 @@ WRONG = [
     ("POMONA_ALLOW_ANONYMOUS", "please"),
     ("POMONA_MODELS", " , "),
     ("POMONA_BACKEND", "onnx"),
+    ("POMONA_DEVICE", "gpu"),
     ("POMONA_THREADS", "-1"),
     ("POMONA_UNET_PRECISION", "int4"),
     ("POMONA_MAX_UPLOAD_MIB", "0"),
@@ -110,6 +112,13 @@ def test_every_setting_is_in_these_tests() -> None:
 
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_cuda_cannot_be_required_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POMONA_BACKEND", "openvino")
+    monkeypatch.setenv("POMONA_DEVICE", "cuda")
+    with pytest.raises(SettingsError, match=r"POMONA_DEVICE: .*cuda needs the backend torch"):
+        load_settings()
 
 
 @pytest.mark.parametrize("variable", FROM_TEXT)

@@ -1,4 +1,4 @@
-{{/* Names and labels. `of` a role: dict "root" $ "role" "both". */}}
+{{/* Names and labels. Of a role: dict "root" $ "role" "both". */}}
 
 {{- define "pomona.name" -}}
 {{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
@@ -6,8 +6,14 @@
 {{- end }}
 {{- end }}
 
+{{/* At most 46 characters: Kubernetes cuts the names of pods whose Deployment has a longer one, and KEDA's query asks for them. */}}
 {{- define "pomona.roleName" -}}
-{{ include "pomona.name" .root }}-{{ .role }}
+{{- $base := include "pomona.name" .root -}}
+{{- $room := sub 45 (len .role) | int -}}
+{{- if gt (len $base) $room -}}
+{{- $base = printf "%s-%s" (trunc (sub $room 6 | int) $base | trimSuffix "-") (sha256sum $base | trunc 5) -}}
+{{- end -}}
+{{ $base }}-{{ .role }}
 {{- end }}
 
 {{- define "pomona.selector" -}}
@@ -22,6 +28,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{/* All labels that pods have: one that changes with the chart would restart them all. */}}
 {{- define "pomona.roleSelector" -}}
 {{ include "pomona.selector" .root }}
 app.kubernetes.io/component: {{ .role }}
@@ -39,11 +46,7 @@ app.kubernetes.io/component: {{ .role }}
 {{- end }}
 {{- end }}
 
-{{- define "pomona.image" -}}
-{{- $image := .Values.image -}}
-{{- if $image.digest -}}
-{{ $image.repository }}@{{ $image.digest }}
-{{- else -}}
-{{ $image.repository }}:{{ $image.tag | default (printf "%s-%s" .Chart.AppVersion (ternary "gpu" "cpu" .Values.gpu.enabled)) }}
-{{- end }}
+{{- define "pomona.serviceAccountName" -}}
+{{- $account := .Values.serviceAccount -}}
+{{ $account.name | default (ternary (include "pomona.name" .) "default" $account.create) }}
 {{- end }}

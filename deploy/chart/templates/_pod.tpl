@@ -1,4 +1,12 @@
-{{/* Parts of a pod. */}}
+{{/* Parts of a pod. Of a role: dict "root" $ "role" its name, "of" its values (pomona.role). */}}
+
+{{- define "pomona.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
 
 {{- define "pomona.containerSecurity" -}}
 allowPrivilegeEscalation: false
@@ -7,25 +15,45 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* A variable's text. JSON writes whole numbers whole, where Go writes 5e+06. */}}
+{{- define "pomona.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- end }}
+
 {{/* Settings that the chart decides, then the user's: those of the ConfigMap may not name the former. */}}
 {{- define "pomona.environment" -}}
-{{- $values := .root.Values -}}
-- {name: POMONA_HTTP_HOST, value: "0.0.0.0"}
+{{- $weights := .of.weights -}}
+- {name: POMONA_HTTP_HOST, value: {{ .of.settings.http_host | default "::" | quote }}}
 - {name: POMONA_HTTP_PORT, value: "3000"}
 - {name: POMONA_GRPC_PORT, value: "3001"}
 - {name: POMONA_ADMIN_PORT, value: "3002"}
 - {name: POMONA_MODELS, value: {{ join "," .of.models | quote }}}
-- {name: POMONA_BACKEND, value: {{ ternary "torch" "openvino" $values.gpu.enabled }}}
-- {name: POMONA_DRAIN_TIMEOUT_S, value: {{ $values.drain.timeoutSeconds | quote }}}
-{{- if ne $values.weights.source "image" }}
+- {name: POMONA_BACKEND, value: {{ ternary "torch" "openvino" .of.gpu.enabled }}}
+- {name: POMONA_DEVICE, value: {{ ternary "cuda" "cpu" .of.gpu.enabled }}}
+- {name: POMONA_DRAIN_TIMEOUT_S, value: {{ include "pomona.text" .root.Values.drain.timeoutSeconds | quote }}}
+{{- if .of.cached }}
 - {name: POMONA_CACHE_DIR, value: /var/cache/pomona}
 {{- end }}
-{{- if $values.weights.claim }}
+{{- if $weights.fetch.image }}
+- {name: POMONA_WEIGHTS_DIR, value: /var/cache/pomona/{{ include "pomona.checkpoints" . }}}
+{{- else if $weights.claim }}
 - {name: POMONA_WEIGHTS_DIR, value: /var/lib/pomona/weights}
 {{- end }}
-{{- if $values.weights.modelsFile.configMap }}
-- {name: POMONA_MODELS_FILE, value: /var/lib/pomona/{{ $values.weights.modelsFile.key }}}
+{{- if $weights.modelsFile.configMap }}
+- {name: POMONA_MODELS_FILE, value: /var/lib/pomona/{{ $weights.modelsFile.key }}}
 {{- end }}
+{{- end }}
+
+{{/* The user's own, which may not name those of the chart. */}}
+{{- define "pomona.extraEnvironment" -}}
+{{- $own := include "pomona.environment" . | fromYamlArray -}}
+{{- $own = concat $own (include "pomona.accessEnvironment" .root | fromYamlArray) -}}
+{{- $names := list -}}
+{{- range $own }}{{ $names = append $names .name }}{{ end -}}
+{{- range .of.extraEnv -}}
+{{- if has .name $names }}{{ fail (printf "extraEnv: the chart sets %s itself; see values.yaml for the value that decides it." .name) }}{{ end -}}
+{{- end -}}
+{{- with .of.extraEnv }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
 {{/* Of the server alone: which files say who may call. */}}
@@ -66,49 +94,148 @@ capabilities:
 {{- end }}
 
 {{- define "pomona.environmentFrom" -}}
-- configMapRef: {name: {{ include "pomona.name" .root }}}
-{{- range .root.Values.configMaps }}
+{{- if .of.settings }}
+- configMapRef: {name: {{ include "pomona.roleName" . }}}
+{{- end }}
+{{- range .of.configMaps }}
 - configMapRef: {name: {{ . }}}
 {{- end }}
-{{- range .root.Values.secrets }}
+{{- range .of.secrets }}
 - secretRef: {name: {{ . }}}
 {{- end }}
 {{- end }}
 
+{{/* "writes" besides: whether this container fetches and converts. */}}
 {{- define "pomona.mounts" -}}
+{{- $weights := .of.weights -}}
 - {name: scratch, mountPath: /tmp}
-- {name: bentoml, mountPath: /var/lib/bentoml}
-- {name: cache, mountPath: /var/cache/pomona}
-{{- if .root.Values.weights.claim }}
+{{- if .of.cached }}
+- {name: cache, mountPath: /var/cache/pomona{{ if not .writes }}, readOnly: true{{ end }}}
+{{- end }}
+{{- if $weights.claim }}
 - {name: weights, mountPath: /var/lib/pomona/weights, readOnly: true}
 {{- end }}
-{{- if .root.Values.weights.modelsFile.configMap }}
-- {name: models-file, mountPath: /var/lib/pomona/{{ .root.Values.weights.modelsFile.key }}, subPath: {{ .root.Values.weights.modelsFile.key }}, readOnly: true}
+{{- if $weights.modelsFile.configMap }}
+- {name: models-file, mountPath: /var/lib/pomona/{{ $weights.modelsFile.key }}, subPath: {{ $weights.modelsFile.key }}, readOnly: true}
 {{- end }}
 {{- end }}
 
-{{- define "pomona.volumes" -}}
+{{- define "pomona.weightVolumes" -}}
+{{- $weights := .of.weights -}}
 - {name: scratch, emptyDir: {sizeLimit: 1Gi}}
-- {name: bentoml, emptyDir: {sizeLimit: 64Mi}}
-- {name: cache, emptyDir: {sizeLimit: {{ .root.Values.weights.cacheSize }}}}
-{{- with .root.Values.weights.claim }}
+{{- if $weights.cacheClaim }}
+- {name: cache, persistentVolumeClaim: {claimName: {{ $weights.cacheClaim }}}}
+{{- else if .of.cached }}
+- {name: cache, emptyDir: {sizeLimit: {{ $weights.cacheSize }}}}
+{{- end }}
+{{- with $weights.claim }}
 - {name: weights, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
 {{- end }}
-{{- with .root.Values.weights.modelsFile.configMap }}
+{{- with $weights.modelsFile.configMap }}
 - {name: models-file, configMap: {name: {{ . }}}}
 {{- end }}
-{{- with .root.Values.tls.secretName }}
+{{- end }}
+
+{{- define "pomona.accessVolumes" -}}
+{{- with .Values.tls.secretName }}
 - {name: tls, secret: {secretName: {{ . }}, defaultMode: 288}}   # 0440
 {{- end }}
-{{- with .root.Values.access.clientCaSecret }}
+{{- with .Values.access.clientCaSecret }}
 - {name: client-ca, secret: {secretName: {{ . }}, defaultMode: 288}}
 {{- end }}
-{{- with .root.Values.access.keysSecret }}
+{{- with .Values.access.keysSecret }}
 - {name: keys, secret: {secretName: {{ . }}, defaultMode: 288}}
 {{- end }}
 {{- end }}
 
-{{/* The port for probes has connections of its own, and no TLS. */}}
+{{- define "pomona.pullSecrets" -}}
+{{- with .pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where in the cache a role's fetch step writes: releases and roles may share the cache. */}}
+{{- define "pomona.checkpoints" -}}
+checkpoints/{{ include "pomona.roleName" . }}
+{{- end }}
+
+{{/* A step that fetches checkpoints with an image of the user's, into the folder that it is started in. */}}
+{{- define "pomona.fetchStep" -}}
+{{- $fetch := .of.weights.fetch -}}
+- name: fetch
+  image: {{ $fetch.image }}
+  imagePullPolicy: {{ .of.pullPolicy }}
+  workingDir: /var/cache/pomona/{{ include "pomona.checkpoints" . }}
+  {{- with $fetch.command }}
+  command: {{ toJson . }}
+  {{- end }}
+  env:
+    - {name: HOME, value: /tmp}
+    {{- with $fetch.env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $fetch.envFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  resources:
+    {{- toYaml .of.preparing | nindent 4 }}
+  securityContext:
+    {{- include "pomona.containerSecurity" . | nindent 4 }}
+  volumeMounts:
+    - {name: scratch, mountPath: /tmp}
+    - {name: cache, mountPath: /var/cache/pomona/{{ include "pomona.checkpoints" . }}, subPath: {{ include "pomona.checkpoints" . }}}
+{{- end }}
+
+{{/* A step that fetches, verifies and converts models; "waits" besides: only until another has. */}}
+{{- define "pomona.prepareStep" -}}
+{{- $name := printf "%s" (ternary "wait" "weights" .waits) -}}
+- name: {{ $name }}
+  image: {{ ternary .of.image (.of.weights.initImage | default .of.image) (or .waits .of.gpu.enabled) }}
+  imagePullPolicy: {{ .of.pullPolicy }}
+  {{- if .waits }}
+  command: [sh, -c, "until python -m service.prepare; do sleep 5; done"]
+  {{- else }}
+  command: [python, -m, service.prepare]
+  {{- end }}
+  env:
+    {{- include "pomona.environment" . | nindent 4 }}
+    {{- with include "pomona.extraEnvironment" . }}
+    {{- . | nindent 4 }}
+    {{- end }}
+  {{- with include "pomona.environmentFrom" . | trim }}
+  envFrom:
+    {{- . | nindent 4 }}
+  {{- end }}
+  resources:
+    {{- toYaml .of.preparing | nindent 4 }}
+  securityContext:
+    {{- include "pomona.containerSecurity" . | nindent 4 }}
+  volumeMounts:
+    {{- include "pomona.mounts" (merge (dict "writes" (not .waits)) .) | nindent 4 }}
+{{- end }}
+
+{{/* A probe: dict "own" the chart's, "over" the user's, whose way of asking replaces the chart's. */}}
 {{- define "pomona.probe" -}}
-httpGet: {path: {{ .path }}, port: admin, scheme: HTTP}
+{{- $own := dict "httpGet" (dict "path" .path "port" "admin" "scheme" "HTTP") -}}
+{{- if or .over.exec .over.grpc .over.tcpSocket }}{{ $own = dict }}{{ end -}}
+{{- mergeOverwrite (merge $own .own) (deepCopy .over) | toYaml -}}
+{{- end }}
+
+{{- define "pomona.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
