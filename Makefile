@@ -49,7 +49,7 @@ bench-gpu: $(VENV)/dev.stamp  ## measure SAM and U-Net on a CUDA device, if ther
 soak: $(VENV)/dev.stamp  ## send ten thousand requests and check that memory does not grow
 	$(BIN)/python -m loadtest soak
 
-fuzz: $(VENV)/dev.stamp  ## read 100,000 mutated images, requests and messages, and check that only Pomona's errors come of it
+fuzz: $(VENV)/dev.stamp  ## give 100,000 mutated images, requests and messages to their readers and to a server; only Pomona's errors may come of it
 	$(BIN)/python -m loadtest fuzz $(ARGS)
 
 loadtest: $(VENV)/dev.stamp  ## load a running service at HOST (that of make serve); ARGS="--help" lists options

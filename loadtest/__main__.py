@@ -10,8 +10,8 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +28,14 @@ class Command:
         effort: how long it runs by default.
         meaning: what it measures.
         in_all: whether `all` runs it.
+        options: further ones, each with its default and meaning; the function's arguments by name.
     """
 
     function: str
     effort: Effort
     meaning: str
     in_all: bool = True
+    options: Mapping[str, tuple[str | float, str]] = field(default_factory=dict)
 
 
 COMMANDS: Final = {
@@ -53,7 +55,13 @@ COMMANDS: Final = {
         "fairness.simulated", Effort(2, 15.0), "the same with models that only wait", in_all=False
     ),
     "soak": Command("soak.main", Effort(100), "memory over rounds of 100 requests", in_all=False),
-    "fuzz": Command("fuzz.main", Effort(100), "thousands of mutated inputs to every reader", in_all=False),
+    "fuzz": Command(
+        "fuzz.main",
+        Effort(100),
+        "thousands of mutated inputs to every reader and to a server",
+        in_all=False,
+        options={"input": ("", "use one input again: TARGET:NUMBER, such as images:123")},
+    ),
     "memory": Command("memory.main", Effort(1, 60.0), "memory under attack, in 3 GiB where possible", in_all=False),
     "gpu": Command("gpu.main", Effort(1, 10.0), "SAM and U-Net on a CUDA device", in_all=False),
 }
@@ -70,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
         if effort.seconds:
             sub.add_argument("--seconds", type=float, default=effort.seconds, help="of a window (default %(default)g)")
         sub.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
+        for option, (default, meaning) in command.options.items():
+            sub.add_argument(
+                f"--{option}", type=type(default), default=default, help=f"{meaning} (default %(default)s)"
+            )
     locust = commands.add_parser("locust", help="steps of load on a running service", allow_abbrev=False)
     locust.add_argument("--host", default="http://localhost:3000", help="the service (default %(default)s)")
     add_options(locust)
@@ -94,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = COMMANDS[parsed.command]
         module, _, function = command.function.partition(".")
         effort = replace(command.effort, rounds=parsed.rounds, seconds=getattr(parsed, "seconds", 0.0))
-        getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out)
+        options = {name: getattr(parsed, name) for name in command.options}
+        getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out, **options)
 
 
 def _locust(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
