@@ -26,10 +26,11 @@ from typing import Any, Final
 import psutil
 from tqdm import tqdm
 
+from loadtest.answers import PASSED
 from loadtest.fuzz_description import DESCRIBED
 from loadtest.fuzz_requests import CALLS
 from loadtest.fuzz_served import complaints, serving
-from loadtest.fuzz_targets import PASSED, READERS, Target
+from loadtest.fuzz_targets import READERS, Target
 from loadtest.report import Effort, Report, table
 
 TARGETS: Final[Mapping[str, Target]] = {**READERS, **CALLS, **DESCRIBED}

@@ -25,8 +25,9 @@ from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
 from loadtest import fuzz_inputs as inputs
-from loadtest.fuzz_served import Address, HttpInput, answer_of, judged
-from loadtest.fuzz_targets import Target, Violation, dice_of
+from loadtest.answers import Violation, judged
+from loadtest.fuzz_served import Address, HttpInput, answer_of
+from loadtest.fuzz_targets import Target, dice_of
 from models.catalog import CATALOGUE
 
 PER_BLOCK: Final = 50

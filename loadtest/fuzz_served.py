@@ -1,7 +1,6 @@
-"""The real server that requests of the fuzzing are sent to, and how its answers are judged.
+"""The real server that requests of the fuzzing are sent to, over HTTP and gRPC.
 
-It serves tiny models, so that thousands of inputs reach the end of a pipeline. An answer must come in time, and be a
-success or a problem with a code that has its status; of 5xx only 504 for deadlines, and 503 for what is not loaded.
+It serves tiny models, so that thousands of inputs reach the end of a pipeline.
 """
 
 from __future__ import annotations
@@ -19,13 +18,10 @@ from typing import Any, Final
 import grpc
 import httpx
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2, status_pb2
 
-from loadtest.fuzz_targets import PASSED, Violation
+from loadtest.answers import PASSED, UNPROVOKED, Violation, code_of, judged
 from loadtest.server import Server, free_port, running
-from service.errors import PROBLEMS
 from service.grpc.server import SEGMENTATION
-from service.oip.openapi import CODE_HEADER
 
 MOST_S: Final = 30.0
 """Until an answer."""
@@ -38,10 +34,6 @@ SETTINGS: Final[Mapping[str, str]] = {
 }
 
 _ADDRESS: Final = "FUZZED_SERVER"
-_UNPROVOKED: Final = frozenset({"internal_error", "not_ready", "unauthenticated", "permission_denied", "rate_limited"})
-"""Codes that no input may lead to on a server that is ready and has no keys."""
-
-_PROBLEMS: Final = {problem.code: problem for problem in PROBLEMS.values() if problem.code not in _UNPROVOKED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,26 +132,6 @@ def answer_of(given: HttpInput) -> httpx.Response:
     return _client().send(request)
 
 
-def judged(answer: httpx.Response) -> str:
-    """Return `PASSED` or the code of a problem.
-
-    Raises:
-        Violation: the answer is neither.
-    """
-    status, kind = answer.status_code, answer.headers.get("content-type", "")
-    if status < 400 or (status == 503 and answer.request.url.path.endswith("/ready")):
-        return PASSED
-    if answer.request.method == "HEAD" and status in (404, 405):
-        return {404: "not_found", 405: "method_not_allowed"}[status]  # without a body that would say it
-    code = answer.headers.get(CODE_HEADER)
-    with contextlib.suppress(ValueError):
-        code = code or (answer.json()["code"] if kind == "application/problem+json" else None)
-    problem = _PROBLEMS.get(code or "")
-    if problem is None or problem.status != status:
-        raise Violation(f"answered with {status}, {kind}, code {code}: {answer.text[:300]}")
-    return problem.code
-
-
 def call(data: bytes) -> str:
     """Call a method with a `GrpcInput` and judge how it ended; see `Target.use`.
 
@@ -172,7 +144,7 @@ def call(data: bytes) -> str:
     try:
         replies = list(method(iter(given.messages), timeout=MOST_S, metadata=given.metadata))
     except grpc.RpcError as error:
-        return _code_of(error)
+        return code_of(error)
     if given.path.endswith("Stream"):
         outcome = _stream_outcome(given.path, replies, len(given.messages))
     elif len(replies) != 1:
@@ -185,25 +157,9 @@ def _stream_outcome(path: str, replies: Sequence[bytes], sent: int) -> str:
         raise Violation(f"{sent} messages had {len(replies)} replies")
     reply_type = GetMessageClass(SEGMENTATION.methods_by_name[path.rpartition("/")[2]].output_type)
     codes = [reply_type.FromString(reply).problem.code for reply in replies]  # type: ignore[attr-defined]
-    if unprovoked := set(codes) & _UNPROVOKED:
+    if unprovoked := set(codes) & UNPROVOKED:
         raise Violation(f"frames were refused with {', '.join(unprovoked)}")
     return codes[-1] if codes and all(codes) else PASSED
-
-
-def _code_of(error: Any) -> str:
-    """Return the code in the details of a call's error."""
-    info = error_details_pb2.ErrorInfo()
-    for name, value in error.trailing_metadata() or ():
-        if name == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                detail.Unpack(info)
-    code = info.metadata.get("code", "")
-    problem = _PROBLEMS.get(code)
-    if problem is not None and grpc.StatusCode[problem.grpc] is error.code():
-        return problem.code
-    if not code and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return "upload_too_large"  # by gRPC itself, before our code is reached
-    raise Violation(f"ended with {error.code().name}, code {code or 'none'}: {error.details()}")
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Final
 from google.protobuf.message import DecodeError, Message
 
 from loadtest import fuzz_inputs as inputs
+from loadtest.answers import PASSED, Violation
 from models import images, masks
 from models.errors import ImageError, MaskError, PomonaError
 from service.api import schema
@@ -28,12 +29,6 @@ from service.settings import Settings
 
 MAX_PIXELS: Final = 1_000_000
 MAX_VALUES: Final = Settings.model_construct().max_values
-PASSED: Final = "passed"
-"""Outcome of an input that was not refused."""
-
-
-class Violation(Exception):
-    """Something was done with an input that must not be, other than raising a foreign error."""
 
 
 @dataclass(frozen=True, slots=True)
