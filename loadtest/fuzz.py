@@ -218,7 +218,7 @@ def _add(result: Result, report: Result, name: str, progress: Progress) -> None:
 
 def _use_all(name: str, first: int, count: int, current: Any, sender: Connection) -> None:
     """Use inputs `first` to `count`, and report every hundred."""
-    target, start_mib = TARGETS[name], 0.0
+    target, start_mib, grown = TARGETS[name], 0.0, False
     clock, longest = (time.perf_counter, LONGEST_ANSWER_S) if target.served else (time.thread_time, LONGEST_S)
     report = Result()
     for number in range(first, count):
@@ -240,7 +240,8 @@ def _use_all(name: str, first: int, count: int, current: Any, sender: Connection
         if number % _REPORTED_EVERY == 0:
             peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             report.grown_mib = peak_mib - start_mib if start_mib else 0.0
-            if report.grown_mib > MEMORY_MIB:
+            if report.grown_mib > MEMORY_MIB and not grown:
+                grown = True
                 report.failures.append((number, f"memory grew by {report.grown_mib:.0f} MiB, at this input or before"))
             sender.send(report)
             report = Result()

@@ -6,6 +6,7 @@ allow gets past the first check. Requests are made in blocks, each with a seed o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -20,6 +21,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
@@ -122,7 +124,7 @@ def _block(number: int) -> tuple[bytes, ...]:
         if (request := _input(case)) is not None:
             made.append(request.to_bytes())
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.suppress(Unsatisfiable):  # nothing about it can be made wrong
         warnings.simplefilter("ignore")
         collect()
     return tuple(made)

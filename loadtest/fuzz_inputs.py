@@ -35,6 +35,7 @@ _ODD_JSON: Final[tuple[Any, ...]] = (
 # Mutations
 
 
+_LONG: Final = 100
 _WORDS: Final = ("rle", "png", "polygons", "logits", "none", "square", "auto", "fast", "accurate", "FP32", "BYTES", "")
 
 
@@ -189,7 +190,7 @@ def _replace_somewhere(value: Any, dice: random.Random) -> Any:
                 return value | {key: _replace_somewhere(value[key], dice)}
     if isinstance(value, list) and value and dice.random() < 0.85:
         at = dice.randrange(len(value))
-        if dice.randrange(6) == 0:
+        if dice.randrange(6) == 0 and len(value) < _LONG:  # or five changes would make a gigabyte
             return value * dice.choice((2, 70))
         return [*value[:at], _replace_somewhere(value[at], dice), *value[at + 1 :]]
     return _another(value, dice)
