@@ -106,13 +106,13 @@ def mutate_rle(seeds: Sequence[bytes], dice: random.Random) -> bytes:
     height, width = dice.choice(((40, 60), (1, 1), (1, 900), (900, 1), (7, 13), (999, 1000)))
     cuts = sorted(dice.choices(range(height * width + 1), k=dice.choice((0, 1, 2, 5, 50))))
     runs = [end - start for start, end in pairwise([0, *cuts, height * width])]
-    text = _run_text(runs)
+    text = run_text(runs)
     if dice.random() < 0.2:
         text = mutate_bytes([text], dice)
     return b"%d %d %s" % (height, width, text)
 
 
-def _run_text(runs: Sequence[int]) -> bytes:
+def run_text(runs: Sequence[int]) -> bytes:
     """Write runs in COCO's characters: groups of five bits, those after the second as differences to two before."""
     text = bytearray()
     for number, run in enumerate(runs):
