@@ -108,6 +108,10 @@ def serving() -> Iterator[Server]:
         try:
             yield server
         finally:
+            _client().close()
+            _channel().close()
+            _client.cache_clear()
+            _channel.cache_clear()
             del os.environ[_ADDRESS]
 
 
