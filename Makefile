@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image manifests check-manifests kind-test audit observe check-observability docs lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,10 +49,10 @@ bench: $(VENV)/peers.stamp  ## measure everything that the documentation quotes,
 bench-gpu: $(VENV)/dev.stamp  ## measure SAM and U-Net on a CUDA device, if there is one
 	$(BIN)/python -m loadtest gpu
 
-soak: $(VENV)/dev.stamp  ## send ten thousand requests and check that memory does not grow
-	$(BIN)/python -m loadtest soak
+soak: $(VENV)/dev.stamp  ## run all operations at 0.8 of the capacity for half an hour; ARGS="--minutes 3" for less
+	$(BIN)/python -m loadtest soak $(ARGS)
 
-fuzz: $(VENV)/dev.stamp  ## read 100,000 mutated images, requests and messages, and check that only Pomona's errors come of it
+fuzz: $(VENV)/dev.stamp  ## give 100,000 mutated images, requests and messages to their readers and to a server; only Pomona's errors may come of it
 	$(BIN)/python -m loadtest fuzz $(ARGS)
 
 loadtest: $(VENV)/dev.stamp  ## load a running service at HOST (that of make serve); ARGS="--help" lists options
@@ -86,6 +86,9 @@ image: bento  ## build the image IMAGE for VARIANT (cpu or gpu) with MODELS insi
 
 test-image: bento $(VENV)/dev.stamp  ## build the image VARIANT and test it by running it (needs podman or docker; takes minutes)
 	IMAGE=$(IMAGE) MODELS=$(MODELS) deploy/test_image.sh $(VARIANT) dist/bentoml/bentos/pomona/$$(cat dist/bentoml/bentos/pomona/latest)
+
+attack-image: $(VENV)/dev.stamp  ## attack a container of the image that make image or make test-image built, within 3 GiB; takes half an hour
+	$(BIN)/python -m loadtest memory --image $(IMAGE):$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-$(VARIANT) $(ARGS)
 
 manifests: $(VENV)/dev.stamp  ## render the Helm chart's variants as plain YAML into deploy/rendered, and its README
 	$(BIN)/python -m deploy.manifests

@@ -10,8 +10,8 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +28,16 @@ class Command:
         effort: how long it runs by default.
         meaning: what it measures.
         in_all: whether `all` runs it.
+        seconds: what those of the effort are.
+        options: further ones, each with its default and meaning; the function's arguments by name.
     """
 
     function: str
     effort: Effort
     meaning: str
     in_all: bool = True
+    seconds: str = "of a window"
+    options: Mapping[str, tuple[str | float, str]] = field(default_factory=dict)
 
 
 COMMANDS: Final = {
@@ -52,9 +56,29 @@ COMMANDS: Final = {
     "fairness-simulated": Command(
         "fairness.simulated", Effort(2, 15.0), "the same with models that only wait", in_all=False
     ),
-    "soak": Command("soak.main", Effort(100), "memory over rounds of 100 requests", in_all=False),
-    "fuzz": Command("fuzz.main", Effort(100), "thousands of mutated inputs to every reader", in_all=False),
-    "memory": Command("memory.main", Effort(1, 60.0), "memory under attack, in 3 GiB where possible", in_all=False),
+    "soak": Command(
+        "soak.main",
+        Effort(0, 60.0),
+        "half an hour of all operations at 0.8 of the capacity: memory, files, threads, latency, errors",
+        in_all=False,
+        seconds="for which the capacity is measured",
+        options={"minutes": (30.0, "of load")},
+    ),
+    "fuzz": Command(
+        "fuzz.main",
+        Effort(100),
+        "thousands of mutated inputs to every reader and to a server",
+        in_all=False,
+        options={"input": ("", "use one input again: TARGET:NUMBER, such as images:123")},
+    ),
+    "memory": Command(
+        "memory.main",
+        Effort(1, 60.0),
+        "memory under attack, in 3 GiB where possible",
+        in_all=False,
+        seconds="of rest after each attack",
+        options={"image": ("", "attack a container of this image, in 3 GiB, instead of a server of this tree")},
+    ),
     "gpu": Command("gpu.main", Effort(1, 10.0), "SAM and U-Net on a CUDA device", in_all=False),
 }
 
@@ -66,10 +90,16 @@ def parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.meaning, description=command.meaning)
         effort = command.effort
-        sub.add_argument("--rounds", type=int, default=effort.rounds, help="at least 1 (default %(default)s)")
+        if effort.rounds:
+            sub.add_argument("--rounds", type=int, default=effort.rounds, help="at least 1 (default %(default)s)")
         if effort.seconds:
-            sub.add_argument("--seconds", type=float, default=effort.seconds, help="of a window (default %(default)g)")
+            meaning = f"{command.seconds} (default %(default)g)"
+            sub.add_argument("--seconds", type=float, default=effort.seconds, help=meaning)
         sub.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
+        for option, (default, meaning) in command.options.items():
+            sub.add_argument(
+                f"--{option}", type=type(default), default=default, help=f"{meaning} (default %(default)s)"
+            )
     locust = commands.add_parser("locust", help="steps of load on a running service", allow_abbrev=False)
     locust.add_argument("--host", default="http://localhost:3000", help="the service (default %(default)s)")
     add_options(locust)
@@ -89,12 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif parsed.command == "locust":
         sys.exit(_locust(parsed, arguments[1:]))
     else:
-        if parsed.rounds < 1:
-            parser().error(f"--rounds must be at least 1, got {parsed.rounds}")
         command = COMMANDS[parsed.command]
+        rounds = getattr(parsed, "rounds", 0)
+        if rounds < 1 and command.effort.rounds:
+            parser().error(f"--rounds must be at least 1, got {rounds}")
         module, _, function = command.function.partition(".")
-        effort = replace(command.effort, rounds=parsed.rounds, seconds=getattr(parsed, "seconds", 0.0))
-        getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out)
+        effort = replace(command.effort, rounds=rounds, seconds=getattr(parsed, "seconds", 0.0))
+        options = {name: getattr(parsed, name) for name in command.options}
+        getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out, **options)
 
 
 def _locust(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:

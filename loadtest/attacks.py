@@ -6,6 +6,7 @@ Each attack takes a server and a scale, 1 for what killed a container of 3 GiB, 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import io
 import json
@@ -13,15 +14,17 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import httpx
 import numpy as np
 import PIL.Image
+import psutil
 
+from loadtest.hostile_images import HOSTILE
 from loadtest.images import padded_jpeg
-from loadtest.server import MODEL, Server
+from loadtest.server import MODEL
 from models.masks import Rle, encode_rle
 from models.types import Size
 from service.grpc.server import SEGMENTATION
@@ -37,9 +40,36 @@ PROMPTS: Final = 64
 
 _BOUNDARY: Final = "attack"
 _PATIENCE_S: Final = 600.0
+_SLOW_S: Final = 25.0
+"""Longer than headers (10 s) and pauses in taking an answer (20 s) may last."""
 
 Answers = Counter[str]
-Attack = Callable[[Server, float], Answers]
+
+
+class Attacked(Protocol):
+    """A server, on this machine or in a container on it."""
+
+    @property
+    def address(self) -> str:
+        """Base URL of its HTTP, on 127.0.0.1."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """Port of its HTTP."""
+        ...
+
+    @property
+    def grpc_port(self) -> int:
+        """Port of its gRPC."""
+        ...
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all its processes."""
+        ...
+
+
+Attack = Callable[[Attacked, float], Answers]
 
 
 @functools.cache
@@ -60,7 +90,7 @@ def plain_png(size: Size) -> bytes:
     return buffer.getvalue()
 
 
-def post(server: Server, path: str, image: bytes, request: Mapping[str, Any]) -> str:
+def post(server: Attacked, path: str, image: bytes, request: Mapping[str, Any]) -> str:
     """Send an image with the JSON of an operation; return the status, or why there is none."""
     fields: dict[str, Any] = {"image": ("image", image), "request": (None, json.dumps(request))}
     try:
@@ -70,7 +100,7 @@ def post(server: Server, path: str, image: bytes, request: Mapping[str, Any]) ->
         return type(error).__name__
 
 
-def many_masks(server: Server, scale: float, *, size: Size, mask_format: str) -> Answers:
+def many_masks(server: Attacked, scale: float, *, size: Size, mask_format: str) -> Answers:
     """Request three masks each of 64 points."""
     count = max(1, round(PROMPTS * scale))
     xs = np.linspace(0.05, 0.95, count) * (size.width - 1)
@@ -79,14 +109,14 @@ def many_masks(server: Server, scale: float, *, size: Size, mask_format: str) ->
     return Counter([post(server, "/v1/segment", photograph(size), {"prompts": prompts, "format": mask_format})])
 
 
-def large_mask_prompts(server: Server, scale: float) -> Answers:
+def large_mask_prompts(server: Attacked, scale: float) -> Answers:
     """Send mask prompts of 50 megapixels each with an image of one: 146 KB of JSON."""
     rle = Rle((5000, 10000), encode_rle(np.zeros((5000, 10000), np.bool_)).counts)
     masks = [{"mask": {"size": rle.size, "counts": rle.counts}}] * max(1, round(PROMPTS * scale))
     return Counter([post(server, "/v1/segment", photograph(SMALL), {"prompts": masks})])
 
 
-def legal_mask_prompts(server: Server, scale: float) -> Answers:
+def legal_mask_prompts(server: Attacked, scale: float) -> Answers:
     """Send mask prompts of an image's size, which is the largest."""
     size = GREATEST
     mask = np.zeros((size.height, size.width), np.bool_)
@@ -97,13 +127,13 @@ def legal_mask_prompts(server: Server, scale: float) -> Answers:
     return Counter([post(server, "/v1/segment", photograph(size), {"prompts": masks})])
 
 
-def overlays(server: Server, scale: float) -> Answers:
+def overlays(server: Attacked, scale: float) -> Answers:
     """Request four class maps with overlays of a PNG of 50 megapixels at a time."""
     request = {"format": "png", "overlay": True}
     return _together(max(1, round(4 * scale)), lambda _: post(server, "/v1/semantic", plain_png(GREATEST), request))
 
 
-def many_values(server: Server, scale: float) -> Answers:
+def many_values(server: Attacked, scale: float) -> Answers:
     """Send JSON of millions of empty prompts, each of which becomes an object."""
     count = round(9_000_000 * scale)
     body = b"".join(
@@ -124,7 +154,7 @@ def many_values(server: Server, scale: float) -> Answers:
         return Counter([type(error).__name__])
 
 
-def unfinished_uploads(server: Server, scale: float) -> Answers:
+def unfinished_uploads(server: Attacked, scale: float) -> Answers:
     """Open 61 uploads, send 31 MiB of each, and leave them so for a while."""
     sent = round(31 * MIB * scale)
     head = (
@@ -133,13 +163,13 @@ def unfinished_uploads(server: Server, scale: float) -> Answers:
     return _half_sent(server, 61, head, sent)
 
 
-def large_headers(server: Server, scale: float) -> Answers:
+def large_headers(server: Attacked, scale: float) -> Answers:
     """Open 24 connections and send 100 MiB of a header on each."""
     head = b"GET /v1/models HTTP/1.1\r\nhost: pomona\r\nx-large: "
     return _half_sent(server, max(1, round(24 * scale)), head, round(100 * MIB * scale))
 
 
-def large_trailers(server: Server, scale: float) -> Answers:
+def large_trailers(server: Attacked, scale: float) -> Answers:
     """Send a chunked body that ends in a trailer of 100 MiB."""
     head = (
         b"POST /v1/segment HTTP/1.1\r\nhost: pomona\r\ncontent-type: image/jpeg\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -148,23 +178,23 @@ def large_trailers(server: Server, scale: float) -> Answers:
     return _half_sent(server, max(1, round(24 * scale)), head, round(100 * MIB * scale))
 
 
-def many_fields(server: Server, scale: float) -> Answers:
+def many_fields(server: Attacked, scale: float) -> Answers:
     """Send messages of millions of empty prompts of two bytes."""
     message = pb.SegmentRequest(image=b"x").SerializeToString() + b"\x32\x00" * round(15_000_000 * scale)
     return Counter([call(server, "Segment", message)])
 
 
-def compressed_message(server: Server, scale: float) -> Answers:
+def compressed_message(server: Attacked, scale: float) -> Answers:
     """Send a message of 3 MB that unpacks to 3 GiB, inside the method's type."""
     return Counter([call(server, "Segment", _zeros(round(3072 * MIB * scale)), compressed=True)])
 
 
-def large_metadata(server: Server, scale: float) -> Answers:
+def large_metadata(server: Attacked, scale: float) -> Answers:
     """Send metadata of 8 MiB with a call."""
     return Counter([call(server, "Segment", b"", metadata=(("x-large", "m" * round(8 * MIB * scale)),))])
 
 
-def large_frames(server: Server, scale: float) -> Answers:
+def large_frames(server: Attacked, scale: float) -> Answers:
     """Send a stream of 64 frames of 30 MiB, all in flight at a time."""
     frame = padded_jpeg(SMALL, round(30 * MIB * max(scale, 0.03)))
     request = pb.SegmentRequest(
@@ -190,7 +220,7 @@ def large_frames(server: Server, scale: float) -> Answers:
 
 
 def call(
-    server: Server,
+    server: Attacked,
     method: str,
     message: bytes,
     *,
@@ -208,7 +238,60 @@ def call(
     return "OK"
 
 
-def _channel(server: Server) -> grpc.Channel:
+def hostile_images(server: Attacked, scale: float) -> Answers:
+    """Upload every hostile image, six at a time."""
+    files = [make() for make in (*HOSTILE.values(),)[: max(1, round(len(HOSTILE) * scale))]]
+
+    def send(number: int) -> str:
+        try:
+            with httpx.Client(timeout=_PATIENCE_S) as client:
+                headers = {"content-type": "image/jpeg"}
+                answer = client.post(f"{server.address}/v1/semantic", content=files[number], headers=headers)
+                return str(answer.status_code)
+        except httpx.TransportError as error:
+            return type(error).__name__
+
+    with concurrent.futures.ThreadPoolExecutor(6) as callers:
+        return Counter(callers.map(send, range(len(files))))
+
+
+def slow_callers(server: Attacked, scale: float) -> Answers:
+    """Hold 900 connections: without a request, with half of one, or with answers that are never read."""
+    ask = b"GET /static_content/swagger-ui-bundle.js HTTP/1.1\r\nhost: pomona\r\n\r\n"
+    beginnings = (b"", b"POST /v1/segment HTTP/1.1\r\nhost: po", ask * 15)
+    answers: Answers = Counter()
+    with contextlib.ExitStack() as stack:
+        held = []
+        for number in range(max(3, round(900 * scale))):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            try:
+                connection.sendall(beginnings[number % 3])
+            except OSError:
+                answers["closed at once"] += 1
+            else:
+                held.append(connection)
+        time.sleep(_SLOW_S)
+        with httpx.Client(timeout=10) as client:
+            answers[f"/livez {client.get(f'{server.address}/livez').status_code}"] += 1
+        for connection in held:
+            answers["closed" if _is_closed(connection) else "open"] += 1
+    return answers
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Return whether the other side closed a connection, after all that it sent."""
+    connection.settimeout(0.05)
+    try:
+        while connection.recv(MIB):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _channel(server: Attacked) -> grpc.Channel:
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options)
 
@@ -218,7 +301,7 @@ def _together(count: int, send: Callable[[int], str]) -> Answers:
         return Counter(callers.map(send, range(count)))
 
 
-def _half_sent(server: Server, connections: int, head: bytes, nbytes: int, *, hold_s: float = 5.0) -> Answers:
+def _half_sent(server: Attacked, connections: int, head: bytes, nbytes: int, *, hold_s: float = 5.0) -> Answers:
     """Send the beginnings of requests, all at a time and as fast as they are taken, then hold them open.
 
     Returns:
@@ -276,4 +359,6 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     "gRPC: 3 MB that unpack to 3 GiB": compressed_message,
     "gRPC: metadata of 8 MiB": large_metadata,
     "gRPC: stream of 64 frames of 30 MiB": large_frames,
+    "21 hostile images, six at a time": hostile_images,
+    "900 slow callers": slow_callers,
 }

@@ -20,7 +20,9 @@ import httpx
 import psutil
 from tqdm import tqdm
 
-from loadtest.attacks import ATTACKS, SMALL, Attack, photograph, post
+from deploy.image import containers
+from deploy.image.containers import Container
+from loadtest.attacks import ATTACKS, SMALL, Attack, Attacked, photograph, post
 from loadtest.report import Effort, Report, table
 from loadtest.server import Server, free_port, running
 
@@ -33,6 +35,9 @@ ALLOWED_GROWTH: Final = 0.15
 
 _MIB: Final = 1 << 20
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_TOOL: Final = Path(__file__).parent.parent / "deploy" / "image" / "tool.sh"
+_TIMEOUT_S: Final = 600
+"""Of a request: a slow machine does not end one before it has taken what it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +66,43 @@ class Result:
         return self.after_mib / self.before_mib - 1
 
 
-def main(effort: Effort, folder: Path) -> None:
-    """Attack a server with everything, and write `memory`; `effort.seconds` is the rest after each attack.
+def main(effort: Effort, folder: Path, *, image: str = "") -> None:
+    """Attack a server with everything, and write `memory`, or `memory-image` for a container of `image`.
+
+    `effort.seconds` is the rest after each attack.
 
     Raises:
         SystemExit: the server died, or an attack took or kept more than is allowed.
     """
     results: dict[str, list[Result]] = {}
-    with tempfile.TemporaryDirectory() as scratch, started(Path(scratch)) as (server, limited):
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        server: Attacked
+        if image:
+            server, limited = stack.enter_context(contained(image)), True
+        else:
+            server, limited = stack.enter_context(started(Path(scratch)))
         warm_up(server)
         for name, attack in tqdm(ATTACKS.items(), desc="attacks"):
             results[name] = [meet(server, attack, rest_s=effort.seconds) for _ in range(effort.rounds)]
             if not results[name][-1].alive:
                 break
-    Report("memory", _data(results, limited=limited), lines_of(results, limited=limited)).write(folder)
+    Report(
+        "memory-image" if image else "memory", _data(results, limited=limited), lines_of(results, limited=limited)
+    ).write(folder)
     if missed := [name for name, all_of in results.items() if not all(map(_holds, all_of))]:
         raise SystemExit(f"Memory was not kept: {', '.join(missed)}.")
 
 
-def warm_up(server: Server) -> None:
+def warm_up(server: Attacked) -> None:
     """Let the server allocate what it keeps for any request."""
     for path, request in (("/v1/segment", {"prompts": [{"points": [[600, 400]]}]}), ("/v1/semantic", {})):
         for _ in range(3):
             post(server, path, photograph(SMALL), request)
 
 
-def meet(server: Server, attack: Attack, *, scale: float = 1.0, rest_s: float = REST_S) -> Result:
+def meet(server: Attacked, attack: Attack, *, scale: float = 1.0, rest_s: float = REST_S) -> Result:
     """Measure one attack on an idle server."""
-    processes = _processes(server)
+    processes = server.processes()
     before = _resident_mib(processes)
     for process in processes:
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins again
@@ -111,12 +125,50 @@ def started(scratch: Path) -> Iterator[tuple[Server, bool]]:
             home = folder.parent
             _move(folder)
         try:
-            settings = {"grpc_port": str(free_port()), "request_timeout_s": "600"}
+            settings = {"grpc_port": str(free_port()), "request_timeout_s": str(_TIMEOUT_S)}
             server = stack.enter_context(running(scratch, **settings))
         finally:
             if folder is not None:
                 _move(home)
         yield server, folder is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainedServer:
+    """A server in a container; its processes are seen from outside."""
+
+    container: Container
+
+    @property
+    def address(self) -> str:
+        """Base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """Port of HTTP."""
+        return self.container.http
+
+    @property
+    def grpc_port(self) -> int:
+        """Port of gRPC."""
+        return self.container.grpc
+
+    def processes(self) -> list[psutil.Process]:
+        """Return its processes; none once it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(self.container.pid())
+            return [first, *first.children(recursive=True)]
+        return []
+
+
+@contextlib.contextmanager
+def contained(image: str) -> Iterator[ContainedServer]:
+    """Start a container with the limits of the chart, and wait until it is ready."""
+    tool = os.environ.get("TOOL") or containers.run(str(_TOOL))
+    with containers.running(tool, image, "--network=host") as made:
+        containers.seconds_until(lambda: _is_ready(f"http://127.0.0.1:{made.admin}"))
+        yield ContainedServer(made)
 
 
 @contextlib.contextmanager
@@ -165,11 +217,6 @@ def _memory_groups() -> Iterator[tuple[Path, str]]:
             yield _CGROUP / path.lstrip("/"), "memory.max"
 
 
-def _processes(server: Server) -> list[psutil.Process]:
-    main = psutil.Process(server.process.pid)
-    return [main, *main.children(recursive=True)]
-
-
 def _resident_mib(processes: Sequence[psutil.Process]) -> float:
     return sum(_status(process, "VmRSS") for process in processes)
 
@@ -183,11 +230,15 @@ def _status(process: psutil.Process, name: str) -> float:
     return next((int(line.split()[1]) * 1024 / _MIB for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
-def _alive(server: Server) -> bool:
+def _alive(server: Attacked) -> bool:
+    return _is_ready(server.address) and (
+        post(server, "/v1/segment", photograph(SMALL), {"prompts": [{"points": [[600, 400]]}]}) == "200"
+    )
+
+
+def _is_ready(address: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{server.address}/readyz", timeout=10).status_code == 200 and (
-            post(server, "/v1/segment", photograph(SMALL), {"prompts": [{"points": [[600, 400]]}]}) == "200"
-        )
+        return httpx.get(f"{address}/readyz", timeout=10).status_code == 200
     return False
 
 

@@ -24,7 +24,7 @@ class Effort:
     """How long a benchmark runs.
 
     Attributes:
-        rounds: repetitions; in each, everything that is compared takes its turn.
+        rounds: repetitions; in each, everything that is compared takes its turn. 0 where there are none.
         seconds: length of one measurement in a round, where it is bounded by time.
     """
 

@@ -81,11 +81,11 @@ class Server:
 
     def resident_mib(self) -> float:
         """Return the resident memory of all its processes; pages that they share count more than once."""
-        return sum(process.memory_info().rss for process in self._processes()) / _MIB
+        return sum(process.memory_info().rss for process in self.processes()) / _MIB
 
     def cpu_s(self) -> float:
         """Return the CPU seconds that all its processes used so far, in user and kernel mode."""
-        times = [process.cpu_times() for process in self._processes()]
+        times = [process.cpu_times() for process in self.processes()]
         return sum(spent.user + spent.system for spent in times)
 
     def stop(self) -> None:
@@ -101,7 +101,8 @@ class Server:
         if status != 0 or alive:
             raise ServerFailed(f"the server exited with {status}, leaving {alive}:\n{self.log()}")
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """Return it and its children."""
         main = psutil.Process(self.process.pid)
         return [main, *main.children(recursive=True)]
 

@@ -17,6 +17,7 @@ from models.errors import BackendError, PomonaError
 from service import heap, lifecycle
 from service.access import Access
 from service.api.drain import Drain
+from service.api.handler import RequestHandler
 from service.grpc.server import GrpcServer
 from service.http import worker
 from service.http.app import HttpApp
@@ -72,11 +73,11 @@ SETTINGS = _settings()
 TRACES = _traces()
 TRACING = Tracing() if TRACES is None else TRACES.tracing
 OBSERVER = PrometheusObserver()
-ACCESS = Access.of(SETTINGS.api_keys_file)
 CERTIFICATES = _certificates(SETTINGS.tls)
 DRAIN = Drain(SETTINGS.drain_timeout_s)
 MEMORY = MemoryBudget(observer=OBSERVER)
-HTTP = HttpApp(SETTINGS, OBSERVER, TRACING, DRAIN, access=ACCESS, memory=MEMORY)
+HANDLER = RequestHandler(OBSERVER, TRACING, SETTINGS.request_timeout_s, DRAIN, access=Access.of(SETTINGS.api_keys_file))
+HTTP = HttpApp(SETTINGS, HANDLER, MEMORY)
 oip_http.mount(HTTP)
 WORKERS = max(1, cuda_devices(SETTINGS.device))
 HOST = reachable_host(SETTINGS.http_host)
@@ -150,13 +151,10 @@ class Pomona:
         if SETTINGS.grpc_port:
             self._grpc = GrpcServer(
                 SETTINGS,
-                OBSERVER,
-                TRACING,
-                drain=DRAIN,
+                HANDLER,
+                memory=MEMORY,
                 max_connections=room_for(SETTINGS.max_connections),
                 others=(oip_grpc.service,),
-                access=ACCESS,
-                memory=MEMORY,
                 shared_port=WORKERS > 1,
             )
             DRAIN.on_begin(self._grpc.halt)

@@ -153,7 +153,7 @@ class Ledger:
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """Memory that is held until `release`."""
+    """Memory that is held until `release`, or until the end of a block."""
 
     _budget: MemoryBudget
     _claim: Claim
@@ -171,6 +171,12 @@ class Holding:
     def release(self) -> None:
         """Give all back; harmless when repeated."""
         self._budget.give(self._claim)
+
+    def __enter__(self) -> Holding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 @dataclass(slots=True)
@@ -193,8 +199,7 @@ class MemoryBudget:
     _futures: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     _order: Iterator[int] = field(default_factory=itertools.count)
 
-    @asynccontextmanager
-    async def hold(
+    async def take(
         self,
         kind: Kind,
         nbytes: int,
@@ -202,8 +207,8 @@ class MemoryBudget:
         urgency: int = 0,
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ) -> AsyncIterator[Holding]:
-        """Hold memory within a block.
+    ) -> Holding:
+        """Hold memory until the holding is released.
 
         Args:
             kind: what for; a holder of one kind may only ask for later kinds.
@@ -217,22 +222,6 @@ class MemoryBudget:
             DeadlineExceeded: it did not fit before the deadline.
             Overloaded: it did not fit in time, or too many wait already.
         """
-        holding = await self.take(kind, nbytes, urgency=urgency, deadline=deadline, clock=clock)
-        try:
-            yield holding
-        finally:
-            holding.release()
-
-    async def take(
-        self,
-        kind: Kind,
-        nbytes: int,
-        *,
-        urgency: int = 0,
-        deadline: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> Holding:
-        """Hold memory until the holding is released; see `hold`."""
         if nbytes > (most := self.ledger.largest[kind]):
             raise TooMuchMemory(
                 f"The request needs {_mib(nbytes)} MiB of memory at once, of which the service has {_mib(most)} MiB "
@@ -264,7 +253,7 @@ class MemoryBudget:
             )
         self._placed += nbytes
         try:
-            async with self.hold(Kind.READING, nbytes):
+            with await self.take(Kind.READING, nbytes):
                 yield
         finally:
             self._placed -= nbytes

@@ -51,6 +51,10 @@ class Container:
         """Run a command inside the container."""
         return subprocess.run([self.tool, "exec", self.id, *command], capture_output=True, text=True, check=False)
 
+    def pid(self) -> int:
+        """Return the number of its first process on this machine; 0 once it has ended."""
+        return int(run(self.tool, "inspect", "--format", "{{.State.Pid}}", self.id))
+
     def ended(self, within: float) -> int:
         """Wait until it ends, and return its exit status."""
         return int(run(self.tool, "wait", self.id, timeout=within))

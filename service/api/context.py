@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -102,15 +102,20 @@ class RequestContext:
         """Where the parts of the request are recorded, if they are."""
         return None if self.trace is None else self.trace.recording
 
-    def hold(self, kind: Kind, nbytes: int) -> AbstractAsyncContextManager[Holding]:
-        """Hold memory within a block, waiting for it until the deadline; see `MemoryBudget.hold`."""
-        return self.memory.hold(kind, nbytes, urgency=self.urgency, deadline=self.deadline, clock=self.clock)
+    @asynccontextmanager
+    async def hold(self, kind: Kind, nbytes: int) -> AsyncIterator[Holding]:
+        """Hold memory within a block, waiting for it until the deadline; see `MemoryBudget.take`."""
+        with await self._take(kind, nbytes) as holding:
+            yield holding
 
     async def keep(self, kind: Kind, nbytes: int) -> Holding:
         """Hold memory until the request ends, or the holding is released; see `MemoryBudget.take`."""
-        holding = await self.memory.take(kind, nbytes, urgency=self.urgency, deadline=self.deadline, clock=self.clock)
+        holding = await self._take(kind, nbytes)
         self.held.append(holding)
         return holding
+
+    async def _take(self, kind: Kind, nbytes: int) -> Holding:
+        return await self.memory.take(kind, nbytes, urgency=self.urgency, deadline=self.deadline, clock=self.clock)
 
     def count_answer(self, nbytes: int) -> None:
         """Count what is answered until the request ends; see `MemoryBudget.debit`."""

@@ -52,16 +52,19 @@ class Door:
     Attributes:
         settings: limits.
         handler: handles calls and frames.
-        drain: of the server.
         memory: what all requests may hold.
         pipelines: None until the models are loaded.
     """
 
     settings: Settings
     handler: RequestHandler = field(default_factory=RequestHandler)
-    drain: Drain = field(default_factory=Drain)
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     pipelines: Pipelines | None = None
+
+    @property
+    def drain(self) -> Drain:
+        """Of the server."""
+        return self.handler.drain
 
     @property
     def serving(self) -> Pipelines | None:

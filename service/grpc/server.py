@@ -11,8 +11,6 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.access import Access
-from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.api.operations import OPERATIONS, Operation
 from service.errors import PortTaken
@@ -22,8 +20,6 @@ from service.grpc.codec import write_response
 from service.grpc.health import Health, ReadableRequests
 from service.grpc.streams import OpenStreams, OperationStream, run_operation
 from service.memory import MemoryBudget
-from service.observability.observer import Observer
-from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from service.settings import Settings
@@ -57,38 +53,24 @@ class GrpcServer:
 
     Args:
         settings: limits.
-        observer: receives what is measured.
-        tracing: begins a trace per call and per frame.
-        drain: of the server.
-        max_connections: instead of that of the settings.
+        handler: handles calls and frames.
         memory: what all requests may hold.
+        max_connections: instead of that of the settings.
         others: further services.
-        access: lets callers in; None for that of the settings alone.
         shared_port: several workers listen on the same port.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         settings: Settings,
-        observer: Observer | None = None,
-        tracing: Tracing | None = None,
+        handler: RequestHandler,
         *,
         memory: MemoryBudget | None = None,
-        drain: Drain | None = None,
         max_connections: int | None = None,
         others: tuple[OtherService, ...] = (),
-        access: Access | None = None,
         shared_port: bool = False,
     ) -> None:
-        drain = drain or Drain(settings.drain_timeout_s)
-        handler = RequestHandler(
-            observer or Observer(),
-            tracing or Tracing(),
-            settings.request_timeout_s,
-            drain,
-            access or Access.of(settings.api_keys_file),
-        )
-        self._door = Door(settings, handler, drain, memory or MemoryBudget())
+        self._door = Door(settings, handler, memory or MemoryBudget())
         self._streams = OpenStreams()
         services = dict(make(self._door) for make in others)
         services[SEGMENTATION.full_name] = segmentation_methods(self._streams)

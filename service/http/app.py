@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from service.access import Access
 from service.access import Scope as KeyScope
 from service.api import openapi
 from service.api.context import RequestContext, deadline_of, request_id_of, urgency_of
@@ -28,8 +27,6 @@ from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Sen
 from service.http.page import load_files
 from service.memory import MemoryBudget
 from service.observability.metrics import EXPOSITION_TYPE, exposition
-from service.observability.observer import Observer
-from service.observability.tracing import Tracing
 from service.pipelines import Pipelines
 from service.pipelines.source import encoded
 from service.settings import Settings
@@ -107,10 +104,7 @@ class HttpApp:
 
     Args:
         settings: limits.
-        observer: receives what is measured.
-        tracing: begins a trace per request.
-        drain: of the server.
-        access: lets callers in; None for that of the settings alone.
+        handler: handles requests.
         memory: what all requests may hold.
 
     Attributes:
@@ -118,26 +112,12 @@ class HttpApp:
         probes: what platforms ask, by path: connections that are kept for them, and `admin_port`, answer nothing else.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        observer: Observer | None = None,
-        tracing: Tracing | None = None,
-        drain: Drain | None = None,
-        *,
-        access: Access | None = None,
-        memory: MemoryBudget | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, handler: RequestHandler, memory: MemoryBudget | None = None) -> None:
         self.settings = settings
-        self.drain = drain or Drain(settings.drain_timeout_s)
         self.pipelines: Pipelines | None = None
         self.failed = False
         self._memory = memory or MemoryBudget()
-        self._observer = observer or Observer()
-        self._access = access or Access.of(settings.api_keys_file)
-        self._handler = RequestHandler(
-            self._observer, tracing or Tracing(), settings.request_timeout_s, self.drain, self._access
-        )
+        self.handler = handler
         self.probes: dict[str, Callable[[], Awaitable[HttpResponse]]] = {
             "/livez": self._livez,
             "/healthz": self._livez,
@@ -153,6 +133,11 @@ class HttpApp:
         self._routers: dict[str, tuple[Router, ProblemResponse]] = {}
         self._described: list[openapi.DescribePaths] = []
         self._description = b""
+
+    @property
+    def drain(self) -> Drain:
+        """Of the server."""
+        return self.handler.drain
 
     @property
     def serving(self) -> Pipelines | None:
@@ -207,7 +192,7 @@ class HttpApp:
             received=now,
             arrived=now,
             clock=clock,
-            observer=self._observer,
+            observer=self.handler.observer,
             memory=self._memory,
         )
         request = HttpRequest(method, path, headers, scope.get("query_string", b""), receive, context)
@@ -235,7 +220,7 @@ class HttpApp:
             return line, attributes
 
         try:
-            return await self._handler.handle(
+            return await self.handler.handle(
                 context,
                 lambda: route.endpoint(request),
                 span=f"{request.method} {route.name}",
@@ -311,9 +296,9 @@ class HttpApp:
         if path != _METRICS or self.settings.metrics_access == "open":
             return True
         try:
-            key = self._access.caller(headers)
+            key = self.handler.access.caller(headers)
             if key is not None:
-                self._access.permit(key, "admin")
+                self.handler.access.permit(key, "admin")
         except RequestError:
             return False
         return True

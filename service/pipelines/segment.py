@@ -12,14 +12,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from models.errors import MalformedPrompt, MaskError, NoPrompt, PromptError, TooManyPrompts
 from models.images import Stop
 from models.letterbox import Letterbox, resize
-from models.masks import CroppedMask, EncodedLogits, Rle, decode_logits
+from models.masks import CroppedMask
 from models.overlay import draw_overlay, encode_overlay
 from models.sam.postprocess import MaskCrop
-from models.sam.prompts import check, with_logits
-from models.types import FOREGROUND, Box, Logits, Pixels, Point, Prompt, Size
+from models.types import Pixels, Prompt, Size
 from service.api import schema
 from service.api.context import RequestContext
 from service.errors import (
@@ -35,6 +33,7 @@ from service.pipelines import costs
 from service.pipelines.encoding import describe_image, describe_sam, encode_mask
 from service.pipelines.engine import Engine
 from service.pipelines.letterboxes import candidate_letterboxes, matching, may_scale
+from service.pipelines.prompts import check_counts, check_prompts, prompts_of, read_mask
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.embedding_cache import EmbeddedImage, EmbeddingCache, ImageKey
 from service.runners.sam import Decoded, Reservation, SamRunner
@@ -129,7 +128,7 @@ class SegmentPipeline:
                 "overlay needs the image's pixels, of which only the embedding is kept: send the image, or leave "
                 "overlay out."
             )
-        return await self.segment(request, self._prompts(request.prompts), image, context)
+        return await self.segment(request, prompts_of(request.prompts, self.engine.settings), image, context)
 
     async def segment(
         self, request: schema.SegmentRequest, prompts: Sequence[Prompt], image: ImageInput, context: RequestContext
@@ -214,7 +213,7 @@ class SegmentPipeline:
 
         Their memory is held until the block ends.
         """
-        self._check_counts(prompts)
+        check_counts(prompts, self.engine.settings)
         lookup = await self._look_up(request, image, runner)
         embedded, pixels = lookup.cached, None
         with self._reserved(runner, lookup, prompts, context) as (letterbox, reservation):
@@ -233,15 +232,6 @@ class SegmentPipeline:
         context.model = runner.entry.name
         return runner
 
-    def _prompts(self, prompts: Sequence[schema.Prompt]) -> list[Prompt]:
-        """Convert prompts, of whose masks only logits are decoded: the image's size is not known yet."""
-        if not prompts:
-            raise NoPrompt("prompts must contain at least one prompt.")
-        limit = self.engine.settings.max_prompts
-        if len(prompts) > limit:
-            raise TooManyPrompts(f"A request must have at most {limit} prompts, got {len(prompts)}.")
-        return [_prompt(number, prompt) for number, prompt in enumerate(prompts)]
-
     async def _with_logits(
         self, prompts: Sequence[Prompt], letterbox: Letterbox, context: RequestContext
     ) -> Sequence[Prompt]:
@@ -251,19 +241,9 @@ class SegmentPipeline:
             return prompts
         async with context.hold(Kind.WORK, cost):
             return [
-                await self.engine.in_worker(_with_logits, number, prompt, letterbox)
+                await self.engine.in_worker(read_mask, number, prompt, letterbox)
                 for number, prompt in enumerate(prompts)
             ]
-
-    def _check_counts(self, prompts: Sequence[Prompt]) -> None:
-        limit, points = self.engine.settings.max_prompts, self.engine.settings.max_points
-        if len(prompts) > limit:
-            raise TooManyPrompts(f"A request must have at most {limit} prompts, got {len(prompts)}.")
-        for number, prompt in enumerate(prompts):
-            if len(prompt.points) > points:
-                raise TooManyPrompts(
-                    f"prompts[{number}].points must have at most {points} points, got {len(prompt.points)}."
-                )
 
     async def _look_up(self, request: schema.EmbedRequest, image: ImageInput, runner: SamRunner) -> _Lookup:
         """Find the image's embedding, or the letterboxes in which it may be encoded."""
@@ -306,7 +286,7 @@ class SegmentPipeline:
     ) -> tuple[Letterbox, Reservation]:
         engine = self.engine
         for letterbox in lookup.letterboxes:
-            _check_prompts(prompts, letterbox)
+            check_prompts(prompts, letterbox)
             encode = not self.cache.has_or_expects(_key(lookup.image_id, letterbox, runner))
             size = letterbox.original
             deadline = context.due(before=engine.predict(_POSTPROCESS, size, len(prompts)) if prompts else 0.0)
@@ -474,41 +454,3 @@ def _draw(found: _Found, prompts: Sequence[Prompt]) -> bytes:
     points = [point for prompt in prompts for point in prompt.points]
     boxes = [prompt.box for prompt in prompts if prompt.box is not None]
     return encode_overlay(draw_overlay(found.pixels, masks, points=points, boxes=boxes))
-
-
-def _with_logits(number: int, prompt: Prompt, letterbox: Letterbox) -> Prompt:
-    try:
-        return with_logits(prompt, letterbox)
-    except MaskError as error:
-        raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
-
-
-def _prompt(number: int, prompt: schema.Prompt) -> Prompt:
-    points = prompt.points or []
-    labels = prompt.labels or ([FOREGROUND] * len(points) if prompt.labels is None else [])
-    if len(points) != len(labels):
-        raise MalformedPrompt(
-            f"prompts[{number}] must have one label per point, got {len(points)} points and {len(labels)} labels."
-        )
-    mask: Rle | Logits | None = None
-    try:
-        if isinstance(prompt.mask, schema.RleMask):
-            mask = Rle(prompt.mask.size, prompt.mask.counts)
-        elif prompt.mask is not None:
-            mask = decode_logits(EncodedLogits(prompt.mask.shape, prompt.mask.dtype, prompt.mask.data))
-    except MaskError as error:
-        raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
-    return Prompt(
-        points=tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)),
-        box=None if prompt.box is None else Box(*prompt.box),
-        mask=mask,
-        multimask=prompt.multimask,
-    )
-
-
-def _check_prompts(prompts: Sequence[Prompt], letterbox: Letterbox) -> None:
-    for number, prompt in enumerate(prompts):
-        try:
-            check(prompt, letterbox)
-        except PromptError as error:
-            raise type(error)(f"prompts[{number}]: {error.detail}") from error

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from service.access import Access
 from service.api import schema
+from service.api.drain import Drain
+from service.api.handler import RequestHandler
 from service.errors import PROBLEMS
 from service.http.app import HttpApp
 from service.memory import MemoryBudget
@@ -203,7 +205,14 @@ async def open_door(
     checked_settings = make_settings(**settings)
     options = replace(checked_settings.queue_options, probe_after=NEVER)
     pipelines = make_pipelines(sam, second, unet=unet, settings=checked_settings, options=options)
-    app = HttpApp(checked_settings, observer, tracing, access=access, memory=memory)
+    handler = RequestHandler(
+        observer or Observer(),
+        tracing or Tracing(),
+        checked_settings.request_timeout_s,
+        Drain(checked_settings.drain_timeout_s),
+        access or Access.of(checked_settings.api_keys_file),
+    )
+    app = HttpApp(checked_settings, handler, memory)
     oip_http.mount(app)
     app.pipelines = pipelines
     try:

@@ -71,15 +71,7 @@ async def open_grpc(
 ) -> AsyncIterator[Caller]:
     """Serve HTTP and gRPC over the same pipelines."""
     async with open_door(observer=observer, tracing=tracing, access=access, memory=memory, **settings) as door:
-        server = GrpcServer(
-            make_settings(**settings),
-            observer,
-            tracing,
-            drain=door.app.drain,
-            others=(oip_grpc.service,),
-            access=access,
-            memory=memory,
-        )
+        server = GrpcServer(make_settings(**settings), door.app.handler, memory=memory, others=(oip_grpc.service,))
         port = await server.start("127.0.0.1", 0)
         if ready:
             server.open(door.pipelines)

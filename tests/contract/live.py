@@ -74,7 +74,7 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
             server.lifespan = server.config.lifespan_class(server.config)
             await server.startup(sockets=[bound])
             ticking = asyncio.create_task(server.main_loop())
-            other = GrpcServer(make_settings(**settings), drain=door.app.drain) if grpc else None
+            other = GrpcServer(make_settings(**settings), door.app.handler) if grpc else None
             grpc_address = ""
             if other is not None:
                 door.app.drain.on_begin(other.halt)

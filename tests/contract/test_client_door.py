@@ -32,6 +32,7 @@ from pomona import (
     Segment,
     errors,
 )
+from service.api.handler import RequestHandler
 from service.errors import PROBLEMS
 from service.grpc.server import GrpcServer
 from tests.contract.door import BOX_MASK, IMAGE, LIMITS, Door, open_door
@@ -65,7 +66,7 @@ async def open_client(
         async with AsyncClient(transport=transport, **options) as client:
             yield client
         return
-    server = GrpcServer(make_settings(**(limits or {})))
+    server = GrpcServer(make_settings(**(limits or {})), RequestHandler())
     port = await server.start("127.0.0.1", 0)
     server.open(door.pipelines)
     try:

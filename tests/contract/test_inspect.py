@@ -29,6 +29,7 @@ from tests.contract.test_answers import overlay_pixels
 from tests.fakes import (
     LOADED,
     LOADED_UNET,
+    PATIENCE_S,
     SECOND,
     FakePeel,
     FakeSam,
@@ -321,8 +322,9 @@ async def test_auto_answers_with_the_u_nets_fruit_where_the_sam_takes_longer_tha
     await door.inspect()
     door.sam.blocks = threading.Event()
     began = time.monotonic()
-    answer = await door.inspect(headers=within(800))
-    assert time.monotonic() - began < 0.8
+    # Long enough for a busy machine to come as far as the SAM, and the shortest time that is waited for it.
+    answer = await door.inspect(headers=within(2_500))
+    assert time.monotonic() - began < PATIENCE_S
     assert (answer.mode, answer.degraded, answer.models.sam) == ("fast", True, None)
     assert answer.reason is not None
     assert [fruit.box for fruit in answer.fruits] == [CLEAN, SICK]

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from models.errors import DeviceBroken
+from service.api.handler import RequestHandler
 from service.errors import PortTaken
 from service.grpc.server import GrpcServer
 from service.oip.models import TENSORS
@@ -237,10 +238,10 @@ async def test_a_server_waits_for_calls_no_longer_than_the_drain_timeout() -> No
 
 
 async def test_a_port_that_another_server_has_is_refused_unless_workers_share_it(caller: Caller) -> None:
-    other = GrpcServer(make_settings())
+    other = GrpcServer(make_settings(), RequestHandler())
     with pytest.raises(PortTaken, match="POMONA_GRPC_PORT"):
         await other.start("127.0.0.1", caller.port)
-    workers = [GrpcServer(make_settings(), shared_port=True) for _ in range(2)]
+    workers = [GrpcServer(make_settings(), RequestHandler(), shared_port=True) for _ in range(2)]
     port = await workers[0].start("127.0.0.1", 0)
     assert await workers[1].start("127.0.0.1", port) == port
     for worker in workers:
@@ -248,7 +249,7 @@ async def test_a_port_that_another_server_has_is_refused_unless_workers_share_it
 
 
 async def test_an_ipv6_address_is_listened_on() -> None:
-    server = GrpcServer(make_settings())
+    server = GrpcServer(make_settings(), RequestHandler())
     port = await server.start("::1", 0)
     async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
         answer = await health_stub(channel).Check(health_pb2.HealthCheckRequest())

@@ -80,7 +80,7 @@ async def test_a_request_that_never_fits_is_refused_with_what_to_change(little_w
 async def test_an_upload_for_which_there_is_no_memory_is_overloaded_before_it_is_read(
     caller: Caller, memory: MemoryBudget
 ) -> None:
-    async with memory.hold(Kind.INPUT, 8 * MIB), memory.hold(Kind.INPUT, 4 * MIB):
+    with await memory.take(Kind.INPUT, 8 * MIB), await memory.take(Kind.INPUT, 4 * MIB):
         answer = await post(caller)
         problem(answer, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1
@@ -90,13 +90,13 @@ async def test_an_upload_for_which_there_is_no_memory_is_overloaded_before_it_is
 async def test_a_message_for_which_there_is_no_memory_is_overloaded_before_it_is_read(
     caller: Caller, memory: MemoryBudget
 ) -> None:
-    async with memory.hold(Kind.READING, 4 * MIB):
+    with await memory.take(Kind.READING, 4 * MIB):
         assert (await refusal(caller.segment())).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     await caller.segment()
 
 
 async def test_work_for_which_there_is_no_memory_ends_with_its_deadline(caller: Caller, memory: MemoryBudget) -> None:
-    async with memory.hold(Kind.WORK, 64 * MIB), memory.hold(Kind.WORK, 64 * MIB):
+    with await memory.take(Kind.WORK, 64 * MIB), await memory.take(Kind.WORK, 64 * MIB):
         answer = await post(caller, headers={"X-Deadline-Ms": "200"})
         problem(answer, "deadline_exceeded")
     await at_rest(memory)

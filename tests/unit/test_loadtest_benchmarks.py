@@ -172,8 +172,8 @@ async def test_an_open_loop_does_not_wait_for_answers() -> None:
         return answer(200)
 
     async with listening(reply) as (pool, counts):
-        first, second = await offer(pool, CALL, [0.0, 0.02], deadline_s=0.1, give_up_s=0.2)
-    assert (first.outcome, first.seconds, first.code) == (Outcome.LATE, 0.2, "gave up")
+        first, second = await offer(pool, CALL, [0.0, 0.02], deadline_s=0.8, give_up_s=0.9)
+    assert (first.outcome, first.seconds, first.code) == (Outcome.LATE, 0.9, "gave up")
     assert second.outcome is Outcome.IN_TIME
     (gone,) = await offer(pool, CALL, [0.0], deadline_s=1, give_up_s=1)
     assert (gone.outcome, gone.code) == (Outcome.FAILED, "ConnectionRefusedError")

@@ -130,7 +130,7 @@ def test_requests_never_wait_for_each_other_in_a_circle_and_everything_comes_bac
 
 async def test_a_request_waits_until_another_gives_back() -> None:
     budget = make()
-    async with budget.hold(Kind.INPUT, 20), budget.hold(Kind.INPUT, 20):
+    with await budget.take(Kind.INPUT, 20), await budget.take(Kind.INPUT, 20):
         task = await waiting(budget, budget.take(Kind.INPUT, 10))
     assert (await task).nbytes == 10
     assert budget.ledger.used[Kind.INPUT] == 10
@@ -138,18 +138,20 @@ async def test_a_request_waits_until_another_gives_back() -> None:
 
 async def test_a_request_with_a_deadline_waits_until_then() -> None:
     budget, clock = make(), FakeClock()
-    async with budget.hold(Kind.INPUT, 20), budget.hold(Kind.INPUT, 20):
-        with pytest.raises(DeadlineExceeded, match="waited for memory"):
-            await budget.take(Kind.INPUT, 1, deadline=clock() + 0.001, clock=clock)
+    with (
+        await budget.take(Kind.INPUT, 20),
+        await budget.take(Kind.INPUT, 20),
+        pytest.raises(DeadlineExceeded, match="waited for memory"),
+    ):
+        await budget.take(Kind.INPUT, 1, deadline=clock() + 0.001, clock=clock)
     assert budget.ledger.waiting == 0
     assert budget.ledger.used[Kind.INPUT] == 0
 
 
 async def test_a_request_without_a_deadline_is_overloaded_after_a_bounded_wait() -> None:
     budget = make(patience_s=0.001)
-    async with budget.hold(Kind.INPUT, 20), budget.hold(Kind.INPUT, 20):
-        with pytest.raises(Overloaded) as caught:
-            await budget.take(Kind.INPUT, 1)
+    with await budget.take(Kind.INPUT, 20), await budget.take(Kind.INPUT, 20), pytest.raises(Overloaded) as caught:
+        await budget.take(Kind.INPUT, 1)
     assert caught.value.retry_after > 0
 
 
@@ -160,7 +162,7 @@ async def test_what_never_fits_is_refused_at_once() -> None:
 
 async def test_a_request_that_is_cancelled_gives_way() -> None:
     budget = make()
-    async with budget.hold(Kind.INPUT, 20), budget.hold(Kind.INPUT, 20):
+    with await budget.take(Kind.INPUT, 20), await budget.take(Kind.INPUT, 20):
         first = await waiting(budget, budget.take(Kind.INPUT, 20))
         second = await waiting(budget, budget.take(Kind.INPUT, 20))
         first.cancel()
@@ -172,7 +174,7 @@ async def test_a_request_that_is_cancelled_gives_way() -> None:
 
 async def test_memory_that_comes_the_moment_a_request_is_cancelled_is_not_lost() -> None:
     budget = make()
-    async with budget.hold(Kind.INPUT, 20):
+    with await budget.take(Kind.INPUT, 20):
         holding = await budget.take(Kind.INPUT, 20)
         task = await waiting(budget, budget.take(Kind.INPUT, 20))
         holding.release()
@@ -184,7 +186,7 @@ async def test_memory_that_comes_the_moment_a_request_is_cancelled_is_not_lost()
 
 async def test_what_is_not_needed_any_more_goes_to_others() -> None:
     budget = make()
-    async with budget.hold(Kind.INPUT, 20):
+    with await budget.take(Kind.INPUT, 20):
         holding = await budget.take(Kind.INPUT, 20)
         task = await waiting(budget, budget.take(Kind.INPUT, 15))
         holding.shrink(5)

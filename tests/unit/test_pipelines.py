@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,15 +14,11 @@ from typing import Any, Final
 import numpy as np
 import PIL.Image
 import pytest
-from numpy.typing import NDArray
 
-from models.backends.base import Embedding
 from models.catalog import CatalogueEntry
 from models.errors import PomonaError, TooManyPixels, TooManyPrompts, UnknownModel
 from models.images import Stop
-from models.sam.prompts import PackedPrompts
-from models.types import Logits, Size
-from service.api import schema
+from models.types import Size
 from service.api.context import RETURN_S, RequestContext
 from service.errors import (
     DeadlineExceeded,
@@ -35,7 +30,7 @@ from service.errors import (
 )
 from service.pipelines import Pipelines
 from service.pipelines.engine import Engine
-from service.pipelines.source import EncodedImage, encoded
+from service.pipelines.source import EncodedImage
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
 from service.runners.sam import SamRunner
@@ -54,73 +49,16 @@ from tests.fakes import (
     UNPADDED,
     DecodeCall,
     FakeClock,
-    FakeImage,
-    FakePeel,
     FakeSam,
     FakeUNet,
     WatchedCache,
-    WatchedRunner,
-    WatchedUNetRunner,
     encode_image,
     image_bytes,
     make_pipelines,
     make_settings,
     rectangle,
 )
-
-POINT: Final = {"points": [[64, 48]]}
-BOX: Final = {"box": [32, 16, 64, 48], "multimask": False}
-NEVER: Final = 1e9
-"""Seconds after which an idle device is probed: longer than any test."""
-
-
-def context(pipelines: Pipelines, within: float | None = None) -> RequestContext:
-    clock = pipelines.engine.clock
-    now = clock()
-    return RequestContext(received=now, arrived=now, deadline=None if within is None else now + within, clock=clock)
-
-
-async def segment(
-    pipelines: Pipelines,
-    *prompts: Mapping[str, Any],
-    data: bytes | None = None,
-    image_id: str | None = None,
-    within: float | None = None,
-    **fields: Any,
-) -> schema.SegmentResponse:
-    text = json.dumps({"prompts": prompts or [POINT], **fields})
-    request = schema.SegmentRequest.model_validate_json(text)
-    if data is None and image_id is None:
-        data = image_bytes()
-    return await pipelines.segment.run(request, encoded(data, image_id), context(pipelines, within))
-
-
-async def embed(pipelines: Pipelines, red: int = 0, **fields: Any) -> schema.EmbedResponse:
-    return await pipelines.segment.embed(schema.EmbedRequest(**fields), encoded(image_bytes(red)), context(pipelines))
-
-
-def only(answer: schema.SegmentResponse) -> schema.ScoredMask:
-    assert [len(result.masks) for result in answer.results] == [1]
-    return answer.results[0].masks[0]
-
-
-def watched(pipelines: Pipelines) -> WatchedRunner:
-    runner = pipelines.engine.runners[LOADED.name]
-    assert isinstance(runner, WatchedRunner)
-    return runner
-
-
-async def held(pipelines: Pipelines, sam: FakeSam) -> asyncio.Task[schema.EmbedResponse]:
-    """Keep the device busy with an image until `let_go`."""
-    sam.blocks = threading.Event()
-    running = asyncio.create_task(embed(pipelines, 200))
-    assert await asyncio.to_thread(sam.entered.wait, PATIENCE_S)
-    return running
-
-
-def let_go(sam: FakeSam) -> None:
-    assert sam.blocks is not None
-    sam.blocks.set()
+from tests.unit.pipeline_calls import BOX, NEVER, POINT, context, embed, held, let_go, only, segment, watched
 
 
 @pytest.fixture
@@ -348,136 +286,6 @@ async def test_where_no_model_of_the_family_is_loaded_the_error_says_how_to_load
 def test_work_is_due_before_what_follows_it_and_the_way_back() -> None:
     assert RequestContext(deadline=52.0).due(before=0.5) == 51.5 - RETURN_S
     assert RequestContext().due(before=0.5) is None
-
-
-# Inspections with both models on one device, as in a server.
-
-
-@dataclass
-class LoggedSam(FakeSam):
-    ran: list[str] = field(default_factory=list)
-
-    def encode(self, prepared: Sequence[FakeImage]) -> list[Embedding]:
-        self.ran.append("encode")
-        return super().encode(prepared)
-
-    def decode(
-        self, embeddings: Sequence[Embedding], image_index: NDArray[np.int64], prompts: PackedPrompts
-    ) -> tuple[Logits, NDArray[np.float32]]:
-        self.ran.append("decode")
-        return super().decode(embeddings, image_index, prompts)
-
-
-@dataclass
-class LoggedUNet(FakeUNet):
-    ran: list[str] = field(default_factory=list)
-
-    def infer(self, prepared: Sequence[FakePeel]) -> list[NDArray[np.float32]]:
-        self.ran.append("infer")
-        return super().infer(prepared)
-
-
-@dataclass
-class OneDevice:
-    pipelines: Pipelines
-    sam: LoggedSam
-    unet: LoggedUNet
-
-    async def inspect(
-        self, mode: str = "accurate", within: float | None = None, data: bytes | None = None
-    ) -> schema.InspectResponse:
-        request = schema.InspectRequest.model_validate({"mode": mode})
-        image = encoded(two_fruits() if data is None else data)
-        return await self.pipelines.inspect.run(request, image, context(self.pipelines, within))
-
-
-def two_fruits() -> bytes:
-    pixels = np.zeros((224, 448, 3), np.uint8)
-    for x0, y0, x1, y1 in ((40, 40, 140, 140), (240, 60, 340, 160)):
-        pixels[y0:y1, x0:x1, 1] = 255
-    return encode_image(pixels)
-
-
-@pytest.fixture
-async def device() -> AsyncIterator[OneDevice]:
-    sam = LoggedSam()
-    unet = LoggedUNet(clock=sam.clock, ran=sam.ran)
-    pipelines = make_pipelines(sam, unet=unet, options=QueueOptions(probe_after=NEVER))
-    yield OneDevice(pipelines, sam, unet)
-    if sam.blocks is not None:
-        sam.blocks.set()
-    await pipelines.engine.close(PATIENCE_S)
-
-
-@pytest.mark.parametrize("within", [None, 3600.0])
-async def test_the_u_net_runs_before_the_sam_also_where_both_had_to_wait(
-    device: OneDevice, within: float | None
-) -> None:
-    busy = await held(device.pipelines, device.sam)
-    inspecting = asyncio.create_task(device.inspect(within=within))
-    finder = device.pipelines.engine.runners[LOADED_UNET.name]
-    assert isinstance(finder, WatchedUNetRunner)
-    await finder.images.reach(1)
-    await watched(device.pipelines).images.reach(2)
-    let_go(device.sam)
-    await busy
-    answer = await inspecting
-    assert device.sam.ran == ["encode", "infer", "encode", "decode"]
-    assert [fruit.refined for fruit in answer.fruits] == [True, True]
-    assert not device.sam.overlapped
-
-
-@pytest.mark.parametrize("mode", ["fast", "accurate"])
-async def test_the_parts_of_an_inspections_time_add_up_to_no_more_than_the_whole(device: OneDevice, mode: str) -> None:
-    device.sam.encode_s_per_batch, device.sam.decode_s_per_prompt, device.unet.infer_s_per_batch = 40, 3, 2
-    timings = (await device.inspect(mode)).timing_ms
-    parts = timings.decode + timings.queue + timings.infer + timings.encode + timings.prompt + timings.postprocess
-    assert parts <= timings.total + 0.05  # each is rounded to 0.01
-    assert timings.infer == pytest.approx(2000, abs=1000)
-    assert timings.encode == pytest.approx(40_000 if mode == "accurate" else 0, abs=1000)
-    assert timings.prompt == pytest.approx(6000 if mode == "accurate" else 0, abs=1000)
-
-
-async def test_an_inspections_deadline_must_leave_time_for_both_models(device: OneDevice) -> None:
-    device.sam.encode_s_per_batch, device.unet.infer_s_per_batch = 400, 200
-    for runner in device.pipelines.engine.runners.values():
-        await runner.warm_up()
-    device.sam.ran.clear()
-    with pytest.raises(DeadlineUnreachable):
-        await device.inspect(within=500)
-    assert device.sam.ran == []
-    degraded = await device.inspect("auto", within=500)
-    assert (degraded.mode, degraded.degraded, device.sam.ran) == ("fast", True, ["infer"])
-    assert (await device.inspect(within=700)).mode == "accurate"
-
-
-async def test_an_image_that_comes_too_late_off_the_u_net_for_the_sam_is_answered_without_it(device: OneDevice) -> None:
-    device.sam.decode_s_per_prompt = 100
-    await device.inspect()
-    device.sam.entered.clear()
-    busy = await held(device.pipelines, device.sam)
-    inspecting = asyncio.create_task(device.inspect("auto", within=2000))
-    await watched(device.pipelines).images.reach(3)
-    # The outlines of two fruits take 200 seconds.
-    device.sam.clock.leap(1900)
-    let_go(device.sam)
-    await busy
-    answer = await inspecting
-    assert (answer.mode, answer.degraded, len(answer.fruits)) == ("fast", True, 2)
-    assert "became unreachable, while the item waited" in str(answer.reason)
-
-
-async def test_nothing_stays_in_the_queue_whatever_became_of_an_inspection(device: OneDevice) -> None:
-    device.unet.infer_s_per_batch = 200
-    await device.inspect()
-    await device.inspect("auto", data=encode_image(np.zeros((224, 448, 3), np.uint8)))
-    with pytest.raises(DeadlineUnreachable):
-        await device.inspect(within=100)
-    with pytest.raises(DeadlineExceeded):
-        await device.inspect(within=-1.0)
-    # Closing waits for admitted work.
-    async with asyncio.timeout(PATIENCE_S):
-        await device.pipelines.engine.close(PATIENCE_S * 10)
 
 
 # Warm-up and closing.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn.config
 
+from service.api.handler import RequestHandler
 from service.grpc.server import GrpcServer
 from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 from tests.fakes import FakeClock, make_settings
@@ -48,7 +49,7 @@ async def http_door(certificates: Certificates, options: dict[str, Any]) -> Asyn
 
 @asynccontextmanager
 async def grpc_door(certificates: Certificates, _: dict[str, Any]) -> AsyncIterator[int]:
-    server = GrpcServer(make_settings())
+    server = GrpcServer(make_settings(), RequestHandler())
     port = await server.start("127.0.0.1", 0, certificates)
     try:
         yield port

@@ -121,7 +121,8 @@ def test_a_frame_that_is_not_answered_in_time_is_late(grpc_service: GrpcStandIn,
                 yield camera.reply(number)
 
     grpc_service.stream = second
-    answers = use_stream(kind, grpc_service.address, frames(2), Inspect(), deadline=0.3)
+    # A busy machine needs a part of the deadline for the frame that is answered.
+    answers = use_stream(kind, grpc_service.address, frames(2), Inspect(), deadline=1.5)
     assert [answer.late for answer in answers] == [True, False]
 
 

@@ -248,7 +248,7 @@ def test_leaving_early_takes_no_more_frames_and_lets_the_program_end() -> None:
     assert all(worker.daemon for worker in workers)
     began = time.monotonic()
     answers.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < PATIENCE_S / 2  # not until the frames in flight are answered
     pomona.close()
     for worker in workers:
         worker.join(PATIENCE_S)

@@ -19,13 +19,13 @@ import uvicorn
 from service.http.worker import WorkerOptions, WorkerServer
 from tests.contract.door import MIB, open_door
 from tests.contract.live import LiveDoor, live_door
-from tests.fakes import make_settings
+from tests.fakes import PATIENCE_S, make_settings
 from tests.identity import Identity
 from tests.system.faults.sockets import answer, get, is_closed, opened, seconds_open, upload
 
-HEADER_S, IDLE_S, WRITE_S = 1.0, 2.0, 1.0
-CHECKED_EVERY_S = 1.2
-"""Connections are checked each second; a loaded machine needs some more."""
+HEADER_S, IDLE_S, WRITE_S = 1.0, 4.5, 1.0
+CHECKED_WITHIN_S = 3.0
+"""Connections are checked each second; a loaded machine needs some more. One without a request lasts longer still."""
 
 CONNECTIONS = 8
 
@@ -52,7 +52,7 @@ def full() -> Iterator[LiveDoor]:
 @pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nhost: po"], ids=["nothing", "half its headers"])
 def test_a_caller_who_does_not_send_its_headers_is_cut_off(port: int, sent: bytes) -> None:
     with opened(port, sent) as slow:
-        assert HEADER_S - 0.1 <= seconds_open(slow) <= HEADER_S + CHECKED_EVERY_S
+        assert HEADER_S - 0.1 <= seconds_open(slow) <= HEADER_S + CHECKED_WITHIN_S
 
 
 def test_headers_that_arrive_byte_by_byte_are_cut_off_too(port: int) -> None:
@@ -64,7 +64,7 @@ def test_headers_that_arrive_byte_by_byte_are_cut_off_too(port: int) -> None:
             slow.send(bytes([byte]))
             time.sleep(0.1)
         assert is_closed(slow)
-    assert time.monotonic() - began <= HEADER_S + CHECKED_EVERY_S
+    assert time.monotonic() - began <= HEADER_S + CHECKED_WITHIN_S
 
 
 def test_a_connection_is_kept_between_requests_and_closed_when_none_comes(port: int) -> None:
@@ -73,7 +73,7 @@ def test_a_connection_is_kept_between_requests_and_closed_when_none_comes(port: 
             idle.sendall(get("/livez"))
             assert answer(idle) == (200, b"\n")
             time.sleep(HEADER_S + 0.5)  # longer than headers may take
-        assert seconds_open(idle) <= IDLE_S
+        assert seconds_open(idle) <= IDLE_S + CHECKED_WITHIN_S
 
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["slow", "stuck"])
@@ -84,7 +84,7 @@ def test_a_caller_may_take_its_answers_slowly_but_not_stop_taking_them(port: int
     with opened(port) as caller, suppress(ConnectionError):
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         caller.sendall(get(asset) * 15)  # as many as may be sent ahead
-        pauses = [WRITE_S + 2 * CHECKED_EVERY_S] if stuck else [WRITE_S / 4] * 14
+        pauses = [WRITE_S + 2 * CHECKED_WITHIN_S] if stuck else [WRITE_S / 4] * 14
         for pause in pauses:
             time.sleep(pause)
             for _ in range(4 * MIB // 65536):
@@ -104,7 +104,7 @@ def test_idle_connections_make_room_for_new_ones_oldest_first(full: LiveDoor) ->
         time.sleep(0.2)
         newest = stack.enter_context(opened(port, get("/livez")))
         assert answer(newest) == (200, b"\n")
-        assert seconds_open(idle[0]) < 1
+        assert seconds_open(idle[0]) < PATIENCE_S / 2  # a connection without a request has 75 s
         assert not any(is_closed(connection) for connection in idle[1:])
 
 
@@ -117,7 +117,7 @@ def test_a_flood_of_idle_connections_locks_nobody_out(full: LiveDoor) -> None:
             began = time.monotonic()
             with opened(port, get("/livez")) as caller:
                 assert answer(caller)[0] == 200
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < PATIENCE_S / 2  # not when an idle one is closed by itself
 
 
 def test_where_all_connections_have_a_request_probes_are_answered_and_others_refused(full: LiveDoor) -> None:
@@ -129,7 +129,7 @@ def test_where_all_connections_have_a_request_probes_are_answered_and_others_ref
         for path in ("/livez", "/readyz", "/metrics"):
             with opened(port, get(path)) as probe:
                 assert answer(probe)[0] == 200
-                assert seconds_open(probe) < 1
+                assert seconds_open(probe) < PATIENCE_S / 2
         with opened(port, get("/v1/models")) as other:
             status, body = answer(other)
         assert (status, json.loads(body)["code"]) == (429, "overloaded")
@@ -172,7 +172,7 @@ async def test_an_asynchronous_client_sees_it_too_whether_the_length_is_announce
 def test_a_refused_caller_who_falls_silent_is_closed(port: int) -> None:
     with opened(port, upload(64 * MIB, 0)) as caller:
         assert answer(caller)[0] == 413
-        assert seconds_open(caller) < 3 + CHECKED_EVERY_S
+        assert seconds_open(caller) < 3 + CHECKED_WITHIN_S
 
 
 def test_a_refused_caller_who_sends_for_ever_is_closed_too(port: int) -> None:
@@ -183,7 +183,7 @@ def test_a_refused_caller_who_sends_for_ever_is_closed_too(port: int) -> None:
             while time.monotonic() - began < 25:
                 caller.sendall(bytes(1024))
                 time.sleep(0.1)
-        assert 10 < time.monotonic() - began < 15 + 2 * CHECKED_EVERY_S
+        assert 10 < time.monotonic() - began < 15 + 2 * CHECKED_WITHIN_S
 
 
 def test_what_is_not_http_is_refused_with_a_problem(port: int) -> None:
@@ -230,7 +230,7 @@ async def test_a_tls_handshake_that_does_not_come_is_cut_off(tls_port: int) -> N
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", tls_port)
     assert await reader.read() == b""
-    assert HEADER_S - 0.1 <= time.monotonic() - began <= HEADER_S + CHECKED_EVERY_S
+    assert HEADER_S - 0.1 <= time.monotonic() - began <= HEADER_S + CHECKED_WITHIN_S
     writer.close()
 
 

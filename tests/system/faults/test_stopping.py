@@ -94,7 +94,7 @@ def test_a_stop_takes_no_longer_than_it_may_whatever_callers_do(server: Server, 
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < DRAIN_S / 2  # not once the work is given up
         for port in (server.port, ports["admin"]):
             for path, status in (("/readyz", 503), ("/livez", 200)):
                 with opened(port, get(path)) as probe:

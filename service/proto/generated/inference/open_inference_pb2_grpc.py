@@ -86,7 +86,7 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Whether a model is loaded; NOT_FOUND for one that nobody knows.
+        """Whether a model is loaded; NOT_FOUND for one that is not in the catalogue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,7 @@ class GRPCInferenceServiceStub:
     ServerReady: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ServerReadyRequest, _open_inference_pb2.ServerReadyResponse]
     """Whether all models are loaded."""
     ModelReady: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelReadyRequest, _open_inference_pb2.ModelReadyResponse]
-    """Whether a model is loaded; NOT_FOUND for one that nobody knows."""
+    """Whether a model is loaded; NOT_FOUND for one that is not in the catalogue."""
     ServerMetadata: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ServerMetadataRequest, _open_inference_pb2.ServerMetadataResponse]
     """What the server is."""
     ModelMetadata: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelMetadataRequest, _open_inference_pb2.ModelMetadataResponse]
@@ -56,7 +56,7 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _open_inference_pb2.ModelReadyRequest,
         context: _aio.ServicerContext[_open_inference_pb2.ModelReadyRequest, _abc.Awaitable[_open_inference_pb2.ModelReadyResponse]],
     ) -> _abc.Awaitable[_open_inference_pb2.ModelReadyResponse]:
-        """Whether a model is loaded; NOT_FOUND for one that nobody knows."""
+        """Whether a model is loaded; NOT_FOUND for one that is not in the catalogue."""
 
     @_abc_1.abstractmethod
     def ServerMetadata(
