@@ -19,8 +19,8 @@ from models.types import Logits, Pixels, Size
 EdgeMap: TypeAlias = NDArray[np.float32]
 """Strength of the edge at each pixel: float32 (height, width), 0 to 1."""
 
-_AROUND: Final = 3
-"""Pixels of the model's input that are computed around a mask."""
+_RIM: Final = LOGITS_STRIDE
+"""Pixels of the model's input at the image's border: a mask ends there because the image does."""
 
 _KERNEL: Final = np.ones((3, 3), np.uint8)
 _SMOOTHING: Final = 1.5
@@ -78,7 +78,9 @@ class EdgeAccumulator:
         Of an image that is larger than the model's input, ridges are thinned in the pixels of that input.
         """
         resized, original = self._letterbox.resized, self._letterbox.original
-        found = self._strength[: resized.height, : resized.width]
+        found = self._strength[: resized.height, : resized.width].copy()
+        for rim in (found[:_RIM], found[-_RIM:], found[:, :_RIM], found[:, -_RIM:]):
+            rim[...] = 0
         if original.pixels < resized.pixels:
             found = _fit(found, original, cv2.INTER_AREA)
         if thin:
@@ -121,7 +123,7 @@ def encode_edges(edges: EdgeMap, depth: Literal["8", "16"]) -> bytes:
     height, width = edges.shape
     levels = np.rint(edges * most).astype(np.uint8 if depth == "8" else ">u2")
     rows = levels.view(np.uint8).reshape(height, -1)
-    return write_png(Size(height, width), [rows], "grey", bits=int(depth))
+    return write_png(Size(height, width), [rows], "grey", bits=8 if depth == "8" else 16)
 
 
 def sobel_edges(pixels: Pixels) -> EdgeMap:

@@ -35,7 +35,7 @@ class Operation:
         run: does it.
         image: whether it takes an image: `required`, `or_id` (the image or an image id) or `none`.
         streams: whether frames of a camera may be sent in a stream of `{rpc}Stream`.
-        progress: schema of what is reported before the answer to a caller of `{rpc}Progress`, or None.
+        progress: schema of what is reported before the answer to a caller of `{rpc}Stream`, or None.
         log: fields of the log line: from request and response.
         example: a request.
     """

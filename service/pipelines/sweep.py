@@ -79,6 +79,7 @@ class Sweep:
         self._context = context
         self._until = until
         self._chunks: deque[_Chunk] = deque()
+        self._ran = 0.0  # seconds of the last chunk on the device
 
     async def run(self, embedding: Embedding, letterbox: Letterbox, points: Points, receive: Receiver) -> None:
         """Ask at all points of one encoded image.
@@ -172,8 +173,10 @@ class Sweep:
         result = await self._in_time(chunk.decoding)
         self._chunks.popleft()
         timings = self._context.timings
-        timings.queue += result.queued
+        # A chunk waits for the one before it too, which is no time of others.
+        timings.queue += max(0.0, result.queued - self._ran)
         timings.prompt += result.ran
+        self._ran = result.ran
         self._context.batch.prompt = max(self._context.batch.prompt, result.batch_size)
         await receive(chunk.points, result.value)
         self.done += len(chunk.points)
