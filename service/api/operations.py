@@ -180,7 +180,7 @@ OPERATIONS: Final = (
             "points": answer.points_done,
             "degraded": answer.degraded,
         },
-        example={"model": "mobile-sam", "points_per_side": 16, "thin": True, "depth": "8"},
+        example={"model": "mobile-sam", "points_per_side": 16, "thick": False, "depth": "8"},
     ),
     Operation(
         name="models",

@@ -61,7 +61,8 @@ class AutomaticRequest(EmbedRequest):
         None, description="The same for the IoU of the masks themselves; by default boxes alone decide."
     )
     min_area: _Pixels = Field(
-        0, description="Holes and islands of fewer pixels are removed from masks, and masks of fewer pixels are left out."
+        0,
+        description="Holes and islands of fewer pixels are removed from masks, and masks of fewer pixels are left out.",
     )
     max_area: _Pixels | None = Field(None, description="Most pixels of a mask.")
     min_side: _Pixels = Field(0, description="Least width and height of a mask's box in pixels.")
@@ -125,7 +126,9 @@ class EdgesRequest(EmbedRequest):
     box_nms_threshold: _Share = Field(
         0.7, description="Of two masks whose boxes have an IoU above this, the one with the higher score is kept."
     )
-    thin: bool = Field(default=True, description="Keep only the ridges of edges, about a pixel of the input wide.")
+    thick: bool = Field(
+        default=False, description="Keep edges as wide as they are found, instead of their ridges alone."
+    )
     depth: EdgeDepth = Field("8", description="Bits per pixel of the map.")
 
 

@@ -64,9 +64,7 @@ class AutomaticPipeline:
     engine: Engine
     segment: SegmentPipeline
 
-    async def run(
-        self, request: AutomaticRequest, image: ImageInput, context: RequestContext
-    ) -> AutomaticResponse:
+    async def run(self, request: AutomaticRequest, image: ImageInput, context: RequestContext) -> AutomaticResponse:
         """Return the masks of everything in an image, best first.
 
         Raises:
@@ -161,7 +159,7 @@ class _Search:
         total: points of all grids.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         pipeline: AutomaticPipeline,
         request: AutomaticRequest,
@@ -249,9 +247,7 @@ class _Search:
         known = {id(one) for one in self._told}
         new = [one for one in chosen if id(one.candidate) not in known]
         withdrawn = [
-            number
-            for number, one in enumerate(self._told)
-            if id(one) not in kept and number not in self._withdrawn
+            number for number, one in enumerate(self._told) if id(one) not in kept and number not in self._withdrawn
         ]
         returned = [number for number, one in enumerate(self._told) if id(one) in kept and number in self._withdrawn]
         self._withdrawn = (self._withdrawn | set(withdrawn)) - set(returned)

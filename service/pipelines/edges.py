@@ -109,4 +109,4 @@ def _draw(chosen: Sequence[Proposal], letterbox: Letterbox, request: EdgesReques
     for proposal in chosen:
         candidate = proposal.candidate
         edges.add(candidate.logits, candidate.top, candidate.left)
-    return encode_edges(edges.finish(thin=request.thin), request.depth)
+    return encode_edges(edges.finish(thin=not request.thick), request.depth)

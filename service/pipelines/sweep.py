@@ -138,9 +138,7 @@ class Sweep:
         context.timings.encode += result.ran
         return result.value
 
-    async def _place(
-        self, embedding: Embedding, letterbox: Letterbox, points: Points, receive: Receiver
-    ) -> None:
+    async def _place(self, embedding: Embedding, letterbox: Letterbox, points: Points, receive: Receiver) -> None:
         prompts = [Prompt((Point(x, y),)) for x, y in points.tolist()]
         while True:
             self._check_time()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,14 +13,12 @@ import PIL.Image
 import pytest
 
 from service.api import proposals
-from service.errors import DeadlineUnreachable
-from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, Door, checked, fields, image, plain, problem, prompted, within
+from tests.contract.door import BOX, Door, checked, fields, image, problem, prompted, within
 from tests.contract.doors import Request, comparable, everywhere, pixels_of, refused_everywhere
 from tests.contract.grpc_door import Caller, open_grpc, refused
 from tests.contract.messages import to_json, to_message
 from tests.contract.scenes import IMAGE
-from tests.fakes import LOADED_UNET, SECOND, SIZE, image_bytes, rectangle
+from tests.fakes import LOADED_UNET, SECOND, SIZE, rectangle
 
 ALL: Final = {"points_per_side": 4}
 """Of the three masks at each of 16 points, the one with the score 0.9 passes."""
@@ -135,8 +132,7 @@ async def test_prompts_of_others_are_decoded_between_the_chunks(door: Door) -> N
         order.append("automatic")
 
     search = asyncio.create_task(whole())
-    while not door.sam.decodes:
-        await asyncio.sleep(0)
+    await door.runner.requests.reach(1)
     assert (await door.segment(image(), prompted(BOX))).results
     order.append("segment")
     await search
@@ -190,7 +186,6 @@ async def test_a_stream_reports_masks_as_they_are_found_and_then_answers(caller:
     assert comparable(to_json(last.response)) == comparable(to_json(unary))
 
 
-
 async def test_a_stream_that_is_refused_says_why(caller: Caller) -> None:
     message = to_message("AutomaticRequest", {"points_per_side": 100}, image=IMAGE)
 
@@ -211,7 +206,7 @@ async def edge_map(caller: Caller, request: Request) -> Any:
 
 
 async def test_edges_lie_along_the_squares(caller: Caller) -> None:
-    body, levels = await edge_map(caller, edges(thin=False))
+    body, levels = await edge_map(caller, edges(thick=True))
     assert levels.shape == (SIZE.height, SIZE.width)
     assert levels.max() == 255
     assert (body["points_done"], body["points_total"], body["degraded"]) == (16, 16, False)
@@ -226,7 +221,7 @@ async def test_edges_lie_along_the_squares(caller: Caller) -> None:
 
 
 async def test_thin_edges_are_a_part_of_the_thick_ones(caller: Caller) -> None:
-    _, thick = await edge_map(caller, edges(thin=False))
+    _, thick = await edge_map(caller, edges(thick=True))
     _, thin = await edge_map(caller, edges())
     assert 0 < np.count_nonzero(thin) < np.count_nonzero(thick)
     assert (thick[thin > 0] > 0).all()

@@ -2289,7 +2289,7 @@ class EdgesRequest(_message.Message):
     PADDING_FIELD_NUMBER: _builtins.int
     POINTS_PER_SIDE_FIELD_NUMBER: _builtins.int
     BOX_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
-    THIN_FIELD_NUMBER: _builtins.int
+    THICK_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Either `image` or `image_id` is required."""
@@ -2305,8 +2305,8 @@ class EdgesRequest(_message.Message):
     """The image is asked at the centres of so many by so many equal parts, 1 to 128; 16 where absent."""
     box_nms_threshold: _builtins.float
     """Of two masks whose boxes have an IoU above this, the one with the higher score is kept; 0.7 where absent."""
-    thin: _builtins.bool
-    """Keep only the ridges of edges, about a pixel of the input wide. True where absent."""
+    thick: _builtins.bool
+    """Keep edges as wide as they are found, instead of their ridges alone."""
     depth: Global___EdgeDepth.ValueType
     """Bits per pixel of the map."""
     def __init__(
@@ -2319,12 +2319,12 @@ class EdgesRequest(_message.Message):
         padding: Global___Padding.ValueType = ...,
         points_per_side: _builtins.int | None = ...,
         box_nms_threshold: _builtins.float | None = ...,
-        thin: _builtins.bool | None = ...,
+        thick: _builtins.bool = ...,
         depth: Global___EdgeDepth.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_model", b"_model", "_points_per_side", b"_points_per_side", "_thin", b"_thin", "box_nms_threshold", b"box_nms_threshold", "image", b"image", "image_id", b"image_id", "model", b"model", "points_per_side", b"points_per_side", "thin", b"thin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_model", b"_model", "_points_per_side", b"_points_per_side", "box_nms_threshold", b"box_nms_threshold", "image", b"image", "image_id", b"image_id", "model", b"model", "points_per_side", b"points_per_side"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_model", b"_model", "_points_per_side", b"_points_per_side", "_thin", b"_thin", "box_nms_threshold", b"box_nms_threshold", "depth", b"depth", "image", b"image", "image_id", b"image_id", "input_size", b"input_size", "model", b"model", "padding", b"padding", "points_per_side", b"points_per_side", "thin", b"thin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_model", b"_model", "_points_per_side", b"_points_per_side", "box_nms_threshold", b"box_nms_threshold", "depth", b"depth", "image", b"image", "image_id", b"image_id", "input_size", b"input_size", "model", b"model", "padding", b"padding", "points_per_side", b"points_per_side", "thick", b"thick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__box_nms_threshold: _TypeAlias = _typing.Literal["box_nms_threshold"]  # noqa: Y015
     _WhichOneofArgType__box_nms_threshold: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold"]  # noqa: Y015
@@ -2336,8 +2336,6 @@ class EdgesRequest(_message.Message):
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__points_per_side: _TypeAlias = _typing.Literal["points_per_side"]  # noqa: Y015
     _WhichOneofArgType__points_per_side: _TypeAlias = _typing.Literal["_points_per_side", b"_points_per_side"]  # noqa: Y015
-    _WhichOneofReturnType__thin: _TypeAlias = _typing.Literal["thin"]  # noqa: Y015
-    _WhichOneofArgType__thin: _TypeAlias = _typing.Literal["_thin", b"_thin"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__box_nms_threshold) -> _WhichOneofReturnType__box_nms_threshold | None: ...
     @_typing.overload
@@ -2348,8 +2346,6 @@ class EdgesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__points_per_side) -> _WhichOneofReturnType__points_per_side | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__thin) -> _WhichOneofReturnType__thin | None: ...
 
 Global___EdgesRequest: _TypeAlias = EdgesRequest  # noqa: Y015
 
