@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,10 +79,8 @@ class EdgesPipeline:
 
             sweep = Sweep(runner, context, until)
             points = point_grid(request.points_per_side, letterbox.original)[spread(request.points_per_side)]
-            try:
+            with suppress(OutOfTime):
                 await sweep.run(encoded.embedded.embedding, letterbox, points, receive)
-            except OutOfTime:
-                pass
             tick = engine.clock()
             async with context.hold(Kind.WORK, costs.edges(letterbox)):
                 chosen = await engine.in_worker(selection.chosen)

@@ -43,7 +43,6 @@ def test_the_first_points_lie_in_all_quarters_then_in_all_sixteenths() -> None:
     order = spread(16)
     rows, columns = np.divmod(order, 16)
     for count, parts in ((4, 2), (16, 4), (64, 8)):
-        cells = {
-            (row * parts // 16, column * parts // 16) for row, column in zip(rows[:count], columns[:count], strict=True)
-        }
+        seen = zip(rows[:count], columns[:count], strict=True)
+        cells = {(row * parts // 16, column * parts // 16) for row, column in seen}
         assert len(cells) == count
