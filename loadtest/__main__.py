@@ -43,6 +43,7 @@ class Command:
 COMMANDS: Final = {
     "image": Command("single_image.main", Effort(15), "path of one image, memory and start, input sizes"),
     "deadlines": Command("single_image.deadlines", Effort(40), "automatic input size under a deadline"),
+    "automatic": Command("automatic.main", Effort(1), "masks of everything in an image, beside segment-anything's"),
     "saturation": Command("saturation.main", Effort(5, 5.0), "throughput and latency, bare model and served"),
     "server": Command("cost.main", Effort(5, 2.0), "CPU time per no-op request, beside other servers"),
     "admission": Command("admission.main", Effort(5), "CPU time of one admission by the queue's length"),

@@ -145,7 +145,7 @@ async def _measure_input_sizes(rounds: int) -> dict[str, dict[str, Any]]:
     """
     settings = Settings(backend="openvino", embedding_cache_mib=0)
     pipelines = await load_pipelines(settings, device_index=0)
-    reference = _reference(settings.model_store)
+    reference = SamPredictor(reference_sam(settings.model_store))
     measured: dict[str, dict[str, Any]] = {}
     try:
         for size in INPUT_IMAGES:
@@ -199,14 +199,13 @@ def _measure_agreement(model_store: ModelStore) -> dict[str, dict[str, float]]:
     return agreement
 
 
-def _reference(model_store: ModelStore) -> SamPredictor:
-    """Return segment-anything's predictor around MobileSAM's encoder."""
+def reference_sam(model_store: ModelStore) -> Sam:
+    """Return segment-anything's model around MobileSAM's encoder."""
     entry = CATALOGUE[MODEL]
     model = build_sam(entry.architecture, load_state_dict(ensure_files(entry, "torch", model_store)))
     encoder: Any = model.encoder
     encoder.img_size = INPUT_SIDE  # what the predictor pads to
-    sam = Sam(encoder, model.decoder.prompt_encoder, model.decoder.mask_decoder)
-    return SamPredictor(sam.eval())
+    return Sam(encoder, model.decoder.prompt_encoder, model.decoder.mask_decoder).eval()
 
 
 def _run_reference(predictor: SamPredictor, image: RenderedImage) -> float:

@@ -27,7 +27,7 @@ def write_png(
     blocks: Iterable[NDArray[np.uint8]],
     colours: Colours,
     *,
-    bits: Literal[1, 8] = 8,
+    bits: Literal[1, 8, 16] = 8,
     palette: bytes = b"",
 ) -> bytes:
     """Write a PNG file.
@@ -36,7 +36,7 @@ def write_png(
         size: of the image.
         blocks: uint8 (rows, bytes of a row), from the top down, all rows once; packed where a pixel has one bit.
         colours: what a pixel is: a grey value, red, green and blue, or a place in the palette.
-        bits: per pixel or, of RGB, per channel.
+        bits: per pixel or, of RGB, per channel; 16 of grey only, the high byte first.
         palette: red, green and blue of each index.
 
     Returns:

@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     )
     max_prompts: int = Field(64, ge=1, description="Most prompts in one request.")
     max_points: int = Field(64, ge=1, description="Most points in one prompt.")
+    max_grid_points: int = Field(
+        6000,
+        ge=1,
+        description="Most points that an automatic or edges request may ask for, those of all crops together. A point "
+        "takes the mask decoder about 40 ms on two cores.",
+    )
     embedding_cache_mib: float = Field(
         512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB."
     )

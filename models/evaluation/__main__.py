@@ -22,17 +22,18 @@ from typing import Final
 from platformdirs import user_cache_path
 
 from models.backends.cpu import cpu_quota
-from models.backends.load import ModelStore, choose_backend
+from models.backends.load import ModelStore, choose_backend, load_sam
 from models.catalog import load_catalogue
 from models.data.sources import DataSource, add_data_arguments
 from models.errors import PomonaError
 from models.evaluation.gallery import GalleryImage, read_gallery
-from models.evaluation.loading import NONE, Loader, Selection, load_candidates
+from models.evaluation.loading import NONE, Loader, Selection, find_models, load_candidates
 from models.evaluation.results import RESULTS_FILE, Group, Results, read_results, write_results
 from models.evaluation.samples import ALL, CannotEvaluate, ImageSet, data_sets, rendered_set
 from models.evaluation.segmentation import measure_set
 
 UNKNOWN: Final = "unknown"
+_MOST_PER_SIDE: Final = 128
 
 _PROJECT: Final = Path(__file__).parents[2]
 _PACKAGES: Final = ("openvino", "torch", "numpy", "opencv-python-headless", "pillow")
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if options.proposals or options.edges:
+            report = run_everything(options)
+            sys.stdout.write(report.read_text("utf-8"))
+            sys.stderr.write(f"{report}\n")
+            return 0
         results, report = render(options.render) if options.render else run(options)
     except (PomonaError, OSError) as error:
         sys.stderr.write(f"{error}\n")
@@ -84,6 +90,22 @@ def parser() -> argparse.ArgumentParser:
         "--rendered", type=int, default=100, metavar="N", help="rendered scenes, 0 for none (%(default)s)"
     )
     _add_candidates(whole)
+    group = whole.add_argument_group(
+        "everything in an image", "Measured instead of the above, for the SAMs; written to everything.md and .json."
+    )
+    group.add_argument(
+        "--proposals", action="store_true", help="average recall of the masks of everything (AR@10, @100, @1000)"
+    )
+    group.add_argument(
+        "--edges", action="store_true", help="edges (ODS, OIS, AP, R50), beside Sobel's and Canny's filters"
+    )
+    group.add_argument(
+        "--points-per-side",
+        type=int,
+        default=32,
+        metavar="N",
+        help="ask at N x N points for proposals, and at half as many per side for edges (%(default)s)",
+    )
     group = whole.add_argument_group("machine")
     group.add_argument(
         "--backend",
@@ -114,13 +136,7 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
     if options.seed < 0 or options.threads < 0 or options.rendered < 0:
         raise CannotEvaluate("--seed, --threads and --rendered must be at least 0")
     options.out.mkdir(parents=True, exist_ok=True)
-    cache = options.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
-    loader = Loader(
-        catalogue=load_catalogue(options.models_file),
-        model_store=ModelStore(cache.expanduser(), options.weights, "auto"),  # precision as in the service
-        backend=choose_backend(options.backend),
-        threads=options.threads,
-    )
+    loader = _loader(options)
     sets = data_sets(options.data, options.part, progress=not options.quiet)
     if options.rendered:
         sets.append(rendered_set(options.rendered))
@@ -151,6 +167,41 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
     return results, write_report(results, gallery, options.out)
 
 
+def run_everything(options: argparse.Namespace) -> Path:
+    """Measure the proposals and the edges of SAMs; return the file of the tables.
+
+    Raises:
+        PomonaError: an image, a model or an option cannot be used.
+        OSError: the folder cannot be written.
+    """
+    from models.evaluation.everything import measure_everything, write_everything
+
+    if options.rendered < 0 or not 1 <= options.points_per_side <= _MOST_PER_SIDE:
+        raise CannotEvaluate(f"--rendered must be at least 0, and --points-per-side 1 to {_MOST_PER_SIDE}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    loader = _loader(options)
+    sets = data_sets(options.data, options.part, progress=not options.quiet)
+    if options.rendered:
+        sets.append(rendered_set(options.rendered))
+    if not any(each.has_instances for each in sets):
+        raise CannotEvaluate("there are no images whose annotations separate objects; name --data, or --rendered")
+    words = tuple(options.sam or Selection().sams)
+    entries = [entry for word in words for entry in find_models(word, "sam", loader.catalogue)]
+    sams = [
+        (entry.name, load_sam(entry, loader.backend, loader.model_store, threads=loader.threads)) for entry in entries
+    ]
+    rows = measure_everything(
+        sams,
+        sets,
+        proposals=options.proposals,
+        edges=options.edges,
+        per_side=options.points_per_side,
+        progress=not options.quiet,
+    )
+    recorded = _machine(loader) | {"commit": _commit(), "points per side": str(options.points_per_side)}
+    return write_everything(rows, recorded, options.out)
+
+
 def render(folder: Path) -> tuple[Results, Path]:
     """Write `report.html` again from `results.json`, with the gallery of the report that is there.
 
@@ -164,6 +215,16 @@ def render(folder: Path) -> tuple[Results, Path]:
     earlier = folder / REPORT_FILE
     gallery = read_gallery(earlier.read_text("utf-8")) if earlier.is_file() else []
     return results, write_report(results, gallery, folder)
+
+
+def _loader(options: argparse.Namespace) -> Loader:
+    cache = options.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
+    return Loader(
+        catalogue=load_catalogue(options.models_file),
+        model_store=ModelStore(cache.expanduser(), options.weights, "auto"),  # precision as in the service
+        backend=choose_backend(options.backend),
+        threads=options.threads,
+    )
 
 
 def _add_candidates(whole: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -77,6 +77,7 @@ class RequestContext:
         trace: of the request, or None.
         model: the one that answers, or "" where none was chosen.
         log: further fields of the request's log line.
+        report: receives what is found before the answer is ready, as the schema has it, where the caller listens.
     """
 
     endpoint: str = ""
@@ -94,6 +95,7 @@ class RequestContext:
     trace: RequestTrace | None = None
     model: str = ""
     log: dict[str, Any] = field(default_factory=dict)
+    report: Callable[[Any], Awaitable[None]] | None = None
     timings: Timings = field(default_factory=Timings)
     batch: BatchSizes = field(default_factory=BatchSizes)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from models.catalog import Family
-from service.api import schema
+from service.api import proposals, schema
 from service.api.context import RequestContext
 from service.api.schema import Schema
 from service.pipelines import Pipelines
@@ -35,6 +35,7 @@ class Operation:
         run: does it.
         image: whether it takes an image: `required`, `or_id` (the image or an image id) or `none`.
         streams: whether frames of a camera may be sent in a stream of `{rpc}Stream`.
+        progress: schema of what is reported before the answer to a caller of `{rpc}Stream`, or None.
         log: fields of the log line: from request and response.
         example: a request.
     """
@@ -48,6 +49,7 @@ class Operation:
     run: Run
     image: Literal["required", "or_id", "none"] = "required"
     streams: bool = False
+    progress: type[Schema] | None = None
     log: Callable[[Any, Any], Mapping[str, Any]] = lambda request, answer: {}  # noqa: ARG005
     example: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,6 +148,39 @@ OPERATIONS: Final = (
             "trigger_id": "lane3-000815",
             "captured_at_ns": 1767225600000000000,
         },
+    ),
+    Operation(
+        name="automatic",
+        rpc="Automatic",
+        summary="Masks of everything in an image",
+        family="sam",
+        request=proposals.AutomaticRequest,
+        response=proposals.AutomaticResponse,
+        run=lambda pipelines, *request: pipelines.automatic.run(*request),
+        image="or_id",
+        progress=proposals.AutomaticProgress,
+        log=lambda request, answer: {  # noqa: ARG005
+            "masks": len(answer.masks),
+            "points": answer.points_done,
+            "degraded": answer.degraded,
+        },
+        example={"model": "mobile-sam", "points_per_side": 32, "min_area": 100, "format": "rle", "overlay": False},
+    ),
+    Operation(
+        name="edges",
+        rpc="Edges",
+        summary="Edges of everything in an image",
+        family="sam",
+        request=proposals.EdgesRequest,
+        response=proposals.EdgesResponse,
+        run=lambda pipelines, *request: pipelines.edges.run(*request),
+        image="or_id",
+        log=lambda request, answer: {  # noqa: ARG005
+            "masks": answer.masks,
+            "points": answer.points_done,
+            "degraded": answer.degraded,
+        },
+        example={"model": "mobile-sam", "points_per_side": 16, "thick": False, "depth": "8"},
     ),
     Operation(
         name="models",

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.api.handler import RequestHandler
 from service.api.operations import OPERATIONS, Operation
+from service.api.schema import Schema
 from service.errors import PortTaken
 from service.grpc import health
 from service.grpc.calls import Call, Door, Method, Services
@@ -156,6 +157,10 @@ def segmentation_methods(streams: OpenStreams) -> dict[str, Method]:
             reply = GetMessageClass(stream.output_type)
             run = OperationStream(operation, streams, reply).run
             methods[_path(name)] = Method(GetMessageClass(stream.input_type), stream=run)
+        if operation.progress is not None:
+            name = f"{operation.rpc}Stream"
+            reply = GetMessageClass(SEGMENTATION.methods_by_name[name].output_type)
+            methods[_path(name)] = Method(request, answer=_reporting(operation, reply))
     return methods
 
 
@@ -170,5 +175,25 @@ def _unary(operation: Operation, response: type[Message]) -> Callable[[Any, Call
         reply = response()
         write_response(await run_operation(operation, call, call.context, message), reply)
         return reply
+
+    return answer
+
+
+def _reporting(operation: Operation, reply_type: type[Any]) -> Callable[[Any, Call], Awaitable[Message]]:
+    """Return a method that sends what the operation reports while it works, and the answer last."""
+
+    async def report(update: Schema, call: Call) -> None:
+        reply = reply_type()
+        write_response(update, reply.progress)
+        await call.servicer.write(reply.SerializeToString())
+
+    async def answer(message: Any, call: Call) -> Message:
+        call.door.ready()
+        call.set_deadline(call.context)
+        call.context.report = lambda update: report(update, call)
+        reply = reply_type()
+        write_response(await run_operation(operation, call, call.context, message), reply.response)
+        found: Message = reply
+        return found
 
     return answer

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.api.schema import ListModelsResponse, Model
+from service.pipelines.automatic import AutomaticPipeline
+from service.pipelines.edges import EdgesPipeline
 from service.pipelines.engine import Engine
 from service.pipelines.inspect import InspectPipeline
 from service.pipelines.refinement import Refiner
@@ -21,12 +23,20 @@ class Pipelines:
     segment: SegmentPipeline
     semantic: SemanticPipeline
     inspect: InspectPipeline
+    automatic: AutomaticPipeline
+    edges: EdgesPipeline
 
     @classmethod
     def of(cls, engine: Engine, cache: EmbeddingCache) -> Pipelines:
         """Build them; `cache` holds the SAMs' embeddings."""
+        segment = SegmentPipeline(engine, cache)
         return cls(
-            engine, SegmentPipeline(engine, cache), SemanticPipeline(engine), InspectPipeline(engine, Refiner(engine))
+            engine,
+            segment,
+            SemanticPipeline(engine),
+            InspectPipeline(engine, Refiner(engine)),
+            AutomaticPipeline(engine, segment),
+            EdgesPipeline(engine, segment),
         )
 
     def list_models(self) -> ListModelsResponse:

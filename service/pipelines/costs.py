@@ -50,9 +50,27 @@ _LOGITS: Final = 4
 _MASKS: Final = 3
 """Most masks of a prompt."""
 
+_EDGES: Final = 12
+"""Bytes per pixel of a map of edges at the image's size: float32, its levels, and the PNG."""
+
+_THINNING: Final = 48
+"""Bytes per pixel of the model's input while ridges are thinned."""
+
+_IN_HAND: Final = 2 * 3 * 64
+"""Most masks of the chunks of points that are with the device."""
+
 _FRUITS: Final = 2
 """Bytes per pixel of the classes and of the masks of fruit, which cover half of the image together with what is
 infected of them."""
+
+CANDIDATES: Final = 64 << 20
+"""Bytes of the masks among which `automatic` and `edges` choose."""
+
+_MEASURES: Final = 8 << 20
+"""Bytes of what is known of these masks: at most as many as fit, each with packed bits of a coarse mask."""
+
+_EMBEDDING: Final = 4 << 20
+"""Bytes of the embedding of a crop, which is not cached."""
 
 _INPUTS: Final = 4
 """How often an upload is held at most: see `service.oip.http`."""
@@ -92,6 +110,17 @@ def queued_sam(letterbox: Letterbox, masks: int, *, whole: bool) -> int:
 def masks_of(prompts: Sequence[Prompt]) -> int:
     """Return how many masks the prompts have."""
     return sum(_MASKS if prompt.multimask else 1 for prompt in prompts)
+
+
+def proposals(*, crops: bool) -> int:
+    """Return what the masks take among which everything in an image is chosen, and the crop that is being encoded."""
+    square = Size(INPUT_SIDE, INPUT_SIDE)
+    return CANDIDATES + _MEASURES + (prepared(square) + _EMBEDDING if crops else 0)
+
+
+def edges(letterbox: Letterbox) -> int:
+    """Return what a map of edges takes while it is made, thinned, resized and encoded."""
+    return _SMALL + max(_THINNING * letterbox.padded.pixels, _EDGES * letterbox.original.pixels)
 
 
 def queued_unet(padded: Size, original: Size, *, whole: bool) -> int:
@@ -145,10 +174,11 @@ def largest(settings: Settings) -> dict[Kind, int]:
     image, square = Size(1, pixels), letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
     return {
         Kind.INPUT: _SMALL + _INPUTS * settings.max_upload_bytes,
-        Kind.WORK: _SMALL + max(DECODED, OVERLAY) * pixels,
+        Kind.WORK: _SMALL + max(max(DECODED, OVERLAY, _EDGES) * pixels, _THINNING * square.padded.pixels),
         Kind.QUEUED: max(
             queued_sam(square, _MASKS * settings.max_prompts, whole=False) + PIXELS * pixels,
             queued_fruits(INPUT_SIZE, image, square, whole=True),
+            queued_sam(square, _IN_HAND, whole=False) + proposals(crops=True) + PIXELS * pixels,
         ),
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -43,6 +43,7 @@ T = TypeVar("T")
 MaskReceiver = Callable[[int, int, MaskCrop], None]
 """Receives a mask: the prompt's number, the mask's place among its masks, best first, and the mask."""
 
+_NO_PLACES: Final = Reservation(None, ())
 _DECODE: Final = "segment.decode"
 _POSTPROCESS: Final = "segment.postprocess"
 _HASHED_AT_ONCE: Final = 512 * 1024
@@ -57,6 +58,23 @@ class _Lookup:
     source: ImageSource | None
     letterboxes: Sequence[Letterbox]
     cached: EmbeddedImage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image that is encoded.
+
+    Attributes:
+        image_id: hash of the image.
+        embedded: its embedding.
+        pixels: of the whole image, where they were wanted.
+        degraded: whether a smaller letterbox than the largest was used to meet the deadline.
+    """
+
+    image_id: str
+    embedded: EmbeddedImage
+    pixels: Pixels | None
+    degraded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +115,54 @@ class SegmentPipeline:
             Overloaded, DeadlineUnreachable, DeadlineExceeded: there is no answer in time.
             BackendError: the device failed.
         """
-        runner = self._runner(request, context)
+        runner = self.runner(request, context)
         image.required()
-        async with self.engine.in_time(context, runner):
-            lookup = await self._look_up(request, image, runner)
-            embedded = lookup.cached
-            if embedded is None:
-                with self._reserved(runner, lookup, (), context) as (letterbox, reservation):
-                    async with context.hold(Kind.QUEUED, costs.queued_sam(letterbox, 0, whole=False)):
-                        embedded = await self._embed(runner, lookup, None, letterbox, reservation, context)
+        async with self.engine.in_time(context, runner), self.encoded(runner, request, image, context) as encoded:
+            letterbox = encoded.embedded.letterbox
         return schema.EmbedResponse.model_construct(
             request_id=context.request_id,
-            image=describe_image(lookup.image_id, embedded.letterbox.original),
-            model=describe_sam(runner, embedded.letterbox),
+            image=describe_image(encoded.image_id, letterbox.original),
+            model=describe_sam(runner, letterbox),
             batch=context.batch_sizes(),
             timing_ms=context.timing_ms(),
         )
+
+    @asynccontextmanager
+    async def encoded(
+        self,
+        runner: SamRunner,
+        request: schema.EmbedRequest,
+        image: ImageInput,
+        context: RequestContext,
+        *,
+        masks: int = 0,
+        beside: int = 0,
+        whole: bool = False,
+    ) -> AsyncIterator[Encoded]:
+        """Encode an image, or find its embedding in the cache, and hold memory until the block ends.
+
+        Args:
+            runner: of the SAM.
+            request: with the input size and the padding.
+            image: with the image or its id.
+            context: of the request.
+            masks: low-resolution masks that the caller has in hand at a time.
+            beside: further bytes that the caller needs.
+            whole: whether the image's pixels are needed too.
+        """
+        lookup = await self._look_up(request, image, runner)
+        with ExitStack() as places:
+            embedded, reservation = lookup.cached, _NO_PLACES
+            letterbox = lookup.letterboxes[0] if embedded is None else embedded.letterbox
+            if embedded is None:
+                letterbox, reservation = places.enter_context(self._reserved(runner, lookup, (), context))
+            waiting = costs.queued_sam(letterbox, masks, whole=whole)
+            async with context.hold(Kind.QUEUED, waiting + beside):
+                pixels = await self._pixels(image.required(), letterbox, context) if whole else None
+                if embedded is None:
+                    embedded = await self._embed(runner, lookup, pixels, letterbox, reservation, context)
+                degraded = letterbox != lookup.letterboxes[0]
+                yield Encoded(lookup.image_id, embedded, pixels, degraded)
 
     async def run(
         self, request: schema.SegmentRequest, image: ImageInput, context: RequestContext
@@ -141,7 +191,7 @@ class SegmentPipeline:
             image: with the image or its id.
             context: of the request.
         """
-        runner = self._runner(request, context)
+        runner = self.runner(request, context)
         async with (
             self.engine.in_time(context, runner),
             self._predict(runner, request, prompts, image, context, overlay=request.overlay) as found,
@@ -181,7 +231,7 @@ class SegmentPipeline:
         Returns:
             Whether a smaller input than the largest was used.
         """
-        runner = self._runner(request, context)
+        runner = self.runner(request, context)
         async with (
             self.engine.in_time(context, runner),
             self._predict(runner, request, prompts, image, context, overlay=False, beside=beside) as found,
@@ -194,7 +244,7 @@ class SegmentPipeline:
                     receive(row, place, mask)
 
             async with self._postprocess(context, letterbox, len(prompts)):
-                await self._for_each(len(prompts), convert, letterbox.original, "rle", context)
+                await self.for_each(len(prompts), convert, letterbox.original, "rle", context)
             return found.degraded
 
     @asynccontextmanager
@@ -227,7 +277,12 @@ class SegmentPipeline:
                 decoded = await self._decode_prompts(runner, embedded, prompts, reservation, context)
                 yield _Found(lookup, embedded, decoded, pixels)
 
-    def _runner(self, request: schema.EmbedRequest, context: RequestContext) -> SamRunner:
+    def runner(self, request: schema.EmbedRequest, context: RequestContext) -> SamRunner:
+        """Choose the SAM that answers.
+
+        Raises:
+            UnknownModel, WrongFamily: no such SAM is loaded.
+        """
         runner = self.engine.runner(SamRunner, request.model)
         context.model = runner.entry.name
         return runner
@@ -385,13 +440,13 @@ class SegmentPipeline:
             return schema.PromptResult.model_construct(masks=[encode_mask(mask, request.format) for mask in masks])
 
         async with self._postprocess(context, letterbox, len(prompts)):
-            results = await self._for_each(len(prompts), encode, letterbox.original, request.format, context)
+            results = await self.for_each(len(prompts), encode, letterbox.original, request.format, context)
             if pixels is not None:
                 async with context.hold(Kind.WORK, costs.OVERLAY * letterbox.original.pixels):
                     overlay = await self.engine.in_worker(_draw, found, prompts)
         return results, overlay
 
-    async def _for_each(
+    async def for_each(
         self,
         prompts: int,
         call: Callable[[int], T],

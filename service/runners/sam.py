@@ -102,6 +102,11 @@ class SamRunner(Runner):
         self.backend = backend
         self._max_prompts = backend.prompt_batches[-1]
 
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts of the largest batch that pays, on the full square."""
+        return self._max_prompts
+
     def prepare(self, pixels: Pixels, letterbox: Letterbox) -> Any:
         """Return the encoder's input from a resized image; for worker threads."""
         return self.backend.prepare(pixels, letterbox)

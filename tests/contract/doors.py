@@ -28,7 +28,7 @@ from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, WAYS, Refused, refusa
 from tests.contract.scenes import IMAGE, PEEL
 from tests.fakes import LOADED, LOADED_UNET, FakeDevice, WatchedRunner, WatchedUNetRunner, image_bytes, peel_image
 
-Name = Literal["segment", "embed", "semantic", "inspect"]
+Name = Literal["segment", "embed", "semantic", "inspect", "automatic", "edges"]
 CLASSES: Final = {"healthy": 1, "infected": 2}
 _BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
 _LONGEST_QUERY: Final = 60_000

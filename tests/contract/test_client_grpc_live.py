@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pomona import Box, Client, Frame, Inspect, Prompt, Retry, Segment, errors
+from pomona import Automatic, Box, Client, Frame, Inspect, Progress, Prompt, Proposals, Retry, Segment, errors
 from tests.contract.door import BOX_MASK, Door
 from tests.contract.live import LiveDoor, live_door
 from tests.contract.scenes import TWO
@@ -107,3 +107,42 @@ def test_a_service_that_stops_breaks_the_stream_with_what_was_answered() -> None
 
 async def _let_go(door: Door) -> None:
     door.let_go()
+
+
+def test_everything_is_followed_as_it_is_found(live: LiveDoor, pomona: Client) -> None:
+    live.door.sam.decode_s_per_batch = 10.0  # by the clock; the service reports at most every half second
+    try:
+        *progress, last = pomona.follow(Automatic(points_per_side=4), image_bytes(21))
+    finally:
+        live.door.sam.decode_s_per_batch = 0.0
+    assert progress
+    assert all(isinstance(one, Progress) for one in progress)
+    assert isinstance(last, Proposals)
+    found = [mask for one in progress if isinstance(one, Progress) for mask in one.found]
+    boxes = {tuple(mask.box) for mask in last.masks}
+    assert len(boxes) == 16
+    assert {tuple(mask.box) for mask in found} <= boxes
+    np.testing.assert_array_equal(found[0].array, found[0].mask.array)
+    assert found[0].array.shape == (96, 128)
+
+
+def test_a_refusal_of_what_is_followed_is_raised(pomona: Client) -> None:
+    with pytest.raises(errors.TooManyPrompts):
+        list(pomona.follow(Automatic(points_per_side=100), image_bytes(22)))
+
+
+def test_following_needs_grpc(live: LiveDoor) -> None:
+    with Client(live.address) as client, pytest.raises(errors.InvalidArgument, match="grpc://"):
+        list(client.follow(Automatic(), image_bytes(23)))
+
+
+def test_everything_and_its_edges_over_both_transports(live: LiveDoor, pomona: Client) -> None:
+    with Client(live.address) as other:
+        one, two = (client.automatic(image_bytes(24), points_per_side=4) for client in (pomona, other))
+        assert [mask.box for mask in one.masks] == [mask.box for mask in two.masks]
+        assert len(one.masks) == 16
+        again = other.automatic(two.image, points_per_side=4)
+        assert [mask.point for mask in again.masks] == [mask.point for mask in one.masks]
+        first, second = (client.edges(image_bytes(24), points_per_side=4, depth="16") for client in (pomona, other))
+    np.testing.assert_array_equal(first.array, second.array)
+    assert (first.array.shape, first.array.max()) == ((96, 128), 1)

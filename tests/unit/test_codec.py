@@ -7,18 +7,29 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from models.errors import MalformedPrompt, PomonaError
-from service.api import schema
+from service.api import proposals, schema
 from service.errors import MalformedRequest, UnsupportedFormat, UnsupportedInput
 from service.grpc.codec import Mismatch, read_request, reader, writer
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 
-REQUESTS = [schema.SegmentRequest, schema.EmbedRequest, schema.SemanticRequest, schema.InspectRequest, schema.Frame]
+REQUESTS = [
+    schema.SegmentRequest,
+    schema.EmbedRequest,
+    schema.SemanticRequest,
+    schema.InspectRequest,
+    schema.Frame,
+    proposals.AutomaticRequest,
+    proposals.EdgesRequest,
+]
 ANSWERS = [
     schema.SegmentResponse,
     schema.EmbedResponse,
     schema.SemanticResponse,
     schema.InspectResponse,
     schema.ListModelsResponse,
+    proposals.AutomaticResponse,
+    proposals.AutomaticProgress,
+    proposals.EdgesResponse,
 ]
 BATCH = schema.Batch(encode=1, prompt=2, infer=3)
 TIMINGS = schema.Timings(decode=1, queue=2, encode=3, prompt=4, infer=5, postprocess=6, total=21)
@@ -49,7 +60,10 @@ def test_every_message_is_of_the_schema_or_of_streams() -> None:
     of_streams = {"StreamSettings", "Problem"}
     of_shapes = {"Point", "Box", "PixelBox", "FractionInterval", "Ring", "Polygon", "EncodedMask", "MaskPrompt"}
     ours = {
-        name for name, value in vars(schema).items() if isinstance(value, type) and issubclass(value, schema.Schema)
+        name
+        for module in (schema, proposals)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, schema.Schema)
     }
     theirs = {
         name
@@ -141,7 +155,8 @@ def test_operations_and_methods_are_the_same() -> None:
     from service.api.operations import OPERATIONS
 
     service = pb.DESCRIPTOR.services_by_name["Segmentation"]
-    expected = {operation.rpc for operation in OPERATIONS} | {f"{op.rpc}Stream" for op in OPERATIONS if op.streams}
+    expected = {operation.rpc for operation in OPERATIONS}
+    expected |= {f"{op.rpc}Stream" for op in OPERATIONS if op.streams or op.progress is not None}
     assert set(service.methods_by_name) == expected
     for operation in OPERATIONS:
         method = service.methods_by_name[operation.rpc]

@@ -7,13 +7,27 @@
 Every exception that is raised on purpose is a `PomonaError`; `pomona.errors` shows the tree.
 """
 
-from pomona._requests import Attempt, Call, Embed, Frame, Inspect, ListModels, Ready, Request, Segment, Semantic
+from pomona._requests import (
+    Attempt,
+    Automatic,
+    Call,
+    Edges,
+    Embed,
+    Frame,
+    Inspect,
+    ListModels,
+    Ready,
+    Request,
+    Segment,
+    Semantic,
+)
 from pomona.client import DEFAULT_URL, AsyncClient, Client
 from pomona.errors import PomonaError
 from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import jpeg
 from pomona.masks import Mask, PixelBox, ScoredMask
 from pomona.prompts import BACKGROUND, FOREGROUND, Box, Point, Prompt
+from pomona.proposals import EdgeMap, Progress, Proposals, ProposedMask
 from pomona.results import (
     Embedding,
     FrameInfo,
@@ -40,9 +54,12 @@ __all__ = [
     "AsyncHttpTransport",
     "AsyncTransport",
     "Attempt",
+    "Automatic",
     "Box",
     "Call",
     "Client",
+    "EdgeMap",
+    "Edges",
     "Embed",
     "Embedding",
     "Frame",
@@ -60,7 +77,10 @@ __all__ = [
     "PixelBox",
     "Point",
     "PomonaError",
+    "Progress",
     "Prompt",
+    "Proposals",
+    "ProposedMask",
     "Ready",
     "Request",
     "Retry",

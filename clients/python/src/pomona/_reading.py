@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pomona.masks import Logits, Mask, PixelBox, Rle, logits_window
+from pomona.proposals import Progress
 from pomona.results import Inspection, Model, ModelUsed, Result, Segmentation, SemanticMap
 
 R = TypeVar("R", bound=Result)
@@ -22,6 +23,7 @@ R = TypeVar("R", bound=Result)
 _JSON_NAMES: Final = {
     "timings": "timing_ms",
     "overlay_png": "overlay",
+    "edges_png": "edges",
     "fruit_class": "class",
     "region_class": "class",
 }
@@ -65,6 +67,17 @@ def read_models(body: Mapping[str, Any]) -> tuple[Model, ...]:
     """Read the list of models; see `read_result`."""
     models: tuple[Model, ...] = _converter(tuple[Model, ...])(body["models"], _Context((0, 0), 0))
     return models
+
+
+def read_progress(body: Mapping[str, Any], size: tuple[int, int]) -> Progress:
+    """Read what has changed while the service works; see `read_result`.
+
+    Args:
+        body: object of the API.
+        size: height and width of the image; (0, 0) where unknown, then that of each mask.
+    """
+    progress: Progress = _converter(Progress)(body, _Context(size, 0))
+    return progress
 
 
 @functools.cache
@@ -122,7 +135,8 @@ def _one_of(allowed: tuple[str, ...], value: Any, context: _Context) -> Any:  # 
 def _mask(body: Mapping[str, Any], context: _Context) -> Mask:
     if "counts" in body:
         height, width = body["size"]
-        return Mask(context.size, Rle((int(height), int(width)), str(body["counts"])))
+        size = (int(height), int(width))
+        return Mask(context.size if any(context.size) else size, Rle(size, str(body["counts"])))
     height, width = body["shape"]
     window = logits_window(context.size, context.input_size)
     return Mask(context.size, Logits((int(height), int(width)), _from_base64(body["data"]), window))

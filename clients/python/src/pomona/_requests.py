@@ -7,10 +7,11 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
 
 from pomona import _checks as checks
-from pomona._reading import read_models, read_result
+from pomona._reading import read_models, read_progress, read_result
 from pomona.errors import InvalidArgument
 from pomona.images import EncodedImage, ImageSource, encode_image
 from pomona.prompts import Prompt, Prompts, parse_prompts
+from pomona.proposals import EdgeMap, Progress, Proposals
 from pomona.results import (
     Embedding,
     FrameInfo,
@@ -27,6 +28,8 @@ T_co = TypeVar("T_co", covariant=True)
 InputSize: TypeAlias = Literal[1024, 768, 512, "auto"]
 Padding: TypeAlias = Literal["none", "square"]
 Mode: TypeAlias = Literal["fast", "accurate", "auto"]
+Preset: TypeAlias = Literal["full", "fast"]
+EdgeDepth: TypeAlias = Literal["8", "16"]
 ImageLike: TypeAlias = ImageSource | Embedding | ImageInfo
 """An image, or one that the service already knows."""
 
@@ -42,19 +45,26 @@ class Request(Generic[T_co]):
         result_type: the type parameter, for those with an image.
         needs_image: whether an image is sent.
         streams: whether the frames of a camera can be sent over one gRPC stream.
+        by_id: whether the id of an image that the service knows may be sent instead of the image.
     """
 
     operation: ClassVar[str]
     result_type: ClassVar[Any]
     needs_image: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+    by_id: ClassVar[bool] = False
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the service needs the image itself, although it may know its id."""
+        return False
 
     def __post_init__(self) -> None:
         """Check the options that several operations have."""
         for name, value in vars(self).items():
             if name in ("model", "sam_model") and value is not None:
                 checks.text(value, name)
-            elif name in ("logits", "overlay", "multimask"):
+            elif name in ("logits", "overlay", "multimask", "thick"):
                 checks.flag(value, name)
             elif name in _CHOICES and not (value is None and name in ("input_size", "padding")):
                 checks.one_of(value, name, _CHOICES[name])
@@ -83,6 +93,7 @@ class Segment(Request[Segmentation]):
     operation = "segment"
     result_type = Segmentation
     streams = True
+    by_id = True
 
     prompts: Prompts
     _: KW_ONLY
@@ -96,6 +107,11 @@ class Segment(Request[Segmentation]):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "prompts", parse_prompts(self.prompts, multimask=self.multimask))
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the service draws."""
+        return self.overlay
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the API."""
@@ -162,6 +178,82 @@ class Embed(Request[Embedding]):
     padding: Padding | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Automatic(Request[Proposals]):
+    """Masks of everything in an image; see `Client.automatic`.
+
+    Raises:
+        InvalidArgument: an option is of another type or out of range.
+    """
+
+    operation = "automatic"
+    result_type = Proposals
+    by_id = True
+
+    preset: Preset = "full"
+    points_per_side: int | None = None
+    crop_layers: int = 0
+    pred_iou_threshold: float | None = None
+    stability_score_threshold: float | None = None
+    box_nms_threshold: float | None = None
+    mask_nms_threshold: float | None = None
+    min_area: int = 0
+    max_area: int | None = None
+    min_side: int = 0
+    max_side: int | None = None
+    max_masks: int | None = None
+    model: str | None = None
+    overlay: bool = False
+    input_size: InputSize | None = None
+    padding: Padding | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, (low, high) in _WHOLE.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checks.whole(value, name, low=low, high=high))
+        for name in _SHARES:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checks.number(value, name, low=0, high=1))
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the service draws, or encodes parts of the image."""
+        return self.overlay or self.crop_layers > 0
+
+    def parse_progress(self, body: Mapping[str, Any], size: tuple[int, int]) -> Progress:
+        """Read what has changed; see `parse`."""
+        return read_progress(body, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges(Request[EdgeMap]):
+    """Edges of everything in an image; see `Client.edges`.
+
+    Raises:
+        InvalidArgument: an option is of another type or out of range.
+    """
+
+    operation = "edges"
+    result_type = EdgeMap
+    by_id = True
+
+    points_per_side: int | None = None
+    box_nms_threshold: float | None = None
+    thick: bool = False
+    depth: EdgeDepth = "8"
+    model: str | None = None
+    input_size: InputSize | None = None
+    padding: Padding | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.points_per_side is not None:
+            checks.whole(self.points_per_side, "points_per_side", low=1, high=_MOST_PER_SIDE)
+        if self.box_nms_threshold is not None:
+            checks.number(self.box_nms_threshold, "box_nms_threshold", low=0, high=1)
+
+
 @dataclass(frozen=True)
 class ListModels(Request["tuple[Model, ...]"]):
     """The models of the catalogue, loaded ones first."""
@@ -196,7 +288,24 @@ def _check_grades(grades: Any) -> dict[str, float]:
     }
 
 
+_MOST_PER_SIDE: Final = 128
+_MOST_PIXELS: Final = (1 << 31) - 1
+_WHOLE: Final[Mapping[str, tuple[int, int]]] = {
+    "points_per_side": (1, _MOST_PER_SIDE),
+    "crop_layers": (0, 2),
+    "min_area": (0, _MOST_PIXELS),
+    "max_area": (0, _MOST_PIXELS),
+    "min_side": (0, _MOST_PIXELS),
+    "max_side": (0, _MOST_PIXELS),
+    "max_masks": (1, 1000),
+}
+"""Least and largest values of `Automatic`'s options."""
+
+_SHARES: Final = ("pred_iou_threshold", "stability_score_threshold", "box_nms_threshold", "mask_nms_threshold")
+
 _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
+    "preset": get_args(Preset),
+    "depth": get_args(EdgeDepth),
     "mode": get_args(Mode),
     "input_size": get_args(InputSize),
     "padding": get_args(Padding),
@@ -273,8 +382,7 @@ class Call(Generic[T_co]):
             return Call(request=request, image=encode_image(image), frame=frame)
         known, source = (image.image, image.source) if isinstance(image, Embedding) else (image, None)
         # An overlay needs the pixels, which the service does not keep.
-        by_id: Request[Any] = request
-        if isinstance(by_id, Segment) and not (by_id.overlay and source):
+        if request.by_id and not (request.needs_pixels and source):
             return Call(request=request, image=source, image_id=known.id, frame=frame)
         if source is None:
             raise InvalidArgument(f"{name} needs the image itself, not only its id.")

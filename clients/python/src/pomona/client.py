@@ -9,13 +9,16 @@ import asyncio
 import ssl
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, Final, TypeVar
 
 from pomona import _checks as checks
 from pomona._requests import (
+    Automatic,
     Call,
+    EdgeDepth,
+    Edges,
     Embed,
     Frame,
     ImageLike,
@@ -24,6 +27,7 @@ from pomona._requests import (
     ListModels,
     Mode,
     Padding,
+    Preset,
     Ready,
     Request,
     Segment,
@@ -33,8 +37,9 @@ from pomona.errors import FrameDropped, InvalidArgument, MissingPackage, PomonaE
 from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import ImageSource
 from pomona.prompts import Prompts
+from pomona.proposals import EdgeMap, Progress, Proposals
 from pomona.results import Embedding, FrameInfo, ImageInfo, Inspection, Model, Segmentation, SemanticMap
-from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, to_timeout
+from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, first_attempt, to_timeout
 from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, failed, stream_frames
 from pomona.transports import (
     AsyncStreamingTransport,
@@ -42,6 +47,7 @@ from pomona.transports import (
     ClientCertificate,
     StreamingTransport,
     Transport,
+    following,
     split_url,
     with_api_key,
 )
@@ -254,6 +260,146 @@ class Client(_Client):
         """Encode an image once, and return what `segment` takes instead of it; arguments as there."""
         request = Embed(model=model, input_size=input_size, padding=padding)
         return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    def automatic(
+        self,
+        image: ImageLike,
+        *,
+        preset: Preset = "full",
+        points_per_side: int | None = None,
+        crop_layers: int = 0,
+        pred_iou_threshold: float | None = None,
+        stability_score_threshold: float | None = None,
+        box_nms_threshold: float | None = None,
+        mask_nms_threshold: float | None = None,
+        min_area: int = 0,
+        max_area: int | None = None,
+        min_side: int = 0,
+        max_side: int | None = None,
+        max_masks: int | None = None,
+        model: str | None = None,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Proposals:
+        """Return masks of everything in an image.
+
+        Args:
+            image: as for `segment`.
+            preset: `full` asks at 32 x 32 points, `fast` at 16 x 16.
+            points_per_side: ask at so many by so many points instead.
+            crop_layers: also encode 4 (1), or 4 and 16 (2), overlapping crops of the image, for small things.
+            pred_iou_threshold: masks have a score above this; 0.88 by default.
+            stability_score_threshold: masks have at least this stability score; 0.95 by default.
+            box_nms_threshold: of two masks whose boxes have an IoU above this the better is kept; 0.7 by default.
+            mask_nms_threshold: the same for the masks themselves; None where boxes alone decide.
+            min_area: holes and islands of fewer pixels are removed, and masks of fewer pixels left out.
+            max_area: most pixels of a mask.
+            min_side: least width and height of a mask's box in pixels.
+            max_side: largest width and height of a mask's box in pixels.
+            max_masks: only so many, the best.
+            model: name of a SAM in the catalogue; None for the service's default.
+            overlay: also let the service draw the masks over the image.
+            input_size: longest side in pixels at which the encoder sees the image; `auto` by the deadline.
+            padding: how the image is padded for the encoder.
+            deadline: seconds from now after which the answer is too late; the service answers with what it has found
+                by then.
+            urgency: RFC 9218, 0 the most urgent to 7 the least.
+            request_id: identifies the request in the service's log.
+
+        Raises:
+            PomonaError: see `pomona.errors`; `TooLate` after the deadline.
+        """
+        request = Automatic(
+            preset=preset,
+            points_per_side=points_per_side,
+            crop_layers=crop_layers,
+            pred_iou_threshold=pred_iou_threshold,
+            stability_score_threshold=stability_score_threshold,
+            box_nms_threshold=box_nms_threshold,
+            mask_nms_threshold=mask_nms_threshold,
+            min_area=min_area,
+            max_area=max_area,
+            min_side=min_side,
+            max_side=max_side,
+            max_masks=max_masks,
+            model=model,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    def edges(
+        self,
+        image: ImageLike,
+        *,
+        points_per_side: int | None = None,
+        box_nms_threshold: float | None = None,
+        thick: bool = False,
+        depth: EdgeDepth = "8",
+        model: str | None = None,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> EdgeMap:
+        """Return the edges of everything in an image.
+
+        Args:
+            image: as for `segment`.
+            points_per_side: the image is asked at so many by so many points; 16 by default.
+            box_nms_threshold: of two masks whose boxes have an IoU above this the better is kept; 0.7 by default.
+            thick: keep edges as wide as they are found, instead of their ridges alone.
+            depth: bits per pixel of the map.
+            model: as for `automatic`, like the arguments that follow.
+            input_size: longest side in pixels at which the encoder sees the image; `auto` by the deadline.
+            padding: how the image is padded for the encoder.
+            deadline: seconds from now after which the answer is too late.
+            urgency: RFC 9218, 0 the most urgent to 7 the least.
+            request_id: identifies the request in the service's log.
+
+        Raises:
+            PomonaError: see `pomona.errors`; `TooLate` after the deadline.
+        """
+        request = Edges(
+            points_per_side=points_per_side,
+            box_nms_threshold=box_nms_threshold,
+            thick=thick,
+            depth=depth,
+            model=model,
+            input_size=input_size,
+            padding=padding,
+        )
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    def follow(
+        self,
+        request: Automatic,
+        image: ImageLike,
+        *,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Generator[Progress | Proposals, None, None]:
+        """Ask for everything in an image, and return masks as they are found; over gRPC only, and without retries.
+
+        Leaving the loop early and closing the generator (`contextlib.closing`) cancels the work in the service.
+
+        Yields:
+            Any number of `Progress`, and last the `Proposals`.
+
+        Raises:
+            InvalidArgument: the client's URL is not one of gRPC.
+            PomonaError: as for `automatic`.
+        """
+        transport = following(self._transport)
+        send = first_attempt(Call.of(request, image), self._plan(deadline, urgency, request_id))
+        yield from transport.follow(send.call, send.attempt)
 
     def models(self) -> tuple[Model, ...]:
         """Return the models of the catalogue, loaded ones first."""
@@ -475,6 +621,98 @@ class AsyncClient(_Client):
         """Encode an image once, to prompt it often; see `Client.embed`."""
         request = Embed(model=model, input_size=input_size, padding=padding)
         return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def automatic(
+        self,
+        image: ImageLike,
+        *,
+        preset: Preset = "full",
+        points_per_side: int | None = None,
+        crop_layers: int = 0,
+        pred_iou_threshold: float | None = None,
+        stability_score_threshold: float | None = None,
+        box_nms_threshold: float | None = None,
+        mask_nms_threshold: float | None = None,
+        min_area: int = 0,
+        max_area: int | None = None,
+        min_side: int = 0,
+        max_side: int | None = None,
+        max_masks: int | None = None,
+        model: str | None = None,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Proposals:
+        """Return masks of everything in an image; see `Client.automatic`."""
+        request = Automatic(
+            preset=preset,
+            points_per_side=points_per_side,
+            crop_layers=crop_layers,
+            pred_iou_threshold=pred_iou_threshold,
+            stability_score_threshold=stability_score_threshold,
+            box_nms_threshold=box_nms_threshold,
+            mask_nms_threshold=mask_nms_threshold,
+            min_area=min_area,
+            max_area=max_area,
+            min_side=min_side,
+            max_side=max_side,
+            max_masks=max_masks,
+            model=model,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def edges(
+        self,
+        image: ImageLike,
+        *,
+        points_per_side: int | None = None,
+        box_nms_threshold: float | None = None,
+        thick: bool = False,
+        depth: EdgeDepth = "8",
+        model: str | None = None,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> EdgeMap:
+        """Return the edges of everything in an image; see `Client.edges`."""
+        request = Edges(
+            points_per_side=points_per_side,
+            box_nms_threshold=box_nms_threshold,
+            thick=thick,
+            depth=depth,
+            model=model,
+            input_size=input_size,
+            padding=padding,
+        )
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def follow(
+        self,
+        request: Automatic,
+        image: ImageLike,
+        *,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Progress | Proposals, None]:
+        """Ask for everything in an image, and return masks as they are found; see `Client.follow`."""
+        transport = following(self._transport)
+        plan = self._plan(deadline, urgency, request_id)
+        send = first_attempt(await self._call(request, image, None), plan)
+        updates = transport.follow(send.call, send.attempt)
+        try:
+            while (update := await asyncio.to_thread(next, updates, None)) is not None:
+                yield update
+        finally:
+            await asyncio.to_thread(updates.close)
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models of the catalogue, loaded ones first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -18,7 +18,7 @@ import grpc
 from pomona import _checks as checks
 from pomona._requests import Attempt, Call, Ready, Request
 from pomona.errors import ClientClosed, InvalidArgument, NotReady
-from pomona.grpc_codec import call_error, encode_call, metadata_of, parse_message, path_of
+from pomona.grpc_codec import call_error, encode_call, metadata_of, parse_message, parse_update, path_of
 from pomona.grpc_streams import FrameStream
 from pomona.transports import ClientCertificate, check_client_certificate, check_tls, parse_url
 
@@ -108,6 +108,27 @@ class GrpcTransport:
     def astream(self, request: Request[Any], in_flight: int) -> FrameStream | None:
         """Return a transport for one camera; see `pomona.transports.AsyncStreamingTransport`."""
         return self.stream(request, in_flight)
+
+    def follow(self, call: Call[T], attempt: Attempt) -> Generator[Any, None, None]:
+        """Send a call, and yield what is reported; see `pomona.transports.FollowingTransport`."""
+        message, metadata = encode_call(call), (*self._headers, *metadata_of(attempt.headers()))
+        try:
+            rpc: Any = self._channel.unary_stream(path_of(call.request, stream=True))(
+                message, timeout=attempt.timeout, metadata=metadata
+            )
+        except ValueError as error:
+            if self._closed:
+                raise ClientClosed("The client was closed.") from error
+            raise
+        try:
+            for update in rpc:
+                yield parse_update(call, update)
+        except grpc.RpcError as error:
+            if self._closed:
+                raise ClientClosed("The client was closed.") from error
+            raise call_error(rpc.code(), rpc.details(), rpc.trailing_metadata(), attempt) from error
+        finally:
+            rpc.cancel()
 
     def close(self) -> None:
         """Close the connection."""

@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from pomona._proto import segmentation_pb2 as pb
-from pomona._requests import Attempt, Call, Request
+from pomona._requests import Attempt, Automatic, Call, Request
 from pomona.errors import (
     BadAnswer,
     ConnectionFailed,
@@ -208,6 +208,26 @@ def parse_message(call: Call[T], data: bytes) -> T:
         return decode(_from_bytes(_method(call.request, stream=False).output_type, data))
 
     return parse_result(call.request, read)
+
+
+def parse_update(call: Call[Any], data: bytes) -> Any:
+    """Return what a message of a call that is followed holds: what has changed, or the result.
+
+    Raises:
+        BadAnswer: the message is not what Pomona sends.
+    """
+    request = call.request
+
+    def read() -> Any:
+        return decode(_from_bytes(_method(request, stream=True).output_type, data))
+
+    try:
+        body = read()
+        if isinstance(request, Automatic) and body["progress"] is not None:
+            return request.parse_progress(body["progress"], (0, 0))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadAnswer(f"What was reported cannot be read: {error}.") from error
+    return parse_result(request, lambda: body["response"])
 
 
 def parse_reply(request: Request[Any], data: bytes) -> tuple[int, Message]:

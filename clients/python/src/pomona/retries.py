@@ -221,6 +221,18 @@ def attempts(call: Call[T], plan: Plan) -> Generator[Step[T], Any, None]:
             yield Wait(delay)
 
 
+def first_attempt(call: Call[T], plan: Plan) -> Send[T]:
+    """Return the first attempt of a call that is not tried again.
+
+    Raises:
+        TooLate: the deadline has passed.
+    """
+    step = next(attempts(call, plan))
+    if not isinstance(step, Send):
+        raise TypeError("a call must begin with an attempt")
+    return step
+
+
 def to_timeout(timeout: Timeout | float | None) -> Timeout:
     """Return the limits that a caller gave; a number limits a call with all its attempts.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
@@ -80,6 +80,30 @@ class AsyncStreamingTransport(Protocol):
     def astream(self, request: Request[Any], in_flight: int) -> AsyncTransport | None:
         """Return a transport for one camera, as `StreamingTransport.stream`."""
         ...
+
+
+@runtime_checkable
+class FollowingTransport(Protocol):
+    """A transport over which the service reports while it works."""
+
+    def follow(self, call: Call[T], attempt: Attempt) -> Generator[Any, None, None]:
+        """Send a call, and yield what is reported, then the result.
+
+        Raises:
+            PomonaError: as for `Transport.send`.
+        """
+        ...
+
+
+def following(transport: object) -> FollowingTransport:
+    """Return a transport if the service can report over it.
+
+    Raises:
+        InvalidArgument: it cannot.
+    """
+    if not isinstance(transport, FollowingTransport):
+        raise InvalidArgument("follow() needs gRPC: a url that starts with grpc:// or grpcs://.")
+    return transport
 
 
 def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:

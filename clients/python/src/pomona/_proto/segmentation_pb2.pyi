@@ -56,6 +56,54 @@ MASK_FORMAT_LOGITS: MaskFormat.ValueType  # 4
 """The low-resolution logits of the model; for Segment only."""
 Global___MaskFormat: _TypeAlias = MaskFormat  # noqa: Y015
 
+class _Preset:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Preset.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRESET_UNSPECIFIED: _Preset.ValueType  # 0
+    """The default, FULL."""
+    PRESET_FULL: _Preset.ValueType  # 1
+    """32 x 32 points."""
+    PRESET_FAST: _Preset.ValueType  # 2
+    """16 x 16 points."""
+
+class Preset(_Preset, metaclass=_PresetEnumTypeWrapper):
+    """How many points Automatic asks for by default."""
+
+PRESET_UNSPECIFIED: Preset.ValueType  # 0
+"""The default, FULL."""
+PRESET_FULL: Preset.ValueType  # 1
+"""32 x 32 points."""
+PRESET_FAST: Preset.ValueType  # 2
+"""16 x 16 points."""
+Global___Preset: _TypeAlias = Preset  # noqa: Y015
+
+class _EdgeDepth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EdgeDepthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EdgeDepth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EDGE_DEPTH_UNSPECIFIED: _EdgeDepth.ValueType  # 0
+    """The default, 8."""
+    EDGE_DEPTH_8: _EdgeDepth.ValueType  # 1
+    """0 to 255."""
+    EDGE_DEPTH_16: _EdgeDepth.ValueType  # 2
+    """0 to 65535."""
+
+class EdgeDepth(_EdgeDepth, metaclass=_EdgeDepthEnumTypeWrapper):
+    """Bits per pixel of a map of edges."""
+
+EDGE_DEPTH_UNSPECIFIED: EdgeDepth.ValueType  # 0
+"""The default, 8."""
+EDGE_DEPTH_8: EdgeDepth.ValueType  # 1
+"""0 to 255."""
+EDGE_DEPTH_16: EdgeDepth.ValueType  # 2
+"""0 to 65535."""
+Global___EdgeDepth: _TypeAlias = EdgeDepth  # noqa: Y015
+
 class _InputSize:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1940,3 +1988,463 @@ class InspectStreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InspectStreamResponse: _TypeAlias = InspectStreamResponse  # noqa: Y015
+
+@_typing.final
+class AutomaticRequest(_message.Message):
+    """An image in which everything is to be masked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    PRESET_FIELD_NUMBER: _builtins.int
+    POINTS_PER_SIDE_FIELD_NUMBER: _builtins.int
+    CROP_LAYERS_FIELD_NUMBER: _builtins.int
+    PRED_IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    BOX_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MASK_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MIN_AREA_FIELD_NUMBER: _builtins.int
+    MAX_AREA_FIELD_NUMBER: _builtins.int
+    MIN_SIDE_FIELD_NUMBER: _builtins.int
+    MAX_SIDE_FIELD_NUMBER: _builtins.int
+    MAX_MASKS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Either `image` or `image_id` is required."""
+    image_id: _builtins.str
+    """Id of an image that was sent before."""
+    model: _builtins.str
+    """Name of a SAM in the catalogue; the first loaded one where absent."""
+    input_size: Global___InputSize.ValueType
+    """What the encoder sees."""
+    padding: Global___Padding.ValueType
+    """How the image is padded for it."""
+    preset: Global___Preset.ValueType
+    """Points per side where `points_per_side` is absent."""
+    points_per_side: _builtins.int
+    """The image is asked at the centres of so many by so many equal parts, 1 to 128."""
+    crop_layers: _builtins.int
+    """Also encode 4 (1), or 4 and 16 (2), overlapping crops, each with a grid of its own; needs `image`. 0 where absent."""
+    pred_iou_threshold: _builtins.float
+    """Masks have a score, the predicted IoU, above this; 0.88 where absent."""
+    stability_score_threshold: _builtins.float
+    """Masks have at least this stability score; 0.95 where absent."""
+    box_nms_threshold: _builtins.float
+    """Of two masks whose boxes have an IoU above this, the one with the higher score is kept; 0.7 where absent."""
+    mask_nms_threshold: _builtins.float
+    """The same for the IoU of the masks themselves; boxes alone decide where absent."""
+    min_area: _builtins.int
+    """Holes and islands of fewer pixels are removed from masks, and masks of fewer pixels are left out."""
+    max_area: _builtins.int
+    """Most pixels of a mask."""
+    min_side: _builtins.int
+    """Least width and height of a mask's box in pixels."""
+    max_side: _builtins.int
+    """Largest width and height of a mask's box in pixels."""
+    max_masks: _builtins.int
+    """Only so many masks, those with the highest scores, 1 to 1000; 1000 where absent."""
+    format: Global___MaskFormat.ValueType
+    """How masks are encoded: RLE, PNG or POLYGONS."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with the masks; needs `image`."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        image_id: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        input_size: Global___InputSize.ValueType = ...,
+        padding: Global___Padding.ValueType = ...,
+        preset: Global___Preset.ValueType = ...,
+        points_per_side: _builtins.int | None = ...,
+        crop_layers: _builtins.int = ...,
+        pred_iou_threshold: _builtins.float | None = ...,
+        stability_score_threshold: _builtins.float | None = ...,
+        box_nms_threshold: _builtins.float | None = ...,
+        mask_nms_threshold: _builtins.float | None = ...,
+        min_area: _builtins.int = ...,
+        max_area: _builtins.int | None = ...,
+        min_side: _builtins.int = ...,
+        max_side: _builtins.int | None = ...,
+        max_masks: _builtins.int | None = ...,
+        format: Global___MaskFormat.ValueType = ...,
+        overlay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_mask_nms_threshold", b"_mask_nms_threshold", "_max_area", b"_max_area", "_max_masks", b"_max_masks", "_max_side", b"_max_side", "_model", b"_model", "_points_per_side", b"_points_per_side", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "image", b"image", "image_id", b"image_id", "mask_nms_threshold", b"mask_nms_threshold", "max_area", b"max_area", "max_masks", b"max_masks", "max_side", b"max_side", "model", b"model", "points_per_side", b"points_per_side", "pred_iou_threshold", b"pred_iou_threshold", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_mask_nms_threshold", b"_mask_nms_threshold", "_max_area", b"_max_area", "_max_masks", b"_max_masks", "_max_side", b"_max_side", "_model", b"_model", "_points_per_side", b"_points_per_side", "_pred_iou_threshold", b"_pred_iou_threshold", "_stability_score_threshold", b"_stability_score_threshold", "box_nms_threshold", b"box_nms_threshold", "crop_layers", b"crop_layers", "format", b"format", "image", b"image", "image_id", b"image_id", "input_size", b"input_size", "mask_nms_threshold", b"mask_nms_threshold", "max_area", b"max_area", "max_masks", b"max_masks", "max_side", b"max_side", "min_area", b"min_area", "min_side", b"min_side", "model", b"model", "overlay", b"overlay", "padding", b"padding", "points_per_side", b"points_per_side", "pred_iou_threshold", b"pred_iou_threshold", "preset", b"preset", "stability_score_threshold", b"stability_score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__box_nms_threshold: _TypeAlias = _typing.Literal["box_nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__box_nms_threshold: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__image_id: _TypeAlias = _typing.Literal["image_id"]  # noqa: Y015
+    _WhichOneofArgType__image_id: _TypeAlias = _typing.Literal["_image_id", b"_image_id"]  # noqa: Y015
+    _WhichOneofReturnType__mask_nms_threshold: _TypeAlias = _typing.Literal["mask_nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__mask_nms_threshold: _TypeAlias = _typing.Literal["_mask_nms_threshold", b"_mask_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__max_area: _TypeAlias = _typing.Literal["max_area"]  # noqa: Y015
+    _WhichOneofArgType__max_area: _TypeAlias = _typing.Literal["_max_area", b"_max_area"]  # noqa: Y015
+    _WhichOneofReturnType__max_masks: _TypeAlias = _typing.Literal["max_masks"]  # noqa: Y015
+    _WhichOneofArgType__max_masks: _TypeAlias = _typing.Literal["_max_masks", b"_max_masks"]  # noqa: Y015
+    _WhichOneofReturnType__max_side: _TypeAlias = _typing.Literal["max_side"]  # noqa: Y015
+    _WhichOneofArgType__max_side: _TypeAlias = _typing.Literal["_max_side", b"_max_side"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__points_per_side: _TypeAlias = _typing.Literal["points_per_side"]  # noqa: Y015
+    _WhichOneofArgType__points_per_side: _TypeAlias = _typing.Literal["_points_per_side", b"_points_per_side"]  # noqa: Y015
+    _WhichOneofReturnType__pred_iou_threshold: _TypeAlias = _typing.Literal["pred_iou_threshold"]  # noqa: Y015
+    _WhichOneofArgType__pred_iou_threshold: _TypeAlias = _typing.Literal["_pred_iou_threshold", b"_pred_iou_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__stability_score_threshold: _TypeAlias = _typing.Literal["stability_score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__stability_score_threshold: _TypeAlias = _typing.Literal["_stability_score_threshold", b"_stability_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__box_nms_threshold) -> _WhichOneofReturnType__box_nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_id) -> _WhichOneofReturnType__image_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_nms_threshold) -> _WhichOneofReturnType__mask_nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_area) -> _WhichOneofReturnType__max_area | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_masks) -> _WhichOneofReturnType__max_masks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_side) -> _WhichOneofReturnType__max_side | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__points_per_side) -> _WhichOneofReturnType__points_per_side | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pred_iou_threshold) -> _WhichOneofReturnType__pred_iou_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stability_score_threshold) -> _WhichOneofReturnType__stability_score_threshold | None: ...
+
+Global___AutomaticRequest: _TypeAlias = AutomaticRequest  # noqa: Y015
+
+@_typing.final
+class ProposedMask(_message.Message):
+    """A mask of something in the image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    POINT_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """Predicted IoU, about 0 to 1."""
+    stability_score: _builtins.float
+    """0 to 1: IoU of the masks at thresholds 1 above and 1 below."""
+    area: _builtins.int
+    """Pixels in the mask."""
+    @_builtins.property
+    def mask(self) -> Global___EncodedMask:
+        """In the requested format."""
+
+    @_builtins.property
+    def box(self) -> Global___PixelBox:
+        """Tight box."""
+
+    @_builtins.property
+    def point(self) -> Global___Point:
+        """Of the grid: where it was found."""
+
+    def __init__(
+        self,
+        *,
+        mask: Global___EncodedMask | None = ...,
+        score: _builtins.float = ...,
+        stability_score: _builtins.float = ...,
+        box: Global___PixelBox | None = ...,
+        area: _builtins.int = ...,
+        point: Global___Point | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask", "point", b"point"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "mask", b"mask", "point", b"point", "score", b"score", "stability_score", b"stability_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposedMask: _TypeAlias = ProposedMask  # noqa: Y015
+
+@_typing.final
+class AutomaticResponse(_message.Message):
+    """The answer of Automatic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    POINTS_DONE_FIELD_NUMBER: _builtins.int
+    POINTS_TOTAL_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    points_done: _builtins.int
+    """Points of all grids that were asked."""
+    points_total: _builtins.int
+    """Points of all grids."""
+    overlay: _builtins.bytes
+    """PNG, where requested."""
+    degraded: _builtins.bool
+    """The deadline ended the search early, or INPUT_SIZE_AUTO took less than the largest size."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def model(self) -> Global___SamModel:
+        """What answered."""
+
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposedMask]:
+        """Best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        model: Global___SamModel | None = ...,
+        masks: _abc.Iterable[Global___ProposedMask] | None = ...,
+        points_done: _builtins.int = ...,
+        points_total: _builtins.int = ...,
+        overlay: _builtins.bytes | None = ...,
+        degraded: _builtins.bool = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "model", b"model", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "degraded", b"degraded", "image", b"image", "masks", b"masks", "model", b"model", "overlay", b"overlay", "points_done", b"points_done", "points_total", b"points_total", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___AutomaticResponse: _TypeAlias = AutomaticResponse  # noqa: Y015
+
+@_typing.final
+class AutomaticProgress(_message.Message):
+    """What has changed while Automatic works."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_DONE_FIELD_NUMBER: _builtins.int
+    POINTS_TOTAL_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    points_done: _builtins.int
+    """Points of all grids that were asked."""
+    points_total: _builtins.int
+    """Points of all grids."""
+    @_builtins.property
+    def found(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposedMask]:
+        """Masks that are new."""
+
+    @_builtins.property
+    def withdrawn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of masks found earlier, in the order in which they came and from 0, that better ones have replaced."""
+
+    def __init__(
+        self,
+        *,
+        points_done: _builtins.int = ...,
+        points_total: _builtins.int = ...,
+        found: _abc.Iterable[Global___ProposedMask] | None = ...,
+        withdrawn: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "points_done", b"points_done", "points_total", b"points_total", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutomaticProgress: _TypeAlias = AutomaticProgress  # noqa: Y015
+
+@_typing.final
+class AutomaticStreamResponse(_message.Message):
+    """A message of AutomaticStream: what has changed, or at last the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___AutomaticProgress: ...
+    @_builtins.property
+    def response(self) -> Global___AutomaticResponse: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___AutomaticProgress | None = ...,
+        response: Global___AutomaticResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "response", b"response", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "response", b"response", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "response"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___AutomaticStreamResponse: _TypeAlias = AutomaticStreamResponse  # noqa: Y015
+
+@_typing.final
+class EdgesRequest(_message.Message):
+    """An image whose edges are wanted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    POINTS_PER_SIDE_FIELD_NUMBER: _builtins.int
+    BOX_NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    THICK_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Either `image` or `image_id` is required."""
+    image_id: _builtins.str
+    """Id of an image that was sent before."""
+    model: _builtins.str
+    """Name of a SAM in the catalogue; the first loaded one where absent."""
+    input_size: Global___InputSize.ValueType
+    """What the encoder sees."""
+    padding: Global___Padding.ValueType
+    """How the image is padded for it."""
+    points_per_side: _builtins.int
+    """The image is asked at the centres of so many by so many equal parts, 1 to 128; 16 where absent."""
+    box_nms_threshold: _builtins.float
+    """Of two masks whose boxes have an IoU above this, the one with the higher score is kept; 0.7 where absent."""
+    thick: _builtins.bool
+    """Keep edges as wide as they are found, instead of their ridges alone."""
+    depth: Global___EdgeDepth.ValueType
+    """Bits per pixel of the map."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        image_id: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        input_size: Global___InputSize.ValueType = ...,
+        padding: Global___Padding.ValueType = ...,
+        points_per_side: _builtins.int | None = ...,
+        box_nms_threshold: _builtins.float | None = ...,
+        thick: _builtins.bool = ...,
+        depth: Global___EdgeDepth.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_model", b"_model", "_points_per_side", b"_points_per_side", "box_nms_threshold", b"box_nms_threshold", "image", b"image", "image_id", b"image_id", "model", b"model", "points_per_side", b"points_per_side"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold", "_image", b"_image", "_image_id", b"_image_id", "_model", b"_model", "_points_per_side", b"_points_per_side", "box_nms_threshold", b"box_nms_threshold", "depth", b"depth", "image", b"image", "image_id", b"image_id", "input_size", b"input_size", "model", b"model", "padding", b"padding", "points_per_side", b"points_per_side", "thick", b"thick"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__box_nms_threshold: _TypeAlias = _typing.Literal["box_nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__box_nms_threshold: _TypeAlias = _typing.Literal["_box_nms_threshold", b"_box_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__image_id: _TypeAlias = _typing.Literal["image_id"]  # noqa: Y015
+    _WhichOneofArgType__image_id: _TypeAlias = _typing.Literal["_image_id", b"_image_id"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__points_per_side: _TypeAlias = _typing.Literal["points_per_side"]  # noqa: Y015
+    _WhichOneofArgType__points_per_side: _TypeAlias = _typing.Literal["_points_per_side", b"_points_per_side"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__box_nms_threshold) -> _WhichOneofReturnType__box_nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_id) -> _WhichOneofReturnType__image_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__points_per_side) -> _WhichOneofReturnType__points_per_side | None: ...
+
+Global___EdgesRequest: _TypeAlias = EdgesRequest  # noqa: Y015
+
+@_typing.final
+class EdgesResponse(_message.Message):
+    """The answer of Edges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    POINTS_DONE_FIELD_NUMBER: _builtins.int
+    POINTS_TOTAL_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    edges: _builtins.bytes
+    """Grey PNG of the image's size: strength of the edge, 0 to the largest value."""
+    masks: _builtins.int
+    """Masks whose edges are in the map."""
+    points_done: _builtins.int
+    """Points of the grid that were asked."""
+    points_total: _builtins.int
+    """Points of the grid."""
+    degraded: _builtins.bool
+    """The deadline ended the search early, or INPUT_SIZE_AUTO took less than the largest size."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def model(self) -> Global___SamModel:
+        """What answered."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        model: Global___SamModel | None = ...,
+        edges: _builtins.bytes = ...,
+        masks: _builtins.int = ...,
+        points_done: _builtins.int = ...,
+        points_total: _builtins.int = ...,
+        degraded: _builtins.bool = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "image", b"image", "model", b"model", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "degraded", b"degraded", "edges", b"edges", "image", b"image", "masks", b"masks", "model", b"model", "points_done", b"points_done", "points_total", b"points_total", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgesResponse: _TypeAlias = EdgesResponse  # noqa: Y015

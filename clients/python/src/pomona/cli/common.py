@@ -198,6 +198,20 @@ def output_files(names: Sequence[str], folder: str, option: str) -> dict[str, Pa
     return files
 
 
+def targets_of(names: Sequence[str], output: str | None, option: str) -> dict[str, Path]:
+    """Return the file to write for each image: `output` itself for one, else files in the folder of that name.
+
+    Raises:
+        click.UsageError: see `output_files` and `check_output`.
+    """
+    if output is None:
+        return {}
+    if len(names) > 1 or Path(output).is_dir() or output.endswith("/"):
+        return output_files(names, output, option)
+    check_output(output, option, names)
+    return {names[0]: Path(output)}
+
+
 def next_of(done: queue.SimpleQueue[T]) -> T:
     """Wait for the next item, and for an interrupt: one that comes just as a wait begins ends only a short one."""
     while True:

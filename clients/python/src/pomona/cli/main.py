@@ -14,8 +14,10 @@ from typing import Any
 import click
 
 from pomona import __version__
+from pomona.cli.automatic import automatic
 from pomona.cli.bench import bench
 from pomona.cli.common import FAILED, INTERRUPTED, UNREACHABLE, Service, in_thread, service_options
+from pomona.cli.edges import edges
 from pomona.cli.inspect import inspect
 from pomona.cli.segment import segment
 from pomona.errors import ConnectionFailed, NotReady, PomonaError
@@ -122,5 +124,5 @@ def ping(*, wait: float, service: Service) -> None:
             time.sleep(min(0.5, max(0.0, until - time.monotonic())))
 
 
-for _command in (segment, inspect, bench):
+for _command in (segment, inspect, automatic, edges, bench):
     pomona.add_command(_command)

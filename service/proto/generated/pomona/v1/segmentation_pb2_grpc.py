@@ -65,6 +65,21 @@ class SegmentationStub:
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.Automatic = channel.unary_unary(
+                '/pomona.v1.Segmentation/Automatic',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticResponse.FromString,
+                _registered_method=True)
+        self.AutomaticStream = channel.unary_stream(
+                '/pomona.v1.Segmentation/AutomaticStream',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticStreamResponse.FromString,
+                _registered_method=True)
+        self.Edges = channel.unary_unary(
+                '/pomona.v1.Segmentation/Edges',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.EdgesRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.EdgesResponse.FromString,
+                _registered_method=True)
         self.SegmentStream = channel.stream_stream(
                 '/pomona.v1.Segmentation/SegmentStream',
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.SegmentStreamRequest.SerializeToString,
@@ -121,6 +136,27 @@ class SegmentationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Automatic(self, request, context):
+        """Returns masks of everything in an image, by a SAM that is asked at a grid of points.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AutomaticStream(self, request, context):
+        """As Automatic; masks come as they are found, and the answer of Automatic last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Edges(self, request, context):
+        """Returns the edges of everything in an image, by a SAM that is asked at a grid of points.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SegmentStream(self, request_iterator, context):
         """Segments the frames of a camera. Responses come as they are ready, each with the identifiers of its frame.
         """
@@ -162,6 +198,21 @@ def add_SegmentationServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.FromString,
                     response_serializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'Automatic': grpc.unary_unary_rpc_method_handler(
+                    servicer.Automatic,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticResponse.SerializeToString,
+            ),
+            'AutomaticStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.AutomaticStream,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticStreamResponse.SerializeToString,
+            ),
+            'Edges': grpc.unary_unary_rpc_method_handler(
+                    servicer.Edges,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.EdgesRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.EdgesResponse.SerializeToString,
             ),
             'SegmentStream': grpc.stream_stream_rpc_method_handler(
                     servicer.SegmentStream,
@@ -315,6 +366,87 @@ class Segmentation:
             '/pomona.v1.Segmentation/ListModels',
             pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.SerializeToString,
             pomona_dot_v1_dot_segmentation__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Automatic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/Automatic',
+            pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.AutomaticResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AutomaticStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pomona.v1.Segmentation/AutomaticStream',
+            pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.AutomaticStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Edges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/Edges',
+            pomona_dot_v1_dot_segmentation__pb2.EdgesRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.EdgesResponse.FromString,
             options,
             channel_credentials,
             insecure,

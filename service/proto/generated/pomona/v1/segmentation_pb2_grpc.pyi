@@ -37,6 +37,12 @@ class SegmentationStub:
     """Encodes an image, so that later prompts on it are answered sooner."""
     ListModels: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.ListModelsRequest, _segmentation_pb2.ListModelsResponse]
     """Lists the models of the catalogue and which of them are loaded."""
+    Automatic: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.AutomaticRequest, _segmentation_pb2.AutomaticResponse]
+    """Returns masks of everything in an image, by a SAM that is asked at a grid of points."""
+    AutomaticStream: _aio.UnaryStreamMultiCallable[_segmentation_pb2.AutomaticRequest, _segmentation_pb2.AutomaticStreamResponse]
+    """As Automatic; masks come as they are found, and the answer of Automatic last."""
+    Edges: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.EdgesRequest, _segmentation_pb2.EdgesResponse]
+    """Returns the edges of everything in an image, by a SAM that is asked at a grid of points."""
     SegmentStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]
     """Segments the frames of a camera. Responses come as they are ready, each with the identifiers of its frame."""
     InspectStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.InspectStreamRequest, _segmentation_pb2.InspectStreamResponse]
@@ -90,6 +96,30 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_segmentation_pb2.ListModelsRequest, _abc.Awaitable[_segmentation_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_segmentation_pb2.ListModelsResponse]:
         """Lists the models of the catalogue and which of them are loaded."""
+
+    @_abc_1.abstractmethod
+    def Automatic(
+        self,
+        request: _segmentation_pb2.AutomaticRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.AutomaticRequest, _abc.Awaitable[_segmentation_pb2.AutomaticResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.AutomaticResponse]:
+        """Returns masks of everything in an image, by a SAM that is asked at a grid of points."""
+
+    @_abc_1.abstractmethod
+    def AutomaticStream(
+        self,
+        request: _segmentation_pb2.AutomaticRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.AutomaticRequest, _abc.AsyncIterator[_segmentation_pb2.AutomaticStreamResponse]],
+    ) -> _abc.AsyncIterator[_segmentation_pb2.AutomaticStreamResponse]:
+        """As Automatic; masks come as they are found, and the answer of Automatic last."""
+
+    @_abc_1.abstractmethod
+    def Edges(
+        self,
+        request: _segmentation_pb2.EdgesRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.EdgesRequest, _abc.Awaitable[_segmentation_pb2.EdgesResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.EdgesResponse]:
+        """Returns the edges of everything in an image, by a SAM that is asked at a grid of points."""
 
     @_abc_1.abstractmethod
     def SegmentStream(
