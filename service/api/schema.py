@@ -154,7 +154,7 @@ class Batch(Schema):
 
     encode: int = Field(description="Images at the SAM's encoder.")
     prompt: int = Field(description="Prompts, in the largest batch with any of this request.")
-    infer: int = Field(description="Images at the U-Net.")
+    infer: int = Field(description="Images at the U-Net or the detector.")
 
 
 class Timings(Schema):
@@ -164,7 +164,7 @@ class Timings(Schema):
     queue: float = Field(description="Waiting for the device.")
     encode: float = Field(description="The SAM's image encoder; 0 where the embedding was in the cache.")
     prompt: float = Field(description="The SAM's mask decoder.")
-    infer: float = Field(description="The U-Net.")
+    infer: float = Field(description="The U-Net or the detector.")
     postprocess: float = Field(description="Masks upsampled, measured and encoded; overlay.")
     total: float = Field(description="From the whole request read to the answer ready.")
 
@@ -484,8 +484,9 @@ class Model(Schema):
     """A model of the catalogue."""
 
     name: str
-    family: Literal["sam", "unet"] = Field(
-        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect."
+    family: Literal["sam", "unet", "detector"] = Field(
+        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. detector "
+        "answers /v1/detect, and with a SAM /v1/instances and /v1/text."
     )
     revision: str
     licence: str

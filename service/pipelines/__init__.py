@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.api.schema import ListModelsResponse, Model
+from service.pipelines.detect import DetectPipeline
 from service.pipelines.engine import Engine
 from service.pipelines.inspect import InspectPipeline
+from service.pipelines.instances import InstancesPipeline
 from service.pipelines.refinement import Refiner
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.semantic import SemanticPipeline
@@ -21,12 +23,20 @@ class Pipelines:
     segment: SegmentPipeline
     semantic: SemanticPipeline
     inspect: InspectPipeline
+    detect: DetectPipeline
+    instances: InstancesPipeline
 
     @classmethod
     def of(cls, engine: Engine, cache: EmbeddingCache) -> Pipelines:
         """Build them; `cache` holds the SAMs' embeddings."""
+        segment, detect = SegmentPipeline(engine, cache), DetectPipeline(engine)
         return cls(
-            engine, SegmentPipeline(engine, cache), SemanticPipeline(engine), InspectPipeline(engine, Refiner(engine))
+            engine=engine,
+            segment=segment,
+            semantic=SemanticPipeline(engine),
+            inspect=InspectPipeline(engine, Refiner(engine)),
+            detect=detect,
+            instances=InstancesPipeline(engine, detect, segment),
         )
 
     def list_models(self) -> ListModelsResponse:

@@ -176,6 +176,8 @@ class _ModelFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFami
     """Answers Segment and Embed, and outlines fruit for Inspect."""
     MODEL_FAMILY_UNET: _ModelFamily.ValueType  # 2
     """Answers Semantic and Inspect."""
+    MODEL_FAMILY_DETECTOR: _ModelFamily.ValueType  # 3
+    """Answers Detect; with a SAM, Instances and Text."""
 
 class ModelFamily(_ModelFamily, metaclass=_ModelFamilyEnumTypeWrapper):
     """Kind of model."""
@@ -186,6 +188,8 @@ MODEL_FAMILY_SAM: ModelFamily.ValueType  # 1
 """Answers Segment and Embed, and outlines fruit for Inspect."""
 MODEL_FAMILY_UNET: ModelFamily.ValueType  # 2
 """Answers Semantic and Inspect."""
+MODEL_FAMILY_DETECTOR: ModelFamily.ValueType  # 3
+"""Answers Detect; with a SAM, Instances and Text."""
 Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 class _FrameOutcome:
@@ -725,7 +729,7 @@ class Batch(_message.Message):
     prompt: _builtins.int
     """Prompts, in the largest batch with any of this request."""
     infer: _builtins.int
-    """Images at the U-Net."""
+    """Images at the U-Net or the detector."""
     def __init__(
         self,
         *,
@@ -763,7 +767,7 @@ class Timings(_message.Message):
     prompt: _builtins.float
     """The SAM's mask decoder."""
     infer: _builtins.float
-    """The U-Net."""
+    """The U-Net or the detector."""
     postprocess: _builtins.float
     """Masks upsampled, measured and encoded; overlay."""
     total: _builtins.float
@@ -1479,6 +1483,599 @@ class InspectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
 
 Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
+
+@_typing.final
+class DetectorModel(_message.Message):
+    """The detector that answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    INPUT_WIDTH_FIELD_NUMBER: _builtins.int
+    INPUT_HEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In the catalogue."""
+    revision: _builtins.str
+    """First 12 hex digits of the checkpoint's SHA-256."""
+    input_width: _builtins.int
+    """Width in pixels at which the network saw the image, without padding."""
+    input_height: _builtins.int
+    """Height in pixels at which the network saw the image, without padding."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        input_width: _builtins.int = ...,
+        input_height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_height", b"input_height", "input_width", b"input_width", "name", b"name", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectorModel: _TypeAlias = DetectorModel  # noqa: Y015
+
+@_typing.final
+class DetectRequest(_message.Message):
+    """An image whose objects are to be found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    MAX_DETECTIONS_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
+    model: _builtins.str
+    """Name of a detector in the catalogue; the first loaded one where absent."""
+    score_threshold: _builtins.float
+    """Least score of a box, 0 to 1; 0.3 where absent."""
+    nms_threshold: _builtins.float
+    """Of boxes of one class whose IoU is larger, only the best is kept; 0 to 1; 0.45 where absent."""
+    max_detections: _builtins.int
+    """Most boxes, the best, 1 to 300; 100 where absent."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with the boxes drawn in."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes that are wanted; all where empty."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        nms_threshold: _builtins.float | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        max_detections: _builtins.int | None = ...,
+        overlay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_detections", b"_max_detections", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_score_threshold", b"_score_threshold", "image", b"image", "max_detections", b"max_detections", "model", b"model", "nms_threshold", b"nms_threshold", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_detections", b"_max_detections", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_score_threshold", b"_score_threshold", "classes", b"classes", "image", b"image", "max_detections", b"max_detections", "model", b"model", "nms_threshold", b"nms_threshold", "overlay", b"overlay", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__max_detections: _TypeAlias = _typing.Literal["max_detections"]  # noqa: Y015
+    _WhichOneofArgType__max_detections: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__nms_threshold: _TypeAlias = _typing.Literal["nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__nms_threshold: _TypeAlias = _typing.Literal["_nms_threshold", b"_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_detections) -> _WhichOneofReturnType__max_detections | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nms_threshold) -> _WhichOneofReturnType__nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___DetectRequest: _TypeAlias = DetectRequest  # noqa: Y015
+
+@_typing.final
+class Detection(_message.Message):
+    """One object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_FIELD_NUMBER: _builtins.int
+    CLASS_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    class_id: _builtins.int
+    """Index of its class in the detector's output."""
+    score: _builtins.float
+    """0 to 1: probability of an object times that of its class."""
+    @_builtins.property
+    def box(self) -> Global___Box:
+        """Within the image."""
+
+    def __init__(
+        self,
+        *,
+        class_id: _builtins.int = ...,
+        score: _builtins.float = ...,
+        box: Global___Box | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class", b"class", "class_id", b"class_id", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Detection: _TypeAlias = Detection  # noqa: Y015
+
+@_typing.final
+class DetectResponse(_message.Message):
+    """The answer of Detect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DETECTIONS_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    overlay: _builtins.bytes
+    """PNG, where requested."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def model(self) -> Global___DetectorModel:
+        """What answered."""
+
+    @_builtins.property
+    def detections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Detection]:
+        """Best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        model: Global___DetectorModel | None = ...,
+        detections: _abc.Iterable[Global___Detection] | None = ...,
+        overlay: _builtins.bytes | None = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "model", b"model", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "detections", b"detections", "image", b"image", "model", b"model", "overlay", b"overlay", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___DetectResponse: _TypeAlias = DetectResponse  # noqa: Y015
+
+@_typing.final
+class InstancesRequest(_message.Message):
+    """An image whose objects are to be found and outlined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    SAM_MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
+    model: _builtins.str
+    """Name of a detector in the catalogue; the first loaded one where absent."""
+    score_threshold: _builtins.float
+    """Least score of a box, 0 to 1; 0.3 where absent."""
+    nms_threshold: _builtins.float
+    """Of boxes of one class whose IoU is larger, only the best is kept; 0 to 1; 0.45 where absent."""
+    sam_model: _builtins.str
+    """Name of the SAM that outlines the objects; the first loaded one where absent."""
+    input_size: Global___InputSize.ValueType
+    """What the SAM's encoder sees."""
+    padding: Global___Padding.ValueType
+    """How the image is padded for it."""
+    max_instances: _builtins.int
+    """Most objects, the best; the largest number of prompts that the server allows where absent."""
+    format: Global___MaskFormat.ValueType
+    """How masks are encoded."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with masks and boxes drawn in."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes that are wanted; all where empty."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        nms_threshold: _builtins.float | None = ...,
+        sam_model: _builtins.str | None = ...,
+        input_size: Global___InputSize.ValueType = ...,
+        padding: Global___Padding.ValueType = ...,
+        max_instances: _builtins.int | None = ...,
+        format: Global___MaskFormat.ValueType = ...,
+        overlay: _builtins.bool = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "image", b"image", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "sam_model", b"sam_model", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "classes", b"classes", "format", b"format", "image", b"image", "input_size", b"input_size", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "overlay", b"overlay", "padding", b"padding", "sam_model", b"sam_model", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__nms_threshold: _TypeAlias = _typing.Literal["nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__nms_threshold: _TypeAlias = _typing.Literal["_nms_threshold", b"_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__sam_model: _TypeAlias = _typing.Literal["sam_model"]  # noqa: Y015
+    _WhichOneofArgType__sam_model: _TypeAlias = _typing.Literal["_sam_model", b"_sam_model"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nms_threshold) -> _WhichOneofReturnType__nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sam_model) -> _WhichOneofReturnType__sam_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___InstancesRequest: _TypeAlias = InstancesRequest  # noqa: Y015
+
+@_typing.final
+class TextRequest(_message.Message):
+    """An image, and what of it is to be found and outlined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    SAM_MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
+    model: _builtins.str
+    """Name of a detector in the catalogue; the first loaded one where absent."""
+    score_threshold: _builtins.float
+    """Least score of a box, 0 to 1; 0.3 where absent."""
+    nms_threshold: _builtins.float
+    """Of boxes of one class whose IoU is larger, only the best is kept; 0 to 1; 0.45 where absent."""
+    sam_model: _builtins.str
+    """Name of the SAM that outlines the objects; the first loaded one where absent."""
+    input_size: Global___InputSize.ValueType
+    """What the SAM's encoder sees."""
+    padding: Global___Padding.ValueType
+    """How the image is padded for it."""
+    max_instances: _builtins.int
+    """Most objects, the best; the largest number of prompts that the server allows where absent."""
+    format: Global___MaskFormat.ValueType
+    """How masks are encoded."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with masks and boxes drawn in."""
+    text: _builtins.str
+    """Nouns of the detector's classes, separated by commas or full stops."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """Clicks that refine: each goes to the smallest box around it."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per point: 1 foreground, 0 background. All points are foreground where empty."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        nms_threshold: _builtins.float | None = ...,
+        sam_model: _builtins.str | None = ...,
+        input_size: Global___InputSize.ValueType = ...,
+        padding: Global___Padding.ValueType = ...,
+        max_instances: _builtins.int | None = ...,
+        format: Global___MaskFormat.ValueType = ...,
+        overlay: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        points: _abc.Iterable[Global___Point] | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "image", b"image", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "sam_model", b"sam_model", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "format", b"format", "image", b"image", "input_size", b"input_size", "labels", b"labels", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "overlay", b"overlay", "padding", b"padding", "points", b"points", "sam_model", b"sam_model", "score_threshold", b"score_threshold", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__nms_threshold: _TypeAlias = _typing.Literal["nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__nms_threshold: _TypeAlias = _typing.Literal["_nms_threshold", b"_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__sam_model: _TypeAlias = _typing.Literal["sam_model"]  # noqa: Y015
+    _WhichOneofArgType__sam_model: _TypeAlias = _typing.Literal["_sam_model", b"_sam_model"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nms_threshold) -> _WhichOneofReturnType__nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sam_model) -> _WhichOneofReturnType__sam_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___TextRequest: _TypeAlias = TextRequest  # noqa: Y015
+
+@_typing.final
+class Instance(_message.Message):
+    """One object with its mask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_FIELD_NUMBER: _builtins.int
+    CLASS_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DETECTED_BOX_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    MASK_SCORE_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    class_id: _builtins.int
+    """Index of its class in the detector's output."""
+    score: _builtins.float
+    """0 to 1: the detector's, of box and class."""
+    mask_score: _builtins.float
+    """Predicted IoU of the mask, about 0 to 1."""
+    stability_score: _builtins.float
+    """0 to 1: IoU of the masks at thresholds 1 above and 1 below."""
+    area: _builtins.int
+    """Pixels in the mask."""
+    @_builtins.property
+    def detected_box(self) -> Global___Box:
+        """As the detector found it: the SAM's prompt."""
+
+    @_builtins.property
+    def mask(self) -> Global___EncodedMask:
+        """In the requested format."""
+
+    @_builtins.property
+    def box(self) -> Global___PixelBox:
+        """Tight box of the mask; all 0 for an empty mask."""
+
+    def __init__(
+        self,
+        *,
+        class_id: _builtins.int = ...,
+        score: _builtins.float = ...,
+        detected_box: Global___Box | None = ...,
+        mask: Global___EncodedMask | None = ...,
+        mask_score: _builtins.float = ...,
+        stability_score: _builtins.float = ...,
+        box: Global___PixelBox | None = ...,
+        area: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "detected_box", b"detected_box", "mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "class", b"class", "class_id", b"class_id", "detected_box", b"detected_box", "mask", b"mask", "mask_score", b"mask_score", "score", b"score", "stability_score", b"stability_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Instance: _TypeAlias = Instance  # noqa: Y015
+
+@_typing.final
+class InstancesModels(_message.Message):
+    """The models that answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DETECTOR_FIELD_NUMBER: _builtins.int
+    SAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def detector(self) -> Global___DetectorModel:
+        """Found the objects."""
+
+    @_builtins.property
+    def sam(self) -> Global___SamModel:
+        """Outlined them; absent where none was found."""
+
+    def __init__(
+        self,
+        *,
+        detector: Global___DetectorModel | None = ...,
+        sam: Global___SamModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstancesModels: _TypeAlias = InstancesModels  # noqa: Y015
+
+@_typing.final
+class InstancesResponse(_message.Message):
+    """The answer of Instances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    overlay: _builtins.bytes
+    """PNG, where requested and anything was found."""
+    degraded: _builtins.bool
+    """INPUT_SIZE_AUTO took less than the largest size to meet the deadline."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def models(self) -> Global___InstancesModels:
+        """What answered."""
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
+        """By the detector's score, best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        models: Global___InstancesModels | None = ...,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
+        overlay: _builtins.bytes | None = ...,
+        degraded: _builtins.bool = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "models", b"models", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "degraded", b"degraded", "image", b"image", "instances", b"instances", "models", b"models", "overlay", b"overlay", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___InstancesResponse: _TypeAlias = InstancesResponse  # noqa: Y015
+
+@_typing.final
+class TextResponse(_message.Message):
+    """The answer of Text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    overlay: _builtins.bytes
+    """PNG, where requested and anything was found."""
+    degraded: _builtins.bool
+    """INPUT_SIZE_AUTO took less than the largest size to meet the deadline."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def models(self) -> Global___InstancesModels:
+        """What answered."""
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
+        """By the detector's score, best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The classes that the text names."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        models: Global___InstancesModels | None = ...,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
+        overlay: _builtins.bytes | None = ...,
+        degraded: _builtins.bool = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "models", b"models", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "classes", b"classes", "degraded", b"degraded", "image", b"image", "instances", b"instances", "models", b"models", "overlay", b"overlay", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___TextResponse: _TypeAlias = TextResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):
