@@ -26,17 +26,18 @@ CLASSES: Final = ("orange", "apple")
 SCORES: Final = (0.75, 0.5)
 """Of oranges and apples."""
 
+INPUT_SIZE: Final = Size(448, 448)
 _STRIDE: Final = 8
 
 
 @dataclass
 class FakeDetector(FakeDevice):
-    """A backend that finds green regions as oranges and red ones as apples, in an input of 448 x 448.
+    """A backend that finds green regions as oranges and red ones as apples, in an input of `INPUT_SIZE`.
 
     Its output has the layout of YOLOX's. An image's mark is its mean blue.
     """
 
-    input_size: Size = Size(448, 448)
+    input_size: Size = INPUT_SIZE
     classes: tuple[str, ...] = CLASSES
     infer_s_per_image: float = 0.0
 

@@ -1,4 +1,4 @@
-"""The interfaces that backends of SAMs, U-Nets and detectors implement, and the checks and preprocessing that they share."""
+"""The interfaces that backends of each family implement, and the checks and preprocessing that they share."""
 
 from __future__ import annotations
 

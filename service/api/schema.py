@@ -485,8 +485,8 @@ class Model(Schema):
 
     name: str
     family: Literal["sam", "unet", "detector"] = Field(
-        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. detector "
-        "answers /v1/detect, and with a SAM /v1/instances and /v1/text."
+        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. "
+        "detector answers /v1/detect, and with a SAM /v1/instances and /v1/text."
     )
     revision: str
     licence: str

@@ -37,7 +37,7 @@ class DetectorRunner(Runner):
 
     def reserve(self, request: Requester, *, deadline: float | None, ready_by: float) -> Ticket:
         """Reserve the place of one image on arrival; see `UNetRunner.reserve`."""
-        item = WorkItem(self._key(), request, deadline=deadline, cost=1.0, ready_by=ready_by)
+        item: WorkItem[BatchKey, Any] = WorkItem(self._key(), request, deadline=deadline, cost=1.0, ready_by=ready_by)
         (ticket,) = self._queue.reserve(item)
         return ticket
 

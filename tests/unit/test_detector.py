@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import openvino
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
+from models.backends.base import BackendName
 from models.backends.load import ModelStore, load_detector
 from models.backends.openvino_detector import OpenVinoDetector
 from models.catalog import load_catalogue
@@ -67,7 +68,7 @@ def test_an_input_is_blue_green_red_with_grey_right_of_and_below_the_image() -> 
     letterbox = detector_letterbox(Size(1, 2), Size(32, 32))
     pixels = np.full((16, 32, 3), (10, 20, 30), np.uint8)
     prepared = to_input(pixels, letterbox)
-    assert (prepared.shape, prepared.dtype) == ((3, 32, 32), np.float32)
+    assert prepared.shape == (3, 32, 32)
     assert prepared[:, :16].reshape(3, -1).T.tolist() == [[30, 20, 10]] * (16 * 32)
     assert (prepared[:, 16:] == 114).all()
     with pytest.raises(ValueError, match="shape"):
@@ -77,7 +78,8 @@ def test_an_input_is_blue_green_red_with_grey_right_of_and_below_the_image() -> 
 @pytest.mark.parametrize(("stride", "row", "column"), [(8, 2, 3), (16, 1, 2), (32, 0, 1)])
 def test_a_cell_of_any_grid_becomes_a_box_in_pixels_of_the_image(stride: int, row: int, column: int) -> None:
     (found,) = detections(output_of((stride, row, column, Box(20, 12, 44, 28), 0.4, 2)), LETTERBOX, Thresholds())
-    assert (found.class_id, found.score) == (2, pytest.approx(0.4))
+    assert found.class_id == 2
+    assert found.score == pytest.approx(0.4)
     assert (found.box.x0, found.box.y0, found.box.x1, found.box.y1) == pytest.approx((40, 24, 88, 56), abs=1e-3)
 
 
@@ -192,7 +194,8 @@ def test_a_network_finds_what_can_be_worked_out(tmp_path: Path) -> None:
     first, second = detector.infer([prepared, prepared])
     np.testing.assert_array_equal(first, second)
     (found,) = detections(first, letterbox, Thresholds(score=0.9))
-    assert (found.class_id, found.score) == (0, pytest.approx(1, abs=1e-5))
+    assert found.class_id == 0
+    assert found.score == pytest.approx(1, abs=1e-5)
     assert found.box == Box(32, 16, 40, 24)
 
 
@@ -227,8 +230,8 @@ def test_a_users_detector_is_described_in_the_models_file(tmp_path: Path) -> Non
     )
     entry = load_catalogue(models_file)["mine"]
     assert (entry.classes, entry.architecture.family) == (THREE, "detector")
-    for backend in ("openvino", "torch"):
-        detector = load_detector(entry, backend, ModelStore(tmp_path / "cache"), threads=1)  # type: ignore[arg-type]
+    for backend in get_args(BackendName):
+        detector = load_detector(entry, backend, ModelStore(tmp_path / "cache"), threads=1)
         assert (detector.name, detector.classes) == ("openvino", THREE)
 
 

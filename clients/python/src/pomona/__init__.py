@@ -7,7 +7,21 @@
 Every exception that is raised on purpose is a `PomonaError`; `pomona.errors` shows the tree.
 """
 
-from pomona._requests import Attempt, Call, Embed, Frame, Inspect, ListModels, Ready, Request, Segment, Semantic
+from pomona._requests import (
+    Attempt,
+    Call,
+    Detect,
+    Embed,
+    FindInstances,
+    FindText,
+    Frame,
+    Inspect,
+    ListModels,
+    Ready,
+    Request,
+    Segment,
+    Semantic,
+)
 from pomona.client import DEFAULT_URL, AsyncClient, Client
 from pomona.errors import PomonaError
 from pomona.http import AsyncHttpTransport, HttpTransport
@@ -15,11 +29,16 @@ from pomona.images import jpeg
 from pomona.masks import Mask, PixelBox, ScoredMask
 from pomona.prompts import BACKGROUND, FOREGROUND, Box, Point, Prompt
 from pomona.results import (
+    Detection,
+    Detections,
     Embedding,
+    FloatBox,
     FrameInfo,
     Fruit,
     ImageInfo,
     Inspection,
+    Instance,
+    Instances,
     Model,
     ModelUsed,
     Segmentation,
@@ -43,8 +62,14 @@ __all__ = [
     "Box",
     "Call",
     "Client",
+    "Detect",
+    "Detection",
+    "Detections",
     "Embed",
     "Embedding",
+    "FindInstances",
+    "FindText",
+    "FloatBox",
     "Frame",
     "FrameAnswer",
     "FrameInfo",
@@ -53,6 +78,8 @@ __all__ = [
     "ImageInfo",
     "Inspect",
     "Inspection",
+    "Instance",
+    "Instances",
     "ListModels",
     "Mask",
     "Model",

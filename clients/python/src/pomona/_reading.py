@@ -15,7 +15,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pomona.masks import Logits, Mask, PixelBox, Rle, logits_window
-from pomona.results import Inspection, Model, ModelUsed, Result, Segmentation, SemanticMap
+from pomona.results import FloatBox, Inspection, Instances, Model, ModelUsed, Result, Segmentation, SemanticMap
 
 R = TypeVar("R", bound=Result)
 
@@ -24,6 +24,7 @@ _JSON_NAMES: Final = {
     "overlay_png": "overlay",
     "fruit_class": "class",
     "region_class": "class",
+    "class_name": "class",
 }
 """Of the fields that have another name in the results."""
 
@@ -57,7 +58,8 @@ def read_result(kind: type[R], body: Mapping[str, Any]) -> R:
     size = int(body["image"]["height"]), int(body["image"]["width"])
     if min(size) < 1:
         raise ValueError(f"an image must have pixels, got {size[1]} x {size[0]}")
-    input_size = (body.get("model") or {}).get("input_size", 0)
+    sam = body.get("model") or (body.get("models") or {}).get("sam") or {}
+    input_size = sam.get("input_size", 0)
     return cast("R", _converter(cast("Any", kind))(body, _Context(size, input_size)))
 
 
@@ -135,6 +137,7 @@ def _from_base64(value: str | bytes) -> bytes:
 _CONVERTERS: Final[Mapping[Any, _Convert]] = {
     Mask: _mask,
     PixelBox: lambda sides, _: PixelBox(*map(int, sides)),
+    FloatBox: lambda sides, _: FloatBox(*map(float, sides)),
     bytes: lambda value, _: _from_base64(value),
     str: lambda value, _: str(value),
     int: lambda value, _: int(value),
@@ -159,6 +162,7 @@ _RESHAPE: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] 
     ModelUsed: _reshape_model,
     Segmentation: lambda body: {**body, "results": [result["masks"] for result in body["results"]]},
     Inspection: lambda body: {**body, **body["models"]},
+    Instances: lambda body: {**body, **body["models"]},
     SemanticMap: _reshape_classes,
 }
 """For results that do not have the fields of the API's object."""

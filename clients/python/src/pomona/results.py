@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -90,8 +90,8 @@ class ModelUsed:
     Attributes:
         name: in the catalogue.
         revision: first 12 hex digits of the checkpoint's SHA-256.
-        input_size: longest side in pixels of a SAM's input, or (width, height) of a U-Net's.
-        padding: how the image was padded for a SAM's encoder; None for a U-Net.
+        input_size: longest side in pixels of a SAM's input, or (width, height) of a U-Net's or a detector's.
+        padding: how the image was padded for a SAM's encoder; None for others.
     """
 
     name: str
@@ -394,6 +394,124 @@ class SemanticMap(MaskResult):
         return self.array.astype(np.uint16)
 
 
+class FloatBox(NamedTuple):
+    """A half-open box that a detector found, in pixels of the image: left, top, right, bottom."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object that a detector found.
+
+    Attributes:
+        class_name: name of its class.
+        class_id: index of its class in the detector's output.
+        score: probability of an object times that of its class, 0 to 1.
+        box: within the image.
+    """
+
+    class_name: str
+    class_id: int
+    score: float
+    box: FloatBox
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections(Result):
+    """Every object of an image.
+
+    Attributes:
+        model: that answered.
+        detections: best first.
+        overlay_png: the image with the boxes as the service drew them, where requested.
+    """
+
+    model: ModelUsed
+    detections: tuple[Detection, ...]
+    overlay_png: bytes | None = field(default=None, repr=False)
+
+    def overlay(self) -> PIL.Image.Image:
+        """Return the image with the boxes as the service drew them.
+
+        Raises:
+            InvalidArgument: the request was without `overlay=True`.
+        """
+        if self.overlay_png is None:
+            raise InvalidArgument("overlay() needs a request with overlay=True for the service to draw.")
+        return open_png(self.overlay_png).convert("RGB")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the drawing as JSON has it."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object that a detector found, with the mask of a SAM.
+
+    Attributes:
+        class_name: name of its class.
+        class_id: index of its class in the detector's output.
+        score: the detector's, of box and class, 0 to 1.
+        detected_box: as the detector found it: the SAM's prompt.
+        mask: of the image's size.
+        mask_score: predicted IoU of the mask, about 0 to 1.
+        stability_score: IoU of the masks at thresholds 1 above and 1 below, 0 to 1.
+        box: tight and half-open, of the mask.
+        area: pixels in the mask.
+    """
+
+    class_name: str
+    class_id: int
+    score: float
+    detected_box: FloatBox
+    mask: Mask
+    mask_score: float
+    stability_score: float
+    box: PixelBox
+    area: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances(MaskResult):
+    """Every object that a detector found, with its mask.
+
+    Attributes:
+        instances: by the detector's score, best first.
+        detector: that found them.
+        sam: that outlined them; None where none was found.
+        degraded: `input_size="auto"` took less than the largest size to meet the deadline.
+        classes: the classes that a text named; empty for other requests.
+    """
+
+    instances: tuple[Instance, ...]
+    detector: ModelUsed
+    sam: ModelUsed | None = None
+    degraded: bool = False
+    classes: tuple[str, ...] = ()
+
+    def labelled_masks(self) -> tuple[LabelledMask, ...]:
+        """Return each object that has pixels, labelled with its class."""
+        return tuple(
+            LabelledMask(
+                each.mask,
+                each.box,
+                each.area,
+                each.class_name,
+                each.score,
+                {},
+                detector_class=each.class_id,
+            )
+            for each in self.instances
+            if each.area
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Result):
     """An image that the service has encoded; `segment` takes it instead of the image.
@@ -417,7 +535,8 @@ class Model:
 
     Attributes:
         name: in the catalogue.
-        family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`.
+        family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`. `detector`
+            answers `detect`, and with a SAM `instances` and `text`.
         revision: first 12 hex digits of the checkpoint's SHA-256.
         licence: of the weights.
         loaded: whether it answers here.
