@@ -22,8 +22,11 @@ from scipy.optimize import linear_sum_assignment
 from models.masks import PixelBox
 from models.types import Size
 
-MAX_TRACKS: Final = 256
+MAX_TRACKS: Final = 128
 """Fruits that are followed at a time; of more, those that were not seen for longest end."""
+
+MAX_FRUITS: Final = 64
+"""Fruits of a frame that are followed, the largest."""
 
 MAX_VIEWS: Final = 64
 """Views that are kept of a fruit, the last; counts and means are of all."""
@@ -188,13 +191,18 @@ class Tracker:
             time: when it was captured, in any unit, the same for all frames; None, or not later than the frame
                 before, for a time by the number.
             size: of the frame.
-            views: its fruit.
+            views: its fruit; of more than `MAX_FRUITS` the largest are followed.
         """
+        largest = sorted(range(len(views)), key=lambda number: -views[number].area)[:MAX_FRUITS]
+        chosen = sorted(largest)
         passed = self._pass(frame, time)
-        shift = self._shift(views, passed)
+        followed = [views[number] for number in chosen]
+        shift = self._shift(followed, passed)
         for track in self._tracks:
             track.moved = (track.moved[0] + shift[0], track.moved[1] + shift[1])
-        ids = self._assign(frame, views)
+        ids = [0] * len(views)
+        for number, track_id in zip(chosen, self._assign(frame, followed), strict=True):
+            ids[number] = track_id
         gone = [track for track in self._tracks if self._is_gone(track, size)]
         excess = sorted(self._tracks, key=lambda track: track.seen_at)[: max(0, len(self._tracks) - MAX_TRACKS)]
         ended = gone + [track for track in excess if track not in gone]
@@ -224,7 +232,7 @@ class Tracker:
         if not (self._tracks and views and passed):
             return float(expected[0]), float(expected[1])
         reach = _REACH * median(track.last.diameter for track in self._tracks)
-        candidates = self._candidates(views)
+        candidates, whole = self._candidates(views)
         if self._velocity is not None:
             candidates = candidates[np.hypot(*(candidates - expected).T) <= 2 * reach]
         # So many that a line has hardly more; the nearest to what is expected.
@@ -239,23 +247,21 @@ class Tracker:
         velocity = shift / passed
         if self._velocity is None:
             self._velocity = velocity
-        else:
+        elif whole:
             self._velocity = self._velocity + _SMOOTHING * (velocity - self._velocity)
         return float(shift[0]), float(shift[1])
 
-    def _candidates(self, views: Sequence[View]) -> NDArray[np.float64]:
-        """Return the shifts, float64 (shifts, 2), that would bring a fruit onto one that is alike.
+    def _candidates(self, views: Sequence[View]) -> tuple[NDArray[np.float64], bool]:
+        """Return the shifts, float64 (shifts, 2), that would bring a fruit onto one that is alike; whether of whole ones.
 
         What an edge of the image cuts has moved as one of its sides has; it counts where nothing else is there.
         """
         pairs = [(track, view) for track in self._tracks for view in views if _alike(track.last, view)]
         whole = [(track, view) for track, view in pairs if not (track.last.truncated or view.truncated)]
         shifts = [
-            (across, down)
-            for track, view in whole or pairs
-            for across, down in product(*_side_shifts(track, view))
+            (across, down) for track, view in whole or pairs for across, down in product(*_side_shifts(track, view))
         ]
-        return np.array(shifts, np.float64).reshape(-1, 2)
+        return np.array(shifts, np.float64).reshape(-1, 2), bool(whole)
 
     def _assign(self, frame: int, views: Sequence[View]) -> list[int]:
         """Give every view a track: the nearest that is alike, or a new one."""
@@ -321,7 +327,7 @@ def _alike(one: View, other: View) -> bool:
 
 
 def _cost(track: _Track, view: View) -> float:
-    """Return the distance from where a fruit is expected in its diameters, more for another size; `_FAR` beyond reach."""
+    """Return the distance from where a fruit is expected in diameters, more for another size; `_FAR` beyond reach."""
     if not _alike(track.last, view):
         return _FAR
     across, down = (min(abs(shift) for shift in shifts) for shifts in _side_shifts(track, view))

@@ -102,7 +102,9 @@ def render_belt(seed: int, size: Size, options: BeltOptions | None = None) -> It
     fruits = _fruits(seed, extent, belt)
     for number in range(1, round(belt.seconds * belt.fps) + 1):
         time = (number - 1) / belt.fps
-        shown = [(which, moved) for which, fruit in enumerate(fruits, start=1) if (moved := _at(fruit, time, belt, extent))]
+        shown = [
+            (which, moved) for which, fruit in enumerate(fruits, start=1) if (moved := _at(fruit, time, belt, extent))
+        ]
         scene = Scene(
             extent=extent,
             background=Background.BELT,

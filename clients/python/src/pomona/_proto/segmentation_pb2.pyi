@@ -248,6 +248,30 @@ WHEN_FULL_DROP_OLDEST: WhenFull.ValueType  # 2
 """It waits for its turn in place of the one that waited before it, which is dropped."""
 Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
+class _Track:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrackEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Track.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRACK_UNSPECIFIED: _Track.ValueType  # 0
+    """It is not."""
+    TRACK_LEAVING: _Track.ValueType  # 1
+    """On fruit that has left."""
+    TRACK_ALL: _Track.ValueType  # 2
+    """Also those so far on fruit in view."""
+
+class Track(_Track, metaclass=_TrackEnumTypeWrapper):
+    """Whether fruit is followed from frame to frame, and which verdicts an answer brings."""
+
+TRACK_UNSPECIFIED: Track.ValueType  # 0
+"""It is not."""
+TRACK_LEAVING: Track.ValueType  # 1
+"""On fruit that has left."""
+TRACK_ALL: Track.ValueType  # 2
+"""Also those so far on fruit in view."""
+Global___Track: _TypeAlias = Track  # noqa: Y015
+
 @_typing.final
 class Point(_message.Message):
     """A position in the image."""
@@ -2266,19 +2290,23 @@ class StreamSettings(_message.Message):
 
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     WHEN_FULL_FIELD_NUMBER: _builtins.int
+    TRACK_FIELD_NUMBER: _builtins.int
     max_in_flight: _builtins.int
     """Most frames processed at a time, 1 to 64; 8 where 0."""
     when_full: Global___WhenFull.ValueType
     """What happens to a frame beyond these."""
+    track: Global___Track.ValueType
+    """For InspectStream: follow fruit from frame to frame."""
     def __init__(
         self,
         *,
         max_in_flight: _builtins.int = ...,
         when_full: Global___WhenFull.ValueType = ...,
+        track: Global___Track.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight", "when_full", b"when_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight", "track", b"track", "when_full", b"when_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2471,6 +2499,7 @@ class InspectStreamResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    TRACKING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The stream's id, a dot, and the frame's number from 1."""
     outcome: Global___FrameOutcome.ValueType
@@ -2487,6 +2516,10 @@ class InspectStreamResponse(_message.Message):
     def problem(self) -> Global___Problem:
         """Where it was not."""
 
+    @_builtins.property
+    def tracking(self) -> Global___Tracking:
+        """Where it was answered and fruit is followed."""
+
     def __init__(
         self,
         *,
@@ -2495,11 +2528,108 @@ class InspectStreamResponse(_message.Message):
         outcome: Global___FrameOutcome.ValueType = ...,
         response: Global___InspectResponse | None = ...,
         problem: Global___Problem | None = ...,
+        tracking: Global___Tracking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "problem", b"problem", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "problem", b"problem", "response", b"response", "tracking", b"tracking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "outcome", b"outcome", "problem", b"problem", "request_id", b"request_id", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "outcome", b"outcome", "problem", b"problem", "request_id", b"request_id", "response", b"response", "tracking", b"tracking"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InspectStreamResponse: _TypeAlias = InspectStreamResponse  # noqa: Y015
+
+@_typing.final
+class Tracking(_message.Message):
+    """Which fruit of earlier frames a frame shows, and the verdicts that it brings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_IDS_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def track_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per fruit, in their order; 0 for what lies inside another fruit, or is one of too many."""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """As the stream's `track` says."""
+
+    def __init__(
+        self,
+        *,
+        track_ids: _abc.Iterable[_builtins.int] | None = ...,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["track_ids", b"track_ids", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tracking: _TypeAlias = Tracking  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """One fruit, judged from all frames that showed it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_ID_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_MAX_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_MEAN_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    FIRST_FRAME_FIELD_NUMBER: _builtins.int
+    LAST_FRAME_FIELD_NUMBER: _builtins.int
+    BEST_FRAME_FIELD_NUMBER: _builtins.int
+    BEST_BOX_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    track_id: _builtins.int
+    """From 1; the same in all frames of the stream."""
+    views: _builtins.int
+    """Frames that showed it, at least 2."""
+    infected_fraction_max: _builtins.float
+    """The largest of the views that are whole and sure; of three and more the second largest."""
+    infected_fraction_mean: _builtins.float
+    """Of all views, weighted by visible area."""
+    grade: _builtins.str
+    """By infected_fraction_max."""
+    left: _builtins.bool
+    """Whether it has left; else it is in view, and more views may follow."""
+    @_builtins.property
+    def first_frame(self) -> Global___Frame:
+        """That showed it first."""
+
+    @_builtins.property
+    def last_frame(self) -> Global___Frame:
+        """That showed it last."""
+
+    @_builtins.property
+    def best_frame(self) -> Global___Frame:
+        """With the largest view that no edge of the image cuts."""
+
+    @_builtins.property
+    def best_box(self) -> Global___PixelBox:
+        """Half-open box of the fruit in best_frame."""
+
+    def __init__(
+        self,
+        *,
+        track_id: _builtins.int = ...,
+        views: _builtins.int = ...,
+        infected_fraction_max: _builtins.float = ...,
+        infected_fraction_mean: _builtins.float = ...,
+        grade: _builtins.str = ...,
+        first_frame: Global___Frame | None = ...,
+        last_frame: Global___Frame | None = ...,
+        best_frame: Global___Frame | None = ...,
+        best_box: Global___PixelBox | None = ...,
+        left: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "last_frame", b"last_frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "grade", b"grade", "infected_fraction_max", b"infected_fraction_max", "infected_fraction_mean", b"infected_fraction_mean", "last_frame", b"last_frame", "left", b"left", "track_id", b"track_id", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
