@@ -252,7 +252,7 @@ class Tracker:
         return float(shift[0]), float(shift[1])
 
     def _candidates(self, views: Sequence[View]) -> tuple[NDArray[np.float64], bool]:
-        """Return the shifts, float64 (shifts, 2), that would bring a fruit onto one that is alike; whether of whole ones.
+        """Return shifts, float64 (shifts, 2), that would bring a fruit onto one that is alike; whether of whole ones.
 
         What an edge of the image cuts has moved as one of its sides has; it counts where nothing else is there.
         """

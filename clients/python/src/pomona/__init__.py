@@ -43,6 +43,7 @@ from pomona.results import (
     ModelUsed,
     Segmentation,
     SemanticMap,
+    Verdict,
 )
 from pomona.retries import NO_RETRY, Retry, Timeout
 from pomona.streams import FrameAnswer
@@ -98,5 +99,6 @@ __all__ = [
     "SemanticMap",
     "Timeout",
     "Transport",
+    "Verdict",
     "jpeg",
 ]

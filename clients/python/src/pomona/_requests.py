@@ -29,6 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 InputSize: TypeAlias = Literal[1024, 768, 512, "auto"]
 Padding: TypeAlias = Literal["none", "square"]
 Mode: TypeAlias = Literal["fast", "accurate", "auto"]
+Track: TypeAlias = Literal["leaving", "all"]
 ImageLike: TypeAlias = ImageSource | Embedding | ImageInfo
 """An image, or one that the service already knows."""
 
@@ -68,7 +69,7 @@ class Request(Generic[T_co]):
                 object.__setattr__(self, name, checks.whole(value, name, low=1, high=_MOST_OBJECTS))
             elif name == "classes" and value is not None:
                 object.__setattr__(self, name, _check_classes(value))
-            elif name in _CHOICES and not (value is None and name in ("input_size", "padding")):
+            elif name in _CHOICES and not (value is None and name in ("input_size", "padding", "track")):
                 checks.one_of(value, name, _CHOICES[name])
 
     def to_json(self) -> dict[str, Any]:
@@ -136,6 +137,10 @@ class Semantic(Request[SemanticMap]):
 class Inspect(Request[Inspection]):
     """Every fruit, how much of it is infected, and its grade; see `Client.inspect`.
 
+    Attributes:
+        track: for a stream over gRPC: follow fruit from frame to frame, and answer verdicts on fruit that has left
+            ("leaving"), or also those so far on fruit in view ("all").
+
     Raises:
         InvalidArgument: an option is of another type or value.
     """
@@ -149,6 +154,7 @@ class Inspect(Request[Inspection]):
     sam_model: str | None = None
     grades: Mapping[str, float] | None = None
     overlay: bool = False
+    track: Track | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,7 +165,9 @@ class Inspect(Request[Inspection]):
         """Return the fields of the API."""
         grades = (self.grades or {}).items()
         limits = [{"grade": name, "max_infected_fraction": limit} for name, limit in grades]
-        return super().to_json() | {"grades": limits or None}
+        fields = super().to_json() | {"grades": limits or None}
+        del fields["track"]  # a setting of the stream
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +307,7 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
     "mode": get_args(Mode),
     "input_size": get_args(InputSize),
     "padding": get_args(Padding),
+    "track": get_args(Track),
 }
 
 

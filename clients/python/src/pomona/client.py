@@ -435,6 +435,7 @@ class Client(_Client):
         request_id: str | None = None,
     ) -> T:
         """Send a request object; the other methods build one and call this."""
+        _refuse_track(request)
         plan = self._plan(deadline, urgency, request_id)
         return self._send(self._transport, Call.of(request, image, frame), plan)
 
@@ -479,7 +480,8 @@ class Client(_Client):
             deadline: seconds after which a frame's answer is too late, from when it was captured; for a frame that does
                 not say when, or by another clock than `capture_clock`, from when it was taken from `frames`.
             urgency: RFC 9218, 0 the most urgent to 7 the least.
-            in_flight: largest number of frames in flight, 1 to 256.
+            in_flight: largest number of frames in flight, 1 to 256; 1 where the request follows fruit (`track`), whose
+                frames must arrive in their order.
             ordered: answers in the order of the frames, else as they finish.
             newest_first: take frames as they come, and while there is no place let only the newest wait; the one that
                 waited before is answered with `FrameDropped`. So a frame is sent at most one interval of the camera
@@ -493,10 +495,13 @@ class Client(_Client):
             InvalidArgument: an argument cannot be used.
         """
         camera = _camera(frames, request)
+        in_flight = _in_flight(request, in_flight)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.stream(request, in_flight) if isinstance(whole, StreamingTransport) else None
+        if own is None:
+            _refuse_track(request)
 
         def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
@@ -741,6 +746,7 @@ class AsyncClient(_Client):
         request_id: str | None = None,
     ) -> T:
         """Send a request object; the other methods build one and call this."""
+        _refuse_track(request)
         plan = self._plan(deadline, urgency, request_id)
         return await self._send(self._transport, await self._call(request, image, frame), plan)
 
@@ -782,10 +788,13 @@ class AsyncClient(_Client):
         the frames in flight, in the service too.
         """
         camera = _camera(frames, request, or_async=True)
+        in_flight = _in_flight(request, in_flight)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.astream(request, in_flight) if isinstance(whole, AsyncStreamingTransport) else None
+        if own is None:
+            _refuse_track(request)
 
         async def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
@@ -813,6 +822,16 @@ class AsyncClient(_Client):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _refuse_track(request: object) -> None:
+    if isinstance(request, Inspect) and request.track is not None:
+        raise InvalidArgument("track follows fruit over the frames of one stream: use stream(…) over grpc://.")
+
+
+def _in_flight(request: Request[Any], wanted: int) -> int:
+    """Return how many frames may be in flight: one where fruit is followed, so that they arrive in their order."""
+    return 1 if isinstance(request, Inspect) and request.track is not None else wanted
 
 
 def _drop_if_outdated(taken: TakenFrame | None) -> None:

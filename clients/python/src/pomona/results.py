@@ -304,6 +304,36 @@ class Fruit:
         self.mask.save(path)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """One fruit, judged from all frames of a stream that showed it.
+
+    Attributes:
+        track_id: from 1; the same in all frames of the stream.
+        views: frames that showed it, at least 2.
+        infected_fraction_max: the largest of the views that are whole and sure, 0 to 1; of three and more the second
+            largest, so that one view that went wrong does not condemn a fruit.
+        infected_fraction_mean: of all views, weighted by visible area, 0 to 1.
+        grade: by `infected_fraction_max`.
+        first_frame: that showed it first.
+        last_frame: that showed it last.
+        best_frame: with the largest view that no edge of the image cuts.
+        best_box: half-open box of the fruit in `best_frame`.
+        left: whether it has left; else it is in view, and more views may follow.
+    """
+
+    track_id: int
+    views: int
+    infected_fraction_max: float
+    infected_fraction_mean: float
+    grade: str
+    first_frame: FrameInfo
+    last_frame: FrameInfo
+    best_frame: FrameInfo
+    best_box: PixelBox
+    left: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inspection(MaskResult):
     """Every fruit of an image.
@@ -316,6 +346,8 @@ class Inspection(MaskResult):
         degraded: mode `auto` gave less than without the deadline or the load.
         reason: why, or None.
         frame: identifiers of the frame, as they were sent.
+        track_ids: of a stream that follows fruit, one per fruit, in their order; 0 for what is not followed.
+        verdicts: that this frame of such a stream brings.
     """
 
     fruits: tuple[Fruit, ...]
@@ -325,6 +357,8 @@ class Inspection(MaskResult):
     degraded: bool = False
     reason: str | None = None
     frame: FrameInfo = field(default_factory=FrameInfo)
+    track_ids: tuple[int, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
     def labelled_masks(self) -> tuple[LabelledMask, ...]:
         """Return each fruit, labelled with its class."""
