@@ -30,7 +30,7 @@ from models.letterbox import resize
 from models.masks import PixelBox
 from models.overlay import draw_detections
 from models.synthetic.belts import BeltFrame, BeltOptions, render_belt
-from models.tracking import Tracker, Verdict, View, worst_fraction
+from models.tracking import Tracker, Verdict, View, judged_fraction
 from models.types import Box, PixelClass, Pixels, Size
 from models.unet.letterbox import unet_letterbox
 
@@ -173,9 +173,9 @@ def measure(
         best = max(((count, track) for (one, track), count in votes.items() if one == fruit), default=None)
         if best is None or best[1] not in by_track or fruit not in central:
             continue
-        true_grade = grade_of(worst_fraction(truth[fruit]), grades)
+        true_grade = grade_of(judged_fraction(truth[fruit]), grades)
         score.judged += 1
-        score.right += grade_of(by_track[best[1]].infected_max, grades) == true_grade
+        score.right += grade_of(by_track[best[1]].infected, grades) == true_grade
         score.by_frame += grade_of(central[fruit][1].infected_fraction, grades) == true_grade
 
 
@@ -204,7 +204,7 @@ def _drawn(pixels: Pixels, views: Sequence[View], ids: Sequence[int], verdicts: 
     labels = []
     for _, track_id in followed:
         verdict = verdicts.get(track_id)
-        grade = "" if verdict is None else f" {grade_of(verdict.infected_max, GRADES)} {verdict.infected_max:.0%}"
+        grade = "" if verdict is None else f" {grade_of(verdict.infected, GRADES)} {verdict.infected:.0%}"
         labels.append(f"#{track_id}{grade}")
     return draw_detections(large, boxes, labels, [track_id for _, track_id in followed])
 

@@ -12,12 +12,13 @@ class Verdict(Schema):
 
     track_id: int = Field(description="From 1; the same in all frames of the stream.")
     views: int = Field(description="Frames that showed it, at least 2.")
-    infected_fraction_max: float = Field(
-        description="0 to 1: the largest of the views that are whole and sure; of three and more the second largest, "
-        "so that one view that went wrong does not condemn a fruit."
+    infected_fraction: float = Field(
+        description="0 to 1: what three in ten of the views that are whole and sure reach, so that views that went "
+        "wrong do not condemn a fruit."
     )
+    infected_fraction_max: float = Field(description="0 to 1: the largest of all views.")
     infected_fraction_mean: float = Field(description="0 to 1: of all views, weighted by visible area.")
-    grade: str = Field(description="By infected_fraction_max.")
+    grade: str = Field(description="By infected_fraction.")
     first_frame: Frame = Field(description="That showed it first.")
     last_frame: Frame = Field(description="That showed it last.")
     best_frame: Frame = Field(description="With the largest view that no edge of the image cuts.")

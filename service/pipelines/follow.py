@@ -114,9 +114,10 @@ class Follower:
         return Verdict.model_construct(
             track_id=verdict.track_id,
             views=verdict.views,
+            infected_fraction=verdict.infected,
             infected_fraction_max=verdict.infected_max,
             infected_fraction_mean=verdict.infected_mean,
-            grade=grade_of(verdict.infected_max, grades),
+            grade=grade_of(verdict.infected, grades),
             first_frame=first,
             last_frame=last,
             best_frame=best,

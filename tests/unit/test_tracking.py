@@ -10,7 +10,7 @@ import pytest
 from models.evaluation.belts import Score, measure, of_truth
 from models.synthetic.belts import BeltOptions, render_belt
 from models.synthetic.scene import CannotRender
-from models.tracking import MAX_FRUITS, MAX_TRACKS, MAX_VIEWS, Tracker, Update, Verdict, View, worst_fraction
+from models.tracking import MAX_FRUITS, MAX_TRACKS, MAX_VIEWS, Tracker, Update, Verdict, View, judged_fraction
 from models.types import Size
 
 SIZE = Size(200, 600)
@@ -133,7 +133,7 @@ def test_a_verdict_is_from_all_views_and_names_the_best_frame() -> None:
         line.send(frame, [])
     (verdict,) = line.verdicts
     assert (verdict.track_id, verdict.views, verdict.first_frame, verdict.last_frame) == (1, 6, 1, 6)
-    assert verdict.infected_max == 0.3  # 0.9 was seen once
+    assert (verdict.infected, verdict.infected_max) == (0.3, 0.9)  # 0.9 was seen once
     assert verdict.best_frame == 1
     assert verdict.best_box == (125, 75, 175, 125)
     assert verdict.infected_mean == pytest.approx(np.average(fractions, weights=[50, 50, 50, 50, 50, 25]))
@@ -145,23 +145,26 @@ def test_a_verdict_is_from_all_views_and_names_the_best_frame() -> None:
     [
         ([(50, 0.4, 1.0)], 0.4),
         ([(50, 0.1, 1.0), (50, 0.4, 1.0)], 0.4),
-        ([(50, 0.1, 1.0), (50, 0.4, 1.0), (50, 0.2, 1.0)], 0.2),
+        ([(50, 0.1, 1.0)] * 7 + [(50, 0.4, 1.0)] * 3, 0.1),
+        ([(50, 0.1, 1.0)] * 6 + [(50, 0.4, 1.0)] * 4, 0.4),
         ([(50, 0.1, 1.0), (20, 0.8, 1.0)], 0.1),
         ([(50, 0.1, 1.0), (50, 0.8, 0.3)], 0.1),
         ([(50, 0.7, 0.2)], 0.7),
     ],
-    ids=["one", "two", "three", "hidden in part", "unsure", "nothing but unsure"],
+    ids=["one", "two", "three of ten", "four of ten", "hidden in part", "unsure", "nothing but unsure"],
 )
-def test_the_worst_fraction_is_that_of_credible_views(views: list[tuple[int, float, float]], worst: float) -> None:
+def test_a_fruit_is_judged_by_the_worst_views_that_are_credible(
+    views: list[tuple[int, float, float]], worst: float
+) -> None:
     made = [fruit(300, 100, side, infected, confidence) for side, infected, confidence in views]
-    assert worst_fraction([view for view in made if view is not None]) == worst
+    assert judged_fraction([view for view in made if view is not None]) == worst
 
 
 def test_cut_off_views_count_where_there_are_no_others() -> None:
     cut = fruit(0, 100, infected=0.5)
     assert cut is not None
     assert cut.truncated
-    assert worst_fraction([cut]) == 0.5
+    assert judged_fraction([cut]) == 0.5
 
 
 def test_memory_is_bounded_however_long_and_crowded_a_stream_is() -> None:

@@ -14,7 +14,8 @@ FRAME = {"frame_id": "7", "trigger_id": None, "captured_at_ns": None}
 VERDICT = {
     "track_id": 3,
     "views": 5,
-    "infected_fraction_max": 0.25,
+    "infected_fraction": 0.25,
+    "infected_fraction_max": 0.5,
     "infected_fraction_mean": 0.125,
     "grade": "C",
     "first_frame": FRAME,

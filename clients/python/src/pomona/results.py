@@ -311,10 +311,10 @@ class Verdict:
     Attributes:
         track_id: from 1; the same in all frames of the stream.
         views: frames that showed it, at least 2.
-        infected_fraction_max: the largest of the views that are whole and sure, 0 to 1; of three and more the second
-            largest, so that one view that went wrong does not condemn a fruit.
+        infected_fraction: what three in ten of the views that are whole and sure reach, 0 to 1.
+        infected_fraction_max: the largest of all views, 0 to 1.
         infected_fraction_mean: of all views, weighted by visible area, 0 to 1.
-        grade: by `infected_fraction_max`.
+        grade: by `infected_fraction`.
         first_frame: that showed it first.
         last_frame: that showed it last.
         best_frame: with the largest view that no edge of the image cuts.
@@ -324,6 +324,7 @@ class Verdict:
 
     track_id: int
     views: int
+    infected_fraction: float
     infected_fraction_max: float
     infected_fraction_mean: float
     grade: str

@@ -2576,6 +2576,7 @@ class Verdict(_message.Message):
 
     TRACK_ID_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_FIELD_NUMBER: _builtins.int
     INFECTED_FRACTION_MAX_FIELD_NUMBER: _builtins.int
     INFECTED_FRACTION_MEAN_FIELD_NUMBER: _builtins.int
     GRADE_FIELD_NUMBER: _builtins.int
@@ -2588,12 +2589,14 @@ class Verdict(_message.Message):
     """From 1; the same in all frames of the stream."""
     views: _builtins.int
     """Frames that showed it, at least 2."""
+    infected_fraction: _builtins.float
+    """What three in ten of the views that are whole and sure reach."""
     infected_fraction_max: _builtins.float
-    """The largest of the views that are whole and sure; of three and more the second largest."""
+    """The largest of all views."""
     infected_fraction_mean: _builtins.float
     """Of all views, weighted by visible area."""
     grade: _builtins.str
-    """By infected_fraction_max."""
+    """By infected_fraction."""
     left: _builtins.bool
     """Whether it has left; else it is in view, and more views may follow."""
     @_builtins.property
@@ -2617,6 +2620,7 @@ class Verdict(_message.Message):
         *,
         track_id: _builtins.int = ...,
         views: _builtins.int = ...,
+        infected_fraction: _builtins.float = ...,
         infected_fraction_max: _builtins.float = ...,
         infected_fraction_mean: _builtins.float = ...,
         grade: _builtins.str = ...,
@@ -2628,7 +2632,7 @@ class Verdict(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "last_frame", b"last_frame"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "grade", b"grade", "infected_fraction_max", b"infected_fraction_max", "infected_fraction_mean", b"infected_fraction_mean", "last_frame", b"last_frame", "left", b"left", "track_id", b"track_id", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "grade", b"grade", "infected_fraction", b"infected_fraction", "infected_fraction_max", b"infected_fraction_max", "infected_fraction_mean", b"infected_fraction_mean", "last_frame", b"last_frame", "left", b"left", "track_id", b"track_id", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
