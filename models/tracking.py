@@ -309,17 +309,24 @@ _FAR: Final = 1e6
 def judged_fraction(views: Sequence[View]) -> float:
     """Return the infected fraction of the worst views that are credible.
 
-    A view is credible if it is whole (no edge cuts it, and it is not much smaller than the largest), and sure. Of these
-    the fraction is returned that `_CONFIRMED` of them reach, so that views that went wrong do not condemn a fruit.
+    That is the fraction that `_CONFIRMED` of them reach, so that views that went wrong do not condemn a fruit.
 
     Args:
         views: at least one, of one fruit.
     """
+    fractions = sorted(view.infected_fraction for view in credible_views(views))
+    return fractions[math.ceil((1 - _CONFIRMED) * len(fractions)) - 1]
+
+
+def credible_views(views: Sequence[View]) -> list[View]:
+    """Return the views that are whole (no edge cuts them, and they are not much smaller than the largest), and sure.
+
+    Args:
+        views: at least one, of one fruit; where none is credible, those that are whole are returned, or all.
+    """
     whole = [view for view in views if not view.truncated] or list(views)
     largest = max(view.area for view in whole)
-    credible = [view for view in whole if view.area >= _WHOLE * largest and view.confidence >= _SURE] or whole
-    fractions = sorted(view.infected_fraction for view in credible)
-    return fractions[math.ceil((1 - _CONFIRMED) * len(fractions)) - 1]
+    return [view for view in whole if view.area >= _WHOLE * largest and view.confidence >= _SURE] or whole
 
 
 def _verdicts(tracks: Sequence[_Track], *, left: bool) -> tuple[Verdict, ...]:

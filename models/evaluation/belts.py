@@ -30,7 +30,7 @@ from models.letterbox import resize
 from models.masks import PixelBox
 from models.overlay import draw_detections
 from models.synthetic.belts import BeltFrame, BeltOptions, render_belt
-from models.tracking import Tracker, Verdict, View, judged_fraction
+from models.tracking import Tracker, Verdict, View, credible_views
 from models.types import Box, PixelClass, Pixels, Size
 from models.unet.letterbox import unet_letterbox
 
@@ -57,7 +57,8 @@ class Score:
         switches: how often a fruit was found by another track than before.
         count_errors: difference of judged and true fruits, of each belt.
         fruits: true fruits, of all belts.
-        right: fruits whose verdict has the true grade; and by_frame, by one frame in the middle of the image.
+        right: fruits whose verdict has the true grade, that of the worst true view.
+        by_frame: the same of one frame, in the middle of the image.
         judged: fruits that both were compared for.
     """
 
@@ -173,7 +174,7 @@ def measure(
         best = max(((count, track) for (one, track), count in votes.items() if one == fruit), default=None)
         if best is None or best[1] not in by_track or fruit not in central:
             continue
-        true_grade = grade_of(judged_fraction(truth[fruit]), grades)
+        true_grade = grade_of(max(view.infected_fraction for view in credible_views(truth[fruit])), grades)
         score.judged += 1
         score.right += grade_of(by_track[best[1]].infected, grades) == true_grade
         score.by_frame += grade_of(central[fruit][1].infected_fraction, grades) == true_grade

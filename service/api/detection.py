@@ -12,6 +12,7 @@ from service.api.schema import (
     Batch,
     Binary,
     Coordinate,
+    DetectorModel,
     EncodedMask,
     Image,
     InputSize,
@@ -35,15 +36,6 @@ _SAM: Final = "Outlines the objects: name of a SAM in the catalogue; by default 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _ClassName = Annotated[str, Field(min_length=1, max_length=_LONGEST)]
 _Corners = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
-
-
-class DetectorModel(Schema):
-    """The detector that answered."""
-
-    name: str
-    revision: str = Field(description="First 12 hex digits of the checkpoint's SHA-256.")
-    input_width: int = Field(description="Width in pixels at which the network saw the image, without padding.")
-    input_height: int = Field(description="Height in pixels at which the network saw the image, without padding.")
 
 
 class _Thresholds(Schema):

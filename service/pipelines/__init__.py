@@ -34,7 +34,7 @@ class Pipelines:
             engine=engine,
             segment=segment,
             semantic=SemanticPipeline(engine),
-            inspect=InspectPipeline(engine, Refiner(engine)),
+            inspect=InspectPipeline(engine, Refiner(engine), detect),
             detect=detect,
             instances=InstancesPipeline(engine, detect, segment),
         )

@@ -16,6 +16,7 @@ from models.overlay import draw_detections, encode_overlay
 from models.types import Pixels
 from service.api import detection as schema
 from service.api.context import RequestContext
+from service.api.schema import DetectorModel
 from service.errors import UnknownClass
 from service.memory import Kind
 from service.pipelines import costs
@@ -213,9 +214,9 @@ def class_ids(names: Collection[str], runner: DetectorRunner) -> list[int]:
     return found
 
 
-def describe_detector(runner: DetectorRunner, letterbox: DetectorLetterbox) -> schema.DetectorModel:
+def describe_detector(runner: DetectorRunner, letterbox: DetectorLetterbox) -> DetectorModel:
     """Describe the detector that answered."""
-    return schema.DetectorModel.model_construct(
+    return DetectorModel.model_construct(
         name=runner.entry.name,
         revision=runner.entry.revision,
         input_width=letterbox.resized.width,

@@ -28,7 +28,7 @@ def scene(frame: int, *, spot: bool = False) -> bytes:
     """Two fruits that move by `STEP` a frame; the second leaves the image of 448 pixels after five frames."""
     first, second = (10 + STEP * frame, 40, 90 + STEP * frame, 120), (240 + STEP * frame, 120, 320 + STEP * frame, 200)
     x0, y0, *_ = second
-    return fruit_image(first, second, spots=[(x0 + 20, y0 + 20, x0 + 60, y0 + 60)] if spot else ())
+    return fruit_image(first, second, spots=[(x0 + 10, y0 + 10, x0 + 50, y0 + 50)] if spot else ())
 
 
 def message(number: int, data: bytes, **fields: Any) -> pb.InspectStreamRequest:
@@ -36,7 +36,7 @@ def message(number: int, data: bytes, **fields: Any) -> pb.InspectStreamRequest:
     return pb.InspectStreamRequest(request=request, **fields)
 
 
-def belt(frames: int, track: int = pb.TRACK_LEAVING) -> list[pb.InspectStreamRequest]:
+def belt(frames: int, track: pb.Track.ValueType = pb.TRACK_LEAVING) -> list[pb.InspectStreamRequest]:
     settings = pb.InspectStreamRequest(settings=pb.StreamSettings(track=track))
     return [settings, *(message(number, scene(number, spot=number in (1, 2, 3))) for number in range(frames))]
 

@@ -29,6 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 InputSize: TypeAlias = Literal[1024, 768, 512, "auto"]
 Padding: TypeAlias = Literal["none", "square"]
 Mode: TypeAlias = Literal["fast", "accurate", "auto"]
+FruitFinder: TypeAlias = Literal["unet", "detector", "both"]
 Track: TypeAlias = Literal["leaving", "all"]
 ImageLike: TypeAlias = ImageSource | Embedding | ImageInfo
 """An image, or one that the service already knows."""
@@ -59,7 +60,7 @@ class Request(Generic[T_co]):
     def __post_init__(self) -> None:
         """Check the options that several operations have."""
         for name, value in vars(self).items():
-            if name in ("model", "sam_model") and value is not None:
+            if name in ("model", "sam_model", "detector") and value is not None:
                 checks.text(value, name)
             elif name in ("logits", "overlay", "multimask"):
                 checks.flag(value, name)
@@ -69,7 +70,7 @@ class Request(Generic[T_co]):
                 object.__setattr__(self, name, checks.whole(value, name, low=1, high=_MOST_OBJECTS))
             elif name == "classes" and value is not None:
                 object.__setattr__(self, name, _check_classes(value))
-            elif name in _CHOICES and not (value is None and name in ("input_size", "padding", "track")):
+            elif name in _CHOICES and not (value is None and name in ("input_size", "padding", "track", "finder")):
                 checks.one_of(value, name, _CHOICES[name])
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +139,8 @@ class Inspect(Request[Inspection]):
     """Every fruit, how much of it is infected, and its grade; see `Client.inspect`.
 
     Attributes:
+        finder: what finds the fruit; None for both where a detector is loaded, else the U-Net.
+        detector: name of a detector in the catalogue; None for the service's default.
         track: for a stream over gRPC: follow fruit from frame to frame, and answer verdicts on fruit that has left
             ("leaving"), or also those so far on fruit in view ("all").
 
@@ -154,6 +157,8 @@ class Inspect(Request[Inspection]):
     sam_model: str | None = None
     grades: Mapping[str, float] | None = None
     overlay: bool = False
+    finder: FruitFinder | None = None
+    detector: str | None = None
     track: Track | None = None
 
     def __post_init__(self) -> None:
@@ -308,6 +313,7 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
     "input_size": get_args(InputSize),
     "padding": get_args(Padding),
     "track": get_args(Track),
+    "finder": get_args(FruitFinder),
 }
 
 

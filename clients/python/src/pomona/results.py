@@ -343,6 +343,7 @@ class Inspection(MaskResult):
         fruits: from left to right.
         unet: that found the fruit.
         sam: that outlined the fruit; None where the U-Net did.
+        detector: that found fruit too; None where the U-Net alone did.
         mode: that was used.
         degraded: mode `auto` gave less than without the deadline or the load.
         reason: why, or None.
@@ -355,6 +356,7 @@ class Inspection(MaskResult):
     unet: ModelUsed
     mode: Literal["fast", "accurate"]
     sam: ModelUsed | None = None
+    detector: ModelUsed | None = None
     degraded: bool = False
     reason: str | None = None
     frame: FrameInfo = field(default_factory=FrameInfo)

@@ -164,6 +164,34 @@ INSPECT_MODE_AUTO: InspectMode.ValueType  # 3
 """ACCURATE where a SAM is loaded and the deadline leaves time for it, else FAST."""
 Global___InspectMode: _TypeAlias = InspectMode  # noqa: Y015
 
+class _Finder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FinderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDER_UNSPECIFIED: _Finder.ValueType  # 0
+    """BOTH where a detector is loaded and in time, else UNET."""
+    FINDER_UNET: _Finder.ValueType  # 1
+    """The U-Net."""
+    FINDER_DETECTOR: _Finder.ValueType  # 2
+    """A detector; the U-Net tells which pixels are infected."""
+    FINDER_BOTH: _Finder.ValueType  # 3
+    """Both together."""
+
+class Finder(_Finder, metaclass=_FinderEnumTypeWrapper):
+    """What finds the fruit."""
+
+FINDER_UNSPECIFIED: Finder.ValueType  # 0
+"""BOTH where a detector is loaded and in time, else UNET."""
+FINDER_UNET: Finder.ValueType  # 1
+"""The U-Net."""
+FINDER_DETECTOR: Finder.ValueType  # 2
+"""A detector; the U-Net tells which pixels are infected."""
+FINDER_BOTH: Finder.ValueType  # 3
+"""Both together."""
+Global___Finder: _TypeAlias = Finder  # noqa: Y015
+
 class _ModelFamily:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1265,6 +1293,8 @@ class InspectRequest(_message.Message):
     FRAME_ID_FIELD_NUMBER: _builtins.int
     TRIGGER_ID_FIELD_NUMBER: _builtins.int
     CAPTURED_AT_NS_FIELD_NUMBER: _builtins.int
+    FINDER_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
     model: _builtins.str
@@ -1283,6 +1313,10 @@ class InspectRequest(_message.Message):
     """Of the trigger; at most 128 characters; returned."""
     captured_at_ns: _builtins.int
     """Nanoseconds on the camera's clock, at least 0; returned."""
+    finder: Global___Finder.ValueType
+    """What finds the fruit."""
+    detector: _builtins.str
+    """Name of a detector that knows oranges or apples; the first loaded one where absent."""
     @_builtins.property
     def grades(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grade]:
         """From best to worst, with rising limits; fruit beyond the last is graded `reject`. The server's setting where empty."""
@@ -1300,13 +1334,17 @@ class InspectRequest(_message.Message):
         frame_id: _builtins.str | None = ...,
         trigger_id: _builtins.str | None = ...,
         captured_at_ns: _builtins.int | None = ...,
+        finder: Global___Finder.ValueType = ...,
+        detector: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "frame_id", b"frame_id", "image", b"image", "model", b"model", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_detector", b"_detector", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "detector", b"detector", "frame_id", b"frame_id", "image", b"image", "model", b"model", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "format", b"format", "frame_id", b"frame_id", "grades", b"grades", "image", b"image", "mode", b"mode", "model", b"model", "overlay", b"overlay", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_detector", b"_detector", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "detector", b"detector", "finder", b"finder", "format", b"format", "frame_id", b"frame_id", "grades", b"grades", "image", b"image", "mode", b"mode", "model", b"model", "overlay", b"overlay", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__captured_at_ns: _TypeAlias = _typing.Literal["captured_at_ns"]  # noqa: Y015
     _WhichOneofArgType__captured_at_ns: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns"]  # noqa: Y015
+    _WhichOneofReturnType__detector: _TypeAlias = _typing.Literal["detector"]  # noqa: Y015
+    _WhichOneofArgType__detector: _TypeAlias = _typing.Literal["_detector", b"_detector"]  # noqa: Y015
     _WhichOneofReturnType__frame_id: _TypeAlias = _typing.Literal["frame_id"]  # noqa: Y015
     _WhichOneofArgType__frame_id: _TypeAlias = _typing.Literal["_frame_id", b"_frame_id"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
@@ -1319,6 +1357,8 @@ class InspectRequest(_message.Message):
     _WhichOneofArgType__trigger_id: _TypeAlias = _typing.Literal["_trigger_id", b"_trigger_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__captured_at_ns) -> _WhichOneofReturnType__captured_at_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detector) -> _WhichOneofReturnType__detector | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_id) -> _WhichOneofReturnType__frame_id | None: ...
     @_typing.overload
@@ -1405,6 +1445,7 @@ class InspectModels(_message.Message):
 
     UNET_FIELD_NUMBER: _builtins.int
     SAM_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def unet(self) -> Global___UnetModel:
         """Found the fruit."""
@@ -1413,15 +1454,20 @@ class InspectModels(_message.Message):
     def sam(self) -> Global___SamModel:
         """Outlined the fruit; absent where the U-Net's outlines were used."""
 
+    @_builtins.property
+    def detector(self) -> Global___DetectorModel:
+        """Found fruit too; absent where the U-Net alone did."""
+
     def __init__(
         self,
         *,
         unet: Global___UnetModel | None = ...,
         sam: Global___SamModel | None = ...,
+        detector: Global___DetectorModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sam", b"sam", "unet", b"unet"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam", "unet", b"unet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sam", b"sam", "unet", b"unet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam", "unet", b"unet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
