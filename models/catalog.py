@@ -11,14 +11,14 @@ from types import MappingProxyType
 from typing import Annotated, Final, Literal, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from models.errors import CatalogueError
 from models.weights.checkpoints import sha256_of
 
-Family: TypeAlias = Literal["sam", "unet"]
-"""Kind of model: "sam" segments by prompts, "unet" classifies every pixel."""
+Family: TypeAlias = Literal["sam", "unet", "detector"]
+"""Kind of model: "sam" segments by prompts, "unet" classifies every pixel, "detector" finds boxes of known classes."""
 
 
 class Architecture(StrEnum):
@@ -30,10 +30,13 @@ class Architecture(StrEnum):
     SAM_VIT_H = "sam-vit-h"
     UNET_RESNET18 = "unet-resnet18"
     UNET_MOBILENETV2 = "unet-mobilenetv2"
+    YOLOX = "yolox"
 
     @property
     def family(self) -> Family:
         """The family of models of this architecture."""
+        if self is Architecture.YOLOX:
+            return "detector"
         return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
 
 
@@ -89,6 +92,7 @@ class CatalogueEntry:
         size: size of the checkpoint in bytes; 0 for a user's own that is not on this machine.
         sha256: its SHA-256, 64 lower-case hex digits.
         sources: sources of the checkpoint, in the order in which they are tried.
+        classes: names of what a detector finds, in the order of its outputs; empty for those of COCO.
     """
 
     name: str
@@ -98,6 +102,7 @@ class CatalogueEntry:
     size: int
     sha256: str
     sources: tuple[OfficialAddress | SourcePackage | LocalFile, ...]
+    classes: tuple[str, ...] = ()
 
     @property
     def revision(self) -> str:
@@ -107,6 +112,7 @@ class CatalogueEntry:
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+_MOST_CLASSES: Final = 1000
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 
 
@@ -117,6 +123,7 @@ class _Model(BaseModel):
     file: _Text
     licence: _Text
     sha256: _Sha256 | None = None
+    classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)] | None = None
 
 
 class _ModelsFile(BaseModel):
@@ -201,6 +208,11 @@ def _problem(details: ErrorDetails) -> str:
 
 def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
     path = models_file.absolute().parent / model.file
+    classes = model.classes or ()
+    if classes and model.architecture.family != "detector":
+        raise CatalogueError(f"{models_file}: model {name!r}: only detectors have 'classes'; leave the key out")
+    if len({each.casefold() for each in classes}) < len(classes):
+        raise CatalogueError(f"{models_file}: model {name!r}: the names in 'classes' must all be different")
     try:
         here = path.is_file()
         if not here and (model.sha256 is None or path.exists()):
@@ -215,7 +227,8 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
             f"{models_file}: model {name!r}: {path} cannot be read ({error.strerror}); make it readable for the user "
             "that runs Pomona"
         ) from error
-    return CatalogueEntry(name, model.architecture, model.licence, path.name, size, sha256, (LocalFile(path),))
+    source = LocalFile(path)
+    return CatalogueEntry(name, model.architecture, model.licence, path.name, size, sha256, (source,), classes)
 
 
 _WEIGHTS: Final = Path(__file__).parent / "weights"
@@ -235,6 +248,16 @@ def _own(name: str, architecture: Architecture, size: int, sha256: str) -> Catal
     filename = f"{name}.safetensors"
     source = LocalFile(_WEIGHTS / filename)
     return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
+
+
+_YOLOX_ADDRESS: Final = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
+
+
+def _yolox(kind: str, size: int, sha256: str) -> CatalogueEntry:
+    """Make the entry of a detector that YOLOX's authors publish, trained on COCO."""
+    filename = f"yolox_{kind}.onnx"
+    source = OfficialAddress(f"{_YOLOX_ADDRESS}/{filename}")
+    return CatalogueEntry(f"yolox-{kind}", Architecture.YOLOX, "Apache-2.0", filename, size, sha256, (source,))
 
 
 _BUILT_IN: Final = (
@@ -281,6 +304,9 @@ _BUILT_IN: Final = (
         size=13_370_290,
         sha256="936af0a74cb17000fbb458fb2f6c0c6bf583b55268ae6fdd34d8ea49641186a7",
     ),
+    _yolox("nano", size=3_659_407, sha256="c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d"),
+    _yolox("tiny", size=20_219_662, sha256="427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7"),
+    _yolox("s", size=35_858_002, sha256="c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063"),
 )
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({entry.name: entry for entry in _BUILT_IN})

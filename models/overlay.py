@@ -136,7 +136,31 @@ def draw_fruits(pixels: Pixels, fruits: Sequence[Fruit], grades: Sequence[Grade]
         _outline(region, fruit.infected.pixels, CLASS_COLOURS[PixelClass.INFECTED], thin)
         _outline(region, fruit.mask.pixels, _PLATE, line + thin)
         _outline(region, fruit.mask.pixels, colour, line)
-    _draw_labels(pixels, fruits, [_label(fruit, grades) for fruit in fruits], colours)
+    _draw_labels(pixels, [fruit.box for fruit in fruits], [_label(fruit, grades) for fruit in fruits], colours)
+    return pixels
+
+
+def draw_detections(pixels: Pixels, boxes: Sequence[Box], labels: Sequence[str], kinds: Sequence[int]) -> Pixels:
+    """Draw labelled boxes into an image.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB, writable; it is drawn into.
+        boxes: boxes in pixels of the image.
+        labels: a text for each.
+        kinds: a number for each; those of one kind have one colour.
+
+    Returns:
+        `pixels`.
+    """
+    line = _line_width(pixels)
+    colours = [PALETTE[kind % len(PALETTE)] for kind in kinds]
+    places: list[PixelBox] = []
+    for box, colour in zip(boxes, colours, strict=True):
+        x0, y0, x1, y1 = round(box.x0), round(box.y0), round(box.x1), round(box.y1)
+        places.append((x0, y0, x1, y1))
+        for drawn, thickness in ((_PLATE, 2 * line), (colour, line)):
+            cv2.rectangle(pixels, (x0, y0), (x1 - 1, y1 - 1), drawn, thickness)
+    _draw_labels(pixels, places, labels, colours)
     return pixels
 
 
@@ -275,16 +299,16 @@ def _label(fruit: Fruit, grades: Sequence[Grade]) -> str:
     return f"{grade_of(fruit.infected_fraction, grades)} {shown}%"
 
 
-def _draw_labels(pixels: Pixels, fruits: Sequence[Fruit], labels: Sequence[str], colours: Sequence[Colour]) -> None:
-    """Write white letters on dark plates with a stripe of the grade's colour."""
+def _draw_labels(pixels: Pixels, boxes: Sequence[PixelBox], labels: Sequence[str], colours: Sequence[Colour]) -> None:
+    """Write white letters on dark plates with a stripe of a colour, each at its box."""
     height_of_all, width_of_all = pixels.shape[:2]
     size = max(_SMALLEST_TEXT, round(max(width_of_all, height_of_all) * _TEXT_PER_SIDE))
     font = PIL.ImageFont.load_default(size)
     gap, stripe = max(2, size // 4), max(3, size // 3)
     placed: list[PixelBox] = []
-    for fruit, label, colour in zip(fruits, labels, colours, strict=True):
+    for box, label, colour in zip(boxes, labels, colours, strict=True):
         width, height = stripe + gap + round(font.getlength(label)) + gap, size + gap
-        plate = _free_place(fruit.box, (width, height), (width_of_all, height_of_all), placed)
+        plate = _free_place(box, (width, height), (width_of_all, height_of_all), placed)
         placed.append(plate)
         x0, y0, x1, y1 = plate
         image = PIL.Image.new("RGB", (width, height), _PLATE)

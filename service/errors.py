@@ -8,6 +8,7 @@ PomonaError                        (models.errors holds the rest of the tree)
     │   ├── UnsupportedFormat      a mask format that is not supported
     │   └── UnsupportedInput       an input size or padding that the model does not support
     ├── WrongFamily                a model of another family than the operation needs
+    ├── UnknownClass               no class of the detector has that name
     ├── NoImage                    neither an image nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
     ├── UploadTooLarge
@@ -61,6 +62,10 @@ class UnsupportedInput(MalformedRequest):
 
 class WrongFamily(RequestError):
     """The model is of another family than the operation needs: a U-Net for prompts, or a SAM for classes."""
+
+
+class UnknownClass(RequestError):
+    """No class of the detector has that name."""
 
 
 class NoImage(RequestError):
@@ -198,6 +203,7 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
         "unsupported_input", "The model does not support this input size or padding", 422, "INVALID_ARGUMENT"
     ),
     WrongFamily: ProblemType("wrong_model_family", "The model cannot do this operation", 422, "INVALID_ARGUMENT"),
+    UnknownClass: ProblemType("unknown_class", "The detector knows no such class", 422, "INVALID_ARGUMENT"),
     NoImage: ProblemType("no_image", "The request has no image", 422, "INVALID_ARGUMENT"),
     UnknownImageId: ProblemType("unknown_image_id", "The image id is unknown", 404, "NOT_FOUND"),
     UploadTooLarge: ProblemType("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),

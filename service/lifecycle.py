@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.backends.base import BackendName
-from models.backends.load import choose_backend, ensure_files, load_sam, load_unet
+from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
 from models.confidence import read_intervals
 from models.errors import UnknownModel
@@ -20,6 +20,7 @@ from service.pipelines import Pipelines, costs
 from service.pipelines.engine import Engine
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
+from service.runners.detector import DetectorRunner
 from service.runners.embedding_cache import EmbeddingCache
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
@@ -133,5 +134,10 @@ async def _load(
     if entry.architecture.family == "unet":
         unet = await asyncio.to_thread(load_unet, entry, backend, settings.model_store, **where)
         return UNetRunner(entry, unet, queue_of(unet.device), await asyncio.to_thread(read_intervals, entry))
+    if entry.architecture.family == "detector":
+        detector = await asyncio.to_thread(
+            load_detector, entry, backend, settings.model_store, threads=settings.threads
+        )
+        return DetectorRunner(entry, detector, queue_of(detector.device))
     sam = await asyncio.to_thread(load_sam, entry, backend, settings.model_store, **where)
     return SamRunner(entry, sam, queue_of(sam.device))

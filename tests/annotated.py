@@ -12,6 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags
 
+YOLOX_NANO = Path(__file__).resolve().parents[2] / "shared" / "models" / "yolox_nano.onnx"
+"""A YOLOX-Nano with COCO's classes."""
+
+needs_yolox_nano = pytest.mark.skipif(
+    not YOLOX_NANO.is_file(), reason="the detector ../shared/models/yolox_nano.onnx is not beside this checkout"
+)
+
 FRUIT = Path(__file__).resolve().parents[2] / "shared" / "data" / "fruit"
 """Real photographs with masks, which are not part of the project."""
 

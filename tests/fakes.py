@@ -7,7 +7,7 @@ import functools
 import io
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -440,11 +440,16 @@ def make_settings(**changes: Any) -> Settings:
 def make_pipelines(
     *sams: FakeSam,
     unet: FakeUNet | None = None,
+    more: Callable[[Callable[[str], DeviceQueue]], Mapping[str, Runner]] = lambda _: {},
+    catalogue: Mapping[str, CatalogueEntry] = CATALOGUE,
     settings: Settings | None = None,
     cache: EmbeddingCache | None = None,
     options: QueueOptions | None = None,
 ) -> Pipelines:
-    """Return pipelines with the first models of `CATALOGUE`, all on the first one's clock; to be closed."""
+    """Return pipelines with the first models of `CATALOGUE`, all on the first one's clock; to be closed.
+
+    `more` makes further runners, by name, on queues by device; `catalogue` has their entries.
+    """
     settings = settings or make_settings()
     if cache is None:  # an empty cache is false
         cache = WatchedCache(max_bytes=100 * EMBEDDING_BYTES, max_age=600)
@@ -456,4 +461,5 @@ def make_pipelines(
     }
     if unet is not None:
         runners[LOADED_UNET.name] = WatchedUNetRunner(LOADED_UNET, unet, queue_of(unet.device))
-    return Pipelines.of(Engine(runners, CATALOGUE, settings, clock=clock), cache)
+    runners |= more(queue_of)
+    return Pipelines.of(Engine(runners, catalogue, settings, clock=clock), cache)

@@ -1,4 +1,4 @@
-"""The interfaces that backends of SAMs and U-Nets implement, and the checks and preprocessing that they share."""
+"""The interfaces that backends of each family implement, and the checks and preprocessing that they share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.detector.letterbox import DetectorLetterbox
 from models.letterbox import INPUT_SIDE, PADDING_STEP, Letterbox
 from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
@@ -129,6 +130,44 @@ class UNetBackend(Protocol):
 
         Raises:
             ValueError: the padded sizes differ.
+            BackendError: the device failed.
+        """
+        ...
+
+
+class DetectorBackend(Protocol):
+    """One detector on one device. `prepare` is thread-safe; `infer` may be called by one thread at a time."""
+
+    name: BackendName
+    device: str
+    image_batches: tuple[int, ...]
+    """Candidate sizes of `infer` batches, rising; the runner measures which size pays."""
+
+    input_size: Size
+    """Size of the input, the same for all images."""
+
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the output."""
+
+    def prepare(self, pixels: Pixels, letterbox: DetectorLetterbox) -> Any:
+        """Convert an image to the input of `infer`.
+
+        Args:
+            pixels: uint8 (height, width, 3) of size `letterbox.resized`.
+            letterbox: letterbox of the image, for `input_size`.
+
+        Raises:
+            ValueError: the pixels have another size.
+        """
+        ...
+
+    def infer(self, prepared: Sequence[Any]) -> list[NDArray[np.float32]]:
+        """Run the network on prepared images.
+
+        Returns:
+            for each image float32 (cells, 5 + classes), see `models.detector.postprocess.detections`.
+
+        Raises:
             BackendError: the device failed.
         """
         ...

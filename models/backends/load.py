@@ -11,7 +11,7 @@ from typing import Literal
 
 import pynvml
 
-from models.backends.base import BackendName, SamBackend, UNetBackend
+from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
 from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, fault_of, is_int8
 from models.backends.cpu import has_bf16_instructions
 from models.catalog import CatalogueEntry, Family
@@ -27,6 +27,7 @@ __all__ = [
     "cuda_device_count",
     "cuda_devices",
     "ensure_files",
+    "load_detector",
     "load_sam",
     "load_unet",
 ]
@@ -105,13 +106,13 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
     Converted models that are not as they were converted are converted again.
 
     Returns:
-        The checkpoint for PyTorch, the folder of converted models for OpenVINO; verified.
+        The checkpoint for PyTorch and of detectors, the folder of converted models for OpenVINO; verified.
 
     Raises:
         WeightsError: the checkpoint cannot be fetched, or the cache cannot be written.
         BackendError: the conversion failed, or is needed and PyTorch is not installed.
     """
-    if backend == "torch":
+    if backend == "torch" or entry.architecture.family == "detector":  # OpenVINO reads ONNX as it is
         return fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     folder = _converted(entry, model_store)
     fault = fault_of(folder) if folder.is_dir() else None
@@ -190,6 +191,16 @@ def load_unet(
     from models.weights.checkpoints import load_state_dict
 
     return TorchUNet(entry.architecture, load_state_dict(path), _torch_device(device, device_index))
+
+
+def load_detector(
+    entry: CatalogueEntry, backend: BackendName, model_store: ModelStore, *, threads: int = 0
+) -> DetectorBackend:
+    """Load a detector, which runs on OpenVINO's CPU plugin beside either backend; errors are those of `load_sam`."""
+    path = _files_of_family("detector", entry, backend, model_store)
+    from models.backends.openvino_detector import OpenVinoDetector
+
+    return OpenVinoDetector(path, classes=entry.classes, threads=threads)
 
 
 def _files_of_family(family: Family, entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:

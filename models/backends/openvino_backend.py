@@ -112,8 +112,19 @@ class OpenVinoUNet:
 
 
 @cache
-def _core() -> openvino.Core:
+def core() -> openvino.Core:
+    """Return the one `Core` of this process."""
     return openvino.Core()
+
+
+def cpu_options(threads: int, *, bf16: bool) -> dict[str, str | int]:
+    """Return how OpenVINO compiles models for the CPU; arguments as for `compile_model`."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Some CPUs would use bfloat16 by default; masks would then differ from machine to machine.
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": threads or cpu_quota(),
+    }
 
 
 def compile_model(path: Path, *, threads: int = 0, bf16: bool = False) -> openvino.InferRequest:
@@ -127,14 +138,8 @@ def compile_model(path: Path, *, threads: int = 0, bf16: bool = False) -> openvi
     Raises:
         BackendError: OpenVINO cannot read or compile it.
     """
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        # Some CPUs would use bfloat16 by default; masks would then differ from machine to machine.
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "INFERENCE_NUM_THREADS": threads or cpu_quota(),
-    }
     try:
-        return _core().compile_model(path, "CPU", options).create_infer_request()
+        return core().compile_model(path, "CPU", cpu_options(threads, bf16=bf16)).create_infer_request()
     except (RuntimeError, OSError, ValueError) as error:
         raise BackendError(
             f"OpenVINO cannot compile {path}: {error} "

@@ -23,7 +23,7 @@ CLIENT_CLOSED: Final = 499
 """nginx's status for a caller who left; it appears in logs and metrics only."""
 
 _LOG = logging.getLogger("pomona.request")
-_MAX_DETAIL: Final = 600
+_MAX_DETAIL: Final = 1200
 _NO_TRACING: Final = Tracing()
 
 

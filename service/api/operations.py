@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from models.catalog import Family
-from service.api import proposals, schema
+from service.api import detection, proposals, schema
 from service.api.context import RequestContext
 from service.api.schema import Schema
 from service.pipelines import Pipelines
@@ -181,6 +181,39 @@ OPERATIONS: Final = (
             "degraded": answer.degraded,
         },
         example={"model": "mobile-sam", "points_per_side": 16, "thick": False, "depth": "8"},
+    ),
+    Operation(
+        name="detect",
+        rpc="Detect",
+        summary="Boxes of objects of known classes",
+        family="detector",
+        request=detection.DetectRequest,
+        response=detection.DetectResponse,
+        run=lambda pipelines, *request: pipelines.detect.run(*request),
+        log=lambda request, answer: {"objects": len(answer.detections)},  # noqa: ARG005
+        example={"classes": ["orange", "apple"], "score_threshold": 0.3, "overlay": False},
+    ),
+    Operation(
+        name="instances",
+        rpc="Instances",
+        summary="Masks of what a detector finds",
+        family="detector",
+        request=detection.InstancesRequest,
+        response=detection.InstancesResponse,
+        run=lambda pipelines, *request: pipelines.instances.run(*request),
+        log=lambda request, answer: {"objects": len(answer.instances), "degraded": answer.degraded},  # noqa: ARG005
+        example={"classes": ["orange", "apple"], "score_threshold": 0.3, "format": "rle", "overlay": False},
+    ),
+    Operation(
+        name="text",
+        rpc="Text",
+        summary="Masks of what a text names, where a detector knows it",
+        family="detector",
+        request=detection.TextRequest,
+        response=detection.TextResponse,
+        run=lambda pipelines, *request: pipelines.instances.text(*request),
+        log=lambda request, answer: {"objects": len(answer.instances), "degraded": answer.degraded},  # noqa: ARG005
+        example={"text": "oranges", "format": "rle", "overlay": False},
     ),
     Operation(
         name="models",

@@ -149,12 +149,21 @@ class UnetModel(Schema):
     input_height: int = Field(description="Height in pixels at which the network saw the image, without padding.")
 
 
+class DetectorModel(Schema):
+    """The detector that answered."""
+
+    name: str
+    revision: str = Field(description="First 12 hex digits of the checkpoint's SHA-256.")
+    input_width: int = Field(description="Width in pixels at which the network saw the image, without padding.")
+    input_height: int = Field(description="Height in pixels at which the network saw the image, without padding.")
+
+
 class Batch(Schema):
     """How many items ran together on the device, those of this request included; 0 where none of its own ran."""
 
     encode: int = Field(description="Images at the SAM's encoder.")
     prompt: int = Field(description="Prompts, in the largest batch with any of this request.")
-    infer: int = Field(description="Images at the U-Net.")
+    infer: int = Field(description="Images at the U-Net or the detector.")
 
 
 class Timings(Schema):
@@ -164,7 +173,7 @@ class Timings(Schema):
     queue: float = Field(description="Waiting for the device.")
     encode: float = Field(description="The SAM's image encoder; 0 where the embedding was in the cache.")
     prompt: float = Field(description="The SAM's mask decoder.")
-    infer: float = Field(description="The U-Net.")
+    infer: float = Field(description="The U-Net or the detector.")
     postprocess: float = Field(description="Masks upsampled, measured and encoded; overlay.")
     total: float = Field(description="From the whole request read to the answer ready.")
 
@@ -358,6 +367,15 @@ class InspectRequest(Schema):
         description="fast: the U-Net alone. accurate: a SAM outlines each fruit that the U-Net finds. auto: accurate "
         "where a SAM is loaded and X-Deadline-Ms leaves time for it, else fast.",
     )
+    finder: Literal["unet", "detector", "both"] | None = Field(
+        None,
+        description="What finds the fruit, whose infected pixels the U-Net tells: the U-Net, a detector, or both "
+        "together. By default both where a detector is loaded and in time, else the U-Net.",
+    )
+    detector: str | None = Field(
+        None,
+        description="Name of a detector in the catalogue that knows oranges or apples; by default the first loaded.",
+    )
     format: SemanticFormat = Field("rle", description="How masks are encoded.")
     grades: Grades | None = Field(
         None,
@@ -379,6 +397,7 @@ class InspectModels(Schema):
 
     unet: UnetModel = Field(description="Found the fruit.")
     sam: SamModel | None = Field(description="Outlined the fruit; null where the U-Net's outlines were used.")
+    detector: DetectorModel | None = Field(None, description="Found fruit too; null where the U-Net alone did.")
 
 
 class Fruit(Schema):
@@ -493,8 +512,9 @@ class Model(Schema):
     """A model of the catalogue."""
 
     name: str
-    family: Literal["sam", "unet"] = Field(
-        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect."
+    family: Literal["sam", "unet", "detector"] = Field(
+        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. "
+        "detector answers /v1/detect, and with a SAM /v1/instances and /v1/text."
     )
     revision: str
     licence: str

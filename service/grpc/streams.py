@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final, Generic, TypeVar
 
+from models.inspection import Grade
 from service.api.context import RequestContext
 from service.api.handler import Dropped, Refusal
 from service.api.operations import Operation
@@ -17,6 +18,8 @@ from service.api.schema import Frame
 from service.errors import PROBLEMS, DeadlineExceeded, DeadlineUnreachable, MalformedRequest, NotReady
 from service.grpc.calls import Call, Messages, Received
 from service.grpc.codec import read_request, reader, write_response
+from service.pipelines.engine import Engine
+from service.pipelines.follow import Follower, Verdicts
 from service.pipelines.source import encoded
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 
@@ -30,6 +33,9 @@ _LATE: Final = (PROBLEMS[DeadlineExceeded], PROBLEMS[DeadlineUnreachable])
 _FRAME_FIELDS: Final = ("frame_id", "trigger_id", "captured_at_ns")
 
 
+_TRACKS: Final[Mapping[int, Verdicts]] = {pb.TRACK_LEAVING: "leaving", pb.TRACK_ALL: "all"}
+
+
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """How a stream behaves.
@@ -37,10 +43,12 @@ class StreamOptions:
     Attributes:
         max_in_flight: most frames that are processed at a time.
         newest_first: of the frames beyond these only the newest waits for its turn; else none is read.
+        track: whether fruit is followed, and which verdicts are answered; None where it is not.
     """
 
     max_in_flight: int = DEFAULT_IN_FLIGHT
     newest_first: bool = False
+    track: Verdicts | None = None
 
     @property
     def max_unanswered(self) -> int:
@@ -60,8 +68,11 @@ class StreamOptions:
             raise MalformedRequest(
                 f"when_full must be one of {pb.WhenFull.keys()}, got the number {settings.when_full}."
             )
+        if settings.track not in pb.Track.values():
+            raise MalformedRequest(f"track must be one of {pb.Track.keys()}, got the number {settings.track}.")
         newest_first = settings.when_full == pb.WHEN_FULL_DROP_OLDEST
-        return cls(settings.max_in_flight or DEFAULT_IN_FLIGHT, newest_first=newest_first)
+        track = _TRACKS.get(settings.track)
+        return cls(settings.max_in_flight or DEFAULT_IN_FLIGHT, newest_first=newest_first, track=track)
 
 
 class Turns:
@@ -224,24 +235,41 @@ class OperationStream:
             MalformedRequest: the settings, or a message that cannot be read; what came before is answered.
             NotReady: the server stopped reading.
         """
+        follower: Follower | None = None
+
+        def settle(first: Received) -> tuple[StreamOptions, Received | None]:
+            nonlocal follower
+            options, frame = _settle(first)
+            if options.track is not None:
+                if "tracking" not in self.reply.DESCRIPTOR.fields_by_name:
+                    raise MalformedRequest("Only InspectStream follows fruit: leave the setting track out.")
+                follower = Follower(options.track)
+            return options, frame
 
         async def answer(received: Received, number: int, turn: asyncio.Future[bool]) -> Any:
-            return await self._answer(call, received, number, turn)
+            try:
+                return await self._answer(call, received, number, turn, follower)
+            finally:
+                if follower is not None:
+                    follower.finish(number)
 
-        stream = FrameStream[Received, Any](_settle, answer)
+        stream = FrameStream[Received, Any](settle, answer)
         with self.open.opened(stream):
             async with aclosing(stream.answers(requests)) as replies:
                 async for reply in replies:
                     yield reply
 
-    async def _answer(self, call: Call, received: Received, number: int, turn: asyncio.Future[bool]) -> Any:
+    async def _answer(
+        self, call: Call, received: Received, number: int, turn: asyncio.Future[bool], follower: Follower | None
+    ) -> Any:
         """Answer a frame, whatever goes wrong."""
         message = received.message
         context, frame = call.frame(number), _frame_of(message)
+        following = None if follower is None else (number, follower)
         context.held.append(received.held)
         context.log.update({name: value for name in ("frame_id", "trigger_id") if (value := getattr(frame, name))})
         try:
-            reply = await call.handle(context, lambda: self._work(call, context, message, frame, turn))
+            reply = await call.handle(context, lambda: self._followed(call, context, message, frame, turn, following))
             reply.outcome = pb.FRAME_OUTCOME_ANSWERED
         except Dropped:
             reply = self.reply(outcome=pb.FRAME_OUTCOME_DROPPED)
@@ -252,9 +280,28 @@ class OperationStream:
         reply.frame.CopyFrom(frame)
         return reply
 
+    async def _followed(
+        self,
+        call: Call,
+        context: RequestContext,
+        message: Any,
+        frame: pb.Frame,
+        turn: asyncio.Future[bool],
+        following: tuple[int, Follower] | None,
+    ) -> Any:
+        """Answer a frame, with its fruit followed from the frames before where the stream asks for that."""
+        answer, reply = await self._work(call, context, message, frame, turn)
+        if following is not None:
+            number, follower = following
+            engine = call.door.ready().engine
+            grades = [Grade(each.grade, each.max_infected_fraction) for each in message.request.grades]
+            tracking = await follower.follow(number, answer, grades or _server_grades(engine), engine, context)
+            write_response(tracking, reply.tracking)
+        return reply
+
     async def _work(
         self, call: Call, context: RequestContext, message: Any, frame: pb.Frame, turn: asyncio.Future[bool]
-    ) -> Any:
+    ) -> tuple[Any, Any]:
         call.set_deadline(
             context,
             deadline_ms=message.deadline_ms if message.HasField("deadline_ms") else None,
@@ -269,7 +316,7 @@ class OperationStream:
         answer = await run_operation(self.operation, call, context, message.request)
         reply = self.reply()
         write_response(answer, reply.response)
-        return reply
+        return answer, reply
 
 
 async def run_operation(operation: Operation, call: Call, context: RequestContext, message: Any) -> Any:
@@ -280,6 +327,10 @@ async def run_operation(operation: Operation, call: Call, context: RequestContex
         image_id = message.image_id if operation.image == "or_id" and message.HasField("image_id") else None
         image = encoded(message.image if message.HasField("image") else None, image_id)
     return await operation.answer(call.door.ready(), request, image, context)
+
+
+def _server_grades(engine: Engine) -> list[Grade]:
+    return [Grade(each.grade, each.max_infected_fraction) for each in engine.settings.grades]
 
 
 def _frame_of(message: Any) -> pb.Frame:

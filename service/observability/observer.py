@@ -11,7 +11,11 @@ CacheEvent = Literal["hit", "miss", "eviction"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
 Stage = Literal["encode", "mask_decode", "infer"]
 
-STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {"sam": ("encode", "mask_decode"), "unet": ("infer",)}
+STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {
+    "sam": ("encode", "mask_decode"),
+    "unet": ("infer",),
+    "detector": ("infer",),
+}
 """Of a model's work on a device."""
 
 

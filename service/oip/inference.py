@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalog import CatalogueEntry
+from models.detector.postprocess import Detection
 from models.errors import MalformedPrompt, NoPrompt
 from models.masks import Rle, rle_of
 from models.sam.postprocess import MaskCrop
 from models.types import FOREGROUND, Box, Point, Prompt, Size
 from models.unet.postprocess import Region
 from service.api.context import LEAST_URGENT, RequestContext, deadline_seconds
+from service.api.detection import DetectRequest
+from service.api.parsing import parse_fields
 from service.api.schema import EmbedRequest
 from service.errors import MalformedRequest, NoImage, UnknownField, UnsupportedFormat, UnsupportedInput
 from service.oip.models import TENSORS, Tensors
@@ -52,6 +55,7 @@ _CHOICES: Final[Mapping[str, tuple[int | str, ...]]] = {
     "padding": ("none", "square"),
 }
 _FORMATS: Final = ("pixels", "rle")
+_OF_DETECTORS: Final = ("score_threshold", "nms_threshold", "max_detections")
 _MULTIMASKS: Final = 3
 
 _COPIES: Final = 4
@@ -109,6 +113,8 @@ async def infer(
     outputs = request.outputs or tuple(spec.name for spec in tensors.outputs)
     if family == "unet":
         response = await _classify(pipelines, model, request, outputs, context)
+    elif family == "detector":
+        response = await _detect(pipelines, model, request, outputs, context)
     else:
         response = await _segment(pipelines, model, request, outputs, context)
     context.log["timing_ms"] = {part: value for part, value in context.timing_ms() if value}
@@ -159,6 +165,22 @@ async def _classify(
     context.count_answer(_COPIES * found.classes.nbytes)
     context.log["objects"] = len(found.regions)
     return InferResponse(model, [_CLASS_OUTPUTS[name](found) for name in outputs])
+
+
+async def _detect(
+    pipelines: Pipelines,
+    model: CatalogueEntry,
+    request: InferRequest,
+    outputs: Sequence[str],
+    context: RequestContext,
+) -> InferResponse:
+    _check_parameters(request.parameters, _OF_DETECTORS)
+    given = {name: request.parameters[name] for name in _OF_DETECTORS if name in request.parameters}
+    options = parse_fields({"model": model.name, **given}, DetectRequest)
+    image = await pipelines.engine.in_worker(_image, request.inputs)
+    found, classes = await pipelines.detect.objects(options, image, context)
+    context.log["objects"] = len(found)
+    return InferResponse(model, [_OBJECT_OUTPUTS[name](found, classes) for name in outputs])
 
 
 # Requests.
@@ -411,4 +433,23 @@ _CLASS_OUTPUTS: Final[Mapping[str, Callable[[Classified], Tensor]]] = {
     "object_classes": _of_regions("object_classes", "UINT8", np.uint8, lambda region: region.pixel_class),
     "object_scores": _of_regions("object_scores", "FP32", np.float32, lambda region: region.score),
     "object_areas": _of_regions("object_areas", "INT64", np.int64, lambda region: region.area),
+}
+
+
+def _corners(found: Sequence[Detection]) -> NDArray[np.float32]:
+    boxes = [(each.box.x0, each.box.y0, each.box.x1, each.box.y1) for each in found]
+    return np.array(boxes, np.float32).reshape(len(found), 4)
+
+
+def _names(found: Sequence[Detection], classes: Sequence[str]) -> NDArray[Any]:
+    names = np.empty(len(found), object)
+    names[:] = [classes[each.class_id].encode() for each in found]
+    return names
+
+
+_OBJECT_OUTPUTS: Final[Mapping[str, Callable[[Sequence[Detection], Sequence[str]], Tensor]]] = {
+    "boxes": lambda found, _: Tensor("boxes", "FP32", _corners(found)),
+    "scores": lambda found, _: Tensor("scores", "FP32", np.array([each.score for each in found], np.float32)),
+    "class_ids": lambda found, _: Tensor("class_ids", "INT64", np.array([each.class_id for each in found], np.int64)),
+    "classes": lambda found, classes: Tensor("classes", "BYTES", _names(found, classes)),
 }

@@ -82,6 +82,15 @@ TENSORS: Final[Mapping[Family, Tensors]] = {
             TensorSpec("object_areas", (Form("INT64", (-1,)),)),
         ),
     ),
+    "detector": Tensors(
+        inputs=(_IMAGE,),
+        outputs=(
+            TensorSpec("boxes", (Form("FP32", (-1, 4)),)),
+            TensorSpec("scores", (Form("FP32", (-1,)),)),
+            TensorSpec("class_ids", (Form("INT64", (-1,)),)),
+            TensorSpec("classes", (Form("BYTES", (-1,)),)),
+        ),
+    ),
 }
 """By family; a request is one image, so that no dimension is a batch's."""
 

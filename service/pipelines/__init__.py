@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from service.api.schema import ListModelsResponse, Model
 from service.pipelines.automatic import AutomaticPipeline
+from service.pipelines.detect import DetectPipeline
 from service.pipelines.edges import EdgesPipeline
 from service.pipelines.engine import Engine
 from service.pipelines.inspect import InspectPipeline
+from service.pipelines.instances import InstancesPipeline
 from service.pipelines.refinement import Refiner
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.semantic import SemanticPipeline
@@ -25,18 +27,22 @@ class Pipelines:
     inspect: InspectPipeline
     automatic: AutomaticPipeline
     edges: EdgesPipeline
+    detect: DetectPipeline
+    instances: InstancesPipeline
 
     @classmethod
     def of(cls, engine: Engine, cache: EmbeddingCache) -> Pipelines:
         """Build them; `cache` holds the SAMs' embeddings."""
-        segment = SegmentPipeline(engine, cache)
+        segment, detect = SegmentPipeline(engine, cache), DetectPipeline(engine)
         return cls(
-            engine,
-            segment,
-            SemanticPipeline(engine),
-            InspectPipeline(engine, Refiner(engine)),
-            AutomaticPipeline(engine, segment),
-            EdgesPipeline(engine, segment),
+            engine=engine,
+            segment=segment,
+            semantic=SemanticPipeline(engine),
+            inspect=InspectPipeline(engine, Refiner(engine), detect),
+            automatic=AutomaticPipeline(engine, segment),
+            edges=EdgesPipeline(engine, segment),
+            detect=detect,
+            instances=InstancesPipeline(engine, detect, segment),
         )
 
     def list_models(self) -> ListModelsResponse:

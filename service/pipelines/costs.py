@@ -128,6 +128,11 @@ def queued_unet(padded: Size, original: Size, *, whole: bool) -> int:
     return _SMALL + padded.pixels * (PIXELS + _OUTPUT) + (PIXELS * original.pixels if whole else 0)
 
 
+def queued_detector(padded: Size, original: Size, output: int, *, whole: bool) -> int:
+    """Return what a detector's request holds, see `queued_sam`: also its output, so many values of float32."""
+    return _SMALL + prepared(padded) + _LOGITS * output + (PIXELS * original.pixels if whole else 0)
+
+
 def queued_fruits(padded: Size, original: Size, letterbox: Letterbox | None, *, whole: bool) -> int:
     """Return what an inspection holds: a U-Net's request, its fruit, and what the SAM takes, where there is one."""
     sam = 0 if letterbox is None else prepared(letterbox.padded) + _MOST_FRUITS * letterbox.logits.pixels * _LOGITS

@@ -28,6 +28,7 @@ R = TypeVar("R", bound=Runner)
 _KINDS: Final[Mapping[Family, str]] = {
     "sam": "a SAM, which masks what prompts point at",
     "unet": "a U-Net, which separates healthy from infected fruit",
+    "detector": "a detector, which finds objects of known classes",
 }
 
 

@@ -24,8 +24,10 @@ from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
 from service.memory import Kind
 from service.pipelines import costs
+from service.pipelines.detect import DetectPipeline, describe_detector
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
+from service.pipelines.finding import Boxes, Finding
 from service.pipelines.letterboxes import may_scale
 from service.pipelines.refinement import Refinement, Refiner
 from service.pipelines.source import ImageInput, ImageSource
@@ -49,6 +51,8 @@ class _Plan:
     ticket: Ticket | None = None
     refinement: Refinement | None = None
     degraded: bool = False
+    finding: Finding | None = None
+    boxes: asyncio.Task[Boxes] | None = None
 
     def degrade(self, reason: str) -> None:
         self.degraded, self.reason = True, reason
@@ -66,6 +70,8 @@ class _Plan:
             self.ticket.release()
         if self.refinement is not None:
             self.refinement.ticket.release()
+        if self.boxes is not None:
+            self.boxes.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +91,12 @@ class InspectPipeline:
     Attributes:
         engine: models and threads.
         refiner: the SAM's part.
+        detect: finds boxes, where a detector is to find fruit.
     """
 
     engine: Engine
     refiner: Refiner
+    detect: DetectPipeline
 
     async def run(
         self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
@@ -105,11 +113,14 @@ class InspectPipeline:
         runner = self.engine.runner(UNetRunner, request.model)
         context.model = runner.entry.name
         sam, reason = self._sam(request)
+        finding = Finding.of(self.detect, request)
         async with self.engine.in_time(context, runner), AsyncExitStack() as held:
             plan = _Plan(unet_letterbox(await self.engine.size(source)), reason)
             try:
                 ticket = self._reserve(plan, request, runner, sam, context)
                 await held.enter_async_context(context.hold(Kind.QUEUED, _waiting(plan, request)))
+                if finding is not None:
+                    plan.finding, plan.boxes = finding, asyncio.create_task(finding.find(source, context))
                 decoded = await self._decode(plan, request, runner, source, context)
                 inspection = await self._look(plan, request, runner, ticket, decoded, context)
             finally:
@@ -122,6 +133,7 @@ class InspectPipeline:
             models=schema.InspectModels.model_construct(
                 unet=describe_unet(runner, plan.letterbox),
                 sam=None if refinement is None else describe_sam(refinement.runner, refinement.letterbox),
+                detector=_describe_finding(plan),
             ),
             fruits=fruits,
             mode="fast" if refinement is None else "accurate",
@@ -267,7 +279,22 @@ class InspectPipeline:
         seconds = self.engine.clock() - tick
         self.engine.learn(_FIND, plan.letterbox.original, seconds)
         context.record("postprocess", seconds)
-        return inspection, seconds
+        return await self._with_boxes(plan, inspection, context), seconds
+
+    async def _with_boxes(self, plan: _Plan, inspection: Inspection, context: RequestContext) -> Inspection:
+        """Return the fruit that the detector finds, or that both find, where one is to find fruit and is in time."""
+        if plan.finding is None or plan.boxes is None:
+            return inspection
+        try:
+            boxes = await plan.boxes
+        except (DeadlineUnreachable, DeadlineExceeded, Overloaded) as late:
+            if plan.finding.wanted:
+                raise
+            plan.finding = None
+            plan.degrade(f"The detector would have been late: the U-Net alone found the fruit. {late}".strip())
+            return inspection
+        context.timings.infer += boxes.ran
+        return await self.engine.in_worker(plan.finding.combine, inspection, boxes.found)
 
     async def _refine(
         self,
@@ -323,6 +350,12 @@ class InspectPipeline:
 
     def _predict(self, work: Hashable, plan: _Plan) -> float:
         return self.engine.predict(work, plan.letterbox.original)
+
+
+def _describe_finding(plan: _Plan) -> schema.DetectorModel | None:
+    if plan.finding is None or plan.boxes is None:
+        return None
+    return describe_detector(plan.finding.runner, plan.boxes.result().letterbox)
 
 
 def _decode_work(*, whole: bool) -> Hashable:

@@ -17,10 +17,12 @@ import PIL.Image
 
 from models.types import Point, Prompt, Size
 from service.api.context import RequestContext
+from service.api.detection import DetectRequest
 from service.api.schema import InputSize, InspectRequest, SegmentRequest, SemanticRequest
 from service.pipelines import Pipelines
 from service.pipelines.letterboxes import INPUT_SIZES
 from service.pipelines.source import encoded
+from service.runners.detector import DetectorRunner
 from service.runners.embedding_cache import EmbeddingCache
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
@@ -51,6 +53,8 @@ async def warm_up(pipelines: Pipelines, sizes: Sequence[Size]) -> None:
                 if isinstance(runner, SamRunner):
                     for request in _requests(name, runner):
                         await segment.segment(request, (centre,), image, _context(pipelines))
+                elif isinstance(runner, DetectorRunner):
+                    await pipelines.detect.run(DetectRequest(model=name), image, _context(pipelines))
                 elif isinstance(runner, UNetRunner):
                     await pipelines.semantic.run(SemanticRequest(model=name), image, _context(pipelines))
                     await pipelines.inspect.run(InspectRequest(model=name, mode="fast"), image, _context(pipelines))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-from models.backends.base import BackendName, SamBackend, UNetBackend
+from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
 from models.letterbox import Letterbox
@@ -30,7 +30,9 @@ class Runner(ABC):
 
     family: ClassVar[Family]
 
-    def __init__(self, entry: CatalogueEntry, backend: SamBackend | UNetBackend, queue: DeviceQueue) -> None:
+    def __init__(
+        self, entry: CatalogueEntry, backend: SamBackend | UNetBackend | DetectorBackend, queue: DeviceQueue
+    ) -> None:
         self.entry = entry
         self.device = backend.device
         self.backend_name: BackendName = backend.name

@@ -14,7 +14,7 @@ import httpx
 from pydantic import BaseModel
 
 from service.access import Access
-from service.api import schema
+from service.api import detection, schema
 from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.errors import PROBLEMS
@@ -25,7 +25,9 @@ from service.observability.tracing import Tracing
 from service.oip import http as oip_http
 from service.pipelines import Pipelines
 from tests.contract.scenes import BOX_MASK, IMAGE, PEEL, TWO
+from tests.fake_detector import LOADED_DETECTOR, OTHER_DETECTOR, FakeDetector, WatchedDetectorRunner
 from tests.fakes import (
+    CATALOGUE,
     LOADED,
     LOADED_UNET,
     PATIENCE_S,
@@ -51,6 +53,8 @@ HELD: Final = 200
 """Mark of the image that keeps a device busy."""
 NEVER: Final = 1e9
 """Seconds after which an idle device is probed: longer than any test."""
+
+ALL_MODELS: Final = {**CATALOGUE, LOADED_DETECTOR.name: LOADED_DETECTOR, OTHER_DETECTOR.name: OTHER_DETECTOR}
 
 Part = tuple[str, Any]
 M = TypeVar("M", bound=BaseModel)
@@ -90,6 +94,7 @@ class Door:
     sam: FakeSam
     second: FakeSam
     unet: FakeUNet
+    detector: FakeDetector
 
     @property
     def runner(self) -> WatchedRunner:
@@ -104,6 +109,12 @@ class Door:
         return runner
 
     @property
+    def detector_runner(self) -> WatchedDetectorRunner:
+        runner = self.pipelines.engine.runners[LOADED_DETECTOR.name]
+        assert isinstance(runner, WatchedDetectorRunner)
+        return runner
+
+    @property
     def cache(self) -> WatchedCache:
         cache = self.pipelines.segment.cache
         assert isinstance(cache, WatchedCache)
@@ -112,7 +123,7 @@ class Door:
     @property
     def encodes(self) -> list[int]:
         """Batches of images that any device was given."""
-        return self.sam.encodes + self.second.encodes + self.unet.encodes
+        return self.sam.encodes + self.second.encodes + self.unet.encodes + self.detector.encodes
 
     async def post(self, *parts: Part, path: str = "/v1/segment", **options: Any) -> httpx.Response:
         return await self.client.post(path, files=list(parts), **options)
@@ -125,6 +136,9 @@ class Door:
 
     async def semantic(self, data: bytes = PEEL, **values: Any) -> schema.SemanticResponse:
         return checked(await self.post(image(data), fields(**values), path="/v1/semantic"), schema.SemanticResponse)
+
+    async def detect(self, data: bytes = PEEL, **values: Any) -> detection.DetectResponse:
+        return checked(await self.post(image(data), fields(**values), path="/v1/detect"), detection.DetectResponse)
 
     async def inspect(
         self, data: bytes = TWO, headers: Mapping[str, str] | None = None, **values: Any
@@ -147,6 +161,10 @@ class Door:
         """Keep the U-Net's device busy with an image until `let_go`."""
         return await self._held(self.unet, self.semantic(peel_image(HELD)))
 
+    async def hold_detector(self) -> asyncio.Task[detection.DetectResponse]:
+        """Keep the detector's device busy with an image until `let_go`."""
+        return await self._held(self.detector, self.detect(peel_image(HELD)))
+
     async def _held(self, device: FakeDevice, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         device.entered.clear()
         device.blocks = threading.Event()
@@ -155,7 +173,7 @@ class Door:
         return busy
 
     def let_go(self) -> None:
-        for device in (self.sam, self.unet):
+        for device in (self.sam, self.unet, self.detector):
             if device.blocks is not None:
                 device.blocks.set()
 
@@ -163,11 +181,12 @@ class Door:
         """Warm up as a starting server does, and forget the calls this took."""
         await self.runner.warm_up()
         await self.unet_runner.warm_up()
+        await self.detector_runner.warm_up()
         self.forget()
 
     def forget(self) -> None:
         """Count calls from here."""
-        for fake in (self.sam, self.second, self.unet):
+        for fake in (self.sam, self.second, self.unet, self.detector):
             fake.forget()
 
 
@@ -204,7 +223,18 @@ async def open_door(
     unet = FakeUNet(device="fake:2", clock=sam.clock)
     checked_settings = make_settings(**settings)
     options = replace(checked_settings.queue_options, probe_after=NEVER)
-    pipelines = make_pipelines(sam, second, unet=unet, settings=checked_settings, options=options)
+    detector = FakeDetector(device="fake:3", clock=sam.clock)
+    pipelines = make_pipelines(
+        sam,
+        second,
+        unet=unet,
+        more=lambda queue_of: {
+            LOADED_DETECTOR.name: WatchedDetectorRunner(LOADED_DETECTOR, detector, queue_of(detector.device))
+        },
+        catalogue=ALL_MODELS,
+        settings=checked_settings,
+        options=options,
+    )
     handler = RequestHandler(
         observer or Observer(),
         tracing or Tracing(),
@@ -217,9 +247,9 @@ async def open_door(
     app.pipelines = pipelines
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pomona") as client:
-            yield Door(app, client, pipelines, sam, second, unet)
+            yield Door(app, client, pipelines, sam, second, unet, detector)
     finally:
-        for fake in (sam, second, unet):
+        for fake in (sam, second, unet, detector):
             if fake.blocks is not None:
                 fake.blocks.set()
         await pipelines.engine.close(PATIENCE_S)

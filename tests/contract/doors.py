@@ -26,9 +26,10 @@ from tests.contract.grpc_door import Caller, frames_of
 from tests.contract.messages import to_json, to_message
 from tests.contract.oip_door import GRPC_RAW, HTTP_BINARY, WAYS, Refused, refusal_of, retry_after_s
 from tests.contract.scenes import IMAGE, PEEL
+from tests.fake_detector import LOADED_DETECTOR, WatchedDetectorRunner
 from tests.fakes import LOADED, LOADED_UNET, FakeDevice, WatchedRunner, WatchedUNetRunner, image_bytes, peel_image
 
-Name = Literal["segment", "embed", "semantic", "inspect", "automatic", "edges"]
+Name = Literal["segment", "embed", "semantic", "inspect", "automatic", "edges", "detect", "instances", "text"]
 CLASSES: Final = {"healthy": 1, "infected": 2}
 _BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
 _LONGEST_QUERY: Final = 60_000
@@ -79,6 +80,18 @@ def semantic(data: bytes | None = PEEL, deadline: str | None = None, **fields: A
 
 def inspect(data: bytes | None = PEEL, deadline: str | None = None, **fields: Any) -> Request:
     return Request("inspect", fields, data, deadline=deadline)
+
+
+def detect(data: bytes | None = PEEL, deadline: str | None = None, **fields: Any) -> Request:
+    return Request("detect", fields, data, deadline=deadline)
+
+
+def instances(data: bytes | None = PEEL, deadline: str | None = None, **fields: Any) -> Request:
+    return Request("instances", fields, data, deadline=deadline)
+
+
+def text(words: str, data: bytes | None = PEEL, deadline: str | None = None, **fields: Any) -> Request:
+    return Request("text", {"text": words, **fields}, data, deadline=deadline)
 
 
 def embed(data: bytes | None = IMAGE, deadline: str | None = None, **fields: Any) -> Request:
@@ -168,23 +181,31 @@ def oip_doors(request: Request, mask_format: str = "pixels") -> dict[str, Send]:
 
 
 def _has_tensors(request: Request) -> bool:
-    return request.operation in ("segment", "semantic") and request.image_id is None
+    listed = "classes" in request.fields
+    return request.operation in ("segment", "semantic", "detect") and request.image_id is None and not listed
+
+
+_DEFAULT_MODELS: Final[Mapping[str, str]] = {
+    "segment": LOADED.name,
+    "semantic": LOADED_UNET.name,
+    "detect": LOADED_DETECTOR.name,
+}
 
 
 def _infer(way: str, mask_format: str) -> Send:
     async def send(caller: Caller, request: Request) -> Seen:
         fields = dict(request.fields)
-        unet = request.operation == "semantic"
-        model = fields.pop("model", LOADED_UNET.name if unet else LOADED.name)
+        masks_wanted = request.operation == "segment"
+        model = fields.pop("model", _DEFAULT_MODELS[request.operation])
         prompts = fields.pop("prompts", [])
-        names = () if unet else ("masks", "scores", "stability_scores", "boxes", "areas")
-        more = {} if unet else {"mask_format": mask_format}
+        names = ("masks", "scores", "stability_scores", "boxes", "areas") if masks_wanted else ()
+        more = {"mask_format": mask_format} if masks_wanted else {}
         tensors = tensors_of(request.image, prompts)
         answer = await oip_door.infer(
             caller, way, tensors, *names, model=model, headers=request.all_headers, **more, **fields
         )
         arrays = dict(answer.outputs)
-        if mask_format == "rle" and not unet:
+        if mask_format == "rle" and masks_wanted:
             texts = arrays["masks"]
             masks = np.array([pixels_of(json.loads(text)) for text in texts.ravel()])
             arrays["masks"] = masks.reshape(*texts.shape, *masks.shape[1:])
@@ -274,6 +295,17 @@ def seen_in(body: Any, class_map: NDArray[np.uint8] | None = None) -> Seen:
             "areas": of("area", np.int64),
         }
         return Seen(arrays, model, body["degraded"])
+    if "detections" in body:
+        objects = body["detections"]
+        return Seen(
+            {
+                "boxes": np.array([one["box"] for one in objects], np.float32).reshape(-1, 4),
+                "scores": np.array([one["score"] for one in objects], np.float32),
+                "class_ids": np.array([one["class_id"] for one in objects], np.int64),
+                "classes": np.array([one["class"].encode() for one in objects], object),
+            },
+            model,
+        )
     if class_map is None:
         class_map = np.zeros((body["image"]["height"], body["image"]["width"]), np.uint8)
         for one in body["classes"]:
@@ -328,6 +360,8 @@ async def refusal_by(send: Send, caller: Caller, request: Request) -> Refused:
     raise AssertionError("it was answered")
 
 
+_BY_DETECTOR: Final = ("detect", "instances", "text")
+
 # The same kind of request for every operation, and the device that works for it.
 
 
@@ -337,26 +371,40 @@ def good(name: Name, mark: int = 1, deadline: str | None = None) -> Request:
         return segment(POINT, data=image_bytes(mark), deadline=deadline)
     if name == "semantic":
         return semantic(peel_image(mark), deadline=deadline)
+    if name == "detect":
+        return detect(peel_image(mark), deadline=deadline)
+    if name == "instances":
+        return instances(peel_image(mark), deadline=deadline)
+    if name == "text":
+        return text("oranges", peel_image(mark), deadline=deadline)
     return inspect(peel_image(mark), deadline=deadline, mode="fast")
 
 
 def device(caller: Caller, name: Name) -> FakeDevice:
-    return caller.door.sam if name == "segment" else caller.door.unet
+    door = caller.door
+    return door.detector if name in _BY_DETECTOR else door.sam if name == "segment" else door.unet
 
 
-def runner(caller: Caller, name: Name) -> WatchedRunner | WatchedUNetRunner:
-    return caller.door.runner if name == "segment" else caller.door.unet_runner
+def runner(caller: Caller, name: Name) -> WatchedRunner | WatchedUNetRunner | WatchedDetectorRunner:
+    door = caller.door
+    if name in _BY_DETECTOR:
+        return door.detector_runner
+    return door.runner if name == "segment" else door.unet_runner
 
 
 async def hold(caller: Caller, name: Name) -> asyncio.Task[Any]:
     """Keep the device busy until `let_go`."""
-    return await (caller.door.hold() if name == "segment" else caller.door.hold_unet())
+    door = caller.door
+    if name in _BY_DETECTOR:
+        return await door.hold_detector()
+    return await (door.hold() if name == "segment" else door.hold_unet())
 
 
 def slow(door: Door) -> None:
     """Make images take minutes by a clock that leaps."""
     door.sam.encode_s_per_megapixel = 1000
     door.unet.infer_s_per_megapixel = 1000
+    door.detector.infer_s_per_image = 1000
 
 
 async def refused_everywhere(caller: Caller, request: Request, code: str) -> dict[str, Refused]:

@@ -11,10 +11,23 @@ import numpy as np
 from models.types import Size
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import POINT, Part, fields, image, plain, prompted
-from tests.contract.doors import Name, Request, embed, inspect, logits_of, rle_of, segment, semantic
+from tests.contract.doors import (
+    Name,
+    Request,
+    detect,
+    embed,
+    inspect,
+    instances,
+    logits_of,
+    rle_of,
+    segment,
+    semantic,
+    text,
+)
 from tests.contract.grpc_door import segment_request
 from tests.contract.messages import to_message
 from tests.contract.scenes import IMAGE, PEEL, gif
+from tests.fake_detector import LOADED_DETECTOR, OTHER_DETECTOR
 from tests.fakes import LOADED, LOADED_UNET, NOT_LOADED, OTHER_UNET, SECOND, UNPADDED, image_bytes, rectangle
 
 NAN, INF = float("nan"), float("inf")
@@ -58,12 +71,13 @@ _BAD_IMAGES: Final = [
 ]
 _BAD_DEADLINES: Final = ("soon", "0", "-1", "-0.5", "nan", "inf", "3600001", "50ms", "10, 20", "")
 _GOOD: Final = (segment(POINT), embed(), semantic(), inspect())
+_BY_DETECTOR: Final = (detect(), instances(), text("oranges"))
 
 
 def _of_every_operation() -> list[Refusal]:
     found = []
-    for good in _GOOD:
-        oip = good.operation in ("segment", "semantic")
+    for good in (*_GOOD, *_BY_DETECTOR):
+        oip = good.operation in ("segment", "semantic", "detect")
         found += [Refusal(name, code, says, replace(good, image=data), oip) for name, code, says, data in _BAD_IMAGES]
         found += [
             Refusal(f"a deadline of {text!r}", "malformed_request", "X-Deadline-Ms", replace(good, deadline=text), oip)
@@ -169,7 +183,7 @@ EVERYWHERE: Final = [
     Refusal(
         "model",
         "model_not_loaded",
-        "POMONA_MODELS=orange-sam,lemon-sam,peel-unet,rind-unet loads it",
+        "POMONA_MODELS=orange-sam,lemon-sam,peel-unet,fruit-detector,rind-unet loads it",
         semantic(model=OTHER_UNET.name),
         oip=True,
     ),
@@ -207,6 +221,45 @@ EVERYWHERE: Final = [
         segment(POINT, model=SECOND.name, padding="none"),
         oip=True,
     ),
+    # detect, instances, text
+    Refusal("model", "unknown_model", "'plum-detector'; loaded: fruit-detector", detect(model="plum-detector")),
+    Refusal("model", "model_not_loaded", "nut-detector", detect(model=OTHER_DETECTOR.name), oip=True),
+    Refusal("a SAM to detect", "wrong_model_family", "objects of known classes", detect(model=LOADED.name)),
+    Refusal("a detector to segment", "wrong_model_family", "needs a SAM", segment(POINT, model=LOADED_DETECTOR.name)),
+    Refusal("SAM", "unknown_model", "'plum-sam'", instances(sam_model="plum-sam")),
+    Refusal("a detector to outline", "wrong_model_family", "needs a SAM", instances(sam_model=LOADED_DETECTOR.name)),
+    Refusal("a class", "unknown_class", "knows no class 'plum'", detect(classes=["plum"])),
+    Refusal("a class that is spelt like one", "unknown_class", "'orangse', but 'orange'", detect(classes=["orangse"])),
+    Refusal("a class", "unknown_class", "Known: orange, apple.", instances(classes=["apples", "plums"])),
+    Refusal("a noun", "unknown_class", "knows no class 'plums'", text("oranges, plums")),
+    Refusal("a text without nouns", "unknown_class", "must name what to segment", text(" . , ")),
+    Refusal("an empty text", "malformed_request", "text: ", text("")),
+    Refusal("a long text", "malformed_request", "text: ", text("orange," * 37)),
+    Refusal("a score above 1", "malformed_request", "score_threshold: ", detect(score_threshold=1.5), oip=True),
+    Refusal("a score that is no number", "malformed_request", "score_threshold: ", detect(score_threshold=NAN)),
+    Refusal("an IoU below 0", "malformed_request", "nms_threshold: ", instances(nms_threshold=-0.1)),
+    Refusal("no detections", "malformed_request", "max_detections: ", detect(max_detections=0), oip=True),
+    Refusal("many detections", "malformed_request", "max_detections: ", detect(max_detections=301), oip=True),
+    Refusal("many classes", "malformed_request", "classes: ", detect(classes=["orange"] * 101)),
+    Refusal("a class without a name", "malformed_request", "classes[1]: ", detect(classes=["orange", ""])),
+    Refusal("instances", "too_many_prompts", "max_instances must be at most 3, got 4", instances(max_instances=4)),
+    Refusal("no instances", "malformed_request", "max_instances: ", text("apples", max_instances=0)),
+    Refusal(
+        "an input size that the SAM has not",
+        "unsupported_input",
+        "got 512",
+        instances(sam_model=SECOND.name, input_size=512),
+    ),
+    Refusal("a click outside", "prompt_outside_image", "(300, 40)", text("oranges", points=[[300, 40]])),
+    Refusal("clicks", "too_many_prompts", "at most 4 points, got 5", text("oranges", points=[[40, 40]] * 5)),
+    Refusal("a click not a number", "malformed_request", "points[0][0]", text("oranges", points=[[NAN, 40]])),
+    Refusal("a label", "malformed_prompt", "labels[0]", text("oranges", points=[[40, 40]], labels=[7])),
+    Refusal(
+        "labels that do not pair",
+        "malformed_prompt",
+        "got 2 points and 1 labels",
+        text("oranges", points=[[40, 40], [41, 41]], labels=[1]),
+    ),
     # inspect
     _graded("grades that fall", "must rise", ("A", 0.2), ("B", 0.1)),
     _graded("grades that stay", "must rise", ("A", 0.1), ("B", 0.1)),
@@ -230,6 +283,7 @@ def _wrong(request: Request, **changes: Any) -> Request:
 
 
 _SEGMENT, _EMBED, _SEMANTIC, _INSPECT = _GOOD
+_DETECT, _INSTANCES, _TEXT = _BY_DETECTOR
 
 IN_JSON: Final = [
     _prompted("a box of three", "malformed_prompt", "prompts[0].box[3]", {"box": [8, 8, 16]}),
@@ -266,6 +320,11 @@ IN_JSON: Final = [
     Refusal(
         "a field of a grade", "unknown_field", "grades[0].max", _wrong(_INSPECT, grades=[{"grade": "A", "max": 1}])
     ),
+    Refusal("classes as text", "malformed_request", "classes", _wrong(_DETECT, classes="orange")),
+    Refusal("a format", "unsupported_format", "format", _wrong(_INSTANCES, format="webp")),
+    Refusal("a number as a text", "malformed_request", "text: ", _wrong(_TEXT, text=5)),
+    Refusal("no text", "malformed_request", "text: ", Request("text", image=PEEL)),
+    Refusal("masks of boxes", "unknown_field", "format", _wrong(_DETECT, format="rle")),
     Refusal("a number as a frame id", "malformed_request", "frame_id: ", _wrong(_INSPECT, frame_id=7)),
     Refusal("a time beyond 64 bits", "malformed_request", "captured_at_ns: ", _wrong(_INSPECT, captured_at_ns=2**63)),
     Refusal("a time in fractions", "malformed_request", "captured_at_ns: ", _wrong(_INSPECT, captured_at_ns=1.5)),
@@ -338,7 +397,7 @@ PLACES: Final[list[tuple[str, str, str, str]]] = [
     ("GET", "/oranges", "not_found", "/oranges"),
     *(
         ("GET", f"/v1/{name}", "method_not_allowed", "allows POST, got GET")
-        for name in ("segment", "semantic", "inspect")
+        for name in ("segment", "semantic", "inspect", "detect", "instances", "text")
     ),
     ("PUT", "/v1/embed", "method_not_allowed", "allows POST, got PUT"),
     ("POST", "/v1/models", "method_not_allowed", "GET"),
@@ -350,6 +409,9 @@ ONLY_ID: Final[Mapping[Name, list[Part]]] = {
     "embed": [plain("image_id", "0" * 32)],
     "semantic": [plain("image_id", "0" * 32)],
     "inspect": [plain("image_id", "0" * 32)],
+    "detect": [plain("image_id", "0" * 32)],
+    "instances": [plain("image_id", "0" * 32)],
+    "text": [plain("image_id", "0" * 32)],
 }
 """Operations that take no image id."""
 
@@ -375,6 +437,8 @@ MESSAGES: Final[list[tuple[str, str, Any]]] = [
     ("unsupported_format", "MASK_FORMAT_POLYGONS, got the number 4", _odd("SemanticRequest", format=4)),
     ("unsupported_format", "MASK_FORMAT_POLYGONS, got the number 4", _odd("InspectRequest", format=4)),
     ("malformed_request", "mode must be one of", _odd("InspectRequest", mode=9)),
+    ("unsupported_format", "MASK_FORMAT_LOGITS, got the number 9", _odd("InstancesRequest", format=9)),
+    ("unsupported_input", "padding must be one of", _odd("TextRequest", padding=9)),
     (
         "malformed_prompt",
         "MaskPrompt must have one of rle, logits",

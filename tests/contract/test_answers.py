@@ -14,25 +14,28 @@ from numpy.typing import NDArray
 from models import images
 from service.api import schema
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, POINT, Door, checked, fields, image, only, plain, prompted
+from tests.contract.door import ALL_MODELS, BOX, POINT, Door, checked, fields, image, only, plain, prompted
 from tests.contract.doors import (
     Request,
     comparable,
+    detect,
     embed,
     everywhere,
     inspect,
+    instances,
     logits_of,
     mask_array,
     pixels_of,
     rle_of,
     segment,
     semantic,
+    text,
 )
 from tests.contract.grpc_door import Caller, open_grpc
 from tests.contract.messages import to_json
 from tests.contract.scenes import BOX_MASK, HEALTHY, IMAGE, INFECTED, PEEL, TWO, turned
+from tests.fake_detector import LOADED_DETECTOR
 from tests.fakes import (
-    CATALOGUE,
     HEALTHY_BOX,
     INFECTED_BOX,
     LOADED,
@@ -80,6 +83,16 @@ REQUESTS: Final[dict[str, Request]] = {
     "classes without fruit": semantic(IMAGE),
     "classes with a distant deadline": semantic(deadline=FAR),
     **{f"classes as {name}": semantic(format=name, overlay=True) for name in ("rle", "png", "polygons")},
+    "objects": detect(),
+    "objects with a distant deadline": detect(deadline=FAR, score_threshold=0.6, nms_threshold=1.0, max_detections=1),
+    "objects of a class, drawn": detect(classes=["Apples"], overlay=True),
+    "objects where there are none": detect(IMAGE),
+    "outlined objects": instances(),
+    "outlined objects by another SAM": instances(sam_model=SECOND.name, max_instances=1, overlay=True),
+    **{f"outlined objects as {name}": instances(format=name) for name in ("rle", "png", "polygons", "logits")},
+    "outlined objects where there are none": instances(IMAGE, overlay=True),
+    "what a text names": text("an orange and apples"),
+    "what a text names, with clicks": text("oranges", points=[[40, 40], [30, 30]], labels=[1, 0], overlay=True),
     "fruit": inspect(),
     "fruit with a distant deadline": inspect(deadline=FAR),
     "fruit by another SAM": inspect(mode="accurate", sam_model=SECOND.name),
@@ -123,7 +136,8 @@ async def test_both_doors_list_the_same_models_the_loaded_ones_first(caller: Cal
     answer = await caller.door.client.get("/v1/models")
     assert to_json(await caller.stub.ListModels(pb.ListModelsRequest())) == answer.json()
     listed = checked(answer, schema.ListModelsResponse).models
-    assert [model.name for model in listed] == list(CATALOGUE)
+    loaded = (LOADED.name, SECOND.name, LOADED_UNET.name, LOADED_DETECTOR.name)
+    assert [model.name for model in listed] == [*loaded, *(name for name in ALL_MODELS if name not in loaded)]
     assert listed[0] == schema.Model(
         name=LOADED.name,
         family="sam",
@@ -136,8 +150,10 @@ async def test_both_doors_list_the_same_models_the_loaded_ones_first(caller: Cal
     assert [(model.loaded, model.device, model.backend, model.family) for model in listed[1:]] == [
         (True, "fake:1", "openvino", "sam"),
         (True, "fake:2", "torch", "unet"),
+        (True, "fake:3", "torch", "detector"),
         (False, None, None, "sam"),
         (False, None, None, "unet"),
+        (False, None, None, "detector"),
     ]
 
 
@@ -270,13 +286,18 @@ async def test_the_model_that_is_named_answers(door: Door) -> None:
     assert (door.sam.encodes, door.second.encodes) == ([], [1])
 
 
-@pytest.mark.parametrize("request_", [segment(POINT), semantic(overlay=True), inspect(TWO, mode="fast"), embed()])
+@pytest.mark.parametrize(
+    "request_",
+    [segment(POINT), semantic(overlay=True), inspect(TWO, mode="fast"), embed(), detect(overlay=True), instances()],
+)
 async def test_the_parts_of_the_time_lie_within_the_whole(caller: Caller, request_: Request) -> None:
     used = {
         "segment": {"decode", "queue", "encode", "prompt", "postprocess"},
         "embed": {"decode", "queue", "encode"},
         "semantic": {"decode", "queue", "infer", "postprocess"},
         "inspect": {"decode", "queue", "infer", "postprocess"},
+        "detect": {"decode", "queue", "infer", "postprocess"},
+        "instances": {"decode", "queue", "encode", "prompt", "infer", "postprocess"},
     }
     body = (await everywhere(caller, request_))["timing_ms"]
     total = body.pop("total")

@@ -56,7 +56,7 @@ from tests.fakes import (
 SECONDS: Final = UNPADDED.padded.pixels / 1e4
 """Of the encoder for an image of `image_bytes`, where a megapixel takes 100: about 80."""
 
-every_operation = pytest.mark.parametrize("name", ["segment", "semantic", "inspect"])
+every_operation = pytest.mark.parametrize("name", ["segment", "semantic", "inspect", "detect"])
 
 
 @every_operation

@@ -16,7 +16,7 @@ from tests.contract.grpc_door import Caller
 from tests.contract.oip_door import Refused
 from tests.fakes import image_bytes, peel_image
 
-every_operation = pytest.mark.parametrize("name", ["segment", "semantic", "inspect"])
+every_operation = pytest.mark.parametrize("name", ["segment", "semantic", "inspect", "detect"])
 
 A_YEAR_S: Final = 365 * 86_400.0
 

@@ -18,7 +18,7 @@ from tests.file_server import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PATHS: Final = ("/v1/segment", "/v1/embed", "/v1/semantic", "/v1/inspect")
+PATHS: Final = ("/v1/segment", "/v1/embed", "/v1/semantic", "/v1/inspect", "/v1/detect", "/v1/instances", "/v1/text")
 SERVICE: Final = "/pomona.v1.Segmentation"
 
 SAME_WORDS: Final = {
@@ -109,7 +109,9 @@ async def test_a_message_with_unknown_numbers_or_without_a_kind_is_refused(
     assert says in (await refused(getattr(caller.stub, method)(message), code)).detail
 
 
-@pytest.mark.parametrize("method", ["Segment", "Semantic", "Inspect", "Embed", "ListModels"])
+@pytest.mark.parametrize(
+    "method", ["Segment", "Semantic", "Inspect", "Embed", "Detect", "Instances", "Text", "ListModels"]
+)
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x7fan orange"])
 async def test_bytes_that_are_no_message_are_refused(caller: Caller, method: str, data: bytes) -> None:
     error = await refused(caller.channel.unary_unary(f"{SERVICE}/{method}")(data), "malformed_request")
@@ -146,9 +148,9 @@ async def test_a_url_instead_of_an_image_is_never_fetched(caller: Caller) -> Non
 
 
 async def test_a_detail_that_quotes_the_caller_stays_short(caller: Caller) -> None:
-    assert len(problem(await caller.door.post(*QUOTING), "unknown_image_id").detail) == 600
+    assert len(problem(await caller.door.post(*QUOTING), "unknown_image_id").detail) == 1200
     call = caller.stub.Segment(pb.SegmentRequest(image_id="a" * 100_000, prompts=segment_request().prompts))
-    assert len((await refused(call, "unknown_image_id")).detail) == 600
+    assert len((await refused(call, "unknown_image_id")).detail) == 1200
 
 
 async def test_empty_parts_of_a_form_are_as_if_absent() -> None:

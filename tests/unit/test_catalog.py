@@ -21,6 +21,7 @@ def models_file(tmp_path: Path) -> Path:
 
 
 OWN = ("unet-mobilenetv2-citrus",)
+DETECTORS = ("yolox-nano", "yolox-tiny", "yolox-s")
 ENTRY = {"architecture": "mobile-sam", "file": "my_oranges.safetensors", "licence": "proprietary"}
 
 
@@ -30,14 +31,14 @@ def as_yaml(name: str = "my-oranges", **changes: str | None) -> str:
 
 
 def test_the_built_in_models_are_there_without_a_models_file() -> None:
-    assert set(load_catalogue(None)) == {"mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", *OWN}
+    assert set(load_catalogue(None)) == {"mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", *OWN, *DETECTORS}
 
 
 @pytest.mark.parametrize("name", list(CATALOGUE))
 def test_a_built_in_entry_is_complete_and_cannot_be_changed(name: str) -> None:
     entry = CATALOGUE[name]
     assert entry.name == name
-    assert entry.architecture == name.removesuffix("-citrus")
+    assert entry.architecture == ("yolox" if name in DETECTORS else name.removesuffix("-citrus"))
     assert entry.licence == "Apache-2.0"
     assert len(bytes.fromhex(entry.sha256)) == 32
     assert entry.revision == entry.sha256[:12]

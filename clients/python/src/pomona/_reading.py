@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args, get_
 
 from pomona.masks import Logits, Mask, PixelBox, Rle, logits_window
 from pomona.proposals import Progress
-from pomona.results import Inspection, Model, ModelUsed, Result, Segmentation, SemanticMap
+from pomona.results import FloatBox, Inspection, Instances, Model, ModelUsed, Result, Segmentation, SemanticMap
 
 R = TypeVar("R", bound=Result)
 
@@ -26,6 +26,7 @@ _JSON_NAMES: Final = {
     "edges_png": "edges",
     "fruit_class": "class",
     "region_class": "class",
+    "class_name": "class",
 }
 """Of the fields that have another name in the results."""
 
@@ -59,7 +60,8 @@ def read_result(kind: type[R], body: Mapping[str, Any]) -> R:
     size = int(body["image"]["height"]), int(body["image"]["width"])
     if min(size) < 1:
         raise ValueError(f"an image must have pixels, got {size[1]} x {size[0]}")
-    input_size = (body.get("model") or {}).get("input_size", 0)
+    sam = body.get("model") or (body.get("models") or {}).get("sam") or {}
+    input_size = sam.get("input_size", 0)
     return cast("R", _converter(cast("Any", kind))(body, _Context(size, input_size)))
 
 
@@ -149,6 +151,7 @@ def _from_base64(value: str | bytes) -> bytes:
 _CONVERTERS: Final[Mapping[Any, _Convert]] = {
     Mask: _mask,
     PixelBox: lambda sides, _: PixelBox(*map(int, sides)),
+    FloatBox: lambda sides, _: FloatBox(*map(float, sides)),
     bytes: lambda value, _: _from_base64(value),
     str: lambda value, _: str(value),
     int: lambda value, _: int(value),
@@ -173,6 +176,7 @@ _RESHAPE: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] 
     ModelUsed: _reshape_model,
     Segmentation: lambda body: {**body, "results": [result["masks"] for result in body["results"]]},
     Inspection: lambda body: {**body, **body["models"]},
+    Instances: lambda body: {**body, **body["models"]},
     SemanticMap: _reshape_classes,
 }
 """For results that do not have the fields of the API's object."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
 
@@ -10,13 +10,15 @@ from pomona import _checks as checks
 from pomona._reading import read_models, read_progress, read_result
 from pomona.errors import InvalidArgument
 from pomona.images import EncodedImage, ImageSource, encode_image
-from pomona.prompts import Prompt, Prompts, parse_prompts
+from pomona.prompts import Point, Prompt, Prompts, parse_prompts
 from pomona.proposals import EdgeMap, Progress, Proposals
 from pomona.results import (
+    Detections,
     Embedding,
     FrameInfo,
     ImageInfo,
     Inspection,
+    Instances,
     Model,
     Segmentation,
     SemanticMap,
@@ -30,9 +32,15 @@ Padding: TypeAlias = Literal["none", "square"]
 Mode: TypeAlias = Literal["fast", "accurate", "auto"]
 Preset: TypeAlias = Literal["full", "fast"]
 EdgeDepth: TypeAlias = Literal["8", "16"]
+FruitFinder: TypeAlias = Literal["unet", "detector", "both"]
+Track: TypeAlias = Literal["leaving", "all"]
 ImageLike: TypeAlias = ImageSource | Embedding | ImageInfo
 """An image, or one that the service already knows."""
 
+_MOST_OBJECTS: Final = 300
+_MOST_CLASSES: Final = 100
+_LONGEST_CLASS: Final = 64
+_LONGEST_TEXT: Final = 256
 _MOST_GRADES: Final = 16
 _LONGEST_GRADE: Final = 32
 
@@ -62,11 +70,17 @@ class Request(Generic[T_co]):
     def __post_init__(self) -> None:
         """Check the options that several operations have."""
         for name, value in vars(self).items():
-            if name in ("model", "sam_model") and value is not None:
+            if name in ("model", "sam_model", "detector") and value is not None:
                 checks.text(value, name)
             elif name in ("logits", "overlay", "multimask", "thick"):
                 checks.flag(value, name)
-            elif name in _CHOICES and not (value is None and name in ("input_size", "padding")):
+            elif name in ("score_threshold", "nms_threshold") and value is not None:
+                object.__setattr__(self, name, checks.number(value, name, low=0, high=1))
+            elif name in ("max_detections", "max_instances") and value is not None:
+                object.__setattr__(self, name, checks.whole(value, name, low=1, high=_MOST_OBJECTS))
+            elif name == "classes" and value is not None:
+                object.__setattr__(self, name, _check_classes(value))
+            elif name in _CHOICES and not (value is None and name in ("input_size", "padding", "track", "finder")):
                 checks.one_of(value, name, _CHOICES[name])
 
     def to_json(self) -> dict[str, Any]:
@@ -140,6 +154,12 @@ class Semantic(Request[SemanticMap]):
 class Inspect(Request[Inspection]):
     """Every fruit, how much of it is infected, and its grade; see `Client.inspect`.
 
+    Attributes:
+        finder: what finds the fruit; None for both where a detector is loaded, else the U-Net.
+        detector: name of a detector in the catalogue; None for the service's default.
+        track: for a stream over gRPC: follow fruit from frame to frame, and answer verdicts on fruit that has left
+            ("leaving"), or also those so far on fruit in view ("all").
+
     Raises:
         InvalidArgument: an option is of another type or value.
     """
@@ -153,6 +173,9 @@ class Inspect(Request[Inspection]):
     sam_model: str | None = None
     grades: Mapping[str, float] | None = None
     overlay: bool = False
+    finder: FruitFinder | None = None
+    detector: str | None = None
+    track: Track | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,7 +186,88 @@ class Inspect(Request[Inspection]):
         """Return the fields of the API."""
         grades = (self.grades or {}).items()
         limits = [{"grade": name, "max_infected_fraction": limit} for name, limit in grades]
-        return super().to_json() | {"grades": limits or None}
+        fields = super().to_json() | {"grades": limits or None}
+        del fields["track"]  # a setting of the stream
+        return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detect(Request[Detections]):
+    """Boxes of objects of known classes; see `Client.detect`.
+
+    Raises:
+        InvalidArgument: an option is of another type or value.
+    """
+
+    operation = "detect"
+    result_type = Detections
+
+    classes: Sequence[str] | None = None
+    model: str | None = None
+    score_threshold: float | None = None
+    nms_threshold: float | None = None
+    max_detections: int | None = None
+    overlay: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindInstances(Request[Instances]):
+    """Masks of what a detector finds; see `Client.instances`.
+
+    Raises:
+        InvalidArgument: an option is of another type or value.
+    """
+
+    operation = "instances"
+    result_type = Instances
+
+    classes: Sequence[str] | None = None
+    model: str | None = None
+    sam_model: str | None = None
+    score_threshold: float | None = None
+    nms_threshold: float | None = None
+    max_instances: int | None = None
+    overlay: bool = False
+    input_size: InputSize | None = None
+    padding: Padding | None = None
+
+
+@dataclass(frozen=True)
+class FindText(Request[Instances]):
+    """Masks of what a text names; see `Client.text`.
+
+    Raises:
+        MalformedPrompt, InvalidArgument: the points cannot be used, or an option is of another type or value.
+    """
+
+    operation = "text"
+    result_type = Instances
+
+    text: str
+    _: KW_ONLY
+    points: Sequence[Point] = ()
+    model: str | None = None
+    sam_model: str | None = None
+    score_threshold: float | None = None
+    nms_threshold: float | None = None
+    max_instances: int | None = None
+    overlay: bool = False
+    input_size: InputSize | None = None
+    padding: Padding | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.text(self.text, "text", longest=_LONGEST_TEXT)
+        points = tuple(self.points)
+        if not all(isinstance(point, Point) for point in points):
+            raise InvalidArgument(f"points must be of Point(x, y, label), got {checks.shown(self.points)}.")
+        object.__setattr__(self, "points", points)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the API."""
+        points = [[point.x, point.y] for point in self.points]
+        labels = [point.label for point in self.points]
+        return super().to_json() | {"points": points or None, "labels": labels or None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +378,14 @@ class Ready(Request[bool]):
     needs_image = False
 
 
+def _check_classes(classes: Any) -> tuple[str, ...]:
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or len(classes) > _MOST_CLASSES:
+        raise InvalidArgument(
+            f'classes must be at most {_MOST_CLASSES} names, as ["orange", "apple"], got {checks.shown(classes)}.'
+        )
+    return tuple(checks.text(each, "a class", longest=_LONGEST_CLASS) for each in classes)
+
+
 def _check_grades(grades: Any) -> dict[str, float]:
     if not isinstance(grades, Mapping) or len(grades) > _MOST_GRADES:
         raise InvalidArgument(
@@ -309,6 +421,8 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
     "mode": get_args(Mode),
     "input_size": get_args(InputSize),
     "padding": get_args(Padding),
+    "track": get_args(Track),
+    "finder": get_args(FruitFinder),
 }
 
 

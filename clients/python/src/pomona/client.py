@@ -9,7 +9,17 @@ import asyncio
 import ssl
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import ModuleType, TracebackType
 from typing import Any, Final, TypeVar
 
@@ -17,9 +27,12 @@ from pomona import _checks as checks
 from pomona._requests import (
     Automatic,
     Call,
+    Detect,
     EdgeDepth,
     Edges,
     Embed,
+    FindInstances,
+    FindText,
     Frame,
     ImageLike,
     InputSize,
@@ -36,9 +49,19 @@ from pomona._requests import (
 from pomona.errors import FrameDropped, InvalidArgument, MissingPackage, PomonaError
 from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import ImageSource
-from pomona.prompts import Prompts
+from pomona.prompts import Point, Prompts
 from pomona.proposals import EdgeMap, Progress, Proposals
-from pomona.results import Embedding, FrameInfo, ImageInfo, Inspection, Model, Segmentation, SemanticMap
+from pomona.results import (
+    Detections,
+    Embedding,
+    FrameInfo,
+    ImageInfo,
+    Inspection,
+    Instances,
+    Model,
+    Segmentation,
+    SemanticMap,
+)
 from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, first_attempt, to_timeout
 from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, failed, stream_frames
 from pomona.transports import (
@@ -246,6 +269,150 @@ class Client(_Client):
         request = Semantic(model=model, overlay=overlay)
         return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
 
+    def detect(
+        self,
+        image: ImageSource,
+        *,
+        classes: Sequence[str] | None = None,
+        model: str | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_detections: int | None = None,
+        overlay: bool = False,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Detections:
+        """Return the boxes of objects of known classes, by a detector.
+
+        Args:
+            image: a path, encoded bytes, a PIL image, or a uint8 array (RGB).
+            classes: names of the classes that are wanted; None for all that the detector knows.
+            model: name of a detector in the catalogue; None for the service's default.
+            score_threshold: least score of a box, 0 to 1; None for the service's default, 0.3.
+            nms_threshold: of boxes of one class whose IoU is larger, only the best is kept; by default 0.45.
+            max_detections: most boxes, 1 to 300, the best; by default 100.
+            overlay: also let the service draw the boxes over the image.
+            deadline: seconds from now after which the answer is too late.
+            urgency: RFC 9218, 0 the most urgent to 7 the least.
+            request_id: identifies the request in the service's log.
+
+        Raises:
+            PomonaError: see `pomona.errors`; `UnknownClass` for a class that the detector does not know.
+        """
+        request = Detect(
+            classes=classes,
+            model=model,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+            overlay=overlay,
+        )
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    def instances(
+        self,
+        image: ImageSource,
+        *,
+        classes: Sequence[str] | None = None,
+        model: str | None = None,
+        sam_model: str | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_instances: int | None = None,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Instances:
+        """Return masks of what a detector finds, by a SAM.
+
+        Args:
+            image: a path, encoded bytes, a PIL image, or a uint8 array (RGB).
+            classes: names of the classes that are wanted; None for all that the detector knows.
+            model: name of a detector in the catalogue; None for the service's default.
+            sam_model: name of a SAM in the catalogue; None for the service's default.
+            score_threshold: least score of a box, 0 to 1; None for the service's default, 0.3.
+            nms_threshold: of boxes of one class whose IoU is larger, only the best is kept; by default 0.45.
+            max_instances: most objects, the best; None for as many as the service allows prompts.
+            overlay: also let the service draw masks and boxes over the image.
+            input_size: longest side in pixels at which the SAM's encoder sees the image; `auto` by the deadline.
+            padding: how the image is padded for the encoder.
+            deadline: seconds from now after which the answer is too late.
+            urgency: RFC 9218, 0 the most urgent to 7 the least.
+            request_id: identifies the request in the service's log.
+
+        Raises:
+            PomonaError: see `pomona.errors`; `UnknownClass` for a class that the detector does not know.
+        """
+        request = FindInstances(
+            classes=classes,
+            model=model,
+            sam_model=sam_model,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_instances=max_instances,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    def text(
+        self,
+        image: ImageSource,
+        text: str,
+        *,
+        points: Sequence[Point] = (),
+        model: str | None = None,
+        sam_model: str | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_instances: int | None = None,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Instances:
+        """Return masks of what a text names, by a detector and a SAM; other arguments as for `instances`.
+
+        Args:
+            image: a path, encoded bytes, a PIL image, or a uint8 array (RGB).
+            text: nouns of the detector's classes, in the singular or the plural, separated by commas or full stops.
+            points: clicks that refine: each goes to the smallest box around it.
+            model: name of a detector in the catalogue; None for the service's default.
+            sam_model: name of a SAM in the catalogue; None for the service's default.
+            score_threshold: least score of a box.
+            nms_threshold: of boxes of one class whose IoU is larger, only the best is kept.
+            max_instances: most objects.
+            overlay: also let the service draw masks and boxes over the image.
+            input_size: longest side in pixels at which the SAM's encoder sees the image.
+            padding: how the image is padded for the encoder.
+            deadline: seconds from now after which the answer is too late.
+            urgency: RFC 9218, 0 the most urgent to 7 the least.
+            request_id: identifies the request in the service's log.
+
+        Raises:
+            PomonaError: see `pomona.errors`; `UnknownClass` for a noun that the detector does not know.
+        """
+        request = FindText(
+            text,
+            points=points,
+            model=model,
+            sam_model=sam_model,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_instances=max_instances,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
+        return self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
     def embed(
         self,
         image: ImageSource,
@@ -424,6 +591,7 @@ class Client(_Client):
         request_id: str | None = None,
     ) -> T:
         """Send a request object; the other methods build one and call this."""
+        _refuse_track(request)
         plan = self._plan(deadline, urgency, request_id)
         return self._send(self._transport, Call.of(request, image, frame), plan)
 
@@ -468,7 +636,8 @@ class Client(_Client):
             deadline: seconds after which a frame's answer is too late, from when it was captured; for a frame that does
                 not say when, or by another clock than `capture_clock`, from when it was taken from `frames`.
             urgency: RFC 9218, 0 the most urgent to 7 the least.
-            in_flight: largest number of frames in flight, 1 to 256.
+            in_flight: largest number of frames in flight, 1 to 256; 1 where the request follows fruit (`track`), whose
+                frames must arrive in their order.
             ordered: answers in the order of the frames, else as they finish.
             newest_first: take frames as they come, and while there is no place let only the newest wait; the one that
                 waited before is answered with `FrameDropped`. So a frame is sent at most one interval of the camera
@@ -482,10 +651,13 @@ class Client(_Client):
             InvalidArgument: an argument cannot be used.
         """
         camera = _camera(frames, request)
+        in_flight = _in_flight(request, in_flight)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.stream(request, in_flight) if isinstance(whole, StreamingTransport) else None
+        if own is None:
+            _refuse_track(request)
 
         def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
@@ -605,6 +777,95 @@ class AsyncClient(_Client):
     ) -> SemanticMap:
         """Return the class of every pixel; see `Client.semantic`."""
         request = Semantic(model=model, overlay=overlay)
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def detect(
+        self,
+        image: ImageSource,
+        *,
+        classes: Sequence[str] | None = None,
+        model: str | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_detections: int | None = None,
+        overlay: bool = False,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Detections:
+        """Return the boxes of objects of known classes; see `Client.detect`."""
+        request = Detect(
+            classes=classes,
+            model=model,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+            overlay=overlay,
+        )
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def instances(
+        self,
+        image: ImageSource,
+        *,
+        classes: Sequence[str] | None = None,
+        model: str | None = None,
+        sam_model: str | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_instances: int | None = None,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Instances:
+        """Return masks of what a detector finds; see `Client.instances`."""
+        request = FindInstances(
+            classes=classes,
+            model=model,
+            sam_model=sam_model,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_instances=max_instances,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
+        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def text(
+        self,
+        image: ImageSource,
+        text: str,
+        *,
+        points: Sequence[Point] = (),
+        model: str | None = None,
+        sam_model: str | None = None,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_instances: int | None = None,
+        overlay: bool = False,
+        input_size: InputSize | None = None,
+        padding: Padding | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> Instances:
+        """Return masks of what a text names; see `Client.text`."""
+        request = FindText(
+            text,
+            points=points,
+            model=model,
+            sam_model=sam_model,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_instances=max_instances,
+            overlay=overlay,
+            input_size=input_size,
+            padding=padding,
+        )
         return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
 
     async def embed(
@@ -733,6 +994,7 @@ class AsyncClient(_Client):
         request_id: str | None = None,
     ) -> T:
         """Send a request object; the other methods build one and call this."""
+        _refuse_track(request)
         plan = self._plan(deadline, urgency, request_id)
         return await self._send(self._transport, await self._call(request, image, frame), plan)
 
@@ -774,10 +1036,13 @@ class AsyncClient(_Client):
         the frames in flight, in the service too.
         """
         camera = _camera(frames, request, or_async=True)
+        in_flight = _in_flight(request, in_flight)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.astream(request, in_flight) if isinstance(whole, AsyncStreamingTransport) else None
+        if own is None:
+            _refuse_track(request)
 
         async def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
@@ -805,6 +1070,16 @@ class AsyncClient(_Client):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _refuse_track(request: object) -> None:
+    if isinstance(request, Inspect) and request.track is not None:
+        raise InvalidArgument("track follows fruit over the frames of one stream: use stream(…) over grpc://.")
+
+
+def _in_flight(request: Request[Any], wanted: int) -> int:
+    """Return how many frames may be in flight: one where fruit is followed, so that they arrive in their order."""
+    return 1 if isinstance(request, Inspect) and request.track is not None else wanted
 
 
 def _drop_if_outdated(taken: TakenFrame | None) -> None:

@@ -22,7 +22,8 @@ PomonaError
 │   │   ├── UnknownModel           unknown_model
 │   │   ├── ModelNotLoaded         model_not_loaded
 │   │   ├── WrongModelFamily       wrong_model_family
-│   │   └── UnsupportedInput       unsupported_input
+│   │   ├── UnsupportedInput       unsupported_input
+│   │   └── UnknownClass           unknown_class
 │   ├── AccessError                the caller may not do this
 │   │   ├── Unauthenticated        unauthenticated: no API key, or none that is valid
 │   │   └── PermissionDenied       permission_denied: the API key is for something else
@@ -208,6 +209,12 @@ class UnsupportedInput(ModelError):
     """An input size or a padding that the model does not support."""
 
     default_code = "unsupported_input"
+
+
+class UnknownClass(ModelError):
+    """The detector has no class of that name; the detail lists those that it has."""
+
+    default_code = "unknown_class"
 
 
 class AccessError(RequestRefused):

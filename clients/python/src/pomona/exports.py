@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 CATEGORIES: Final = {"object": 1, "healthy": 2, "infected": 3}
 """Class ids, the same in every export."""
 
+FIRST_OF_DETECTORS: Final = 101
+"""Class id of the first class of a detector; the others follow in its order."""
+
 PALETTE: Final = (
     (0, 114, 178),  # blue
     (204, 121, 167),  # reddish purple
@@ -51,11 +54,12 @@ class LabelledMask:
         mask: of the image's size.
         box: tight and half-open.
         area: pixels in the mask.
-        label: object, healthy or infected.
+        label: object, healthy, infected, or the name of a detector's class.
         score: 0 to 1.
         attributes: kept beside it by tools that have a place for them.
         infected_mask: the infected part, which alone is tinted in drawings and labelled infected in annotations; None
             where the label is of all of the mask.
+        detector_class: index of its class in a detector's output; None for labels of `CATEGORIES`.
     """
 
     mask: Mask
@@ -65,6 +69,12 @@ class LabelledMask:
     score: float
     attributes: Mapping[str, Any]
     infected_mask: Mask | None = None
+    detector_class: int | None = None
+
+    @property
+    def class_id(self) -> int:
+        """Its class id in exports."""
+        return CATEGORIES[self.label] if self.detector_class is None else FIRST_OF_DETECTORS + self.detector_class
 
 
 def _regions(masks: Sequence[LabelledMask]) -> Iterator[LabelledMask]:
@@ -95,7 +105,7 @@ def to_coco(
         {
             "id": image_number * _MAX_ANNOTATIONS + number,
             "image_id": image_number,
-            "category_id": CATEGORIES[each.label],
+            "category_id": each.class_id,
             "segmentation": {"size": list(each.mask.rle.size), "counts": each.mask.rle.counts},
             "bbox": [each.box.x0, each.box.y0, each.box.width, each.box.height],
             "area": each.area,
@@ -105,10 +115,11 @@ def to_coco(
         }
         for number, each in enumerate(_regions(masks), start=1)
     ]
+    categories = {number: name for name, number in CATEGORIES.items()} | {each.class_id: each.label for each in masks}
     return {
         "images": [{"id": image_number, "file_name": file_name, "width": width, "height": height}],
         "annotations": annotations,
-        "categories": [{"id": number, "name": name} for name, number in CATEGORIES.items()],
+        "categories": [{"id": number, "name": name} for number, name in sorted(categories.items())],
     }
 
 
@@ -159,7 +170,7 @@ def to_supervision(masks: Sequence[LabelledMask]) -> supervision.Detections:
         xyxy=np.array([each.box for each in masks], np.float32),
         mask=np.stack([each.mask.array for each in masks]),
         confidence=np.array([each.score for each in masks], np.float32),
-        class_id=np.array([CATEGORIES[each.label] for each in masks], np.int64),
+        class_id=np.array([each.class_id for each in masks], np.int64),
         data={"class_name": np.array([each.label for each in masks]), **attributes},
     )
 

@@ -160,7 +160,8 @@ def encode_call(call: Call[Any]) -> bytes:
 
 def encode_settings(request: Request[Any], in_flight: int) -> bytes:
     """Return the first message of a stream, for at most so many frames in flight."""
-    settings = {"max_in_flight": min(in_flight, MAX_IN_FLIGHT), "when_full": "wait"}
+    track = getattr(request, "track", None)
+    settings = {"max_in_flight": min(in_flight, MAX_IN_FLIGHT), "when_full": "wait", "track": track}
     return encode({"settings": settings}, _method(request, stream=True).input_type).SerializeToString()
 
 
@@ -255,7 +256,8 @@ def result_of_reply(call: Call[T], message: Message) -> T:
     reply = decode(message)
     request_id = reply["request_id"]
     if reply["outcome"] == "answered":
-        return parse_result(call.request, lambda: reply["response"], request_id=request_id)
+        body = reply["response"] | (reply.get("tracking") or {})
+        return parse_result(call.request, lambda: body, request_id=request_id)
     if reply["outcome"] == "dropped":
         raise FrameDropped("A newer frame was processed instead.", request_id=request_id)
     problem = reply["problem"] or {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -90,8 +90,8 @@ class ModelUsed:
     Attributes:
         name: in the catalogue.
         revision: first 12 hex digits of the checkpoint's SHA-256.
-        input_size: longest side in pixels of a SAM's input, or (width, height) of a U-Net's.
-        padding: how the image was padded for a SAM's encoder; None for a U-Net.
+        input_size: longest side in pixels of a SAM's input, or (width, height) of a U-Net's or a detector's.
+        padding: how the image was padded for a SAM's encoder; None for others.
     """
 
     name: str
@@ -309,6 +309,37 @@ class Fruit:
         self.mask.save(path)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """One fruit, judged from all frames of a stream that showed it.
+
+    Attributes:
+        track_id: from 1; the same in all frames of the stream.
+        views: frames that showed it, at least 2.
+        infected_fraction: what three in ten of the views that are whole and sure reach, 0 to 1.
+        infected_fraction_max: the largest of all views, 0 to 1.
+        infected_fraction_mean: of all views, weighted by visible area, 0 to 1.
+        grade: by `infected_fraction`.
+        first_frame: that showed it first.
+        last_frame: that showed it last.
+        best_frame: with the largest view that no edge of the image cuts.
+        best_box: half-open box of the fruit in `best_frame`.
+        left: whether it has left; else it is in view, and more views may follow.
+    """
+
+    track_id: int
+    views: int
+    infected_fraction: float
+    infected_fraction_max: float
+    infected_fraction_mean: float
+    grade: str
+    first_frame: FrameInfo
+    last_frame: FrameInfo
+    best_frame: FrameInfo
+    best_box: PixelBox
+    left: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inspection(MaskResult):
     """Every fruit of an image.
@@ -317,19 +348,25 @@ class Inspection(MaskResult):
         fruits: from left to right.
         unet: that found the fruit.
         sam: that outlined the fruit; None where the U-Net did.
+        detector: that found fruit too; None where the U-Net alone did.
         mode: that was used.
         degraded: mode `auto` gave less than without the deadline or the load.
         reason: why, or None.
         frame: identifiers of the frame, as they were sent.
+        track_ids: of a stream that follows fruit, one per fruit, in their order; 0 for what is not followed.
+        verdicts: that this frame of such a stream brings.
     """
 
     fruits: tuple[Fruit, ...]
     unet: ModelUsed
     mode: Literal["fast", "accurate"]
     sam: ModelUsed | None = None
+    detector: ModelUsed | None = None
     degraded: bool = False
     reason: str | None = None
     frame: FrameInfo = field(default_factory=FrameInfo)
+    track_ids: tuple[int, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
     def labelled_masks(self) -> tuple[LabelledMask, ...]:
         """Return each fruit, labelled with its class."""
@@ -399,6 +436,124 @@ class SemanticMap(MaskResult):
         return self.array.astype(np.uint16)
 
 
+class FloatBox(NamedTuple):
+    """A half-open box that a detector found, in pixels of the image: left, top, right, bottom."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object that a detector found.
+
+    Attributes:
+        class_name: name of its class.
+        class_id: index of its class in the detector's output.
+        score: probability of an object times that of its class, 0 to 1.
+        box: within the image.
+    """
+
+    class_name: str
+    class_id: int
+    score: float
+    box: FloatBox
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections(Result):
+    """Every object of an image.
+
+    Attributes:
+        model: that answered.
+        detections: best first.
+        overlay_png: the image with the boxes as the service drew them, where requested.
+    """
+
+    model: ModelUsed
+    detections: tuple[Detection, ...]
+    overlay_png: bytes | None = field(default=None, repr=False)
+
+    def overlay(self) -> PIL.Image.Image:
+        """Return the image with the boxes as the service drew them.
+
+        Raises:
+            InvalidArgument: the request was without `overlay=True`.
+        """
+        if self.overlay_png is None:
+            raise InvalidArgument("overlay() needs a request with overlay=True for the service to draw.")
+        return open_png(self.overlay_png).convert("RGB")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the drawing as JSON has it."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object that a detector found, with the mask of a SAM.
+
+    Attributes:
+        class_name: name of its class.
+        class_id: index of its class in the detector's output.
+        score: the detector's, of box and class, 0 to 1.
+        detected_box: as the detector found it: the SAM's prompt.
+        mask: of the image's size.
+        mask_score: predicted IoU of the mask, about 0 to 1.
+        stability_score: IoU of the masks at thresholds 1 above and 1 below, 0 to 1.
+        box: tight and half-open, of the mask.
+        area: pixels in the mask.
+    """
+
+    class_name: str
+    class_id: int
+    score: float
+    detected_box: FloatBox
+    mask: Mask
+    mask_score: float
+    stability_score: float
+    box: PixelBox
+    area: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances(MaskResult):
+    """Every object that a detector found, with its mask.
+
+    Attributes:
+        instances: by the detector's score, best first.
+        detector: that found them.
+        sam: that outlined them; None where none was found.
+        degraded: `input_size="auto"` took less than the largest size to meet the deadline.
+        classes: the classes that a text named; empty for other requests.
+    """
+
+    instances: tuple[Instance, ...]
+    detector: ModelUsed
+    sam: ModelUsed | None = None
+    degraded: bool = False
+    classes: tuple[str, ...] = ()
+
+    def labelled_masks(self) -> tuple[LabelledMask, ...]:
+        """Return each object that has pixels, labelled with its class."""
+        return tuple(
+            LabelledMask(
+                each.mask,
+                each.box,
+                each.area,
+                each.class_name,
+                each.score,
+                {},
+                detector_class=each.class_id,
+            )
+            for each in self.instances
+            if each.area
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Result):
     """An image that the service has encoded; `segment` takes it instead of the image.
@@ -422,7 +577,8 @@ class Model:
 
     Attributes:
         name: in the catalogue.
-        family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`.
+        family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`. `detector`
+            answers `detect`, and with a SAM `instances` and `text`.
         revision: first 12 hex digits of the checkpoint's SHA-256.
         licence: of the weights.
         loaded: whether it answers here.

@@ -212,6 +212,34 @@ INSPECT_MODE_AUTO: InspectMode.ValueType  # 3
 """ACCURATE where a SAM is loaded and the deadline leaves time for it, else FAST."""
 Global___InspectMode: _TypeAlias = InspectMode  # noqa: Y015
 
+class _Finder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FinderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDER_UNSPECIFIED: _Finder.ValueType  # 0
+    """BOTH where a detector is loaded and in time, else UNET."""
+    FINDER_UNET: _Finder.ValueType  # 1
+    """The U-Net."""
+    FINDER_DETECTOR: _Finder.ValueType  # 2
+    """A detector; the U-Net tells which pixels are infected."""
+    FINDER_BOTH: _Finder.ValueType  # 3
+    """Both together."""
+
+class Finder(_Finder, metaclass=_FinderEnumTypeWrapper):
+    """What finds the fruit."""
+
+FINDER_UNSPECIFIED: Finder.ValueType  # 0
+"""BOTH where a detector is loaded and in time, else UNET."""
+FINDER_UNET: Finder.ValueType  # 1
+"""The U-Net."""
+FINDER_DETECTOR: Finder.ValueType  # 2
+"""A detector; the U-Net tells which pixels are infected."""
+FINDER_BOTH: Finder.ValueType  # 3
+"""Both together."""
+Global___Finder: _TypeAlias = Finder  # noqa: Y015
+
 class _ModelFamily:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -224,6 +252,8 @@ class _ModelFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFami
     """Answers Segment and Embed, and outlines fruit for Inspect."""
     MODEL_FAMILY_UNET: _ModelFamily.ValueType  # 2
     """Answers Semantic and Inspect."""
+    MODEL_FAMILY_DETECTOR: _ModelFamily.ValueType  # 3
+    """Answers Detect; with a SAM, Instances and Text."""
 
 class ModelFamily(_ModelFamily, metaclass=_ModelFamilyEnumTypeWrapper):
     """Kind of model."""
@@ -234,6 +264,8 @@ MODEL_FAMILY_SAM: ModelFamily.ValueType  # 1
 """Answers Segment and Embed, and outlines fruit for Inspect."""
 MODEL_FAMILY_UNET: ModelFamily.ValueType  # 2
 """Answers Semantic and Inspect."""
+MODEL_FAMILY_DETECTOR: ModelFamily.ValueType  # 3
+"""Answers Detect; with a SAM, Instances and Text."""
 Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 class _FrameOutcome:
@@ -291,6 +323,30 @@ WHEN_FULL_WAIT: WhenFull.ValueType  # 1
 WHEN_FULL_DROP_OLDEST: WhenFull.ValueType  # 2
 """It waits for its turn in place of the one that waited before it, which is dropped."""
 Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
+
+class _Track:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrackEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Track.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRACK_UNSPECIFIED: _Track.ValueType  # 0
+    """It is not."""
+    TRACK_LEAVING: _Track.ValueType  # 1
+    """On fruit that has left."""
+    TRACK_ALL: _Track.ValueType  # 2
+    """Also those so far on fruit in view."""
+
+class Track(_Track, metaclass=_TrackEnumTypeWrapper):
+    """Whether fruit is followed from frame to frame, and which verdicts an answer brings."""
+
+TRACK_UNSPECIFIED: Track.ValueType  # 0
+"""It is not."""
+TRACK_LEAVING: Track.ValueType  # 1
+"""On fruit that has left."""
+TRACK_ALL: Track.ValueType  # 2
+"""Also those so far on fruit in view."""
+Global___Track: _TypeAlias = Track  # noqa: Y015
 
 @_typing.final
 class Point(_message.Message):
@@ -773,7 +829,7 @@ class Batch(_message.Message):
     prompt: _builtins.int
     """Prompts, in the largest batch with any of this request."""
     infer: _builtins.int
-    """Images at the U-Net."""
+    """Images at the U-Net or the detector."""
     def __init__(
         self,
         *,
@@ -811,7 +867,7 @@ class Timings(_message.Message):
     prompt: _builtins.float
     """The SAM's mask decoder."""
     infer: _builtins.float
-    """The U-Net."""
+    """The U-Net or the detector."""
     postprocess: _builtins.float
     """Masks upsampled, measured and encoded; overlay."""
     total: _builtins.float
@@ -1285,6 +1341,8 @@ class InspectRequest(_message.Message):
     FRAME_ID_FIELD_NUMBER: _builtins.int
     TRIGGER_ID_FIELD_NUMBER: _builtins.int
     CAPTURED_AT_NS_FIELD_NUMBER: _builtins.int
+    FINDER_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
     model: _builtins.str
@@ -1303,6 +1361,10 @@ class InspectRequest(_message.Message):
     """Of the trigger; at most 128 characters; returned."""
     captured_at_ns: _builtins.int
     """Nanoseconds on the camera's clock, at least 0; returned."""
+    finder: Global___Finder.ValueType
+    """What finds the fruit."""
+    detector: _builtins.str
+    """Name of a detector that knows oranges or apples; the first loaded one where absent."""
     @_builtins.property
     def grades(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grade]:
         """From best to worst, with rising limits; fruit beyond the last is graded `reject`. The server's setting where empty."""
@@ -1320,13 +1382,17 @@ class InspectRequest(_message.Message):
         frame_id: _builtins.str | None = ...,
         trigger_id: _builtins.str | None = ...,
         captured_at_ns: _builtins.int | None = ...,
+        finder: Global___Finder.ValueType = ...,
+        detector: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "frame_id", b"frame_id", "image", b"image", "model", b"model", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_detector", b"_detector", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "detector", b"detector", "frame_id", b"frame_id", "image", b"image", "model", b"model", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "format", b"format", "frame_id", b"frame_id", "grades", b"grades", "image", b"image", "mode", b"mode", "model", b"model", "overlay", b"overlay", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_detector", b"_detector", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_sam_model", b"_sam_model", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "detector", b"detector", "finder", b"finder", "format", b"format", "frame_id", b"frame_id", "grades", b"grades", "image", b"image", "mode", b"mode", "model", b"model", "overlay", b"overlay", "sam_model", b"sam_model", "trigger_id", b"trigger_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__captured_at_ns: _TypeAlias = _typing.Literal["captured_at_ns"]  # noqa: Y015
     _WhichOneofArgType__captured_at_ns: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns"]  # noqa: Y015
+    _WhichOneofReturnType__detector: _TypeAlias = _typing.Literal["detector"]  # noqa: Y015
+    _WhichOneofArgType__detector: _TypeAlias = _typing.Literal["_detector", b"_detector"]  # noqa: Y015
     _WhichOneofReturnType__frame_id: _TypeAlias = _typing.Literal["frame_id"]  # noqa: Y015
     _WhichOneofArgType__frame_id: _TypeAlias = _typing.Literal["_frame_id", b"_frame_id"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
@@ -1339,6 +1405,8 @@ class InspectRequest(_message.Message):
     _WhichOneofArgType__trigger_id: _TypeAlias = _typing.Literal["_trigger_id", b"_trigger_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__captured_at_ns) -> _WhichOneofReturnType__captured_at_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detector) -> _WhichOneofReturnType__detector | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_id) -> _WhichOneofReturnType__frame_id | None: ...
     @_typing.overload
@@ -1459,6 +1527,7 @@ class InspectModels(_message.Message):
 
     UNET_FIELD_NUMBER: _builtins.int
     SAM_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def unet(self) -> Global___UnetModel:
         """Found the fruit."""
@@ -1467,15 +1536,20 @@ class InspectModels(_message.Message):
     def sam(self) -> Global___SamModel:
         """Outlined the fruit; absent where the U-Net's outlines were used."""
 
+    @_builtins.property
+    def detector(self) -> Global___DetectorModel:
+        """Found fruit too; absent where the U-Net alone did."""
+
     def __init__(
         self,
         *,
         unet: Global___UnetModel | None = ...,
         sam: Global___SamModel | None = ...,
+        detector: Global___DetectorModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sam", b"sam", "unet", b"unet"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam", "unet", b"unet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sam", b"sam", "unet", b"unet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam", "unet", b"unet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1561,6 +1635,599 @@ class InspectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
 
 Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
+
+@_typing.final
+class DetectorModel(_message.Message):
+    """The detector that answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    INPUT_WIDTH_FIELD_NUMBER: _builtins.int
+    INPUT_HEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In the catalogue."""
+    revision: _builtins.str
+    """First 12 hex digits of the checkpoint's SHA-256."""
+    input_width: _builtins.int
+    """Width in pixels at which the network saw the image, without padding."""
+    input_height: _builtins.int
+    """Height in pixels at which the network saw the image, without padding."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        input_width: _builtins.int = ...,
+        input_height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_height", b"input_height", "input_width", b"input_width", "name", b"name", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectorModel: _TypeAlias = DetectorModel  # noqa: Y015
+
+@_typing.final
+class DetectRequest(_message.Message):
+    """An image whose objects are to be found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    MAX_DETECTIONS_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
+    model: _builtins.str
+    """Name of a detector in the catalogue; the first loaded one where absent."""
+    score_threshold: _builtins.float
+    """Least score of a box, 0 to 1; 0.3 where absent."""
+    nms_threshold: _builtins.float
+    """Of boxes of one class whose IoU is larger, only the best is kept; 0 to 1; 0.45 where absent."""
+    max_detections: _builtins.int
+    """Most boxes, the best, 1 to 300; 100 where absent."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with the boxes drawn in."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes that are wanted; all where empty."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        nms_threshold: _builtins.float | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        max_detections: _builtins.int | None = ...,
+        overlay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_detections", b"_max_detections", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_score_threshold", b"_score_threshold", "image", b"image", "max_detections", b"max_detections", "model", b"model", "nms_threshold", b"nms_threshold", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_detections", b"_max_detections", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_score_threshold", b"_score_threshold", "classes", b"classes", "image", b"image", "max_detections", b"max_detections", "model", b"model", "nms_threshold", b"nms_threshold", "overlay", b"overlay", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__max_detections: _TypeAlias = _typing.Literal["max_detections"]  # noqa: Y015
+    _WhichOneofArgType__max_detections: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__nms_threshold: _TypeAlias = _typing.Literal["nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__nms_threshold: _TypeAlias = _typing.Literal["_nms_threshold", b"_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_detections) -> _WhichOneofReturnType__max_detections | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nms_threshold) -> _WhichOneofReturnType__nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___DetectRequest: _TypeAlias = DetectRequest  # noqa: Y015
+
+@_typing.final
+class Detection(_message.Message):
+    """One object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_FIELD_NUMBER: _builtins.int
+    CLASS_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    class_id: _builtins.int
+    """Index of its class in the detector's output."""
+    score: _builtins.float
+    """0 to 1: probability of an object times that of its class."""
+    @_builtins.property
+    def box(self) -> Global___Box:
+        """Within the image."""
+
+    def __init__(
+        self,
+        *,
+        class_id: _builtins.int = ...,
+        score: _builtins.float = ...,
+        box: Global___Box | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class", b"class", "class_id", b"class_id", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Detection: _TypeAlias = Detection  # noqa: Y015
+
+@_typing.final
+class DetectResponse(_message.Message):
+    """The answer of Detect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DETECTIONS_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    overlay: _builtins.bytes
+    """PNG, where requested."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def model(self) -> Global___DetectorModel:
+        """What answered."""
+
+    @_builtins.property
+    def detections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Detection]:
+        """Best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        model: Global___DetectorModel | None = ...,
+        detections: _abc.Iterable[Global___Detection] | None = ...,
+        overlay: _builtins.bytes | None = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "model", b"model", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "detections", b"detections", "image", b"image", "model", b"model", "overlay", b"overlay", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___DetectResponse: _TypeAlias = DetectResponse  # noqa: Y015
+
+@_typing.final
+class InstancesRequest(_message.Message):
+    """An image whose objects are to be found and outlined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    SAM_MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
+    model: _builtins.str
+    """Name of a detector in the catalogue; the first loaded one where absent."""
+    score_threshold: _builtins.float
+    """Least score of a box, 0 to 1; 0.3 where absent."""
+    nms_threshold: _builtins.float
+    """Of boxes of one class whose IoU is larger, only the best is kept; 0 to 1; 0.45 where absent."""
+    sam_model: _builtins.str
+    """Name of the SAM that outlines the objects; the first loaded one where absent."""
+    input_size: Global___InputSize.ValueType
+    """What the SAM's encoder sees."""
+    padding: Global___Padding.ValueType
+    """How the image is padded for it."""
+    max_instances: _builtins.int
+    """Most objects, the best; the largest number of prompts that the server allows where absent."""
+    format: Global___MaskFormat.ValueType
+    """How masks are encoded."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with masks and boxes drawn in."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes that are wanted; all where empty."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        nms_threshold: _builtins.float | None = ...,
+        sam_model: _builtins.str | None = ...,
+        input_size: Global___InputSize.ValueType = ...,
+        padding: Global___Padding.ValueType = ...,
+        max_instances: _builtins.int | None = ...,
+        format: Global___MaskFormat.ValueType = ...,
+        overlay: _builtins.bool = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "image", b"image", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "sam_model", b"sam_model", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "classes", b"classes", "format", b"format", "image", b"image", "input_size", b"input_size", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "overlay", b"overlay", "padding", b"padding", "sam_model", b"sam_model", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__nms_threshold: _TypeAlias = _typing.Literal["nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__nms_threshold: _TypeAlias = _typing.Literal["_nms_threshold", b"_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__sam_model: _TypeAlias = _typing.Literal["sam_model"]  # noqa: Y015
+    _WhichOneofArgType__sam_model: _TypeAlias = _typing.Literal["_sam_model", b"_sam_model"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nms_threshold) -> _WhichOneofReturnType__nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sam_model) -> _WhichOneofReturnType__sam_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___InstancesRequest: _TypeAlias = InstancesRequest  # noqa: Y015
+
+@_typing.final
+class TextRequest(_message.Message):
+    """An image, and what of it is to be found and outlined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    NMS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    SAM_MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
+    model: _builtins.str
+    """Name of a detector in the catalogue; the first loaded one where absent."""
+    score_threshold: _builtins.float
+    """Least score of a box, 0 to 1; 0.3 where absent."""
+    nms_threshold: _builtins.float
+    """Of boxes of one class whose IoU is larger, only the best is kept; 0 to 1; 0.45 where absent."""
+    sam_model: _builtins.str
+    """Name of the SAM that outlines the objects; the first loaded one where absent."""
+    input_size: Global___InputSize.ValueType
+    """What the SAM's encoder sees."""
+    padding: Global___Padding.ValueType
+    """How the image is padded for it."""
+    max_instances: _builtins.int
+    """Most objects, the best; the largest number of prompts that the server allows where absent."""
+    format: Global___MaskFormat.ValueType
+    """How masks are encoded."""
+    overlay: _builtins.bool
+    """Also return a PNG of the image with masks and boxes drawn in."""
+    text: _builtins.str
+    """Nouns of the detector's classes, separated by commas or full stops."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """Clicks that refine: each goes to the smallest box around it."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per point: 1 foreground, 0 background. All points are foreground where empty."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        nms_threshold: _builtins.float | None = ...,
+        sam_model: _builtins.str | None = ...,
+        input_size: Global___InputSize.ValueType = ...,
+        padding: Global___Padding.ValueType = ...,
+        max_instances: _builtins.int | None = ...,
+        format: Global___MaskFormat.ValueType = ...,
+        overlay: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        points: _abc.Iterable[Global___Point] | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "image", b"image", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "sam_model", b"sam_model", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_max_instances", b"_max_instances", "_model", b"_model", "_nms_threshold", b"_nms_threshold", "_sam_model", b"_sam_model", "_score_threshold", b"_score_threshold", "format", b"format", "image", b"image", "input_size", b"input_size", "labels", b"labels", "max_instances", b"max_instances", "model", b"model", "nms_threshold", b"nms_threshold", "overlay", b"overlay", "padding", b"padding", "points", b"points", "sam_model", b"sam_model", "score_threshold", b"score_threshold", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__nms_threshold: _TypeAlias = _typing.Literal["nms_threshold"]  # noqa: Y015
+    _WhichOneofArgType__nms_threshold: _TypeAlias = _typing.Literal["_nms_threshold", b"_nms_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__sam_model: _TypeAlias = _typing.Literal["sam_model"]  # noqa: Y015
+    _WhichOneofArgType__sam_model: _TypeAlias = _typing.Literal["_sam_model", b"_sam_model"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nms_threshold) -> _WhichOneofReturnType__nms_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sam_model) -> _WhichOneofReturnType__sam_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___TextRequest: _TypeAlias = TextRequest  # noqa: Y015
+
+@_typing.final
+class Instance(_message.Message):
+    """One object with its mask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_FIELD_NUMBER: _builtins.int
+    CLASS_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DETECTED_BOX_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    MASK_SCORE_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    class_id: _builtins.int
+    """Index of its class in the detector's output."""
+    score: _builtins.float
+    """0 to 1: the detector's, of box and class."""
+    mask_score: _builtins.float
+    """Predicted IoU of the mask, about 0 to 1."""
+    stability_score: _builtins.float
+    """0 to 1: IoU of the masks at thresholds 1 above and 1 below."""
+    area: _builtins.int
+    """Pixels in the mask."""
+    @_builtins.property
+    def detected_box(self) -> Global___Box:
+        """As the detector found it: the SAM's prompt."""
+
+    @_builtins.property
+    def mask(self) -> Global___EncodedMask:
+        """In the requested format."""
+
+    @_builtins.property
+    def box(self) -> Global___PixelBox:
+        """Tight box of the mask; all 0 for an empty mask."""
+
+    def __init__(
+        self,
+        *,
+        class_id: _builtins.int = ...,
+        score: _builtins.float = ...,
+        detected_box: Global___Box | None = ...,
+        mask: Global___EncodedMask | None = ...,
+        mask_score: _builtins.float = ...,
+        stability_score: _builtins.float = ...,
+        box: Global___PixelBox | None = ...,
+        area: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "detected_box", b"detected_box", "mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "class", b"class", "class_id", b"class_id", "detected_box", b"detected_box", "mask", b"mask", "mask_score", b"mask_score", "score", b"score", "stability_score", b"stability_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Instance: _TypeAlias = Instance  # noqa: Y015
+
+@_typing.final
+class InstancesModels(_message.Message):
+    """The models that answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DETECTOR_FIELD_NUMBER: _builtins.int
+    SAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def detector(self) -> Global___DetectorModel:
+        """Found the objects."""
+
+    @_builtins.property
+    def sam(self) -> Global___SamModel:
+        """Outlined them; absent where none was found."""
+
+    def __init__(
+        self,
+        *,
+        detector: Global___DetectorModel | None = ...,
+        sam: Global___SamModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "sam", b"sam"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstancesModels: _TypeAlias = InstancesModels  # noqa: Y015
+
+@_typing.final
+class InstancesResponse(_message.Message):
+    """The answer of Instances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    overlay: _builtins.bytes
+    """PNG, where requested and anything was found."""
+    degraded: _builtins.bool
+    """INPUT_SIZE_AUTO took less than the largest size to meet the deadline."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def models(self) -> Global___InstancesModels:
+        """What answered."""
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
+        """By the detector's score, best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        models: Global___InstancesModels | None = ...,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
+        overlay: _builtins.bytes | None = ...,
+        degraded: _builtins.bool = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "models", b"models", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "degraded", b"degraded", "image", b"image", "instances", b"instances", "models", b"models", "overlay", b"overlay", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___InstancesResponse: _TypeAlias = InstancesResponse  # noqa: Y015
+
+@_typing.final
+class TextResponse(_message.Message):
+    """The answer of Text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    overlay: _builtins.bytes
+    """PNG, where requested and anything was found."""
+    degraded: _builtins.bool
+    """INPUT_SIZE_AUTO took less than the largest size to meet the deadline."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image."""
+
+    @_builtins.property
+    def models(self) -> Global___InstancesModels:
+        """What answered."""
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
+        """By the detector's score, best first."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The classes that the text names."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        models: Global___InstancesModels | None = ...,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
+        overlay: _builtins.bytes | None = ...,
+        degraded: _builtins.bool = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "image", b"image", "models", b"models", "overlay", b"overlay", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "batch", b"batch", "classes", b"classes", "degraded", b"degraded", "image", b"image", "instances", b"instances", "models", b"models", "overlay", b"overlay", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
+    _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlay) -> _WhichOneofReturnType__overlay | None: ...
+
+Global___TextResponse: _TypeAlias = TextResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):
@@ -1751,19 +2418,23 @@ class StreamSettings(_message.Message):
 
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     WHEN_FULL_FIELD_NUMBER: _builtins.int
+    TRACK_FIELD_NUMBER: _builtins.int
     max_in_flight: _builtins.int
     """Most frames processed at a time, 1 to 64; 8 where 0."""
     when_full: Global___WhenFull.ValueType
     """What happens to a frame beyond these."""
+    track: Global___Track.ValueType
+    """For InspectStream: follow fruit from frame to frame."""
     def __init__(
         self,
         *,
         max_in_flight: _builtins.int = ...,
         when_full: Global___WhenFull.ValueType = ...,
+        track: Global___Track.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight", "when_full", b"when_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight", "track", b"track", "when_full", b"when_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1956,6 +2627,7 @@ class InspectStreamResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    TRACKING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The stream's id, a dot, and the frame's number from 1."""
     outcome: Global___FrameOutcome.ValueType
@@ -1972,6 +2644,10 @@ class InspectStreamResponse(_message.Message):
     def problem(self) -> Global___Problem:
         """Where it was not."""
 
+    @_builtins.property
+    def tracking(self) -> Global___Tracking:
+        """Where it was answered and fruit is followed."""
+
     def __init__(
         self,
         *,
@@ -1980,14 +2656,115 @@ class InspectStreamResponse(_message.Message):
         outcome: Global___FrameOutcome.ValueType = ...,
         response: Global___InspectResponse | None = ...,
         problem: Global___Problem | None = ...,
+        tracking: Global___Tracking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "problem", b"problem", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "problem", b"problem", "response", b"response", "tracking", b"tracking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "outcome", b"outcome", "problem", b"problem", "request_id", b"request_id", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "outcome", b"outcome", "problem", b"problem", "request_id", b"request_id", "response", b"response", "tracking", b"tracking"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InspectStreamResponse: _TypeAlias = InspectStreamResponse  # noqa: Y015
+
+@_typing.final
+class Tracking(_message.Message):
+    """Which fruit of earlier frames a frame shows, and the verdicts that it brings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_IDS_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def track_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per fruit, in their order; 0 for what lies inside another fruit, or is one of too many."""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """As the stream's `track` says."""
+
+    def __init__(
+        self,
+        *,
+        track_ids: _abc.Iterable[_builtins.int] | None = ...,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["track_ids", b"track_ids", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tracking: _TypeAlias = Tracking  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """One fruit, judged from all frames that showed it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_ID_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_MAX_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_MEAN_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    FIRST_FRAME_FIELD_NUMBER: _builtins.int
+    LAST_FRAME_FIELD_NUMBER: _builtins.int
+    BEST_FRAME_FIELD_NUMBER: _builtins.int
+    BEST_BOX_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    track_id: _builtins.int
+    """From 1; the same in all frames of the stream."""
+    views: _builtins.int
+    """Frames that showed it, at least 2."""
+    infected_fraction: _builtins.float
+    """What three in ten of the views that are whole and sure reach."""
+    infected_fraction_max: _builtins.float
+    """The largest of all views."""
+    infected_fraction_mean: _builtins.float
+    """Of all views, weighted by visible area."""
+    grade: _builtins.str
+    """By infected_fraction."""
+    left: _builtins.bool
+    """Whether it has left; else it is in view, and more views may follow."""
+    @_builtins.property
+    def first_frame(self) -> Global___Frame:
+        """That showed it first."""
+
+    @_builtins.property
+    def last_frame(self) -> Global___Frame:
+        """That showed it last."""
+
+    @_builtins.property
+    def best_frame(self) -> Global___Frame:
+        """With the largest view that no edge of the image cuts."""
+
+    @_builtins.property
+    def best_box(self) -> Global___PixelBox:
+        """Half-open box of the fruit in best_frame."""
+
+    def __init__(
+        self,
+        *,
+        track_id: _builtins.int = ...,
+        views: _builtins.int = ...,
+        infected_fraction: _builtins.float = ...,
+        infected_fraction_max: _builtins.float = ...,
+        infected_fraction_mean: _builtins.float = ...,
+        grade: _builtins.str = ...,
+        first_frame: Global___Frame | None = ...,
+        last_frame: Global___Frame | None = ...,
+        best_frame: Global___Frame | None = ...,
+        best_box: Global___PixelBox | None = ...,
+        left: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "last_frame", b"last_frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_box", b"best_box", "best_frame", b"best_frame", "first_frame", b"first_frame", "grade", b"grade", "infected_fraction", b"infected_fraction", "infected_fraction_max", b"infected_fraction_max", "infected_fraction_mean", b"infected_fraction_mean", "last_frame", b"last_frame", "left", b"left", "track_id", b"track_id", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class AutomaticRequest(_message.Message):

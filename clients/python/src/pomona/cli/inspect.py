@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 import click
 import PIL.Image
 
-from pomona._requests import Inspect, Mode
+from pomona._requests import FruitFinder, Inspect, Mode
 from pomona.cli import common
 from pomona.images import save_image
 from pomona.results import Inspection
@@ -77,6 +77,7 @@ def _grade(value: str) -> tuple[str, float]:
 )
 @click.option("--model", help="Name of the U-Net in the catalogue.")
 @click.option("--sam-model", help="Name of the SAM in the catalogue.")
+@click.option("--finder", type=click.Choice(["unet", "detector", "both"]), help="What finds the fruit.")
 @common.deadline_option
 @common.jobs_option
 @common.service_options()
@@ -90,6 +91,7 @@ def inspect(
     grades: tuple[tuple[str, float], ...],
     model: str | None,
     sam_model: str | None,
+    finder: FruitFinder | None,
     deadline: float | None,
     jobs: int,
     service: common.Service,
@@ -104,7 +106,14 @@ def inspect(
     overlays = {} if overlay is None else common.output_files(names, overlay, "--overlay")
     if table is not None:
         _check_table(table, names)
-    request = Inspect(mode=mode, model=model, sam_model=sam_model, grades=dict(grades) or None, overlay=bool(overlay))
+    request = Inspect(
+        mode=mode,
+        model=model,
+        sam_model=sam_model,
+        grades=dict(grades) or None,
+        overlay=bool(overlay),
+        finder=finder,
+    )
     summary = common.Summary(quiet=json_lines)
     with service.client() as client, _table(table) as rows:
 

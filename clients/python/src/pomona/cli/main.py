@@ -17,6 +17,7 @@ from pomona import __version__
 from pomona.cli.automatic import automatic
 from pomona.cli.bench import bench
 from pomona.cli.common import FAILED, INTERRUPTED, UNREACHABLE, Service, in_thread, service_options
+from pomona.cli.detect import detect
 from pomona.cli.edges import edges
 from pomona.cli.inspect import inspect
 from pomona.cli.segment import segment
@@ -27,6 +28,7 @@ Examples:
   pomona ping
   pomona segment orange.jpg --point 500,375 -o mask.png
   pomona inspect 'frames/*.jpg' --csv out.csv
+  pomona detect oranges.jpg --text oranges --overlay overlays/
 
 \b
 Exit codes:
@@ -99,7 +101,7 @@ def models(*, as_json: bool, service: Service) -> None:
     width = max((len(model.name) for model in listed), default=0)
     for model in listed:
         where = f"{model.backend} on {model.device}" if model.loaded else "not loaded"
-        click.echo(f"{model.name:<{width}}  {model.family:<4}  {model.revision}  {where}  ({model.licence})")
+        click.echo(f"{model.name:<{width}}  {model.family:<8}  {model.revision}  {where}  ({model.licence})")
 
 
 @pomona.command(epilog=_PING_EPILOG)
@@ -124,5 +126,5 @@ def ping(*, wait: float, service: Service) -> None:
             time.sleep(min(0.5, max(0.0, until - time.monotonic())))
 
 
-for _command in (segment, inspect, automatic, edges, bench):
+for _command in (segment, inspect, automatic, edges, detect, bench):
     pomona.add_command(_command)

@@ -60,6 +60,21 @@ class SegmentationStub:
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=pomona_dot_v1_dot_segmentation__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Detect = channel.unary_unary(
+                '/pomona.v1.Segmentation/Detect',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.DetectRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.DetectResponse.FromString,
+                _registered_method=True)
+        self.Instances = channel.unary_unary(
+                '/pomona.v1.Segmentation/Instances',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.InstancesRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.InstancesResponse.FromString,
+                _registered_method=True)
+        self.Text = channel.unary_unary(
+                '/pomona.v1.Segmentation/Text',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.TextRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.TextResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/pomona.v1.Segmentation/ListModels',
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.SerializeToString,
@@ -129,6 +144,27 @@ class SegmentationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detect(self, request, context):
+        """Returns the boxes of objects of known classes, by a detector.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Instances(self, request, context):
+        """Returns masks of what a detector finds, by a SAM.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Text(self, request, context):
+        """Returns masks of what a text names, by a detector and a SAM.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the models of the catalogue and which of them are loaded.
         """
@@ -193,6 +229,21 @@ def add_SegmentationServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=pomona_dot_v1_dot_segmentation__pb2.EmbedRequest.FromString,
                     response_serializer=pomona_dot_v1_dot_segmentation__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Detect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detect,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.DetectRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.DetectResponse.SerializeToString,
+            ),
+            'Instances': grpc.unary_unary_rpc_method_handler(
+                    servicer.Instances,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.InstancesRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.InstancesResponse.SerializeToString,
+            ),
+            'Text': grpc.unary_unary_rpc_method_handler(
+                    servicer.Text,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.TextRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.TextResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -339,6 +390,87 @@ class Segmentation:
             '/pomona.v1.Segmentation/Embed',
             pomona_dot_v1_dot_segmentation__pb2.EmbedRequest.SerializeToString,
             pomona_dot_v1_dot_segmentation__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/Detect',
+            pomona_dot_v1_dot_segmentation__pb2.DetectRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.DetectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Instances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/Instances',
+            pomona_dot_v1_dot_segmentation__pb2.InstancesRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.InstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Text(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/Text',
+            pomona_dot_v1_dot_segmentation__pb2.TextRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.TextResponse.FromString,
             options,
             channel_credentials,
             insecure,

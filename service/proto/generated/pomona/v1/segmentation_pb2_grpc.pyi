@@ -35,6 +35,12 @@ class SegmentationStub:
     """Returns every fruit of an image with its mask, infected fraction and grade."""
     Embed: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.EmbedRequest, _segmentation_pb2.EmbedResponse]
     """Encodes an image, so that later prompts on it are answered sooner."""
+    Detect: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.DetectRequest, _segmentation_pb2.DetectResponse]
+    """Returns the boxes of objects of known classes, by a detector."""
+    Instances: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.InstancesRequest, _segmentation_pb2.InstancesResponse]
+    """Returns masks of what a detector finds, by a SAM."""
+    Text: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.TextRequest, _segmentation_pb2.TextResponse]
+    """Returns masks of what a text names, by a detector and a SAM."""
     ListModels: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.ListModelsRequest, _segmentation_pb2.ListModelsResponse]
     """Lists the models of the catalogue and which of them are loaded."""
     Automatic: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.AutomaticRequest, _segmentation_pb2.AutomaticResponse]
@@ -88,6 +94,30 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_segmentation_pb2.EmbedRequest, _abc.Awaitable[_segmentation_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_segmentation_pb2.EmbedResponse]:
         """Encodes an image, so that later prompts on it are answered sooner."""
+
+    @_abc_1.abstractmethod
+    def Detect(
+        self,
+        request: _segmentation_pb2.DetectRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.DetectRequest, _abc.Awaitable[_segmentation_pb2.DetectResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.DetectResponse]:
+        """Returns the boxes of objects of known classes, by a detector."""
+
+    @_abc_1.abstractmethod
+    def Instances(
+        self,
+        request: _segmentation_pb2.InstancesRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.InstancesRequest, _abc.Awaitable[_segmentation_pb2.InstancesResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.InstancesResponse]:
+        """Returns masks of what a detector finds, by a SAM."""
+
+    @_abc_1.abstractmethod
+    def Text(
+        self,
+        request: _segmentation_pb2.TextRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.TextRequest, _abc.Awaitable[_segmentation_pb2.TextResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.TextResponse]:
+        """Returns masks of what a text names, by a detector and a SAM."""
 
     @_abc_1.abstractmethod
     def ListModels(

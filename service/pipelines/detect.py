@@ -1,0 +1,231 @@
+"""Boxes of objects of known classes, by a detector: reserve, decode, infer, suppress, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+from models.detector.letterbox import DetectorLetterbox
+from models.detector.nouns import find_class, similar_classes
+from models.detector.postprocess import BOX_VALUES, Detection, Thresholds, cell_count, detections
+from models.images import Stop
+from models.letterbox import resize
+from models.overlay import draw_detections, encode_overlay
+from models.types import Pixels
+from service.api import detection as schema
+from service.api.context import RequestContext
+from service.api.schema import DetectorModel
+from service.errors import UnknownClass
+from service.memory import Kind
+from service.pipelines import costs
+from service.pipelines.encoding import describe_image
+from service.pipelines.engine import Engine
+from service.pipelines.source import ImageInput, ImageSource
+from service.runners.detector import DetectorRunner
+
+_DECODE: Final = "detect.decode"
+_FIND: Final = "detect.find"
+_DRAW: Final = "detect.draw"
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An image's id, the network's input, and the image's pixels where an overlay needs them."""
+
+    image_id: str
+    prepared: Any
+    pixels: Pixels | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """What a detector found in an image, best first, and the image's pixels where an overlay needs them."""
+
+    image_id: str
+    letterbox: DetectorLetterbox
+    found: Sequence[Detection]
+    pixels: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectPipeline:
+    """See the module. Nothing is kept of an image."""
+
+    engine: Engine
+
+    async def run(
+        self, request: schema.DetectRequest, image: ImageInput, context: RequestContext
+    ) -> schema.DetectResponse:
+        """Find the objects of an image.
+
+        Raises:
+            ImageError, NoImage: the image cannot be used.
+            UnknownModel, WrongFamily: no such detector is loaded.
+            UnknownClass: it does not know a class.
+            Overloaded, DeadlineUnreachable, DeadlineExceeded: there is no answer in time.
+            BackendError: the device failed.
+        """
+        runner = self._runner(request, context)
+        async with self.engine.in_time(context, runner), AsyncExitStack() as held:
+            detected = await self._detect(runner, request, image, context, held)
+            overlay = await self._draw(detected, runner, context)
+        return schema.DetectResponse.model_construct(
+            request_id=context.request_id,
+            image=describe_image(detected.image_id, detected.letterbox.original),
+            model=describe_detector(runner, detected.letterbox),
+            detections=[
+                schema.Detection.model_construct(
+                    class_name=runner.backend.classes[each.class_id],
+                    class_id=each.class_id,
+                    score=each.score,
+                    box=(each.box.x0, each.box.y0, each.box.x1, each.box.y1),
+                )
+                for each in detected.found
+            ],
+            overlay=overlay,
+            batch=context.batch_sizes(),
+            timing_ms=context.timing_ms(),
+        )
+
+    async def objects(
+        self, request: schema.DetectRequest, image: ImageInput, context: RequestContext
+    ) -> tuple[Sequence[Detection], Sequence[str]]:
+        """Return objects, best first, and the names of all classes, for callers in this process; see `run`."""
+        runner = self._runner(request, context)
+        async with self.engine.in_time(context, runner), AsyncExitStack() as held:
+            detected = await self._detect(runner, request, image, context, held)
+        return detected.found, runner.backend.classes
+
+    def _runner(self, request: schema.DetectRequest, context: RequestContext) -> DetectorRunner:
+        runner = self.engine.runner(DetectorRunner, request.model)
+        context.model = runner.entry.name
+        return runner
+
+    async def _detect(
+        self,
+        runner: DetectorRunner,
+        request: schema.DetectRequest,
+        image: ImageInput,
+        context: RequestContext,
+        held: AsyncExitStack,
+    ) -> Detected:
+        wanted = class_ids(request.classes, runner) if request.classes else None
+        thresholds = Thresholds(request.score_threshold, request.nms_threshold, request.max_detections, wanted)
+        return await self.find(runner, image.required(), thresholds, context, held, overlay=request.overlay)
+
+    async def find(
+        self,
+        runner: DetectorRunner,
+        source: ImageSource,
+        thresholds: Thresholds,
+        context: RequestContext,
+        held: AsyncExitStack,
+        *,
+        overlay: bool = False,
+        before: float = 0.0,
+    ) -> Detected:
+        """Return what the detector finds.
+
+        Args:
+            runner: of the detector.
+            source: the image.
+            thresholds: which boxes are kept.
+            context: of the request.
+            held: what the pixels' memory goes with.
+            overlay: whether the pixels are needed.
+            before: seconds of the work that follows, for which time must be left.
+        """
+        engine = self.engine
+        letterbox = runner.letterbox(await engine.size(source))
+        size = letterbox.original
+        following = before + engine.predict_cost(_FIND, 1) + (engine.predict(_DRAW, size) if overlay else 0.0)
+        ready_by = engine.clock() + engine.predict(_DECODE, size)
+        ticket = runner.reserve(context, deadline=context.due(before=following), ready_by=ready_by)
+        output = cell_count(letterbox.padded) * (BOX_VALUES + len(runner.backend.classes))
+        try:
+            waiting = costs.queued_detector(letterbox.padded, size, output, whole=overlay)
+            await held.enter_async_context(context.hold(Kind.QUEUED, waiting))
+            decoded = await self._decode(runner, source, letterbox, context, overlay=overlay)
+            result = await runner.infer(ticket, decoded.prepared)
+        finally:
+            ticket.release()
+        context.timings.queue += result.queued
+        context.timings.infer = result.ran
+        context.batch.infer = result.batch_size
+        tick = engine.clock()
+        found = await engine.in_worker(detections, result.value, letterbox, thresholds)
+        seconds = engine.clock() - tick
+        engine.learn_cost(_FIND, 1, seconds)
+        context.took("postprocess", seconds)
+        context.observer.postprocessed(seconds)
+        return Detected(decoded.image_id, letterbox, found, decoded.pixels)
+
+    async def _decode(
+        self,
+        runner: DetectorRunner,
+        source: ImageSource,
+        letterbox: DetectorLetterbox,
+        context: RequestContext,
+        *,
+        overlay: bool,
+    ) -> _Decoded:
+        limit = self.engine.settings.max_pixels
+
+        def decode(stop: Stop) -> _Decoded:
+            pixels = source.pixels(limit, stop) if overlay else None
+            small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
+
+        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+            return await self.engine.decode(context, _DECODE, letterbox.original, decode)
+
+    async def _draw(self, detected: Detected, runner: DetectorRunner, context: RequestContext) -> bytes | None:
+        """Draw the boxes into the image, where it was kept."""
+        if detected.pixels is None:
+            return None
+        tick, size = self.engine.clock(), detected.letterbox.original
+        async with context.hold(Kind.WORK, costs.OVERLAY * size.pixels):
+            png = await self.engine.in_worker(_png, detected.pixels, detected.found, runner.backend.classes)
+        seconds = self.engine.clock() - tick
+        self.engine.learn(_DRAW, size, seconds)
+        context.took("postprocess", seconds)
+        return png
+
+
+def class_ids(names: Collection[str], runner: DetectorRunner) -> list[int]:
+    """Return the indices of classes by their names, in the singular or the plural.
+
+    Raises:
+        UnknownClass: the detector has none of that name.
+    """
+    classes, found = runner.backend.classes, []
+    for name in names:
+        number = find_class(name, classes)
+        if number is None:
+            near = similar_classes(name, classes)
+            raise UnknownClass(
+                f"{runner.entry.name} knows no class {name!r}{f', but {near[0]!r}' if near else ''}. A detector of "
+                "other classes can be described in POMONA_MODELS_FILE and named in POMONA_MODELS; there is no model "
+                f"of an open vocabulary in the catalogue. Known: {', '.join(classes)}."
+            )
+        found.append(number)
+    return found
+
+
+def describe_detector(runner: DetectorRunner, letterbox: DetectorLetterbox) -> DetectorModel:
+    """Describe the detector that answered."""
+    return DetectorModel.model_construct(
+        name=runner.entry.name,
+        revision=runner.entry.revision,
+        input_width=letterbox.resized.width,
+        input_height=letterbox.resized.height,
+    )
+
+
+def _png(pixels: Pixels, found: Sequence[Detection], classes: Sequence[str]) -> bytes:
+    """Draw labelled boxes into the image; PNG."""
+    labels = [f"{classes[each.class_id]} {each.score:.2f}" for each in found]
+    kinds = [each.class_id for each in found]
+    return encode_overlay(draw_detections(pixels, [each.box for each in found], labels, kinds))
