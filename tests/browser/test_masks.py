@@ -20,7 +20,8 @@ def filled(rings: list[list[int]], shape: tuple[int, int]) -> NDArray[np.bool_]:
         for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             assert (x0 == x1) != (y0 == y1), "edges are upright or level, and none is empty"
             flips[min(y0, y1) : max(y0, y1), x0] += x0 == x1
-    return flips.cumsum(axis=1)[:, :-1] % 2 == 1
+    inside: NDArray[np.bool_] = flips.cumsum(axis=1)[:, :-1] % 2 == 1
+    return inside
 
 
 def test_masks_are_the_services_own(page: Page, served: LiveDoor) -> None:
