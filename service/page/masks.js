@@ -115,51 +115,45 @@ export function pixelsOf(mask) {
  * @param {Crop} crop
  * @returns {Int32Array[]}
  */
-export function outlinesOf(crop) {
-  const { width, height, pixels } = crop;
-  const inside = (/** @type {number} */ x, /** @type {number} */ y) =>
-    x >= 0 && y >= 0 && x < width && y < height && pixels[y * width + x] === 1;
-  const passed = new Uint8Array(width * height);
+export function outlinesOf({ x: left, y: top, width, height, pixels }) {
+  const stride = width + 2; // a border of pixels outside, so that none has to be asked whether it exists
+  const framed = new Uint8Array(stride * (height + 2));
+  for (let y = 0; y < height; y++) framed.set(pixels.subarray(y * width, (y + 1) * width), (y + 1) * stride + 1);
   const rings = [];
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      if (!inside(x, y) || inside(x, y - 1) || passed[y * width + x]) continue;
-      rings.push(follow(x, y, inside, (px, py) => (passed[py * width + px] = 1), crop));
-    }
+  for (let at = stride; at < framed.length - stride; at++) {
+    if (framed[at] === INSIDE && framed[at - stride] === 0) rings.push(follow(framed, stride, at, left - 1, top - 1));
   }
   return rings;
 }
 
-const STEPS = [
-  { dx: 1, dy: 0, right: [0, 0], left: [0, -1] },
-  { dx: 0, dy: 1, right: [-1, 0], left: [0, 0] },
-  { dx: -1, dy: 0, right: [-1, -1], left: [-1, 0] },
-  { dx: 0, dy: -1, right: [0, -1], left: [-1, -1] },
-];
-/* East, south, west, north; where the pixels ahead of a corner lie, to the right and to the left of the way. */
+const INSIDE = 1;
+const PASSED = 2;
+/* Inside as well; its upper edge belongs to a ring already. */
 
 /**
  * Follow the edge of a mask from the upper edge of a pixel until it closes.
- * @param {number} startX
- * @param {number} startY
- * @param {(x: number, y: number) => boolean} inside
- * @param {(x: number, y: number) => void} pass notes pixels whose upper edge was passed.
- * @param {Crop} crop
+ * @param {Uint8Array} framed pixels with a border; notes those whose upper edge was passed.
+ * @param {number} stride
+ * @param {number} start index of the pixel.
+ * @param {number} left of the frame in the image.
+ * @param {number} top
  */
-function follow(startX, startY, inside, pass, crop) {
+function follow(framed, stride, start, left, top) {
+  // East, south, west, north: the step to the next corner, and the pixels ahead of it to the right and to the left. A
+  // corner has the index of the pixel at its lower right.
+  const steps = [1, stride, -1, -stride];
+  const rights = [0, -1, -stride - 1, -stride];
+  const lefts = [-stride, 0, -1, -stride - 1];
   const ring = [];
-  let [x, y, way] = [startX, startY, 0];
-  let came = 3;
+  let [corner, way, came] = [start, 0, 3];
   do {
-    if (way !== came) ring.push(x + crop.x, y + crop.y);
+    if (way !== came) ring.push((corner % stride) + left, Math.floor(corner / stride) + top);
     came = way;
-    if (way === 0) pass(x, y);
-    x += STEPS[way].dx;
-    y += STEPS[way].dy;
-    const { right, left } = STEPS[way];
-    if (!inside(x + right[0], y + right[1])) way = (way + 1) % 4;
-    else if (inside(x + left[0], y + left[1])) way = (way + 3) % 4;
-  } while (x !== startX || y !== startY || way !== 0);
+    if (way === 0) framed[corner] = PASSED;
+    corner += steps[way];
+    if (framed[corner + rights[way]] === 0) way = (way + 1) % 4;
+    else if (framed[corner + lefts[way]] !== 0) way = (way + 3) % 4;
+  } while (corner !== start || way !== 0);
   return Int32Array.from(ring);
 }
 

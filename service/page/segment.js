@@ -200,12 +200,14 @@ export class SegmentView {
     try {
       const answer = await this._segment(prompt, running.signal);
       const { masks } = answer.results[0];
-      await this._keepPaths(masks);
+      await this._keepPaths(masks.slice(0, 1)); // shown at once; the others are small images beside it
       if (running.signal.aborted || !prompts.item(this._history.now, active)) return;
       this._history.amend(prompts.changed(this._history.now, { masks, chosen: 0, asked: prompt }, active));
       const took = Math.round(performance.now() - began);
       this._tell(`${took} ms · model ${Math.round(answer.timing_ms.encode + answer.timing_ms.prompt)} ms`);
+      this._viewer.redraw();
       this._say(masks[0]);
+      await this._keepPaths(masks.slice(1));
     } catch (error) {
       if (!running.signal.aborted) this._tell("");
       complain(error);

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from models.data.dataset import ClassMap
 from models.data.sources import open_dataset
@@ -52,14 +52,11 @@ def test_fruit_is_outlined_graded_and_listed_most_infected_first(visitor: Visito
 
 
 def test_a_grade_that_is_not_certain_is_marked(visitor: Visitor, two: Path) -> None:
-    def calibrated(route: Route) -> None:
-        answer = route.fetch().json()
-        for fruit, certain in zip(answer["fruits"], (True, False), strict=True):
-            fruit |= {"infected_fraction_interval": [0.03, 0.31], "grade_certain": certain, "later": {"field": 1}}
-        route.fulfill(json=answer)
-
-    visitor.page.route("**/v1/inspect", calibrated)
-    inspected(visitor, two)
+    answer = inspected(visitor, two)
+    for fruit, certain in zip(answer["fruits"], (True, False), strict=True):
+        fruit |= {"infected_fraction_interval": [0.03, 0.31], "grade_certain": certain, "later": {"field": 1}}
+    visitor.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer))
+    visitor.page.get_by_role("button", name="Inspect again").click()
     rows = visitor.page.locator("#fruits tbody tr")
     expect(rows.first).to_contain_text("3 % to 31 %")
     expect(rows.first).to_contain_text("unsure")

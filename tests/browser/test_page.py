@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from service import keys
 from service.access import Access, KeyFile, new_key
@@ -156,9 +157,13 @@ def test_tabs_follow_the_arrow_keys_and_the_address(page: Page, served: LiveDoor
     assert page.url.endswith("#view=live")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(chromium: Browser, served: LiveDoor, two: Path, scheme: str) -> None:
-    viewport = {"width": 390, "height": 844} if scheme == "light" else {"width": 1280, "height": 800}
+@pytest.mark.parametrize(
+    ("scheme", "viewport"),
+    [("light", ViewportSize(width=390, height=844)), ("dark", ViewportSize(width=1280, height=800))],
+)
+def test_axe_finds_nothing_serious(
+    chromium: Browser, served: LiveDoor, two: Path, scheme: Literal["light", "dark"], viewport: ViewportSize
+) -> None:
     with chromium.new_context(viewport=viewport, color_scheme=scheme, bypass_csp=True) as context:
         visitor = Visitor(context.new_page(), served.address).arrive()
         found = {"welcome": serious(visitor.page)}
