@@ -261,20 +261,20 @@ class _Bench:
         int8 = compile_model(candidate)
         answers, truths = _answers(int8, self._scenes), [scene.truth for scene in self._scenes]
         agreement = Agreement.between(self._answers, answers)
-        right = [Agreement.between(each, truths) for each in (self._answers, answers)]
+        right, right_in_int8 = (Agreement.between(each, truths) for each in (self._answers, answers))
         float32_ms, int8_ms = _median_ms(self._float32, int8)
         _LOG.info(
             "int8 in %s: IoU with the truth %.4f of fruit, %.4f of infected, float32 %.4f and %.4f; %.2f times as fast "
             "(%.0f s)",
             recipe.int8_in,
-            *(each.iou[name] for each in reversed(right) for name in _DECISIVE),
+            *(each.iou[name] for each in (right_in_int8, right) for name in _DECISIVE),
             float32_ms / int8_ms,
             time.monotonic() - started,
         )
-        objection = too_inaccurate(*right, self._effort.most_loss)
+        objection = too_inaccurate(right, right_in_int8, self._effort.most_loss)
         if objection is None and float32_ms < self._effort.least_speedup * int8_ms:
             objection = f"int8 takes {int8_ms / float32_ms:.2f} times as long as float32"
-        return Trial(recipe.int8_in, agreement, *right, float32_ms, int8_ms, objection)
+        return Trial(recipe.int8_in, agreement, right, right_in_int8, float32_ms, int8_ms, objection)
 
 
 def _quantise(model: openvino.Model, images: Sequence[Pixels], recipe: Recipe) -> openvino.Model:
