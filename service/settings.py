@@ -121,8 +121,8 @@ class Settings(BaseSettings):
         "auto",
         description="What U-Nets compute in on OpenVINO: fp32; auto, bfloat16 where the CPU has instructions for it "
         "(AVX-512 BF16, AMX), else fp32; or int8, which is tried at the first start (one to two minutes longer) and "
-        "kept where the CPU has instructions for it (VNNI), its masks of fruit and of infected pixels have an IoU of "
-        "at least 0.98 with those of fp32 on rendered scenes, and it is faster; else as auto.",
+        "kept where the CPU has instructions for it (VNNI), it loses at most 0.01 of the IoU that fp32 has with the "
+        "exact masks of rendered scenes, for fruit and for infected pixels, and it is faster; else as auto.",
     )
     max_upload_mib: float = Field(32, gt=0, description="Largest request body in MiB, enforced while it is read.")
     max_megapixels: float = Field(

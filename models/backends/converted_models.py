@@ -42,7 +42,7 @@ HASHES: Final = "sha256.json"
 UNetPrecision: TypeAlias = Literal["auto", "fp32", "int8"]
 """Precision of U-Nets on OpenVINO. "auto" is bfloat16, as in training, if the processor has instructions for it, else
 float32. "int8" is int8 if the processor has instructions for it and if, measured on this machine, it is faster than
-float32 and agrees with it, see `models.backends.precision`; else as "auto"."""
+float32 and finds rendered fruit and lesions as well, see `models.backends.precision`; else as "auto"."""
 
 NNCF: Final = "3.4.0"
 """The version in pyproject.toml, repeated here for machines that only load converted models and have no NNCF."""
