@@ -340,9 +340,9 @@ class HttpApp:
         return HttpResponse(_PAGE, media_type="text/html; charset=utf-8", headers=dict(_PAGE_HEADERS))
 
     async def _asset(self, name: str) -> HttpResponse:
-        file = importlib.resources.files("bentoml._internal.server") / "static_content" / name
-        data = await asyncio.to_thread(file.read_bytes)
-        return HttpResponse(data, media_type=_ASSETS[name], cache_control="public, max-age=3600")
+        return HttpResponse(
+            await asyncio.to_thread(_read_asset, name), media_type=_ASSETS[name], cache_control="public, max-age=3600"
+        )
 
     async def _openapi(self) -> HttpResponse:
         if not self._description:  # it takes tens of milliseconds of the event loop
@@ -351,6 +351,12 @@ class HttpApp:
 
     async def _metrics(self) -> HttpResponse:
         return HttpResponse(await asyncio.to_thread(exposition), media_type=EXPOSITION_TYPE)
+
+
+@functools.cache
+def _read_asset(name: str) -> bytes:
+    """Return a file of the page; it is held once, however many callers there are."""
+    return (importlib.resources.files("bentoml._internal.server") / "static_content" / name).read_bytes()
 
 
 def _well() -> HttpResponse:
