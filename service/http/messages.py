@@ -27,6 +27,9 @@ _OWN_BYTES: Final = 64 * 1024
 _SENT_AT_ONCE: Final = 64 * 1024
 """Bytes of an answer above which its memory counts until the caller took it."""
 
+_PIECE: Final = 256 * 1024
+"""Bytes of a large answer that are handed to the server at a time."""
+
 
 @dataclass(slots=True)
 class HttpRequest:
@@ -167,17 +170,20 @@ class HttpResponse:
             *((name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()),
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        if length <= _SENT_AT_ONCE or memory is None:
+        if length <= _SENT_AT_ONCE:
             await send({"type": "http.response.body", "body": b"".join(parts)})
             return
-        held = memory.debit(length)
+        held = None if memory is None else memory.debit(length)
         try:
             for part in parts:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            # The server waits with this one until what was sent before has gone.
+                # The server waits with each one until the one before has nearly gone: that alone is in its buffers.
+                for start in range(0, len(part), _PIECE):
+                    piece = part[start : start + _PIECE]
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
-            held.release()
+            if held is not None:
+                held.release()
 
 
 def _too_large(max_bytes: int) -> UploadTooLarge:

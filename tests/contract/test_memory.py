@@ -13,9 +13,10 @@ import pytest
 
 from service.memory import Kind, Ledger, MemoryBudget
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
-from tests.contract.door import BOX, problem
+from tests.contract.door import BOX, Door, problem, scope_of
 from tests.contract.grpc_door import Caller, open_grpc, segment_request
 from tests.contract.scenes import IMAGE
+from tests.fakes import Tally
 
 MIB: Final = 1 << 20
 AMPLE: Final = {Kind.INPUT: 8 * MIB, Kind.QUEUED: 64 * MIB, Kind.WORK: 64 * MIB}
@@ -208,3 +209,31 @@ async def test_large_metadata_are_refused(caller: Caller) -> None:
     error = await refusal(caller.stub.Segment(segment_request(), metadata=(("x-large", "m" * 100_000),)))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     await caller.segment()
+
+
+async def test_a_large_file_of_the_page_is_held_once_and_sent_as_its_callers_take_it(door: Door) -> None:
+    """Hundreds of callers who asked for it and read nothing held a copy of a megabyte each."""
+    path = "/static_content/swagger-ui-bundle.js"
+    whole = (await door.client.get(path)).content
+    taking, asked = asyncio.Event(), Tally()
+    sent: list[list[bytes]] = [[], []]
+
+    async def visit(pieces: list[bytes]) -> None:
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                pieces.append(message["body"])
+                asked.add()
+                await taking.wait()
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        await door.app(scope_of(path, []) | {"method": "GET"}, receive, send)
+
+    callers = [asyncio.create_task(visit(pieces)) for pieces in sent]
+    await asked.reach(2)
+    assert [len(pieces) for pieces in sent] == [1, 1]
+    assert len(sent[0][0]) <= MIB / 4
+    taking.set()
+    await asyncio.gather(*callers)
+    assert [b"".join(pieces) for pieces in sent] == [whole, whole]

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import grpc
 import httpx
@@ -35,7 +36,7 @@ def answer(status: int, body: object = None, path: str = "/v1/segment", **header
 
 @pytest.mark.parametrize("name", [*READERS, *CALLS])
 def test_an_input_is_made_again_from_its_number_and_inputs_differ(name: str) -> None:
-    target = (READERS | CALLS)[name]
+    target = {**READERS, **CALLS}[name]
     made = [target.make(number) for number in range(60)]
     assert made == [target.make(number) for number in range(60)]
     assert len(set(made)) > 40
@@ -100,8 +101,8 @@ class Failed(grpc.RpcError):
     def details(self) -> str:
         return "of its own"
 
-    def trailing_metadata(self) -> None:
-        return None
+    def trailing_metadata(self) -> tuple[Any, ...]:
+        return ()
 
 
 def test_a_call_without_a_code_is_a_violation_but_for_its_size() -> None:
