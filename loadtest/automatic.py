@@ -102,8 +102,9 @@ def lines_of(data: Mapping[str, Any], effort: Effort) -> list[str]:
     return [
         "# Everything in an image",
         "",
-        f"{data['points']} points, 1024 square, MobileSAM; medians of {effort.rounds} rounds, in which both take turns. "
-        f"A mask is matched by one with an IoU of at least {MATCHED}. Fast: 256 points, without padding, the image "
+        f"{data['points']} points, 1024 square, MobileSAM; medians of {effort.rounds} rounds, in which both take",
+        "turns.",
+        f"A mask is matched by one with an IoU of at least {MATCHED}. Fast: 256 points, without padding, the image",
         "encoded before.",
         "",
         *table(columns, rows),

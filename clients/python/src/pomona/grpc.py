@@ -113,9 +113,8 @@ class GrpcTransport:
         """Send a call, and yield what is reported; see `pomona.transports.FollowingTransport`."""
         message, metadata = encode_call(call), (*self._headers, *metadata_of(attempt.headers()))
         try:
-            rpc: Any = self._channel.unary_stream(path_of(call.request, stream=True))(
-                message, timeout=attempt.timeout, metadata=metadata
-            )
+            method: Any = self._channel.unary_stream(path_of(call.request, stream=True))
+            rpc = method(message, timeout=attempt.timeout, metadata=metadata)
         except ValueError as error:
             if self._closed:
                 raise ClientClosed("The client was closed.") from error
