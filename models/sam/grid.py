@@ -95,4 +95,4 @@ def crops_of(size: Size, layers: int) -> Iterator[Crop]:
 
 def points_in(per_side: int, layers: int) -> int:
     """Return how many points all grids together have."""
-    return per_side**2 * sum(4**layer for layer in range(layers + 1))
+    return per_side**2 * sum(1 << 2 * layer for layer in range(layers + 1))

@@ -320,7 +320,7 @@ def _parts(inside: BinaryMask) -> tuple[int, NDArray[np.int32], NDArray[np.int32
 
 def _may_be_stable(logits: Logits, least: float) -> bool:
     inner, outer = np.count_nonzero(logits > _OFFSET), np.count_nonzero(logits > -_OFFSET)
-    return outer > 0 and inner / outer >= least - _SLACK
+    return bool(outer > 0 and inner / outer >= least - _SLACK)
 
 
 def _candidate(

@@ -43,7 +43,8 @@ def random_boxes(chance: np.random.Generator, count: int, longest: int) -> list[
 
 def by_pycocotools(truth: list[list[BinaryMask]], proposed: list[list[BinaryMask]]) -> dict[str, float]:
     """Return the recalls of COCO's own evaluation, without classes; proposals by falling score."""
-    annotations, results = [], []
+    annotations: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     for image, masks in enumerate(truth, start=1):
         for rle in rles(masks):
             area = float(coco.area(rle))

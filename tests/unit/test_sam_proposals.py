@@ -28,7 +28,8 @@ def disc(x: float, y: float, radius: float, *, steep: float = 2.0) -> Logits:
     scale = 1024 / 400
     ys, xs = (np.arange(256, dtype=np.float32) + 0.5) * 4, (np.arange(256, dtype=np.float32) + 0.5) * 4
     distances = np.hypot(xs[None, :] - x * scale, ys[:, None] - y * scale)
-    return ((radius * scale - distances) * steep).astype(np.float32)
+    logits: Logits = ((radius * scale - distances) * steep).astype(np.float32)
+    return logits
 
 
 def candidates(*masks: tuple[Logits, float], limits: Limits, crop: Crop = WHOLE) -> list[Candidate]:
