@@ -35,7 +35,7 @@ _PART: Final = 0.6
 """Share of a fruit's box in a detector's box, from which it is a part of that."""
 
 _FILLED: Final = 0.5
-"""Least share of a box's ellipse that the U-Net must see as fruit for its pixels to be the mask; else it is the ellipse."""
+"""Least share of a box's ellipse that the U-Net must see as fruit for its pixels to be the mask; else all of it is."""
 
 
 def found_by_detector(inspection: Inspection, boxes: Sequence[Detection]) -> Inspection:
