@@ -2,7 +2,7 @@
 
 python -m models.evaluation.belts --seeds 6 --seconds 4 --fps 15
 python -m models.evaluation.belts --truth --seeds 40 --fps 10 15 30 --drop 0.1
-python -m models.evaluation.belts --draw docs/belt.webp
+python -m models.evaluation.belts --draw docs/belt.webp --first-seed 102 --fps 10
 
 The first lets the default U-Net find the fruit, the second takes it from the truth. The third made docs/belt.webp.
 """

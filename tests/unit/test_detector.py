@@ -253,7 +253,7 @@ def test_classes_that_cannot_be_used_are_refused(keys: str, says: str, tmp_path:
 
 
 @needs_yolox_nano
-def test_yolox_nano_finds_the_oranges_of_a_photograph() -> None:
+def test_yolox_nano_finds_the_oranges_of_an_image() -> None:
     detector = OpenVinoDetector(YOLOX_NANO)
     pixels = np.asarray(PIL.Image.open(Path(__file__).parents[2] / "docs/oranges.jpg").convert("RGB"))
     letterbox = detector_letterbox(Size(*pixels.shape[:2]), detector.input_size)
