@@ -278,8 +278,8 @@ def _densest(
 
 def _squared_distances(votes: NDArray[np.float32], place: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the squared distance of each vote to a place: float32 (votes,)."""
-    across = votes[0] - place[0]
-    down = votes[1] - place[1]
+    across: NDArray[np.float32] = votes[0] - place[0]
+    down: NDArray[np.float32] = votes[1] - place[1]
     across *= across
     down *= down
     across += down

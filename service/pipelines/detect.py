@@ -175,10 +175,10 @@ class DetectPipeline:
 
         def decode(stop: Stop) -> _Decoded:
             pixels = source.pixels(limit, stop) if overlay else None
-            small = source.resized(letterbox, limit, stop) if pixels is None else resize(pixels, letterbox)
+            small = source.resized([letterbox], limit, stop)[0] if pixels is None else resize(pixels, letterbox)
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
 
-        async with context.hold(Kind.WORK, source.decoding(letterbox)):
+        async with context.hold(Kind.WORK, source.decoding(letterbox.original)):
             return await self.engine.decode(context, _DECODE, letterbox.original, decode)
 
     async def _draw(self, detected: Detected, runner: DetectorRunner, context: RequestContext) -> bytes | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from models.backends.base import Embedding
 from models.images import Stop
 from models.inspection import Fruit, Grade, Inspection, inspect
-from models.letterbox import resize
+from models.letterbox import HasResized, resize
 from models.overlay import draw_fruits, encode_overlay
 from models.types import Pixels
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
@@ -214,7 +214,7 @@ class InspectPipeline:
     ) -> _Decoded:
         """Decode once for both models."""
         limit, letterbox, refinement = self.engine.settings.max_pixels, plan.letterbox, plan.refinement
-        letterboxes = [letterbox, *([] if refinement is None else [refinement.letterbox])]
+        letterboxes: list[HasResized] = [letterbox, *([] if refinement is None else [refinement.letterbox])]
         scaled = not request.overlay and (refinement is None or may_scale(refinement.letterbox))
 
         def decode(stop: Stop) -> _Decoded:
