@@ -31,6 +31,9 @@ _TOLERANCE: Final = 1.01
 
 _CANNY_LEVELS: Final = 32
 
+_BLOCK: Final = 64
+"""Rows that are encoded at a time, so that only the map itself is there at full size."""
+
 
 class EdgeAccumulator:
     """The largest gradient of all masks, in the pixels of the model's input without its padding.
@@ -119,11 +122,9 @@ def thinned(edges: EdgeMap) -> EdgeMap:
 
 def encode_edges(edges: EdgeMap, depth: Literal["8", "16"]) -> bytes:
     """Encode a map of edges as a grey PNG of 8 or 16 bits."""
-    most = 255 if depth == "8" else 65535
     height, width = edges.shape
-    levels = np.rint(edges * most).astype(np.uint8 if depth == "8" else ">u2")
-    rows = levels.view(np.uint8).reshape(height, -1)
-    return write_png(Size(height, width), [rows], "grey", bits=8 if depth == "8" else 16)
+    blocks = (_levels(edges[top : top + _BLOCK], depth) for top in range(0, height, _BLOCK))
+    return write_png(Size(height, width), blocks, "grey", bits=8 if depth == "8" else 16)
 
 
 def sobel_edges(pixels: Pixels) -> EdgeMap:
@@ -157,4 +158,13 @@ def _fit(edges: EdgeMap, size: Size, interpolation: int) -> EdgeMap:
 
 def _normalised(edges: EdgeMap) -> EdgeMap:
     most = float(edges.max(initial=0))
-    return edges / np.float32(most) if most > 0 else edges
+    if most > 0:
+        edges /= np.float32(most)
+    return edges
+
+
+def _levels(edges: EdgeMap, depth: Literal["8", "16"]) -> NDArray[np.uint8]:
+    """Return rows of a map as the bytes of a PNG's rows."""
+    most = 255 if depth == "8" else 65535
+    levels = np.rint(edges * most).astype(np.uint8 if depth == "8" else ">u2")
+    return levels.view(np.uint8).reshape(len(edges), -1)

@@ -18,11 +18,13 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from service.errors import DeadlineExceeded, Overloaded, TooMuchMemory
 from service.observability.observer import Observer
@@ -157,6 +159,8 @@ class Holding:
 
     _budget: MemoryBudget
     _claim: Claim
+    _running: int = 0
+    _ended: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -168,15 +172,36 @@ class Holding:
         if nbytes < self._claim.nbytes:
             self._budget.give(self._claim, nbytes)
 
+    def outlive(self, work: Future[Any]) -> None:
+        """Hold the memory until a thread that cannot be stopped is done, although its request has ended."""
+        loop = asyncio.get_running_loop()
+        self._running += 1
+
+        def done(_: Future[Any]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(self._stopped)
+
+        work.add_done_callback(done)
+
     def release(self) -> None:
-        """Give all back; harmless when repeated."""
-        self._budget.give(self._claim)
+        """Give all back, once no thread needs it; harmless when repeated."""
+        self._ended = True
+        if not self._running:
+            self._budget.give(self._claim)
+
+    def _stopped(self) -> None:
+        self._running -= 1
+        if self._ended:
+            self.release()
 
     def __enter__(self) -> Holding:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+WORKING: Final[ContextVar[Holding | None]] = ContextVar("what the current task's worker threads need", default=None)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from service.access import Scope
 from service.api import schema
 from service.errors import MalformedRequest
-from service.memory import Holding, Kind, MemoryBudget
+from service.memory import WORKING, Holding, Kind, MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Recording, RequestTrace
 
@@ -108,7 +108,14 @@ class RequestContext:
     async def hold(self, kind: Kind, nbytes: int) -> AsyncIterator[Holding]:
         """Hold memory within a block, waiting for it until the deadline; see `MemoryBudget.take`."""
         with await self._take(kind, nbytes) as holding:
-            yield holding
+            if kind is not Kind.WORK:
+                yield holding
+                return
+            token = WORKING.set(holding)
+            try:
+                yield holding
+            finally:
+                WORKING.reset(token)
 
     async def keep(self, kind: Kind, nbytes: int) -> Holding:
         """Hold memory until the request ends, or the holding is released; see `MemoryBudget.take`."""

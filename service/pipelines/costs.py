@@ -50,8 +50,8 @@ _LOGITS: Final = 4
 _MASKS: Final = 3
 """Most masks of a prompt."""
 
-_EDGES: Final = 12
-"""Bytes per pixel of a map of edges at the image's size: float32, its levels, and the PNG."""
+_EDGES: Final = 8
+"""Bytes per pixel of a map of edges at the image's size: float32, and the PNG of at most 16 bits, in parts and whole."""
 
 _THINNING: Final = 48
 """Bytes per pixel of the model's input while ridges are thinned."""

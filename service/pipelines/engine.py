@@ -16,6 +16,7 @@ from models.images import Stop
 from models.types import Size
 from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
+from service.memory import WORKING
 from service.pipelines.source import ImageSource
 from service.pipelines.workers import RankedThreads, rank_work
 from service.runners.base import Runner, megapixels
@@ -117,8 +118,15 @@ class Engine:
                 context.observer.deadline_checked(runner.entry.name, met=met)
 
     async def in_worker(self, call: Callable[..., T], *arguments: object) -> T:
-        """Call a function in a worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.workers, call, *arguments)
+        """Call a function in a worker thread, which is not stopped where the caller leaves: its memory stays held."""
+        work = self.workers.submit(call, *arguments)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            holding = WORKING.get()
+            if holding is not None and not work.cancel():
+                holding.outlive(work)
+            raise
 
     async def size(self, source: ImageSource) -> Size:
         """Return the size of an image; in a worker thread, where its header is long.

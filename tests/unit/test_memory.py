@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, Overloaded, TooMuchMemory
 from service.memory import Claim, Holding, Kind, Ledger, MemoryBudget, memory_limit
 from service.pipelines.costs import TooLittleMemory, budget
+from service.pipelines.engine import Engine
+from service.pipelines.workers import RankedThreads
 from tests.fakes import FakeClock, make_settings
 
 MIB: Final = 1 << 20
@@ -196,6 +200,52 @@ async def test_what_is_not_needed_any_more_goes_to_others() -> None:
     assert budget.ledger.used[Kind.INPUT] == 15
 
 
+async def test_memory_of_a_thread_that_cannot_be_stopped_is_held_until_it_is_done() -> None:
+    budget, started, go_on = make(), threading.Event(), threading.Event()
+    engine = Engine({}, {}, make_settings())
+    context = RequestContext(memory=budget)
+
+    def encode() -> None:
+        started.set()
+        assert go_on.wait(20)
+
+    async def request() -> None:
+        async with context.hold(Kind.WORK, 40):
+            await engine.in_worker(encode)
+
+    task = asyncio.create_task(request())
+    assert await asyncio.to_thread(started.wait, 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert budget.ledger.used[Kind.WORK] == 40
+    go_on.set()
+    async with asyncio.timeout(20):
+        while budget.ledger.used[Kind.WORK]:  # noqa: ASYNC110 (the budget reports nothing)
+            await asyncio.sleep(0.01)
+
+
+async def test_memory_of_work_that_no_thread_began_is_given_back_at_once() -> None:
+    budget, go_on = make(), threading.Event()
+    engine = Engine({}, {}, make_settings(), workers=RankedThreads(1))
+    context = RequestContext(memory=budget)
+    busy = asyncio.create_task(engine.in_worker(go_on.wait, 20))
+
+    async def request() -> None:
+        async with context.hold(Kind.WORK, 40):
+            await engine.in_worker(str)
+
+    task = asyncio.create_task(request())
+    await settled()
+    assert budget.ledger.used[Kind.WORK] == 40
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert budget.ledger.used[Kind.WORK] == 0
+    go_on.set()
+    assert await busy
+
+
 async def test_an_answer_counts_until_it_is_sent_and_is_never_refused() -> None:
     budget = make()
     answer = budget.debit(1000)
@@ -260,6 +310,6 @@ def test_the_setting_goes_before_the_limit() -> None:
 def test_too_little_for_the_largest_request_says_what_to_change() -> None:
     with pytest.raises(TooLittleMemory, match="POMONA_MAX_MEGAPIXELS"):
         budget(make_settings(), limit=2 << 30, resident=1300 * MIB, workers=1)
-    fewer = make_settings(max_megapixels=12, max_upload_mib=8, embedding_cache_mib=256)
+    fewer = make_settings(max_megapixels=12, max_upload_mib=8, embedding_cache_mib=224)
     total, _ = budget(fewer, limit=2 << 30, resident=1300 * MIB, workers=1)
     assert total > 0
