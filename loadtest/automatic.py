@@ -24,7 +24,7 @@ from loadtest.single_image import reference_sam
 from models import images
 from service.api.context import RequestContext
 from service.api.proposals import AutomaticRequest, AutomaticResponse
-from service.api.schema import EmbedRequest
+from service.api.schema import EmbedRequest, RleMask
 from service.lifecycle import load_pipelines
 from service.pipelines import Pipelines
 from service.pipelines.source import ImageInput, encoded
@@ -137,8 +137,8 @@ def _timed(call: Callable[[], Sequence[Mapping[str, Any]]]) -> tuple[Sequence[Ma
 
 
 def _agreement(ours: AutomaticResponse, theirs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    masks = [mask.mask for mask in ours.masks]
-    mine = [{"size": list(mask.size), "counts": mask.counts} for mask in masks if hasattr(mask, "counts")]
+    masks = [mask.mask for mask in ours.masks if isinstance(mask.mask, RleMask)]
+    mine = [{"size": list(mask.size), "counts": mask.counts} for mask in masks]
     overlaps = coco.iou(mine, [one["segmentation"] for one in theirs], [0] * len(theirs))
     return {
         "reference": len(theirs),
