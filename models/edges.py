@@ -6,6 +6,7 @@ each mask's probabilities, kept along the outer boundary of the mask; of all mas
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
 import cv2
@@ -29,10 +30,10 @@ _SMOOTHING: Final = 1.5
 _TOLERANCE: Final = 1.01
 """How far a neighbour may exceed a pixel of a ridge, as in Dollar and Zitnick's edge detection toolbox."""
 
-_CANNY_LEVELS: Final = 32
+_STRIP: Final = 64
+"""Rows of the image that are encoded at a time."""
 
-_BLOCK: Final = 64
-"""Rows that are encoded at a time, so that only the map itself is there at full size."""
+_CANNY_LEVELS: Final = 32
 
 
 class EdgeAccumulator:
@@ -46,11 +47,6 @@ class EdgeAccumulator:
         self._letterbox = letterbox
         size = letterbox.logits
         self._strength = np.zeros((size.height * LOGITS_STRIDE, size.width * LOGITS_STRIDE), np.float32)
-
-    @staticmethod
-    def bytes_for(letterbox: Letterbox) -> int:
-        """Return the bytes that an accumulator takes, and what is made of it."""
-        return 8 * 4 * letterbox.padded.pixels
 
     def add(self, logits: Logits, top: int, left: int) -> None:
         """Add the boundary of a mask.
@@ -76,9 +72,9 @@ class EdgeAccumulator:
         np.maximum(region, strength, out=region)
 
     def finish(self, *, thin: bool) -> EdgeMap:
-        """Return the map of the image: its largest value is 1, or all are 0.
+        """Return the map in the pixels of the model's input, or of the image where that is smaller.
 
-        Of an image that is larger than the model's input, ridges are thinned in the pixels of that input.
+        Its largest value is 1, or all are 0.
         """
         resized, original = self._letterbox.resized, self._letterbox.original
         found = self._strength[: resized.height, : resized.width].copy()
@@ -86,11 +82,7 @@ class EdgeAccumulator:
             rim[...] = 0
         if original.pixels < resized.pixels:
             found = _fit(found, original, cv2.INTER_AREA)
-        if thin:
-            found = thinned(found)
-        if (found.shape[0], found.shape[1]) != (original.height, original.width):
-            found = _fit(found, original, cv2.INTER_LINEAR)
-        return _normalised(found)
+        return _normalised(thinned(found) if thin else found)
 
 
 def thinned(edges: EdgeMap) -> EdgeMap:
@@ -120,11 +112,44 @@ def thinned(edges: EdgeMap) -> EdgeMap:
     return np.where(keep, edges, np.float32(0))
 
 
-def encode_edges(edges: EdgeMap, depth: Literal["8", "16"]) -> bytes:
-    """Encode a map of edges as a grey PNG of 8 or 16 bits."""
+def encode_edges(edges: EdgeMap, size: Size, depth: Literal["8", "16"]) -> bytes:
+    """Encode a map of edges as a grey PNG of 8 or 16 bits.
+
+    Args:
+        edges: of the image, in any size.
+        size: of the PNG; the map is interpolated strip by strip, so that it is never held in this size.
+        depth: bits per pixel.
+    """
+    most, kind = (255, np.dtype(np.uint8)) if depth == "8" else (65535, np.dtype(">u2"))
+
+    def strips() -> Iterator[NDArray[np.uint8]]:
+        for top in range(0, size.height, _STRIP):
+            rows = enlarged(edges, size, range(top, min(top + _STRIP, size.height)))
+            yield np.rint(rows * most).astype(kind).view(np.uint8)
+
+    return write_png(size, strips(), "grey", bits=8 if depth == "8" else 16)
+
+
+def enlarged(edges: EdgeMap, size: Size, rows: range | None = None) -> EdgeMap:
+    """Interpolate a map bilinearly to another size; only some rows of it where given."""
+    rows = range(size.height) if rows is None else rows
     height, width = edges.shape
-    blocks = (_levels(edges[top : top + _BLOCK], depth) for top in range(0, height, _BLOCK))
-    return write_png(Size(height, width), blocks, "grey", bits=8 if depth == "8" else 16)
+    if (height, width) == (size.height, size.width):
+        return edges[rows.start : rows.stop]
+    down = (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5) * height / size.height - 0.5
+    across = (np.arange(size.width, dtype=np.float32) + 0.5) * width / size.width - 0.5
+    # First along the rows of the map that are needed, then down: an image may be a single line.
+    first = np.clip(np.floor(down).astype(np.intp), 0, height - 1)
+    second = np.minimum(first + 1, height - 1)
+    share = np.clip(down - first, 0, 1)[:, None]
+    left = np.clip(np.floor(across).astype(np.intp), 0, width - 1)
+    right = np.minimum(left + 1, width - 1)
+    part = np.clip(across - left, 0, 1).astype(np.float32)
+    used = edges[first[0] : second[-1] + 1]
+    wide = used[:, left] * (1 - part) + used[:, right] * part
+    at = first[0]
+    found: EdgeMap = (wide[first - at] * (1 - share) + wide[second - at] * share).astype(np.float32)
+    return found
 
 
 def sobel_edges(pixels: Pixels) -> EdgeMap:
@@ -158,13 +183,4 @@ def _fit(edges: EdgeMap, size: Size, interpolation: int) -> EdgeMap:
 
 def _normalised(edges: EdgeMap) -> EdgeMap:
     most = float(edges.max(initial=0))
-    if most > 0:
-        edges /= np.float32(most)
-    return edges
-
-
-def _levels(edges: EdgeMap, depth: Literal["8", "16"]) -> NDArray[np.uint8]:
-    """Return rows of a map as the bytes of a PNG's rows."""
-    most = 255 if depth == "8" else 65535
-    levels = np.rint(edges * most).astype(np.uint8 if depth == "8" else ">u2")
-    return levels.view(np.uint8).reshape(len(edges), -1)
+    return edges / np.float32(most) if most > 0 else edges

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.backends.base import Embedding, SamBackend
 from models.data.samples import InstanceMap
-from models.edges import EdgeAccumulator, EdgeMap, canny_edges, sobel_edges
+from models.edges import EdgeAccumulator, EdgeMap, canny_edges, enlarged, sobel_edges
 from models.evaluation.average_recall import ProposedImage, average_recalls
 from models.evaluation.edge_measures import EdgeCounts, boundaries, count_edges, edge_measures
 from models.evaluation.samples import EncodedSample, ImageSet
@@ -170,7 +170,7 @@ def _maps(sams: Sequence[tuple[str, SamBackend]], image: EncodedSample, per_side
         for proposal in found:
             candidate = proposal.candidate
             accumulator.add(candidate.logits, candidate.top, candidate.left)
-        yield name, accumulator.finish(thin=True)
+        yield name, enlarged(accumulator.finish(thin=True), image.sample.size)
     yield "Sobel", sobel_edges(pixels)
     yield "Canny", canny_edges(pixels)
 

@@ -37,7 +37,7 @@ from service.pipelines.encoding import describe_image, describe_sam, encode_outl
 from service.pipelines.engine import Engine
 from service.pipelines.segment import Encoded, SegmentPipeline
 from service.pipelines.source import ImageInput
-from service.pipelines.sweep import AHEAD, OutOfTime, Points, Sweep, end_of_search
+from service.pipelines.sweep import AHEAD, OutOfTime, Points, Sweep, chunk_of, end_of_search
 from service.runners.sam import Decoded, SamRunner
 
 _FINISH: Final = "automatic.finish"
@@ -83,7 +83,7 @@ class AutomaticPipeline:
                 request,
                 image,
                 context,
-                masks=AHEAD * _MASKS * runner.prompts_at_once,
+                masks=AHEAD * _MASKS * chunk_of(runner),
                 beside=beside,
                 whole=whole,
             ) as encoded,

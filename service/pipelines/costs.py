@@ -50,20 +50,23 @@ _LOGITS: Final = 4
 _MASKS: Final = 3
 """Most masks of a prompt."""
 
-_EDGES: Final = 8
-"""Bytes per pixel of a map of edges at the image's size: float32, and the PNG of at most 16 bits, in parts and whole."""
+_EDGES: Final = 5
+"""Bytes per pixel of a map of edges as a PNG: it is nearly empty, at worst 16 bits and base64 of it."""
 
 _THINNING: Final = 48
 """Bytes per pixel of the model's input while ridges are thinned."""
 
-_IN_HAND: Final = 2 * 3 * 64
+MOST_AT_A_TIME: Final = 16
+"""Points of a chunk, whatever the device would take at once."""
+
+_IN_HAND: Final = 2 * 3 * MOST_AT_A_TIME
 """Most masks of the chunks of points that are with the device."""
 
 _FRUITS: Final = 2
 """Bytes per pixel of the classes and of the masks of fruit, which cover half of the image together with what is
 infected of them."""
 
-CANDIDATES: Final = 64 << 20
+CANDIDATES: Final = 32 << 20
 """Bytes of the masks among which `automatic` and `edges` choose."""
 
 _MEASURES: Final = 8 << 20
@@ -120,7 +123,7 @@ def proposals(*, crops: bool) -> int:
 
 def edges(letterbox: Letterbox) -> int:
     """Return what a map of edges takes while it is made, thinned, resized and encoded."""
-    return _SMALL + max(_THINNING * letterbox.padded.pixels, _EDGES * letterbox.original.pixels)
+    return _SMALL + _THINNING * letterbox.padded.pixels + _EDGES * letterbox.original.pixels
 
 
 def queued_unet(padded: Size, original: Size, *, whole: bool) -> int:
@@ -179,7 +182,7 @@ def largest(settings: Settings) -> dict[Kind, int]:
     image, square = Size(1, pixels), letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
     return {
         Kind.INPUT: _SMALL + _INPUTS * settings.max_upload_bytes,
-        Kind.WORK: _SMALL + max(max(DECODED, OVERLAY, _EDGES) * pixels, _THINNING * square.padded.pixels),
+        Kind.WORK: _SMALL + max(max(DECODED, OVERLAY) * pixels, _EDGES * pixels + _THINNING * square.padded.pixels),
         Kind.QUEUED: max(
             queued_sam(square, _MASKS * settings.max_prompts, whole=False) + PIXELS * pixels,
             queued_fruits(INPUT_SIZE, image, square, whole=True),

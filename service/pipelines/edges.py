@@ -21,7 +21,7 @@ from service.pipelines.encoding import describe_image, describe_sam
 from service.pipelines.engine import Engine
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.source import ImageInput
-from service.pipelines.sweep import AHEAD, OutOfTime, Points, Sweep, end_of_search
+from service.pipelines.sweep import AHEAD, OutOfTime, Points, Sweep, chunk_of, end_of_search
 from service.runners.sam import Decoded
 
 _FINISH: Final = "edges.finish"
@@ -58,7 +58,7 @@ class EdgesPipeline:
         # Every mask counts, however unsure or unstable, except that of two alike the better.
         limits = Limits(score=-math.inf, stability=-math.inf, box_iou=request.box_nms_threshold)
         selection = Selection(limits, costs.CANDIDATES)
-        in_hand = AHEAD * _MASKS * runner.prompts_at_once
+        in_hand = AHEAD * _MASKS * chunk_of(runner)
         beside = costs.proposals(crops=False)
         async with (
             engine.in_time(context, runner),
@@ -108,4 +108,4 @@ def _draw(chosen: Sequence[Proposal], letterbox: Letterbox, request: EdgesReques
     for proposal in chosen:
         candidate = proposal.candidate
         edges.add(candidate.logits, candidate.top, candidate.left)
-    return encode_edges(edges.finish(thin=not request.thick), request.depth)
+    return encode_edges(edges.finish(thin=not request.thick), letterbox.original, request.depth)

@@ -22,6 +22,7 @@ from models.types import Point, Prompt
 from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, DeadlineUnreachable, Overloaded
 from service.observability.tracing import Recording
+from service.pipelines import costs
 from service.runners.sam import Decoded, Reservation, SamRunner
 from service.scheduler.queue import BatchResult
 
@@ -95,7 +96,7 @@ class Sweep:
             Overloaded, DeadlineUnreachable, DeadlineExceeded: not even the first could be asked.
             BackendError: the device failed.
         """
-        step = self._runner.prompts_at_once
+        step = chunk_of(self._runner)
         try:
             for start in range(0, len(points), step):
                 if len(self._chunks) == AHEAD:
@@ -203,6 +204,11 @@ class Sweep:
 
     def _turn(self) -> _Turn:
         return _Turn(self._context.clock(), self._context.urgency)
+
+
+def chunk_of(runner: SamRunner) -> int:
+    """Return the points of a chunk."""
+    return min(runner.prompts_at_once, costs.MOST_AT_A_TIME)
 
 
 def end_of_search(context: RequestContext, timeout_s: float, finishing: float) -> float:

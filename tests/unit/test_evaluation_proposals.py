@@ -6,14 +6,16 @@ import contextlib
 import io
 import math
 
+import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from models.edges import EdgeAccumulator, canny_edges, sobel_edges, thinned
+from models.edges import EdgeAccumulator, canny_edges, encode_edges, enlarged, sobel_edges, thinned
 from models.evaluation.average_recall import AREAS, MOST, ProposedImage, average_recall, average_recalls
 from models.evaluation.edge_measures import boundaries, count_edges, edge_measures, thin
 from models.letterbox import letterbox_for
@@ -213,6 +215,17 @@ def test_nothing_is_drawn_where_a_mask_ends_because_the_image_does() -> None:
     accumulator = EdgeAccumulator(letterbox_for(Size(512, 512)))
     accumulator.add(np.full((256, 256), 5, np.float32), 0, 0)
     assert accumulator.finish(thin=False).max() == 0
+
+
+def test_a_map_is_enlarged_alike_in_one_piece_and_by_rows() -> None:
+    edges = np.random.default_rng(0).random((30, 40)).astype(np.float32)
+    size = Size(75, 90)
+    expected = cv2.resize(edges, (90, 75), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(enlarged(edges, size), expected, atol=1e-5)
+    by_rows = [enlarged(edges, size, range(top, min(top + 16, 75))) for top in range(0, 75, 16)]
+    np.testing.assert_array_equal(np.concatenate(by_rows), enlarged(edges, size))
+    with PIL.Image.open(io.BytesIO(encode_edges(edges, size, "16"))) as opened:
+        np.testing.assert_allclose(np.asarray(opened) / 65535, expected, atol=2e-5)
 
 
 def test_a_ridge_stays_and_its_slopes_go() -> None:

@@ -310,6 +310,6 @@ def test_the_setting_goes_before_the_limit() -> None:
 def test_too_little_for_the_largest_request_says_what_to_change() -> None:
     with pytest.raises(TooLittleMemory, match="POMONA_MAX_MEGAPIXELS"):
         budget(make_settings(), limit=2 << 30, resident=1300 * MIB, workers=1)
-    fewer = make_settings(max_megapixels=12, max_upload_mib=8, embedding_cache_mib=224)
+    fewer = make_settings(max_megapixels=12, max_upload_mib=8, embedding_cache_mib=256)
     total, _ = budget(fewer, limit=2 << 30, resident=1300 * MIB, workers=1)
     assert total > 0
