@@ -27,8 +27,9 @@ MIN_REGION: Final = 16
 """Least number of cells of a fruit, 4 x 4 of 448 x 224: smaller regions are specks."""
 
 _CERTAIN_SOMEWHERE: Final = 1.4
-"""Least margin that a region of fruit reaches in some cell, a probability of about 0.8. Most fruit seen in foliage and
-soil is nowhere so sure, and most fruit is: see "What was tried" in docs/accuracy.md. As in Canny's hysteresis (1986)."""
+"""Least margin that a region of fruit reaches in some cell, a probability of about 0.8; with less it is background.
+Most of what is seen in foliage and soil is nowhere so sure, and most fruit is: docs/accuracy.md has the figures. Canny
+("A Computational Approach to Edge Detection", 1986) keeps edges by such a second threshold."""
 
 _COARSE: Final = 2
 """Side in cells of the squares in which votes are counted."""
