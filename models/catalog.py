@@ -277,7 +277,7 @@ _BUILT_IN: Final = (
         "unet-mobilenetv2-citrus",
         Architecture.UNET_MOBILENETV2,
         size=13_370_290,
-        sha256="936af0a74cb17000fbb458fb2f6c0c6bf583b55268ae6fdd34d8ea49641186a7",
+        sha256="bbbecd2f061c3ee12000d99e3cb1a24b02328becc6eca5f7937085ce633b6c55",
     ),
 )
 

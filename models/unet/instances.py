@@ -26,8 +26,8 @@ from models.unet.letterbox import UNetLetterbox
 MIN_REGION: Final = 16
 """Least number of cells of a fruit, 4 x 4 of 448 x 224: smaller regions are specks."""
 
-_CERTAIN_SOMEWHERE: Final = 1.4
-"""Least margin that a region of fruit reaches in some cell, a probability of about 0.8; with less it is background.
+_CERTAIN_SOMEWHERE: Final = 1.7
+"""Least margin that a region of fruit reaches in some cell, a probability of 0.85; with less it is background.
 Most of what is seen in foliage and soil is nowhere so sure, and most fruit is: docs/accuracy.md has the figures. Canny
 ("A Computational Approach to Edge Detection", 1986) keeps edges by such a second threshold."""
 

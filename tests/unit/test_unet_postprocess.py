@@ -153,7 +153,7 @@ def test_the_score_is_the_mean_probability_of_fruit_of_either_kind() -> None:
     assert region.score == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize(("surest", "found"), [(1.3, 0), (1.5, 1)])
+@pytest.mark.parametrize(("surest", "found"), [(1.6, 0), (1.8, 1)])
 def test_a_region_that_is_nowhere_certain_is_background(surest: float, found: int) -> None:
     logits = painted((slice(100, 120), slice(100, 120), PixelClass.HEALTHY), by=0.5)
     logits[1, 110, 110] = surest
