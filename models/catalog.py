@@ -302,7 +302,7 @@ _BUILT_IN: Final = (
         "unet-mobilenetv2-citrus",
         Architecture.UNET_MOBILENETV2,
         size=13_370_290,
-        sha256="936af0a74cb17000fbb458fb2f6c0c6bf583b55268ae6fdd34d8ea49641186a7",
+        sha256="bbbecd2f061c3ee12000d99e3cb1a24b02328becc6eca5f7937085ce633b6c55",
     ),
     _yolox("nano", size=3_659_407, sha256="c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d"),
     _yolox("tiny", size=20_219_662, sha256="427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7"),

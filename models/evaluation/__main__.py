@@ -26,7 +26,7 @@ from models.backends.load import ModelStore, choose_backend, load_sam
 from models.catalog import load_catalogue
 from models.data.sources import DataSource, add_data_arguments
 from models.errors import PomonaError
-from models.evaluation.gallery import GalleryImage, read_gallery
+from models.evaluation.gallery import GalleryImage, contact_sheet, read_gallery
 from models.evaluation.loading import NONE, Loader, Selection, find_models, load_candidates
 from models.evaluation.results import RESULTS_FILE, Group, Results, read_results, write_results
 from models.evaluation.samples import ALL, CannotEvaluate, ImageSet, data_sets, rendered_set
@@ -44,12 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if options.failures and not options.render:
+            raise CannotEvaluate("--failures needs --render, with the folder of a report")
         if options.proposals or options.edges:
             report = run_everything(options)
             sys.stdout.write(report.read_text("utf-8"))
             sys.stderr.write(f"{report}\n")
             return 0
-        results, report = render(options.render) if options.render else run(options)
+        results, report = render(options.render, options.failures) if options.render else run(options)
     except (PomonaError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -76,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="only write report.html again from results.json in FOLDER, with the images of the report.html there",
+    )
+    whole.add_argument(
+        "--failures", type=Path, metavar="FILE", help="with --render: also tile the worst images of the first U-Net"
     )
     add_data_arguments(whole)
     group = whole.add_argument_group("images")
@@ -202,8 +207,12 @@ def run_everything(options: argparse.Namespace) -> Path:
     return write_everything(rows, recorded, options.out)
 
 
-def render(folder: Path) -> tuple[Results, Path]:
+def render(folder: Path, failures: Path | None = None) -> tuple[Results, Path]:
     """Write `report.html` again from `results.json`, with the gallery of the report that is there.
+
+    Args:
+        folder: of the report.
+        failures: JPEG file to write with the worst images of that gallery, or None.
 
     Raises:
         DataError: the results or the earlier report cannot be read.
@@ -214,6 +223,8 @@ def render(folder: Path) -> tuple[Results, Path]:
     results = read_results(folder / RESULTS_FILE)
     earlier = folder / REPORT_FILE
     gallery = read_gallery(earlier.read_text("utf-8")) if earlier.is_file() else []
+    if failures:
+        failures.write_bytes(contact_sheet(gallery))
     return results, write_report(results, gallery, folder)
 
 

@@ -32,6 +32,14 @@ WIDTH: Final = 480
 MAX_BYTES: Final = 2_550_000
 """Of all images of a report together: a third more in base64, which makes a page of about 4 MB at most."""
 
+SHEET_KEPT: Final = 3
+"""Worst images of each group in a contact sheet."""
+
+SHEET_COLUMNS: Final = 3
+
+_TILE: Final = (430, 200)
+"""Most pixels of an image in a contact sheet, width and height."""
+
 _QUALITY: Final = 80
 _SMALLER_QUALITY: Final = 75
 
@@ -154,6 +162,38 @@ def read_gallery(report: str) -> list[GalleryImage]:
     return parser.images
 
 
+def contact_sheet(images: Sequence[GalleryImage]) -> bytes:
+    """Tile the worst images of the first candidate, `SHEET_KEPT` of each group, `SHEET_COLUMNS` in a row.
+
+    Args:
+        images: of a report, at least one of which is a worst one.
+
+    Returns:
+        A JPEG file.
+
+    Raises:
+        DataError: there is no such image, or a file that is not a JPEG.
+    """
+    first = images[0].candidate if images else ""
+    worst: dict[str, list[GalleryImage]] = {}
+    for each in images:
+        if each.candidate == first and each.kind == "worst":
+            worst.setdefault(each.group, []).append(each)
+    shown = [each for group in worst.values() for each in group[:SHEET_KEPT]]
+    if not shown:
+        raise DataError("the report has no worst images to show")
+    tiles = [_opened(each) for each in shown]
+    for tile in tiles:
+        tile.thumbnail(_TILE, PIL.Image.Resampling.LANCZOS)
+    columns = min(SHEET_COLUMNS, len(tiles))
+    width, height = _TILE[0] + _GAP, _TILE[1] + _GAP
+    sheet = PIL.Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), (255, 255, 255))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (column * width + (width - tile.width) // 2, row * height + (height - tile.height) // 2))
+    return _jpeg(sheet, _SMALLER_QUALITY)
+
+
 class _GalleryParser(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -178,15 +218,19 @@ class _GalleryParser(HTMLParser):
             raise DataError(f"an image of the earlier report cannot be read: {error!r}") from error
 
 
-def _fitted(image: GalleryImage, most: int) -> bytes:
+def _opened(image: GalleryImage) -> PIL.Image.Image:
     try:
         with PIL.Image.open(io.BytesIO(image.jpeg), formats=("JPEG",)) as opened:
-            size = opened.size
-            if len(image.jpeg) <= most:
-                return image.jpeg
-            pixels = opened.convert("RGB")
+            return opened.convert("RGB")
     except (OSError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{image.name}: an image of the gallery must be a JPEG") from error
+
+
+def _fitted(image: GalleryImage, most: int) -> bytes:
+    pixels = _opened(image)
+    size = pixels.size
+    if len(image.jpeg) <= most:
+        return image.jpeg
     while True:
         file = _jpeg(pixels.resize(size, PIL.Image.Resampling.LANCZOS), _SMALLER_QUALITY)
         if len(file) <= most or max(size) < 32:

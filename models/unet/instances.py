@@ -20,10 +20,16 @@ from numpy.typing import NDArray
 from models.masks import PixelBox
 from models.types import CLASSES
 from models.unet.constants import OFFSET_UNIT, OUTPUTS
+from models.unet.divided import join_divided
 from models.unet.letterbox import UNetLetterbox
 
 MIN_REGION: Final = 16
 """Least number of cells of a fruit, 4 x 4 of 448 x 224: smaller regions are specks."""
+
+_CERTAIN_SOMEWHERE: Final = 1.7
+"""Least margin that a region of fruit reaches in some cell, a probability of 0.85; with less it is background.
+Most of what is seen in foliage and soil is nowhere so sure, and most fruit is: docs/accuracy.md has the figures. Canny
+("A Computational Approach to Edge Detection", 1986) keeps edges by such a second threshold."""
 
 _COARSE: Final = 2
 """Side in cells of the squares in which votes are counted."""
@@ -76,7 +82,7 @@ class Cells:
 
     Attributes:
         margins: float32 (2, height, width), the logits of healthy and infected less the background's: two maps are
-            cheaper to resize than three.
+            cheaper to resize than three. At most 0 in regions that are nowhere certain to be fruit.
         classes: uint8 (height, width): BACKGROUND, HEALTHY or INFECTED.
         offsets: float32 (2, height, width), x and y from each cell to the centre of its fruit, in `OFFSET_UNIT`.
         letterbox: letterbox of the image; height and width are those of its `resized`.
@@ -103,7 +109,22 @@ class Cells:
             raise ValueError(f"the output must have the shape {expected}, got {output.shape}")
         cells = output[:, : letterbox.resized.height, : letterbox.resized.width]
         margins = cells[1 : len(CLASSES)] - cells[0]
-        return cls(margins, predicted_class(*margins), cells[len(CLASSES) :], letterbox)
+        classes = predicted_class(*margins)
+        _drop_doubtful(margins, classes)
+        return cls(margins, classes, cells[len(CLASSES) :], letterbox)
+
+
+def _drop_doubtful(margins: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
+    """Turn regions of fruit that are nowhere certain into background, in place."""
+    count, regions = cv2.connectedComponents((classes > 0).view(np.uint8), connectivity=8)
+    certain = np.zeros(count, np.bool_)
+    certain[regions[margins.max(axis=0) >= _CERTAIN_SOMEWHERE]] = True
+    certain[0] = True  # the background stays as it is
+    if certain.all():
+        return
+    doubtful = ~certain.take(regions)
+    classes[doubtful] = 0
+    np.minimum(margins, 0, out=margins, where=doubtful)
 
 
 def fruit_labels(cells: Cells) -> NDArray[np.int32]:
@@ -127,6 +148,7 @@ def fruit_labels(cells: Cells) -> NDArray[np.int32]:
     # The mean distance of a disc's points to its centre is 2/3 of the radius.
     radii = np.maximum(np.hypot(offsets[0], offsets[1]) * np.float32(1.5), np.float32(1))
     labels.ravel()[at] = _assign(votes, _find_centres(votes, radii, cells.letterbox))
+    join_divided(labels, cells.classes)
     return _renumber(labels)
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from models.data.samples import Sample
 from models.errors import DataError
 from models.evaluation.candidates import Answer
-from models.evaluation.gallery import HEIGHT, WIDTH, Gallery, GalleryImage, read_gallery, side_by_side
+from models.evaluation.gallery import HEIGHT, WIDTH, Gallery, GalleryImage, contact_sheet, read_gallery, side_by_side
 from models.evaluation.report import milliseconds, share, summary_markdown, write_report
 from models.evaluation.results import Candidate, Results
 from models.types import Pixels, Size
@@ -270,6 +271,23 @@ def test_many_images_shrink_and_few_do_not(small: Results, page: Page, tmp_path:
     with pytest.raises(DataError, match="pear"):
         write_report(small, [broken], tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_contact_sheet_shows_the_worst_images_of_the_first_candidate() -> None:
+    def image(group: str, candidate: str, kind: Literal["best", "worst"], colour: tuple[int, int, int]) -> GalleryImage:
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (400, 200), colour).save(file, "JPEG")
+        return GalleryImage(group, candidate, "x", kind, 0.5, file.getvalue())
+
+    red, green, blue, grey = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
+    shown = [image("trees", "mine", "worst", red), image("lesions", "mine", "worst", green)]
+    left_out = [image("trees", "mine", "best", blue), image("trees", "other", "worst", grey)]
+    with PIL.Image.open(io.BytesIO(contact_sheet([left_out[0], *shown, left_out[1]]))) as sheet:
+        left, right = (sheet.getpixel((sheet.width * place // 4, sheet.height // 2)) for place in (1, 3))
+    assert left == pytest.approx(red, abs=5)
+    assert right == pytest.approx(green, abs=5)
+    with pytest.raises(DataError, match="no worst images"):
+        contact_sheet(left_out[:1])
 
 
 def test_the_summary_is_a_markdown_table_per_group(results: Results) -> None:

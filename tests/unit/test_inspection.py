@@ -118,7 +118,7 @@ def test_the_border_between_fruits_that_touch_is_smooth_in_a_large_image() -> No
     letterbox = unet_letterbox(Size(2240, 4480))
     ys, xs = np.mgrid[:224, :448]
     slope = 0.377
-    inside = np.hypot(xs - 224, ys - 112) < 80
+    inside = np.minimum(np.hypot(xs - 164, ys - 112), np.hypot(xs - 284, ys - 112)) < 80
     numbers = np.where(inside, np.where(xs - 224 < slope * (ys - 112), 1, 2), 0).astype(np.int32)
     left = inspect(output(numbers, letterbox=letterbox), letterbox).fruits[0].mask.full()
     rows = np.arange(700, 1540)
@@ -151,10 +151,10 @@ def test_the_confidence_is_the_mean_probability_of_fruit_of_either_kind() -> Non
     numbers = boxed((40, 20, 80, 60))
     logits = np.zeros((3, 224, 448), np.float32)
     logits[0, numbers == 0] = 50
-    logits[2, numbers > 0] = np.log(3)
+    logits[2, numbers > 0] = np.log(8)
     (fruit,) = inspect(with_votes(logits, numbers), EXACT).fruits
-    # Softmax of (0, 0, log 3) is (1, 1, 3) / 5: a fifth for the background.
-    assert fruit.confidence == pytest.approx(0.8)
+    # Softmax of (0, 0, log 8) is (1, 1, 8) / 10: a tenth for the background.
+    assert fruit.confidence == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(("infected", "verdict"), [(19, PixelClass.HEALTHY), (20, PixelClass.INFECTED)])

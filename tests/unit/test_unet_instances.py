@@ -88,6 +88,30 @@ def test_large_fruits_are_separate_with_spatially_correlated_errors(seed: int) -
     assert fruit_labels(Cells.of(given, LETTERBOX)).max() == 4
 
 
+def quarters(centre: tuple[float, float]) -> NDArray[np.int32]:
+    """Numbers 1 to 4 of the four parts of the image around a point."""
+    ys, xs = np.mgrid[:448, :224]
+    return np.asarray(1 + (xs > centre[0]) + 2 * (ys > centre[1]), np.int32)
+
+
+def test_a_large_round_fruit_whose_cells_vote_for_several_centres_is_one() -> None:
+    whole = fruits([(110, 200, 90)])
+    found = fruit_labels(Cells.of(output(quarters((110, 200)) * whole), LETTERBOX))
+    assert np.array_equal(found, whole)
+
+
+def test_two_halves_of_a_fruit_are_joined_beside_another_that_it_touches() -> None:
+    whole = fruits([(100, 200, 90), (170, 305, 36)])
+    halves = whole + 2 * ((whole == 1) & (quarters((0, 200)) > 2))
+    found = fruit_labels(Cells.of(output(halves), LETTERBOX))
+    assert np.array_equal(found > 0, whole > 0)
+    assert np.array_equal(np.bincount(found.ravel()), np.bincount(whole.ravel()))
+
+
+def test_an_image_full_of_fruit_is_not_one_fruit() -> None:
+    assert fruit_labels(Cells.of(output(quarters((110, 200))), LETTERBOX)).max() == 4
+
+
 def test_a_region_whose_votes_miss_every_centre_belongs_to_no_fruit() -> None:
     truth = fruits([(60, 100, 30), (200, 400, 2)])
     found = fruit_labels(Cells.of(output(truth), LETTERBOX))

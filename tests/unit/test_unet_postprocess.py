@@ -19,10 +19,11 @@ SIZES = st.builds(Size, LENGTHS, LENGTHS)
 AREAS = st.sampled_from([32 * 32, 64 * 96, 224 * 448])
 
 
-def enlarged(logits: NDArray[np.float32], letterbox: UNetLetterbox) -> NDArray[np.float64]:
-    """The plain computation: all logits at the image's size, in float64."""
-    inside = torch.from_numpy(logits).double()[None, :3, : letterbox.resized.height, : letterbox.resized.width]
-    size = (letterbox.original.height, letterbox.original.width)
+def enlarged(cells: Cells) -> NDArray[np.float64]:
+    """The plain computation: the margins of all three classes at the image's size, in float64."""
+    margins = np.concatenate((np.zeros_like(cells.margins[:1]), cells.margins))
+    inside = torch.from_numpy(margins).double()[None]
+    size = (cells.letterbox.original.height, cells.letterbox.original.width)
     return np.asarray(torch.nn.functional.interpolate(inside, size, mode="bilinear")[0].numpy())
 
 
@@ -32,8 +33,8 @@ def assert_is_the_plain_argmax(logits: NDArray[np.float32], letterbox: UNetLette
     OpenCV rounds a position among n cells to n / 2**24 of a cell, and from one cell to the next all logits may change.
     """
     tie = 1e-5 + max(logits.shape) * 2.0**-23 * np.ptp(logits[:3])
-    full = enlarged(logits, letterbox)
-    classes = class_map(Cells.of(logits, letterbox))
+    cells = Cells.of(logits, letterbox)
+    full, classes = enlarged(cells), class_map(cells)
     assert classes.dtype == np.uint8
     assert classes.shape == full.shape[1:]
     _, second, first = np.sort(full, axis=0)
@@ -91,8 +92,8 @@ def test_where_all_cells_agree_the_whole_map_does(size: Size, pixel_class: Pixel
 def test_equal_logits_are_background_and_healthy_before_infected() -> None:
     letterbox = unet_letterbox(Size(448, 224))
     logits = np.zeros((5, 448, 224), np.float32)
-    logits[1:, 100:] = 1
-    logits[2, 200:] = 2
+    logits[1:, 100:] = 3
+    logits[2, 200:] = 4
     classes = class_map(Cells.of(logits, letterbox))
     assert classes[0, 0] == PixelClass.BACKGROUND
     assert classes[150, 0] == PixelClass.HEALTHY
@@ -147,9 +148,26 @@ def test_a_region_has_box_area_and_score() -> None:
 
 def test_the_score_is_the_mean_probability_of_fruit_of_either_kind() -> None:
     square = (slice(100, 110), slice(100, 110), PixelClass.INFECTED)
-    (region,) = objects(Cells.of(painted(square, by=np.log(3)), LETTERBOX))
-    # Softmax of (0, 0, log 3) is (1, 1, 3) / 5: a fifth for the background.
-    assert region.score == pytest.approx(0.8)
+    (region,) = objects(Cells.of(painted(square, by=np.log(8)), LETTERBOX))
+    # Softmax of (0, 0, log 8) is (1, 1, 8) / 10: a tenth for the background.
+    assert region.score == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("surest", "found"), [(1.6, 0), (1.8, 1)])
+def test_a_region_that_is_nowhere_certain_is_background(surest: float, found: int) -> None:
+    logits = painted((slice(100, 120), slice(100, 120), PixelClass.HEALTHY), by=0.5)
+    logits[1, 110, 110] = surest
+    cells = Cells.of(logits, LETTERBOX)
+    assert len(objects(cells)) == found
+    assert class_map(cells).any() == bool(found)
+
+
+def test_beside_a_doubtful_region_a_certain_one_stays() -> None:
+    sure = (slice(10, 30), slice(10, 30), PixelClass.INFECTED)
+    logits = painted(sure)
+    alone = class_map(Cells.of(logits, LETTERBOX))
+    logits[0, 200:220, 100:120], logits[1, 200:220, 100:120] = 0, 1
+    assert (class_map(Cells.of(logits, LETTERBOX)) == alone).all()
 
 
 def test_specks_are_dropped_and_the_smallest_fruit_is_not() -> None:
