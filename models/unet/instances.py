@@ -116,7 +116,8 @@ class Cells:
 
 def _drop_doubtful(margins: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
     """Turn regions of fruit that are nowhere certain into background, in place."""
-    count, regions = cv2.connectedComponents((classes > 0).view(np.uint8), connectivity=8)
+    count, found = cv2.connectedComponents((classes > 0).view(np.uint8), connectivity=8)
+    regions = np.asarray(found, np.int32)
     certain = np.zeros(count, np.bool_)
     certain[regions[margins.max(axis=0) >= _CERTAIN_SOMEWHERE]] = True
     certain[0] = True  # the background stays as it is
