@@ -101,7 +101,8 @@ class EdgeMap(Result):
         """The strength of the edge at each pixel: float32 (height, width), 0 to 1."""
         levels = np.asarray(self.map_image())
         most = _MOST_8_BITS if levels.dtype == np.uint8 else _MOST_16_BITS
-        return levels.astype(np.float32) / np.float32(most)
+        shares: NDArray[np.float32] = levels.astype(np.float32) / np.float32(most)
+        return shares
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the map as an image.
