@@ -101,8 +101,8 @@ class EdgeMap(Result):
         """The strength of the edge at each pixel: float32 (height, width), 0 to 1."""
         levels = np.asarray(self.map_image())
         most = _MOST_8_BITS if levels.dtype == np.uint8 else _MOST_16_BITS
-        strength: NDArray[np.float32] = np.divide(levels, most, dtype=np.float32)
-        return strength
+        shares: NDArray[np.float32] = levels.astype(np.float32) / np.float32(most)
+        return shares
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the map as an image.
