@@ -34,7 +34,7 @@ async def text(door: Door, words: str, **values: Any) -> detection.TextResponse:
 async def test_objects_are_answered_with_class_score_and_box_the_best_first(door: Door) -> None:
     answer = await door.detect()
     assert answer.image == schema.Image(id=images.content_id(PEEL), width=224, height=112)
-    assert answer.model == detection.DetectorModel(
+    assert answer.model == schema.DetectorModel(
         name=LOADED_DETECTOR.name, revision="0f" * 6, input_width=448, input_height=224
     )
     assert [(one.class_name, one.class_id, one.score) for one in answer.detections] == [
