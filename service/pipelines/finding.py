@@ -27,12 +27,10 @@ class Boxes:
     Attributes:
         letterbox: of the image.
         found: best first.
-        ran: seconds on the device.
     """
 
     letterbox: DetectorLetterbox
     found: Sequence[Detection]
-    ran: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +76,4 @@ class Finding:
         async with AsyncExitStack() as held:
             thresholds = replace(FINDING, class_ids=self.class_ids)
             detected = await self.detect.find(self.runner, source, thresholds, own, held)
-        return Boxes(detected.letterbox, detected.found, own.timings.infer)
+        return Boxes(detected.letterbox, detected.found)

@@ -377,7 +377,7 @@ def good(name: Name, mark: int = 1, deadline: str | None = None) -> Request:
         return instances(peel_image(mark), deadline=deadline)
     if name == "text":
         return text("oranges", peel_image(mark), deadline=deadline)
-    return inspect(peel_image(mark), deadline=deadline, mode="fast")
+    return inspect(peel_image(mark), deadline=deadline, mode="fast", finder="unet")
 
 
 def device(caller: Caller, name: Name) -> FakeDevice:

@@ -154,7 +154,7 @@ async def test_every_pixel_gets_its_class(pomona: AsyncClient) -> None:
 async def test_models_are_listed_loaded_ones_first(pomona: AsyncClient) -> None:
     models = await pomona.models()
     assert models[0].name == LOADED.name
-    assert [model.loaded for model in models] == [True, True, True, False, False]
+    assert [model.loaded for model in models] == [True, True, True, True, False, False, False]
 
 
 async def test_an_embedded_image_is_prompted_without_being_encoded_again(pomona: AsyncClient, door: Door) -> None:

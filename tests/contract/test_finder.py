@@ -65,7 +65,7 @@ async def test_a_detector_that_would_be_late_is_left_out_unless_it_is_asked_for(
     problem(late, "deadline_unreachable")
 
 
-async def test_the_detectors_time_is_part_of_the_time_on_the_device(door: Door) -> None:
+async def test_the_detector_runs_once_beside_the_u_net(door: Door) -> None:
     answer = await door.inspect(mode="fast")
     assert answer.batch == schema.Batch(encode=0, prompt=0, infer=1)
     assert door.detector.encodes == [1]

@@ -45,6 +45,7 @@ STATUS_OF_CODE = {
     "unsupported_format": 422,
     "unsupported_input": 422,
     "wrong_model_family": 422,
+    "unknown_class": 422,
     "no_image": 422,
     "overloaded": 429,
     "rate_limited": 429,
