@@ -32,7 +32,7 @@ WIDTH: Final = 480
 MAX_BYTES: Final = 2_550_000
 """Of all images of a report together: a third more in base64, which makes a page of about 4 MB at most."""
 
-SHEET_KEPT: Final = 3
+SHEET_KEPT: Final = 2
 """Worst images of each group in a contact sheet."""
 
 SHEET_COLUMNS: Final = 3

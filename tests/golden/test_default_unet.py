@@ -28,8 +28,8 @@ SIZE = Size(480, 640)
 TREE = RenderOptions(background=Background.FOLIAGE, fruits=6, infected_share=0)
 ROTTEN = RenderOptions(background=Background.WHITE, fruits=1, layout=Layout.APART, infected_share=1, rot_cover=0.4)
 HEALTHY = RenderOptions(background=Background.BELT, fruits=2, layout=Layout.APART, infected_share=0)
-EMPTY = {Background.FOLIAGE: 0.06, Background.GRASS: 0.08, Background.SOIL: 0.2}
-"""Most of the pixels that may be called fruit: 0.032, 0.043 and 0.147 were measured."""
+EMPTY = {Background.FOLIAGE: 0.05, Background.GRASS: 0.08, Background.SOIL: 0.17}
+"""Most of the pixels that may be called fruit: 0.022, 0.042 and 0.123 were measured."""
 
 See = Callable[[Sample], SemanticMap]
 
@@ -53,7 +53,7 @@ def scenes(options: RenderOptions) -> list[Sample]:
 
 def test_fruit_on_trees(see: See) -> None:
     found = [mask_iou(is_fruit(see(each)), is_fruit(each.semantic)) for each in scenes(TREE)]
-    assert np.nanmean(found) > 0.46
+    assert np.nanmean(found) > 0.5
 
 
 def test_large_rot_near(see: See) -> None:
