@@ -7,6 +7,7 @@
 Every exception that is raised on purpose is a `PomonaError`; `pomona.errors` shows the tree.
 """
 
+from pomona._calling import DEFAULT_URL
 from pomona._requests import (
     Attempt,
     Automatic,
@@ -24,7 +25,8 @@ from pomona._requests import (
     Segment,
     Semantic,
 )
-from pomona.client import DEFAULT_URL, AsyncClient, Client
+from pomona.async_client import AsyncClient
+from pomona.client import Client
 from pomona.errors import PomonaError
 from pomona.http import AsyncHttpTransport, HttpTransport
 from pomona.images import jpeg

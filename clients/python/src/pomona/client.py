@@ -1,29 +1,23 @@
-"""The sync client and the async one.
-
-Both build requests, and carry out what `pomona.retries.attempts` decides, one by blocking and one by awaiting.
-"""
+"""The sync client: builds requests, and carries out by blocking what `pomona.retries.attempts` decides."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
-import uuid
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from types import ModuleType, TracebackType
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
 
-from pomona import _checks as checks
+from pomona._calling import (
+    DEFAULT_URL,
+    BaseClient,
+    drop_if_outdated,
+    frames_in_flight,
+    frames_of,
+    grpc_transports,
+    is_grpc,
+    refuse_track,
+)
 from pomona._requests import (
     Automatic,
     Call,
@@ -46,81 +40,20 @@ from pomona._requests import (
     Segment,
     Semantic,
 )
-from pomona.errors import FrameDropped, InvalidArgument, MissingPackage, PomonaError
-from pomona.http import AsyncHttpTransport, HttpTransport
+from pomona.errors import PomonaError
+from pomona.http import HttpTransport
 from pomona.images import ImageSource
 from pomona.prompts import Point, Prompts
 from pomona.proposals import EdgeMap, Progress, Proposals
-from pomona.results import (
-    Detections,
-    Embedding,
-    FrameInfo,
-    ImageInfo,
-    Inspection,
-    Instances,
-    Model,
-    Segmentation,
-    SemanticMap,
-)
-from pomona.retries import Plan, Retry, RetryBudget, Timeout, Wait, attempts, first_attempt, to_timeout
-from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, failed, stream_frames
-from pomona.transports import (
-    AsyncStreamingTransport,
-    AsyncTransport,
-    ClientCertificate,
-    StreamingTransport,
-    Transport,
-    following,
-    split_url,
-    with_api_key,
-)
+from pomona.results import Detections, Embedding, FrameInfo, Inspection, Instances, Model, Segmentation, SemanticMap
+from pomona.retries import Plan, Retry, Timeout, Wait, attempts, first_attempt
+from pomona.streams import FrameAnswer, StreamOptions, TakenFrame, failed, stream_frames
+from pomona.transports import ClientCertificate, StreamingTransport, Transport, following, with_api_key
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://localhost:3000"
 
-
-class _Client:
-    """What both clients know of how calls are made."""
-
-    def __init__(self, timeout: Timeout | float | None, retry: Retry | None) -> None:
-        self._timeout = to_timeout(timeout)
-        if retry is not None and not isinstance(retry, Retry):
-            raise InvalidArgument(f"retry must be a Retry, as NO_RETRY, got {checks.shown(retry)}.")
-        self._retry = retry or Retry()
-        self._budget = RetryBudget(self._retry)
-
-    def _plan(self, deadline: float | None, urgency: int | None, request_id: str | None) -> Plan:
-        return Plan(
-            timeout=self._timeout,
-            retry=self._retry,
-            budget=self._budget,
-            deadline=deadline,
-            urgency=urgency,
-            request_id=uuid.uuid4().hex if request_id is None else request_id,
-        )
-
-    def _frame_plan(self, taken: TakenFrame, options: StreamOptions, urgency: int | None) -> Plan:
-        return self._plan(taken.time_left(options.deadline), urgency, None)
-
-
-def _camera(frames: Any, request: object, *, or_async: bool = False) -> Any:
-    """Return the iterator of a stream's frames; of an async client they may be an async iterable.
-
-    Raises:
-        InvalidArgument: the frames cannot be iterated, or the request is none with an image.
-    """
-    if not isinstance(request, Request) or not request.needs_image:
-        raise InvalidArgument(f"request must be an object as Inspect() or Segment(…), got {checks.shown(request)}.")
-    try:
-        if not isinstance(frames, (str, bytes)):
-            return frames if or_async and isinstance(frames, AsyncIterable) else iter(frames)
-    except TypeError:
-        pass
-    raise InvalidArgument(f"frames must be an iterable of images or Frames, got {checks.shown(frames)}.")
-
-
-class Client(_Client):
+class Client(BaseClient):
     """A client of a Pomona service, for any number of threads. It keeps connections: make one, and close it at the end.
 
     Args:
@@ -162,8 +95,8 @@ class Client(_Client):
         self._transport: Transport
         if transport is not None:
             self._transport = transport
-        elif _is_grpc(url):
-            self._transport = _grpc().GrpcTransport(url, **options, connect=self._timeout.connect)
+        elif is_grpc(url):
+            self._transport = grpc_transports().GrpcTransport(url, **options, connect=self._timeout.connect)
         else:
             self._transport = HttpTransport(url, **options)
 
@@ -591,7 +524,7 @@ class Client(_Client):
         request_id: str | None = None,
     ) -> T:
         """Send a request object; the other methods build one and call this."""
-        _refuse_track(request)
+        refuse_track(request)
         plan = self._plan(deadline, urgency, request_id)
         return self._send(self._transport, Call.of(request, image, frame), plan)
 
@@ -601,7 +534,7 @@ class Client(_Client):
         while True:
             if isinstance(step, Wait):
                 self._sleep(step.seconds)
-                _drop_if_outdated(taken)
+                drop_if_outdated(taken)
                 step = next(steps)
                 continue
             try:
@@ -650,14 +583,14 @@ class Client(_Client):
             StreamBroken: the service cannot be reached any more. What `frames` raises is raised here too.
             InvalidArgument: an argument cannot be used.
         """
-        camera = _camera(frames, request)
-        in_flight = _in_flight(request, in_flight)
+        camera = frames_of(frames, request)
+        in_flight = frames_in_flight(request, in_flight)
         options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
         self._plan(deadline, urgency, None)  # checked before any frame is taken
         whole = self._transport
         own = whole.stream(request, in_flight) if isinstance(whole, StreamingTransport) else None
         if own is None:
-            _refuse_track(request)
+            refuse_track(request)
 
         def answer(taken: TakenFrame) -> FrameAnswer[T]:
             frame = taken.frame
@@ -681,426 +614,3 @@ class Client(_Client):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class AsyncClient(_Client):
-    """A client of a Pomona service for one event loop, with the methods and arguments of `Client`.
-
-    A task that is cancelled while it waits cancels its work in the service too.
-    """
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        timeout: Timeout | float | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
-        tls: ssl.SSLContext | None = None,
-        api_key: str | None = None,
-        client_certificate: ClientCertificate | None = None,
-        transport: AsyncTransport | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        super().__init__(timeout, retry)
-        self._sleep = sleep
-        options: dict[str, Any] = {
-            "headers": with_api_key(headers, api_key),
-            "tls": tls,
-            "client_certificate": client_certificate,
-        }
-        self._transport: AsyncTransport
-        if transport is not None:
-            self._transport = transport
-        elif _is_grpc(url):
-            self._transport = _grpc().GrpcTransport(url, **options, connect=self._timeout.connect)
-        else:
-            self._transport = AsyncHttpTransport(url, **options)
-
-    async def segment(
-        self,
-        image: ImageLike,
-        prompts: Prompts,
-        *,
-        model: str | None = None,
-        multimask: bool = True,
-        logits: bool = False,
-        overlay: bool = False,
-        input_size: InputSize | None = None,
-        padding: Padding | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Segmentation:
-        """Return masks for prompts; see `Client.segment`."""
-        request = Segment(
-            prompts,
-            model=model,
-            multimask=multimask,
-            logits=logits,
-            overlay=overlay,
-            input_size=input_size,
-            padding=padding,
-        )
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def inspect(
-        self,
-        image: ImageLike,
-        *,
-        mode: Mode = "auto",
-        model: str | None = None,
-        sam_model: str | None = None,
-        grades: Mapping[str, float] | None = None,
-        overlay: bool = False,
-        frame_id: str | None = None,
-        trigger_id: str | None = None,
-        captured_at_ns: int | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Inspection:
-        """Return every fruit, how much of it is infected, and its grade; see `Client.inspect`."""
-        request = Inspect(mode=mode, model=model, sam_model=sam_model, grades=grades, overlay=overlay)
-        frame = FrameInfo(frame_id, trigger_id, captured_at_ns)
-        return await self.send(request, image, frame, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def semantic(
-        self,
-        image: ImageLike,
-        *,
-        model: str | None = None,
-        overlay: bool = False,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> SemanticMap:
-        """Return the class of every pixel; see `Client.semantic`."""
-        request = Semantic(model=model, overlay=overlay)
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def detect(
-        self,
-        image: ImageSource,
-        *,
-        classes: Sequence[str] | None = None,
-        model: str | None = None,
-        score_threshold: float | None = None,
-        nms_threshold: float | None = None,
-        max_detections: int | None = None,
-        overlay: bool = False,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Detections:
-        """Return the boxes of objects of known classes; see `Client.detect`."""
-        request = Detect(
-            classes=classes,
-            model=model,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_detections=max_detections,
-            overlay=overlay,
-        )
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def instances(
-        self,
-        image: ImageSource,
-        *,
-        classes: Sequence[str] | None = None,
-        model: str | None = None,
-        sam_model: str | None = None,
-        score_threshold: float | None = None,
-        nms_threshold: float | None = None,
-        max_instances: int | None = None,
-        overlay: bool = False,
-        input_size: InputSize | None = None,
-        padding: Padding | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Instances:
-        """Return masks of what a detector finds; see `Client.instances`."""
-        request = FindInstances(
-            classes=classes,
-            model=model,
-            sam_model=sam_model,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_instances=max_instances,
-            overlay=overlay,
-            input_size=input_size,
-            padding=padding,
-        )
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def text(
-        self,
-        image: ImageSource,
-        text: str,
-        *,
-        points: Sequence[Point] = (),
-        model: str | None = None,
-        sam_model: str | None = None,
-        score_threshold: float | None = None,
-        nms_threshold: float | None = None,
-        max_instances: int | None = None,
-        overlay: bool = False,
-        input_size: InputSize | None = None,
-        padding: Padding | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Instances:
-        """Return masks of what a text names; see `Client.text`."""
-        request = FindText(
-            text,
-            points=points,
-            model=model,
-            sam_model=sam_model,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_instances=max_instances,
-            overlay=overlay,
-            input_size=input_size,
-            padding=padding,
-        )
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def embed(
-        self,
-        image: ImageSource,
-        *,
-        model: str | None = None,
-        input_size: InputSize | None = None,
-        padding: Padding | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Embedding:
-        """Encode an image once, to prompt it often; see `Client.embed`."""
-        request = Embed(model=model, input_size=input_size, padding=padding)
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def automatic(
-        self,
-        image: ImageLike,
-        *,
-        preset: Preset = "full",
-        points_per_side: int | None = None,
-        crop_layers: int = 0,
-        pred_iou_threshold: float | None = None,
-        stability_score_threshold: float | None = None,
-        box_nms_threshold: float | None = None,
-        mask_nms_threshold: float | None = None,
-        min_area: int = 0,
-        max_area: int | None = None,
-        min_side: int = 0,
-        max_side: int | None = None,
-        max_masks: int | None = None,
-        model: str | None = None,
-        overlay: bool = False,
-        input_size: InputSize | None = None,
-        padding: Padding | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> Proposals:
-        """Return masks of everything in an image; see `Client.automatic`."""
-        request = Automatic(
-            preset=preset,
-            points_per_side=points_per_side,
-            crop_layers=crop_layers,
-            pred_iou_threshold=pred_iou_threshold,
-            stability_score_threshold=stability_score_threshold,
-            box_nms_threshold=box_nms_threshold,
-            mask_nms_threshold=mask_nms_threshold,
-            min_area=min_area,
-            max_area=max_area,
-            min_side=min_side,
-            max_side=max_side,
-            max_masks=max_masks,
-            model=model,
-            overlay=overlay,
-            input_size=input_size,
-            padding=padding,
-        )
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def edges(
-        self,
-        image: ImageLike,
-        *,
-        points_per_side: int | None = None,
-        box_nms_threshold: float | None = None,
-        thick: bool = False,
-        depth: EdgeDepth = "8",
-        model: str | None = None,
-        input_size: InputSize | None = None,
-        padding: Padding | None = None,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> EdgeMap:
-        """Return the edges of everything in an image; see `Client.edges`."""
-        request = Edges(
-            points_per_side=points_per_side,
-            box_nms_threshold=box_nms_threshold,
-            thick=thick,
-            depth=depth,
-            model=model,
-            input_size=input_size,
-            padding=padding,
-        )
-        return await self.send(request, image, deadline=deadline, urgency=urgency, request_id=request_id)
-
-    async def follow(
-        self,
-        request: Automatic,
-        image: ImageLike,
-        *,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> AsyncGenerator[Progress | Proposals, None]:
-        """Ask for everything in an image, and return masks as they are found; see `Client.follow`."""
-        transport = following(self._transport)
-        plan = self._plan(deadline, urgency, request_id)
-        send = first_attempt(await self._call(request, image, None), plan)
-        updates = transport.follow(send.call, send.attempt)
-        try:
-            while (update := await asyncio.to_thread(next, updates, None)) is not None:
-                yield update
-        finally:
-            await asyncio.to_thread(updates.close)
-
-    async def models(self) -> tuple[Model, ...]:
-        """Return the models of the catalogue, loaded ones first."""
-        return await self.send(ListModels())
-
-    async def ready(self) -> bool:
-        """Return whether the service has its models loaded and warmed up; see `Client.ready`."""
-        return await self.send(Ready())
-
-    async def send(
-        self,
-        request: Request[T],
-        image: ImageLike | None = None,
-        frame: FrameInfo | None = None,
-        *,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        request_id: str | None = None,
-    ) -> T:
-        """Send a request object; the other methods build one and call this."""
-        _refuse_track(request)
-        plan = self._plan(deadline, urgency, request_id)
-        return await self._send(self._transport, await self._call(request, image, frame), plan)
-
-    async def _call(self, request: Request[T], image: ImageLike | None, frame: FrameInfo | None) -> Call[T]:
-        if image is None or isinstance(image, (bytes, Embedding, ImageInfo)):
-            return Call.of(request, image, frame)
-        # Files are read and pixels encoded beside the event loop.
-        return await asyncio.to_thread(Call.of, request, image, frame)
-
-    async def _send(self, transport: AsyncTransport, call: Call[T], plan: Plan, taken: TakenFrame | None = None) -> T:
-        steps = attempts(call, plan)
-        step = next(steps)
-        while True:
-            if isinstance(step, Wait):
-                await self._sleep(step.seconds)
-                _drop_if_outdated(taken)
-                step = next(steps)
-                continue
-            try:
-                return call.finish(await transport.asend(step.call, step.attempt))
-            except PomonaError as error:
-                step = steps.throw(error)
-
-    def stream(
-        self,
-        frames: Frames,
-        request: Request[T],
-        *,
-        deadline: float | None = None,
-        urgency: int | None = None,
-        in_flight: int = 4,
-        ordered: bool = True,
-        newest_first: bool = False,
-        capture_clock: Callable[[], int] | None = time.time_ns,
-    ) -> AsyncGenerator[FrameAnswer[T], None]:
-        """Send a request for every frame of a camera; see `Client.stream`.
-
-        `frames` may be an async iterable. Leaving the loop early and closing the stream (`contextlib.aclosing`) cancels
-        the frames in flight, in the service too.
-        """
-        camera = _camera(frames, request, or_async=True)
-        in_flight = _in_flight(request, in_flight)
-        options = StreamOptions(in_flight, ordered, newest_first, deadline, capture_clock)
-        self._plan(deadline, urgency, None)  # checked before any frame is taken
-        whole = self._transport
-        own = whole.astream(request, in_flight) if isinstance(whole, AsyncStreamingTransport) else None
-        if own is None:
-            _refuse_track(request)
-
-        async def answer(taken: TakenFrame) -> FrameAnswer[T]:
-            frame = taken.frame
-            try:
-                plan = self._frame_plan(taken, options, urgency)
-                call = await self._call(request, frame.image, frame.info)
-                return FrameAnswer(frame, await self._send(own or whole, call, plan, taken))
-            except PomonaError as error:
-                return failed(taken, error)
-
-        async def close() -> None:
-            if own is not None:
-                await own.aclose()
-
-        return astream_frames(camera, answer, options, close=close)
-
-    async def close(self) -> None:
-        """Close connections; later calls raise `ClientClosed`."""
-        await self._transport.aclose()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-def _refuse_track(request: object) -> None:
-    if isinstance(request, Inspect) and request.track is not None:
-        raise InvalidArgument("track follows fruit over the frames of one stream: use stream(…) over grpc://.")
-
-
-def _in_flight(request: Request[Any], wanted: int) -> int:
-    """Return how many frames may be in flight: one where fruit is followed, so that they arrive in their order."""
-    return 1 if isinstance(request, Inspect) and request.track is not None else wanted
-
-
-def _drop_if_outdated(taken: TakenFrame | None) -> None:
-    if taken is not None and taken.outdated():
-        raise FrameDropped("The service wanted the frame later; a newer one was sent instead.")
-
-
-def _is_grpc(url: str) -> bool:
-    parts = split_url(url)
-    if parts is None or parts.scheme not in ("http", "https", "grpc", "grpcs"):
-        raise InvalidArgument(
-            f"url must start with http://, https://, grpc:// or grpcs://, as {DEFAULT_URL}, got {checks.shown(url)}."
-        )
-    return parts.scheme in ("grpc", "grpcs")
-
-
-def _grpc() -> ModuleType:
-    try:
-        from pomona import grpc
-    except ImportError as error:
-        raise MissingPackage(
-            f"grpc:// needs grpcio and protobuf: pip install 'pomona-client[grpc]' ({error})."
-        ) from error
-    return grpc

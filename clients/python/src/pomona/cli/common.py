@@ -20,7 +20,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import click
 
-from pomona.client import DEFAULT_URL, Client
+from pomona._calling import DEFAULT_URL
+from pomona.client import Client
 from pomona.errors import ConnectionFailed, InvalidArgument, MissingPackage, NotReady, PomonaError
 from pomona.images import may_replace
 from pomona.retries import NO_RETRY, Retry
