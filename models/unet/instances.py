@@ -123,7 +123,7 @@ def _drop_doubtful(margins: NDArray[np.float32], classes: NDArray[np.uint8]) -> 
     certain[0] = True  # the background stays as it is
     if certain.all():
         return
-    doubtful = ~certain.take(regions)
+    doubtful = ~certain[regions]
     classes[doubtful] = 0
     np.minimum(margins, 0, out=margins, where=doubtful)
 
