@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ from models.data.samples import LabelMaps, Sample
 from models.errors import DataError, ImageError, MaskError
 from models.masks import MAX_PIXELS
 from models.types import Image, PixelClass, Size
+
+_log = logging.getLogger("pomona.data")
 
 _DEFAULT_NAMES: Final = {
     "Healthy": PixelClass.HEALTHY,
@@ -39,7 +43,8 @@ class ClassMap:
     to neither train on nor count its pixels.
 
     Attributes:
-        names: meaning of class names in Label Studio and COCO; case-sensitive.
+        names: meaning of class names in Label Studio and COCO. Upper and lower case are the same, unless names that
+            differ in nothing else have different meanings.
         values: meaning of the values of index masks, 0 to 65535.
     """
 
@@ -55,12 +60,15 @@ class ClassMap:
                 `{"Orange": "fruit"}` or `{"1": "fruit", "2": "fruit"}`.
 
         Returns:
-            The class map; whole numbers count as names and as values.
+            The class map; whole numbers count as names and as values. A name changes the default one that differs in
+            case only.
 
         Raises:
             DataError: a word is not a pixel class.
         """
-        names, values = dict(_DEFAULT_NAMES), dict(_DEFAULT_VALUES)
+        changed = {key.casefold() for key in words}
+        names = {name: meaning for name, meaning in _DEFAULT_NAMES.items() if name.casefold() not in changed}
+        values = dict(_DEFAULT_VALUES)
         for key, word in words.items():
             if word.upper() not in PixelClass.__members__:
                 known = ", ".join(each.name.lower() for each in PixelClass)
@@ -74,11 +82,17 @@ class ClassMap:
         """Return the pixel class of a class name.
 
         Raises:
-            DataError: the name is not listed.
+            DataError: the name is not listed, or only in other cases with different meanings.
         """
-        if name not in self.names:
+        if name in self.names:
+            return self.names[name]
+        same = {each: meaning for each, meaning in self.names.items() if each.casefold() == name.casefold()}
+        if not same:
             raise DataError(f"the class {name!r} is not in the class map ({', '.join(self.names)})")
-        return self.names[name]
+        if len(set(same.values())) > 1:
+            listed = ", ".join(f"{each}={meaning.name.lower()}" for each, meaning in same.items())
+            raise DataError(f"the class {name!r} is ambiguous: the class map has {listed}")
+        return next(iter(same.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,24 @@ def unusable(root: Path, broken: Sequence[object]) -> DataError:
     """
     listed = "\n".join(f"  {each}" for each in broken)
     return DataError(f"{len(broken)} images of {root} cannot be used; fix or remove them:\n{listed}")
+
+
+def log_warnings(root: Path, found: Sequence[Problem]) -> None:
+    """Log the images of a set with faulty regions, one a line; nothing if there are none.
+
+    Args:
+        root: root of the set.
+        found: faults by image.
+    """
+    if found:
+        listed = "\n".join(f"  {each}" for each in found)
+        _log.warning(
+            "Warning: %d images of %s have faulty regions, which are left out, or ignored where their place is known "
+            "(--strict refuses them):\n%s",
+            len(found),
+            root,
+            listed,
+        )
 
 
 class Annotation(Protocol):
@@ -151,6 +183,8 @@ class Dataset:
         items: images by name.
         problems: problems seen on opening; `check` finds the others.
         groups: what an image shows, such as "tree" or "negative", by name, for those images where it is known.
+        strict: whether a faulty region makes its image unusable; otherwise the others count, and the sample has a
+            warning.
     """
 
     kind: str
@@ -158,6 +192,7 @@ class Dataset:
     items: Mapping[str, Item]
     problems: tuple[Problem, ...]
     groups: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -201,7 +236,7 @@ class Dataset:
         return {group: tuple(found[group]) for group in sorted(found)}
 
     def check(self, names: Sequence[str] | None = None, *, progress: bool = True) -> tuple[Problem, ...]:
-        """Load every image once, and collect the problems.
+        """Load every image once, collect the problems, and log the warnings.
 
         Args:
             names: names of the images to load; None for all.
@@ -210,13 +245,17 @@ class Dataset:
         Returns:
             All problems, those seen on opening first; empty if every listed image can be used.
         """
-        found = list(self.problems)
+        found, warned = list(self.problems), list[Problem]()
         listed = self.names if names is None else names
         for name in tqdm(listed, desc="checking", unit="image", leave=False, disable=None if progress else True):
             try:
-                self._read(name)
+                warnings = self._read(name).warnings
             except DataError as error:
                 found.append(Problem(self.items[name].image, error.detail))
+                continue
+            if warnings:
+                warned.append(Problem(self.items[name].image, "; ".join(warnings)))
+        log_warnings(self.root, warned)
         return tuple(found)
 
     def _read(self, name: str) -> Sample:
@@ -228,7 +267,9 @@ class Dataset:
             raise DataError(f"cannot be read ({error.strerror or error})") from error
         except (ImageError, MaskError) as error:
             raise DataError(error.detail) from error
-        return Sample(name, image.pixels, labels.semantic, labels.instances, labels.instance_map)
+        if self.strict and labels.warnings:
+            raise DataError("; ".join(labels.warnings))
+        return Sample(name, image.pixels, labels.semantic, labels.instances, labels.instance_map, labels.warnings)
 
 
 def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
@@ -240,18 +281,27 @@ def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
 
     Returns:
         Items by file name; those whose file names are equal by their path below `root`, and with the ending if even
-        those paths are equal.
+        those paths are equal. Names are in Unicode's form NFC, but for paths that differ in nothing else.
     """
     paths = [(item.image.relative_to(root), item) for item in items]
-    stems = Counter(path.stem for path, _ in paths)
-    bare = Counter(path.with_suffix("") for path, _ in paths)
+    stems = Counter(nfc(path.stem) for path, _ in paths)
+    bare = Counter(nfc(path.with_suffix("").as_posix()) for path, _ in paths)
+    whole = Counter(nfc(path.as_posix()) for path, _ in paths)
     named: dict[str, Item] = {}
     for path, item in paths:
-        if stems[path.stem] == 1:
-            named[path.stem] = item
+        stem, below, full = nfc(path.stem), nfc(path.with_suffix("").as_posix()), nfc(path.as_posix())
+        if stems[stem] == 1:
+            named[stem] = item
+        elif bare[below] == 1:
+            named[below] = item
         else:
-            named[(path.with_suffix("") if bare[path.with_suffix("")] == 1 else path).as_posix()] = item
+            named[full if whole[full] == 1 else path.as_posix()] = item
     return named
+
+
+def nfc(text: str) -> str:
+    """Return a name in Unicode's composed form NFC. File systems of macOS decompose letters with accents (NFD)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _decode(path: Path) -> Image:
@@ -265,14 +315,38 @@ _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts it before the 
 def list_images(folder: Path) -> list[Path]:
     """List the image files in a folder and below it, sorted, without hidden ones.
 
+    Links to folders are followed. A folder that is there several times, by links or in a circle, is listed once, if
+    possible where it really lies.
+
     Raises:
         DataError: the folder cannot be read.
     """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    inside, linked = [folder], list[Path]()
     try:
-        found = [path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file()]
+        next(folder.iterdir(), None)  # so that an unreadable folder is an error, unlike one within it
+        while inside or linked:
+            current = inside.pop() if inside else linked.pop(0)
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for path in _visible(current):
+                if path.is_dir():
+                    (linked if path.is_symlink() else inside).append(path)
+                elif path.suffix.lower() in _ENDINGS and path.is_file():
+                    found.append(path)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(found)
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except PermissionError:  # such as lost+found on a disk with images
+        return []
 
 
 class ImageFolder:
@@ -289,11 +363,13 @@ class ImageFolder:
         self.folder = folder
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in list_images(folder):
-            for name in {path.name, _stored_name(path.name)}:
+            composed, decomposed = nfc(path.name), unicodedata.normalize("NFD", path.name)
+            # Of a decomposed letter, only the bare one is stored.
+            for name in {composed, _stored_name(composed), _stored_name(decomposed)}:
                 self._by_name[name].append(path)
 
     def find(self, reference: str) -> Path:
-        """Find an image by its file's name.
+        """Find an image by its file's name, in any of Unicode's forms.
 
         Args:
             reference: name, path or URL, such as Label Studio's `/data/upload/1/1a2b3c4d-name.jpg` or
@@ -307,10 +383,14 @@ class ImageFolder:
         """
         wanted = _path_of(reference)
         for name in (wanted.name, _UPLOAD_PREFIX.sub("", wanted.name, count=1)):
-            found = self._by_name.get(name, [])
+            found = self._by_name.get(nfc(name), [])
+            if name == wanted.name:  # rather than one that Label Studio would have stored under this name
+                found = [path for path in found if nfc(path.name) == nfc(name)] or found
             if len(found) > 1:
                 exact = self.folder / wanted
                 found = [exact] if exact in found else _closest(found, wanted)
+            if len({nfc(path.name) for path in found}) == 1:
+                found = [path for path in found if path.name == name] or found
             if len(found) > 1:
                 raise DataError(f"several images are called {name!r}: {', '.join(map(str, found))}")
             if found:
@@ -354,7 +434,7 @@ def _shared_tail(path: Path, wanted: PurePosixPath) -> int:
     count = 0
     # Without the file name, which already matches with or without the prefix of an upload.
     for one, other in zip(reversed(path.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
-        if one != other:
+        if nfc(one) != nfc(other):
             break
         count += 1
     return count
