@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from models.data.dataset import ClassMap, Dataset, ImageFolder, Item, Problem, name_items
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.image_files import ImageFolder
 from models.data.regions import Region, RegionFault, paint_readable, region_of_mask, region_of_rings
 from models.data.samples import LabelMaps
 from models.errors import DataError, MaskError

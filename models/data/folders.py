@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import images
-from models.data.dataset import ClassMap, Dataset, Item, Problem, list_images, name_items, nfc
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.image_files import list_images, nfc
 from models.data.samples import InstanceMap, LabelMaps, list_instances
 from models.errors import DataError, ImageError
 from models.masks import MAX_PIXELS

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError
 
-from models.data.dataset import ClassMap, Dataset, ImageFolder, Item, Problem, name_items
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.image_files import ImageFolder
 from models.data.label_studio_tasks import Json, annotated_images, tags_of
 from models.data.regions import Region, RegionFault, paint_readable, region_of_mask, region_of_rings
 from models.data.samples import LabelMaps

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from models.data.dataset import ImageFolder, names_image
+from models.data.image_files import ImageFolder, names_image
 from models.errors import DataError
 
 Json: TypeAlias = Mapping[str, Any]

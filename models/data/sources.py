@@ -15,8 +15,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from models.data.coco import open_coco
-from models.data.dataset import ClassMap, Dataset, ImageFolder, unusable
+from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.folders import open_folders
+from models.data.image_files import ImageFolder
 from models.data.label_studio import open_label_studio
 from models.data.splits import SPLIT_FILE, TRAIN, VALIDATION, Split, data_hash, read_split, split_by_content
 from models.errors import DataError

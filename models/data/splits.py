@@ -17,7 +17,8 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.data.dataset import Dataset, Item, nfc
+from models.data.dataset import Dataset, Item
+from models.data.image_files import nfc
 from models.errors import DataError
 from models.weights.checkpoints import sha256_of
 

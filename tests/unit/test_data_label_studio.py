@@ -3,7 +3,6 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -222,154 +221,6 @@ def test_an_image_with_only_an_empty_region_does_not_count_as_one_without_fruit(
     assert "no region can be used: region r1: covers no pixel" in refusal(tmp_path, square("Healthy", 10, 10, 10, 60))
 
 
-LEFT, RIGHT = square("Healthy", 0, 0, 50, 50, id="l"), square("Infected", 0, 0, 100, 50, id="r")
-
-
-def two_images(folder: Path, data: Mapping[str, object], *results: Mapping[str, object]) -> Dataset:
-    write_image(folder / "a.jpg", seed=1)
-    write_image(folder / "b.jpg", seed=2)
-    return opened(folder, [{"id": 1, "data": data, "annotations": [{"result": list(results)}]}])
-
-
-def areas(dataset: Dataset) -> dict[str, tuple[int, int]]:
-    """Healthy and infected pixels by image."""
-    samples = {name: dataset.load(name).semantic for name in dataset.names}
-    return {
-        name: (int((each == PixelClass.HEALTHY).sum()), int((each == PixelClass.INFECTED).sum()))
-        for name, each in samples.items()
-    }
-
-
-@pytest.mark.parametrize("tags", [("left", "right"), ("img1", "img-2")])
-def test_each_image_of_a_task_has_the_regions_that_were_drawn_on_it(tmp_path: Path, tags: tuple[str, str]) -> None:
-    keys = tags if tags[0] == "left" else ("image1", "image2")
-    data = {keys[1]: "b.jpg", keys[0]: "a.jpg", "note": "two sides"}
-    dataset = two_images(tmp_path, data, LEFT | {"to_name": tags[0]}, RIGHT | {"to_name": tags[1]})
-    assert dataset.problems == ()
-    assert areas(dataset) == {"a": (40 * 20, 0), "b": (0, 80 * 20)}
-
-
-def test_each_page_of_a_task_has_the_regions_that_were_drawn_on_it(tmp_path: Path) -> None:
-    pages = {"pages": ["/data/upload/1/0a1b2c3d-a.jpg", "/data/upload/1/0a1b2c3d-b.jpg"]}
-    on_both = [LEFT | {"to_name": "image", "item_index": 0}, RIGHT | {"to_name": "image", "item_index": 1}]
-    assert areas(two_images(tmp_path, pages, *on_both)) == {"a": (40 * 20, 0), "b": (0, 80 * 20)}
-    # A page without regions was seen by the annotator: there is no fruit.
-    assert areas(two_images(tmp_path, pages, on_both[1])) == {"a": (0, 0), "b": (0, 80 * 20)}
-
-
-@pytest.mark.parametrize("place", [None, 2, -1, "1", [0]])
-def test_a_region_that_is_on_no_page_is_reported(tmp_path: Path, place: object) -> None:
-    pages = {"pages": ["a.jpg", "b.jpg"]}
-    (problem,) = two_images(tmp_path, pages, LEFT | {"to_name": "image", "item_index": place}).problems
-    assert "task 1: region l must have an 'item_index' of 0 to 1, has" in problem.message
-
-
-def test_an_image_that_no_region_of_the_export_is_on_is_not_annotated(tmp_path: Path) -> None:
-    data = {"image": "a.jpg", "thumbnail": "b.jpg"}
-    assert areas(two_images(tmp_path, data, LEFT | {"to_name": "image"})) == {"a": (40 * 20, 0)}
-
-
-def test_an_annotated_image_without_regions_has_no_fruit_even_beside_another_image(tmp_path: Path) -> None:
-    for seed, name in enumerate("abcd"):
-        write_image(tmp_path / f"{name}.jpg", seed=seed)
-    sides = [LEFT | {"to_name": "left"}, RIGHT | {"to_name": "right"}]
-    dataset = opened(
-        tmp_path,
-        [
-            {"id": 1, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations": [{"result": sides}]},
-            {"id": 2, "data": {"left": "c.jpg", "right": "d.jpg"}, "annotations": [{"result": sides[:1]}]},
-        ],
-    )
-    assert areas(dataset)["c"] == (40 * 20, 0)
-    assert areas(dataset)["d"] == (0, 0)
-
-
-def test_regions_that_do_not_say_which_of_several_images_they_are_on_are_reported(tmp_path: Path) -> None:
-    data = {"front": "a.jpg", "back": "b.jpg"}
-    (problem,) = two_images(tmp_path, data, LEFT | {"to_name": "x"}, RIGHT | {"to_name": "y"}).problems
-    assert "task 1: names several images (front, back)" in problem.message
-    (problem,) = two_images(tmp_path, data, LEFT | {"to_name": "front"}, RIGHT | {"to_name": "y"}).problems
-    assert "task 1: region r does not say which of several images it is on" in problem.message
-    minimal = {
-        **data,
-        "annotation_id": 5,
-        "label": [{**LEFT, "points": [[0, 0], [9, 0], [9, 9]], "labels": ["Healthy"]}],
-    }
-    (problem,) = opened(tmp_path, [minimal]).problems
-    assert "names several images (front, back)" in problem.message
-    # Where only one of them is at hand, there is nothing to mix up.
-    (tmp_path / "b.jpg").unlink()
-    assert areas(opened(tmp_path, [{"data": data, "annotations": [{"result": [LEFT]}]}])) == {"a": (40 * 20, 0)}
-
-
-def test_one_missing_image_of_a_task_does_not_lose_the_other(tmp_path: Path) -> None:
-    data = {"left": "a.jpg", "right": "gone.jpg"}
-    dataset = two_images(tmp_path, data, LEFT | {"to_name": "left"}, RIGHT | {"to_name": "right"})
-    assert areas(dataset) == {"a": (40 * 20, 0)}
-    assert [each.message for each in dataset.problems] == [f"task 1: no image 'gone.jpg' in {tmp_path}"]
-
-
-NFC, NFD = "p\u00eache", "pe\u0302che"
-
-
-@pytest.mark.parametrize(("written", "stored"), [(NFC, NFD), (NFD, NFC)])
-def test_a_name_with_accents_is_found_in_any_unicode_form(tmp_path: Path, written: str, stored: str) -> None:
-    write_image(tmp_path / f"{stored}.jpg")
-    for reference in (
-        f"{written}.jpg",
-        f"/data/upload/1/0a1b2c3d-{written}.jpg",
-        f"/data/upload/1/0a1b2c3d-{quote(written)}.jpg",
-        "/data/upload/1/0a1b2c3d-peche.jpg",  # a decomposed name as Label Studio stores it: without its accents
-    ):
-        dataset = opened(tmp_path, [task(reference, [])])
-        assert dataset.problems == ()
-        assert dataset.names == (NFC,)
-
-
-def test_folders_with_accents_decide_between_images_of_the_same_name(tmp_path: Path) -> None:
-    for seed, folder in enumerate((NFD, "orange")):
-        write_image(tmp_path / folder / "a.jpg", seed=seed)
-    dataset = opened(tmp_path, [task(f"http://host/{NFC}/a.jpg", [])])
-    assert [item.image.parent.name for item in dataset.items.values()] == [NFD]
-
-
-def test_two_files_whose_names_differ_in_their_unicode_form_only_stay_two(tmp_path: Path) -> None:
-    for seed, name in enumerate((NFC, NFD)):
-        write_image(tmp_path / f"{name}.jpg", seed=seed)
-    dataset = opened(tmp_path, [task(f"{NFC}.jpg", [], id=1), task(f"{NFD}.jpg", [], id=2)])
-    assert dataset.problems == ()
-    assert {item.image.stem for item in dataset.items.values()} == {NFC, NFD}
-    assert len(dataset) == 2
-
-
-def test_an_exact_name_comes_before_one_that_label_studio_would_store_so(tmp_path: Path) -> None:
-    for seed, name in enumerate(("a_b.jpg", "a b.jpg")):
-        write_image(tmp_path / name, seed=seed)
-    dataset = opened(tmp_path, [task("a_b.jpg", [], id=1), task("a b.jpg", [], id=2)])
-    assert dataset.names == ("a b", "a_b")
-    (problem,) = opened(tmp_path, [task("/data/upload/1/0a1b2c3d-a_b.jpg", [])]).problems
-    assert "several images are called 'a_b.jpg'" in problem.message
-
-
-def test_linked_folders_and_images_are_followed(tmp_path: Path) -> None:
-    write_image(tmp_path / "disk" / "mon" / "a.jpg", seed=1)
-    write_image(tmp_path / "other" / "b.jpg", seed=2)
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "images").symlink_to(tmp_path / "disk")
-    (project / "b.jpg").symlink_to(tmp_path / "other" / "b.jpg")
-    assert opened(project, [task("a.jpg", [], id=1), task("b.jpg", [], id=2)]).names == ("a", "b")
-
-
-def test_links_in_a_circle_or_to_the_same_folder_list_an_image_once_where_it_lies(tmp_path: Path) -> None:
-    write_image(tmp_path / "photos" / "a.jpg")
-    (tmp_path / "photos" / "round").symlink_to(tmp_path)
-    (tmp_path / "again").symlink_to(tmp_path / "photos")
-    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    dataset = opened(tmp_path, [task("a.jpg", [])])
-    assert [item.image for item in dataset.items.values()] == [tmp_path / "photos" / "a.jpg"]
-
-
 def test_results_that_are_not_regions_are_skipped(tmp_path: Path) -> None:
     region = square("Healthy", 10, 10, 50, 60)
     more: list[Mapping[str, object]] = [
@@ -454,40 +305,6 @@ def test_of_several_annotations_ground_truth_or_the_last_counts(tmp_path: Path) 
     assert area(second, first, cancelled) == 40 * 20
     assert area(second, first | {"ground_truth": True}) == 8 * 4
     assert area({"result": [small]}, {"result": [large]}) == 40 * 20
-
-
-@pytest.mark.parametrize(
-    ("reference", "file"),
-    [
-        ("https://bucket.example/fruit/a%20b.jpg?sig=1", "a b.jpg"),
-        ("/data/upload/3/0a1b2c3d-a_b.jpg", "a b.jpg"),  # stored without the blank
-        ("s3://bucket/x/a.jpg", "a.jpg"),
-        ("/data/local-files/?d=one%2Fc%23.jpg", "c#.jpg"),
-        ("http://localhost:8080/data/local-files/?d=one/a.jpg", "a.jpg"),
-        ("C:\\photos\\a.jpg", "a.jpg"),
-        ("c#.jpg", "c#.jpg"),
-        ("sub/deadbeef-a.jpg", "deadbeef-a.jpg"),
-    ],
-)
-def test_images_are_found_by_their_names(tmp_path: Path, reference: str, file: str) -> None:
-    for seed, name in enumerate(("a b.jpg", "a.jpg", "c#.jpg", "deadbeef-a.jpg")):
-        write_image(tmp_path / "photos" / name, seed=seed)
-    dataset = opened(tmp_path, [task(reference, [])])
-    assert [item.image.name for item in dataset.items.values()] == [file]
-
-
-def test_folders_decide_between_images_of_the_same_name(tmp_path: Path) -> None:
-    for folder in ("mon", "tue"):
-        write_image(tmp_path / folder / "a.jpg")
-    dataset = opened(
-        tmp_path,
-        [task("http://host/day/mon/a.jpg", [], id=1), task("tue/a.jpg", [], id=2), task("a.jpg", [], id=3)],
-    )
-    assert dataset.names == ("mon/a", "tue/a")
-    assert "several images are called 'a.jpg'" in dataset.problems[0].message
-    write_image(tmp_path / "a.jpg")  # the path from the folder is exact
-    dataset = opened(tmp_path, [task("a.jpg", [])])
-    assert [item.image for item in dataset.items.values()] == [tmp_path / "a.jpg"]
 
 
 def test_check_reports_every_problem_file_by_file(tmp_path: Path) -> None:
