@@ -1,7 +1,8 @@
 """Read COCO's instances JSON (https://cocodataset.org/#format-data).
 
 Outlines are filled by pixel centres, which may differ from pycocotools by a pixel along the edge. Groups (`iscrowd`)
-are IGNORE, as in COCO's own evaluation. Coordinates are pixels, so the upright image must have the stated size.
+are IGNORE, as in COCO's own evaluation, and so is the box of an object whose outline cannot be read. Coordinates are
+pixels, so the upright image must have the stated size.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from models.data.dataset import ClassMap, Dataset, ImageFolder, Item, Problem, name_items
-from models.data.regions import Region, paint, region_of_mask, region_of_rings
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.image_files import ImageFolder
+from models.data.regions import Region, RegionFault, paint_readable, region_of_mask, region_of_rings
 from models.data.samples import LabelMaps
 from models.errors import DataError, MaskError
 from models.masks import MAX_PIXELS, Rle, decode_rle
@@ -49,6 +52,10 @@ class _Object(BaseModel):
     iscrowd: bool = False
 
 
+class _Boxed(BaseModel):
+    bbox: tuple[FiniteFloat, FiniteFloat, PositiveFloat, PositiveFloat]
+
+
 @dataclass(frozen=True, slots=True)
 class Objects:
     """The annotations of one image, as they are in the file.
@@ -72,13 +79,13 @@ class Objects:
                 f"was annotated at {self.size.width} x {self.size.height} pixels, but the upright image has "
                 f"{size.width} x {size.height}"
             )
-        regions = []
-        for number, each in enumerate(self.objects, start=1):
-            try:
-                regions.append(self._region(each))
-            except (DataError, MaskError) as error:
-                raise DataError(f"annotation {each.get('id', number)}: {error.detail}") from error
-        return paint(regions, size)
+        return paint_readable(
+            (
+                (f"annotation {each.get('id', number)}", partial(self._region, each))
+                for number, each in enumerate(self.objects, start=1)
+            ),
+            size,
+        )
 
     def content(self) -> bytes:
         """Return the outlines with their class names as JSON with sorted keys."""
@@ -93,22 +100,40 @@ class Objects:
         return json.dumps(content, sort_keys=True).encode()
 
     def _region(self, annotation: _Json) -> Region:
+        category = annotation.get("category_id")
+        name = self.categories.get(category) if isinstance(category, int | str) else None
+        pixel_class = PixelClass.IGNORE if name is None else self.classes.of_name(name)
         try:
             checked = _Object.model_validate(annotation)
+            region = self._shape(checked, PixelClass.IGNORE if checked.iscrowd else pixel_class)
         except ValidationError as error:
-            raise DataError(_faults(error)) from error
-        if checked.category_id not in self.categories:
-            raise DataError(f"has category {checked.category_id}, which the file does not list")
-        pixel_class = self.classes.of_name(self.categories[checked.category_id])
-        if checked.iscrowd:
-            pixel_class = PixelClass.IGNORE
+            raise RegionFault(_faults(error), self._box(annotation)) from error
+        except RegionFault as fault:
+            if fault.rest is None:
+                raise RegionFault(fault.detail, self._box(annotation)) from fault
+            raise
+        if name is None:
+            raise RegionFault(f"has category {category}, which the file does not list", region)
+        return region
+
+    def _shape(self, checked: _Object, pixel_class: PixelClass) -> Region:
         if isinstance(checked.segmentation, _Runs):
             return region_of_mask(pixel_class, _decode(checked.segmentation, self.size))
         if not checked.segmentation:
-            raise DataError("has only a box; outlines or RLE are required")
+            raise RegionFault("has only a box; outlines or RLE are required")
         if any(len(ring) % 2 for ring in checked.segmentation):
-            raise DataError("has an outline with an odd number of coordinates")
-        return region_of_rings(pixel_class, [np.array(ring).reshape(-1, 2) for ring in checked.segmentation], self.size)
+            raise RegionFault("has an outline with an odd number of coordinates")
+        rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in checked.segmentation]
+        return region_of_rings(pixel_class, rings, self.size)
+
+    def _box(self, annotation: _Json) -> Region | None:
+        """Return the box of an object whose outline is not known, as IGNORE; None without a box in the image."""
+        try:
+            x, y, width, height = _Boxed.model_validate(annotation).bbox
+            corners = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
+            return region_of_rings(PixelClass.IGNORE, [corners], self.size)
+        except (ValidationError, RegionFault):
+            return None
 
 
 def open_coco(file: Path, content: _Json, images: ImageFolder, classes: ClassMap) -> Dataset:
@@ -170,12 +195,15 @@ def _categories(file: Path, named: list[object]) -> dict[int | str, str]:
 
 def _decode(runs: _Runs, size: Size) -> BinaryMask:
     if runs.size != (size.height, size.width):
-        raise DataError(f"must have RLE of size {[size.height, size.width]}, has {list(runs.size)}")
+        raise RegionFault(f"must have RLE of size {[size.height, size.width]}, has {list(runs.size)}")
     if isinstance(runs.counts, str):
-        return decode_rle(Rle(runs.size, runs.counts), max_pixels=MAX_PIXELS)
+        try:
+            return decode_rle(Rle(runs.size, runs.counts), max_pixels=MAX_PIXELS)
+        except MaskError as error:
+            raise RegionFault(error.detail) from error
     # Compared before summing as numpy's integers: JSON's have no limit.
     if sum(runs.counts) != size.pixels:
-        raise DataError(f"has RLE counts that do not add up to {size.pixels} pixels")
+        raise RegionFault(f"has RLE counts that do not add up to {size.pixels} pixels")
     values = np.arange(len(runs.counts)) % 2 == 1
     return np.repeat(values, runs.counts).reshape(size.width, size.height).T
 

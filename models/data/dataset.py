@@ -1,22 +1,24 @@
-"""A set of annotated images that loads them one at a time, its problems, and the files that annotations name."""
+"""A set of annotated images that loads them one at a time, the meaning of its classes, and its problems."""
 
 from __future__ import annotations
 
-import re
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from tqdm import tqdm
 
 from models import images
+from models.data.image_files import nfc
 from models.data.samples import LabelMaps, Sample
 from models.errors import DataError, ImageError, MaskError
 from models.masks import MAX_PIXELS
 from models.types import Image, PixelClass, Size
+
+_log = logging.getLogger("pomona.data")
 
 _DEFAULT_NAMES: Final = {
     "Healthy": PixelClass.HEALTHY,
@@ -39,7 +41,8 @@ class ClassMap:
     to neither train on nor count its pixels.
 
     Attributes:
-        names: meaning of class names in Label Studio and COCO; case-sensitive.
+        names: meaning of class names in Label Studio and COCO. Upper and lower case are the same, unless names that
+            differ in nothing else have different meanings.
         values: meaning of the values of index masks, 0 to 65535.
     """
 
@@ -55,12 +58,15 @@ class ClassMap:
                 `{"Orange": "fruit"}` or `{"1": "fruit", "2": "fruit"}`.
 
         Returns:
-            The class map; whole numbers count as names and as values.
+            The class map; whole numbers count as names and as values. A name changes the default one that differs in
+            case only.
 
         Raises:
             DataError: a word is not a pixel class.
         """
-        names, values = dict(_DEFAULT_NAMES), dict(_DEFAULT_VALUES)
+        changed = {key.casefold() for key in words}
+        names = {name: meaning for name, meaning in _DEFAULT_NAMES.items() if name.casefold() not in changed}
+        values = dict(_DEFAULT_VALUES)
         for key, word in words.items():
             if word.upper() not in PixelClass.__members__:
                 known = ", ".join(each.name.lower() for each in PixelClass)
@@ -74,11 +80,17 @@ class ClassMap:
         """Return the pixel class of a class name.
 
         Raises:
-            DataError: the name is not listed.
+            DataError: the name is not listed, or only in other cases with different meanings.
         """
-        if name not in self.names:
+        if name in self.names:
+            return self.names[name]
+        same = {each: meaning for each, meaning in self.names.items() if each.casefold() == name.casefold()}
+        if not same:
             raise DataError(f"the class {name!r} is not in the class map ({', '.join(self.names)})")
-        return self.names[name]
+        if len(set(same.values())) > 1:
+            listed = ", ".join(f"{each}={meaning.name.lower()}" for each, meaning in same.items())
+            raise DataError(f"the class {name!r} is ambiguous: the class map has {listed}")
+        return next(iter(same.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,24 @@ def unusable(root: Path, broken: Sequence[object]) -> DataError:
     """
     listed = "\n".join(f"  {each}" for each in broken)
     return DataError(f"{len(broken)} images of {root} cannot be used; fix or remove them:\n{listed}")
+
+
+def log_warnings(root: Path, found: Sequence[Problem]) -> None:
+    """Log the images of a set with faulty regions, one a line; nothing if there are none.
+
+    Args:
+        root: root of the set.
+        found: faults by image.
+    """
+    if found:
+        listed = "\n".join(f"  {each}" for each in found)
+        _log.warning(
+            "Warning: %d images of %s have faulty regions, which are left out, or ignored where their place is known "
+            "(--strict refuses them):\n%s",
+            len(found),
+            root,
+            listed,
+        )
 
 
 class Annotation(Protocol):
@@ -151,6 +181,8 @@ class Dataset:
         items: images by name.
         problems: problems seen on opening; `check` finds the others.
         groups: what an image shows, such as "tree" or "negative", by name, for those images where it is known.
+        strict: whether a faulty region makes its image unusable; otherwise the others count, and the sample has a
+            warning.
     """
 
     kind: str
@@ -158,6 +190,7 @@ class Dataset:
     items: Mapping[str, Item]
     problems: tuple[Problem, ...]
     groups: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -201,7 +234,7 @@ class Dataset:
         return {group: tuple(found[group]) for group in sorted(found)}
 
     def check(self, names: Sequence[str] | None = None, *, progress: bool = True) -> tuple[Problem, ...]:
-        """Load every image once, and collect the problems.
+        """Load every image once, collect the problems, and log the warnings.
 
         Args:
             names: names of the images to load; None for all.
@@ -210,13 +243,17 @@ class Dataset:
         Returns:
             All problems, those seen on opening first; empty if every listed image can be used.
         """
-        found = list(self.problems)
+        found, warned = list(self.problems), list[Problem]()
         listed = self.names if names is None else names
         for name in tqdm(listed, desc="checking", unit="image", leave=False, disable=None if progress else True):
             try:
-                self._read(name)
+                warnings = self._read(name).warnings
             except DataError as error:
                 found.append(Problem(self.items[name].image, error.detail))
+                continue
+            if warnings:
+                warned.append(Problem(self.items[name].image, "; ".join(warnings)))
+        log_warnings(self.root, warned)
         return tuple(found)
 
     def _read(self, name: str) -> Sample:
@@ -228,7 +265,9 @@ class Dataset:
             raise DataError(f"cannot be read ({error.strerror or error})") from error
         except (ImageError, MaskError) as error:
             raise DataError(error.detail) from error
-        return Sample(name, image.pixels, labels.semantic, labels.instances, labels.instance_map)
+        if self.strict and labels.warnings:
+            raise DataError("; ".join(labels.warnings))
+        return Sample(name, image.pixels, labels.semantic, labels.instances, labels.instance_map, labels.warnings)
 
 
 def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
@@ -240,121 +279,23 @@ def name_items(root: Path, items: Iterable[Item]) -> dict[str, Item]:
 
     Returns:
         Items by file name; those whose file names are equal by their path below `root`, and with the ending if even
-        those paths are equal.
+        those paths are equal. Names are in Unicode's form NFC, but for paths that differ in nothing else.
     """
     paths = [(item.image.relative_to(root), item) for item in items]
-    stems = Counter(path.stem for path, _ in paths)
-    bare = Counter(path.with_suffix("") for path, _ in paths)
+    stems = Counter(nfc(path.stem) for path, _ in paths)
+    bare = Counter(nfc(path.with_suffix("").as_posix()) for path, _ in paths)
+    whole = Counter(nfc(path.as_posix()) for path, _ in paths)
     named: dict[str, Item] = {}
     for path, item in paths:
-        if stems[path.stem] == 1:
-            named[path.stem] = item
+        stem, below, full = nfc(path.stem), nfc(path.with_suffix("").as_posix()), nfc(path.as_posix())
+        if stems[stem] == 1:
+            named[stem] = item
+        elif bare[below] == 1:
+            named[below] = item
         else:
-            named[(path.with_suffix("") if bare[path.with_suffix("")] == 1 else path).as_posix()] = item
+            named[full if whole[full] == 1 else path.as_posix()] = item
     return named
 
 
 def _decode(path: Path) -> Image:
     return images.decode(path.read_bytes(), max_pixels=MAX_PIXELS)
-
-
-_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-_UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts it before the name of an upload
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the image files in a folder and below it, sorted, without hidden ones.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
-    try:
-        found = [path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file()]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-
-
-class ImageFolder:
-    """The images of a folder, found by the names that annotation files give them.
-
-    Args:
-        folder: folder to search, with all folders below it.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._by_name: dict[str, list[Path]] = defaultdict(list)
-        for path in list_images(folder):
-            for name in {path.name, _stored_name(path.name)}:
-                self._by_name[name].append(path)
-
-    def find(self, reference: str) -> Path:
-        """Find an image by its file's name.
-
-        Args:
-            reference: name, path or URL, such as Label Studio's `/data/upload/1/1a2b3c4d-name.jpg` or
-                `/data/local-files/?d=folder/name.jpg`. Its folders only decide between files of the same name.
-
-        Returns:
-            The image's path.
-
-        Raises:
-            DataError: there is no such image, or several match equally well.
-        """
-        wanted = _path_of(reference)
-        for name in (wanted.name, _UPLOAD_PREFIX.sub("", wanted.name, count=1)):
-            found = self._by_name.get(name, [])
-            if len(found) > 1:
-                exact = self.folder / wanted
-                found = [exact] if exact in found else _closest(found, wanted)
-            if len(found) > 1:
-                raise DataError(f"several images are called {name!r}: {', '.join(map(str, found))}")
-            if found:
-                return found[0]
-        raise DataError(f"no image {wanted.name!r} in {self.folder}")
-
-
-def names_image(reference: str) -> bool:
-    """Tell whether a text can be the name, path or URL of a supported image."""
-    return _path_of(reference).suffix.lower() in _ENDINGS
-
-
-def _path_of(reference: str) -> PurePosixPath:
-    try:
-        url = urlsplit(reference.replace("\\", "/"))
-    except ValueError:  # brackets that are not an address
-        return PurePosixPath(reference)
-    if len(url.scheme) < 2:  # a path: it may hold "?", "#" or "%", and begin with a Windows drive
-        local = parse_qs(url.query).get("d") if url.path.rstrip("/").endswith("/data/local-files") else None
-        return PurePosixPath(local[0] if local else _unquoted(reference.replace("\\", "/"), url.path))
-    return PurePosixPath((parse_qs(url.query).get("d") or [unquote(url.path)])[0])
-
-
-def _unquoted(reference: str, path: str) -> str:
-    """Decode the path of an upload, which Label Studio writes as that of a URL; other tools write plain paths."""
-    return unquote(path) if path.startswith("/data/") else reference
-
-
-def _stored_name(name: str) -> str:
-    """Return the name under which Django, hence Label Studio, stores an uploaded file."""
-    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
-
-
-def _closest(found: list[Path], wanted: PurePosixPath) -> list[Path]:
-    """Return the paths that share the most folders with the wanted path, from the file upwards."""
-    shared = [_shared_tail(path, wanted) for path in found]
-    return [path for path, tail in zip(found, shared, strict=True) if tail == max(shared)]
-
-
-def _shared_tail(path: Path, wanted: PurePosixPath) -> int:
-    count = 0
-    # Without the file name, which already matches with or without the prefix of an upload.
-    for one, other in zip(reversed(path.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

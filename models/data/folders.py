@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import images
-from models.data.dataset import ClassMap, Dataset, Item, Problem, list_images, name_items
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.image_files import list_images, nfc
 from models.data.samples import InstanceMap, LabelMaps, list_instances
 from models.errors import DataError, ImageError
 from models.masks import MAX_PIXELS
@@ -100,26 +101,41 @@ def open_folders(root: Path, photographs: Path, classes: ClassMap) -> Dataset:
     Raises:
         DataError: a folder cannot be read.
     """
+    masks = _Masks(root / "masks")
+    numbers = _Masks(root / "instances") if (root / "instances").is_dir() else None
     items: dict[Path, Item] = {}  # by mask
     problems: list[Problem] = []
-    numbered = (root / "instances").is_dir()
-    found = list_images(photographs)
-    for image in found:
+    wanted: set[str] = set()
+    for image in list_images(photographs):
         relative = image.relative_to(photographs).with_suffix(".png")
-        mask, instances = root / "masks" / relative, root / "instances" / relative
-        if not mask.is_file():
-            problems.append(Problem(image, f"has no mask {mask}"))
-        elif numbered and not instances.is_file():
-            problems.append(Problem(image, f"has no instances {instances}, although others have"))
+        wanted.add(nfc(relative.as_posix()))
+        mask = masks.find(relative)
+        instances = None if numbers is None else numbers.find(relative)
+        if mask is None:
+            problems.append(Problem(image, f"has no mask {root / 'masks' / relative}"))
+        elif numbers is not None and instances is None:
+            missing = root / "instances" / relative
+            problems.append(Problem(image, f"has no instances {missing}, although others have"))
         elif mask in items:
             problems.append(Problem(image, f"shares its mask with {items[mask].image.name}; the first counts"))
         else:
-            items[mask] = Item(image, IndexMasks(mask, instances if numbered else None, classes))
-    wanted = {image.relative_to(photographs).with_suffix(".png") for image in found}
-    stray = [mask for mask in list_images(root / "masks") if mask.relative_to(root / "masks") not in wanted]
+            items[mask] = Item(image, IndexMasks(mask, instances, classes))
+    stray = [mask for name, mask in masks.by_name.items() if name not in wanted]
     problems += [Problem(mask, f"is a mask without an image in {photographs}") for mask in stray]
     named = name_items(photographs, items.values())
     return Dataset("folders", root, named, tuple(problems), _read_kinds(root / META_FILE, named))
+
+
+class _Masks:
+    """The PNGs of a folder, found by path in any of Unicode's forms."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.by_name = {nfc(each.relative_to(folder).as_posix()): each for each in list_images(folder)}
+
+    def find(self, relative: Path) -> Path | None:
+        exact = self._folder / relative
+        return exact if exact.is_file() else self.by_name.get(nfc(relative.as_posix()))
 
 
 def _read_kinds(file: Path, items: Mapping[str, Item]) -> dict[str, str]:
@@ -132,11 +148,11 @@ def _read_kinds(file: Path, items: Mapping[str, Item]) -> dict[str, str]:
         raise DataError(f"{file}: cannot be read as JSON: {error}") from error
     if not isinstance(content, Mapping):
         raise DataError(f"{file}: must be a JSON object of objects by image name.")
-    kinds = {name: each["kind"] for name, each in content.items() if isinstance(each, Mapping) and "kind" in each}
+    kinds = {nfc(name): each["kind"] for name, each in content.items() if isinstance(each, Mapping) and "kind" in each}
     wrong = [name for name, kind in kinds.items() if not isinstance(kind, str) or not _KIND.fullmatch(kind)]
     if wrong:
         raise DataError(f"{file}: kind must be a word of letters, digits, '-' and '_', got {kinds[wrong[0]]!r}.")
-    return {name: kind for name, kind in kinds.items() if name in items}
+    return {name: kinds[nfc(name)] for name in items if nfc(name) in kinds}
 
 
 def _read_index(path: Path, size: Size) -> NDArray[np.integer]:

@@ -13,8 +13,9 @@ that carry their class themselves are read from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -23,16 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError
 
-from models.data.dataset import ClassMap, Dataset, ImageFolder, Item, Problem, name_items, names_image
-from models.data.regions import Region, paint, region_of_mask, region_of_rings
+from models.data.dataset import ClassMap, Dataset, Item, Problem, name_items
+from models.data.image_files import ImageFolder
+from models.data.label_studio_tasks import Json, annotated_images, tags_of
+from models.data.regions import Region, RegionFault, paint_readable, region_of_mask, region_of_rings
 from models.data.samples import LabelMaps
 from models.errors import DataError
 from models.masks import MAX_PIXELS
 from models.types import PixelClass, Size
-
-_Json: TypeAlias = Mapping[str, Any]
-
-_REGIONS: Final = frozenset({"polygon", "brush", "rectangle", "ellipse", "keypoint", "vector", "bitmask"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +43,18 @@ class Results:
         classes: meaning of their labels.
     """
 
-    results: Sequence[_Json]
+    results: Sequence[Json]
     classes: ClassMap
 
     def rasterise(self, size: Size) -> LabelMaps:
         """Rasterise the results; see `models.data.dataset.Annotation`."""
-        regions = []
-        for number, result in enumerate(self.results, start=1):
-            try:
-                regions.append(region_of_result(result, self.classes, size))
-            except DataError as error:
-                raise DataError(f"region {result.get('id') or number}: {error.detail}") from error
-        return paint(regions, size)
+        return paint_readable(
+            (
+                (f"region {result.get('id') or number}", partial(region_of_result, result, self.classes, size))
+                for number, result in enumerate(self.results, start=1)
+            ),
+            size,
+        )
 
     def content(self) -> bytes:
         """Return the results as JSON with sorted keys."""
@@ -72,89 +71,38 @@ def open_label_studio(export: Path, tasks: Sequence[object], images: ImageFolder
         classes: meaning of the labels.
 
     Returns:
-        The set. Tasks without an annotation, with only cancelled annotations, or without their image are problems, and
-        so is a second task of the same image.
+        The set, with each annotated image of a task of several. Tasks without an annotation, with only cancelled
+        annotations, or without their image are problems, and so is a second task of the same image.
     """
     items: dict[Path, Item] = {}
     problems: list[Problem] = []
+    tags = tags_of(tasks)
     for number, task in enumerate(tasks, start=1):
+        identity = task.get("id", number) if isinstance(task, Mapping) else number
         try:
-            item = _item(task, images, classes)
+            annotated = annotated_images(task, tags, images)
         except DataError as error:
-            identity = task.get("id", number) if isinstance(task, Mapping) else number
             problems.append(Problem(export, f"task {identity}: {error.detail}"))
             continue
-        if item.image in items:
-            problems.append(Problem(item.image, "is annotated by several tasks; only the first counts"))
-        items.setdefault(item.image, item)
+        for references, results in annotated:
+            try:
+                path = _find(references, images)
+            except DataError as error:
+                problems.append(Problem(export, f"task {identity}: {error.detail}"))
+                continue
+            if path in items:
+                problems.append(Problem(path, "is annotated by several tasks; only the first counts"))
+            items.setdefault(path, Item(path, Results(results, classes)))
     return Dataset("label-studio", export, name_items(images.folder, items.values()), tuple(problems))
 
 
-def _item(task: object, images: ImageFolder, classes: ClassMap) -> Item:
-    if not isinstance(task, Mapping):
-        raise DataError("must be an object")
-    results = _results(task)
-    return Item(_image(task, images), Results(results, classes))
-
-
-def _image(task: _Json, images: ImageFolder) -> Path:
-    data = task.get("data", task)  # JSON-MIN has the keys of the data at the top
-    references = [task.get("file_upload"), data.get("image") if isinstance(data, Mapping) else None]
-    if isinstance(data, Mapping):
-        references += data.values()
-    named = [each for each in references if isinstance(each, str) and names_image(each)]
-    if not named:
-        raise DataError("must name an image by a URL or path with an image ending such as .jpg")
-    for reference in named[:-1]:
+def _find(references: Sequence[str], images: ImageFolder) -> Path:
+    for reference in references[:-1]:
         try:
             return images.find(reference)
         except DataError:
             continue
-    return images.find(named[-1])
-
-
-def _results(task: _Json) -> list[_Json]:
-    if "annotations" not in task:
-        return list(_minimal_results(task))
-    annotations = task["annotations"]
-    if not isinstance(annotations, list) or not all(isinstance(each, Mapping) for each in annotations):
-        raise DataError("must have a list of objects as 'annotations'")
-    if not annotations:
-        raise DataError("is not annotated")
-    kept = [each for each in annotations if not each.get("was_cancelled")]
-    if not kept:
-        raise DataError("was skipped by its annotator")
-    chosen = next((each for each in kept if each.get("ground_truth")), None)
-    # Written as ISO 8601 in one time zone, so they sort as text; of equal times the last counts.
-    chosen = chosen or max(reversed(kept), key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""))
-    results = chosen.get("result")
-    if not isinstance(results, list) or not all(isinstance(each, Mapping) for each in results):
-        raise DataError("must have a list of objects as 'result' of its annotation")
-    return list(_regions(results))
-
-
-def _minimal_results(task: _Json) -> Iterator[_Json]:
-    """Convert results to the form of the full export: JSON-MIN writes `value` and the size into one object."""
-    if task.get("annotation_id") is None:
-        raise DataError("is not annotated")
-    for key, values in task.items():
-        if not isinstance(values, list):
-            continue
-        for value in values:
-            if isinstance(value, Mapping) and any(name.endswith("labels") for name in value):
-                yield {**value, "type": key, "value": value}
-
-
-def _regions(results: Sequence[_Json]) -> Iterator[_Json]:
-    """Select regions with a class, without the duplicate shapes that some projects also write."""
-    labelled = {each.get("id") for each in results if _has_labels(each)}
-    for result in results:
-        if _has_labels(result) or (result.get("type") in _REGIONS and result.get("id") not in labelled):
-            yield result
-
-
-def _has_labels(result: _Json) -> bool:
-    return str(result.get("type", "")).endswith("labels")
+    return images.find(references[-1])
 
 
 _HALF_COVERED: Final = 128
@@ -214,22 +162,36 @@ def region_of_result(result: Mapping[str, Any], classes: ClassMap, size: Size) -
         size: size of the upright image.
 
     Raises:
-        DataError: the class is not listed, the shape is not supported or invalid, the annotated image had other
-            proportions, or the region covers no pixel.
+        RegionFault: the result has no class or several, its shape is not supported or invalid, or it covers no pixel.
+        DataError: the class is not listed, or the annotated image had other proportions.
     """
     try:
         checked = _Result.model_validate(result)
         kind = next((key for key in _SHAPES if key in checked.value), None)
         if kind is None:
-            raise DataError(f"must be a polygon, brush mask, rectangle or ellipse, got {result.get('type', 'no type')}")
+            raise RegionFault(
+                f"must be a polygon, brush mask, rectangle or ellipse, got {result.get('type', 'no type')}"
+            )
         shape = _SHAPES[kind].model_validate(checked.value)
     except ValidationError as error:
-        raise DataError("; ".join(_fault(details["loc"], details["msg"]) for details in error.errors()[:3])) from error
+        raise RegionFault(
+            "; ".join(_fault(details["loc"], details["msg"]) for details in error.errors()[:3])
+        ) from error
     if checked.image_rotation:
         raise DataError(f"was drawn on an image rotated by {checked.image_rotation:g} degrees; rotate it back first")
-    pixel_class = _class_of(checked.value, classes)
+    meant = _classes_of(checked.value, classes)
+    pixel_class = next(iter(meant.values())) if len(set(meant.values())) == 1 else PixelClass.IGNORE
     labelled = Size(checked.original_height, checked.original_width)
     check_proportions(labelled, size)
+    region = _rasterise(shape, pixel_class, labelled, size)
+    if not meant:
+        raise RegionFault("has no class", region)
+    if len(set(meant.values())) > 1:
+        raise RegionFault(f"must have one class, has {', '.join(meant)}", region)
+    return region
+
+
+def _rasterise(shape: _Shape, pixel_class: PixelClass, labelled: Size, size: Size) -> Region:
     match shape:
         case _Brush():
             return region_of_mask(pixel_class, _brush_mask(bytes(shape.rle), labelled, size))
@@ -268,14 +230,10 @@ def _fault(where: tuple[int | str, ...], what: str) -> str:
     return f"{'.'.join(map(str, where)) or 'value'}: {what}"
 
 
-def _class_of(value: Mapping[str, Any], classes: ClassMap) -> PixelClass:
+def _classes_of(value: Mapping[str, Any], classes: ClassMap) -> dict[str, PixelClass]:
+    """Return the classes of a region by the names it has for them; one, unless the region is faulty."""
     names = [name for key, each in value.items() if key.endswith("labels") and isinstance(each, list) for name in each]
-    if not names:
-        raise DataError("has no class")
-    found = {classes.of_name(str(name)) for name in names}
-    if len(found) > 1:
-        raise DataError(f"must have one class, has {', '.join(map(str, names))}")
-    return found.pop()
+    return {str(name): classes.of_name(str(name)) for name in names}
 
 
 def _percent(size: Size) -> NDArray[np.float64]:
@@ -334,16 +292,16 @@ def decode_brush(data: bytes, size: Size) -> NDArray[np.uint8]:
         uint8 (height, width): alpha, 0 for no paint to 255; strokes have smooth edges.
 
     Raises:
-        DataError: the mask is too large or of another size, or the stream ends early or has too many words.
+        RegionFault: the mask is too large or of another size, or the stream ends early or has too many words.
     """
     if size.pixels > MAX_PIXELS:
-        raise DataError(f"the brush mask must have at most {MAX_PIXELS} pixels, has {size.pixels}")
+        raise RegionFault(f"the brush mask must have at most {MAX_PIXELS} pixels, has {size.pixels}")
     if len(data) * 8 < _HEADER_BITS:
-        raise DataError(f"the brush mask's {len(data)} bytes are too few for its header")
+        raise RegionFault(f"the brush mask's {len(data)} bytes are too few for its header")
     header = int.from_bytes(data[:7], "big") >> (56 - _HEADER_BITS)
     words, word_bits = header >> 21, (header >> 16 & 31) + 1
     if words != size.pixels * _CHANNELS or word_bits != _WORD_BITS:
-        raise DataError(
+        raise RegionFault(
             f"the brush mask must have {_CHANNELS} words of {_WORD_BITS} bits for each of {size.height} x {size.width} "
             f"pixels, has {words} words of {word_bits} bits"
         )
@@ -365,9 +323,9 @@ def _unpack(data: bytes, words: int, count_bits: list[int]) -> NDArray[np.uint8]
         first = at + 3 + bits
         at = first + (_WORD_BITS if repeated else count * _WORD_BITS)
         if at > end:
-            raise DataError(f"the brush mask ends after {done} of {words} words")
+            raise RegionFault(f"the brush mask ends after {done} of {words} words")
         if done + count > words:
-            raise DataError(f"the brush mask has more than its {words} words")
+            raise RegionFault(f"the brush mask has more than its {words} words")
         if repeated:
             unpacked[done : done + count] = window >> (29 - bits) & 255
         else:

@@ -5,24 +5,28 @@
 - Smaller fruits lie on top of larger ones, and of equal ones the later; lesions lie on top of their own fruit only.
 - IGNORE regions lie on top of everything, but take nothing from the mask of a fruit.
 - BACKGROUND regions change nothing.
+- A faulty region does not lose the others: what is known of it is painted, and a warning names it. Where its outline is
+  known but not its class, the pixels that no other region covers are IGNORE, as they may well be fruit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.data.samples import LabelMaps, list_instances
-from models.errors import DataError
+from models.errors import DataError, MaskError
 from models.masks import bounding_box
 from models.polygons import decode_polygons
 from models.types import BinaryMask, PixelClass, Size
 
 MAX_FRUITS = 65535
 """Most fruits in an image: those that uint16 can number."""
+
+_FEWEST_VERTICES = 3
 
 _FRUITS = (PixelClass.HEALTHY, PixelClass.INFECTED, PixelClass.FRUIT)
 
@@ -52,6 +56,18 @@ class Region:
         return slice(self.y, self.y + height), slice(self.x, self.x + width)
 
 
+class RegionFault(DataError):
+    """A fault of one region, without which the rest of its annotation can be used.
+
+    Attributes:
+        rest: what is known of the region, IGNORE if its class is not; None if nothing is.
+    """
+
+    def __init__(self, detail: str, rest: Region | None = None) -> None:
+        super().__init__(detail)
+        self.rest = rest
+
+
 def region_of_mask(pixel_class: PixelClass, mask: BinaryMask, *, x: int = 0, y: int = 0) -> Region:
     """Crop a mask to a region.
 
@@ -65,11 +81,11 @@ def region_of_mask(pixel_class: PixelClass, mask: BinaryMask, *, x: int = 0, y: 
         The region; its box is tight.
 
     Raises:
-        DataError: the mask is empty.
+        RegionFault: the mask is empty.
     """
     x0, y0, x1, y1 = bounding_box(mask)
     if x1 == 0:
-        raise DataError("covers no pixel of the image")
+        raise RegionFault("covers no pixel of the image")
     inside = mask[y0:y1, x0:x1].copy()
     return Region(pixel_class, x + x0, y + y0, inside, int(np.count_nonzero(inside)))
 
@@ -86,18 +102,63 @@ def region_of_rings(pixel_class: PixelClass, rings: Sequence[NDArray[np.float64]
         The region.
 
     Raises:
-        DataError: nothing of it lies inside the image, or a vertex is not finite.
-        MaskError: an outline has fewer than three vertices or is far outside the image.
+        RegionFault: nothing of it lies inside the image, a vertex is not finite or far outside, or an outline has fewer
+            than three vertices; the other outlines are the rest of the region.
     """
+    whole = [ring for ring in rings if len(ring) >= _FEWEST_VERTICES]
+    if len(whole) < len(rings):
+        rest = region_of_rings(pixel_class, whole, size) if whole else None
+        raise RegionFault("has an outline without at least 3 vertices", rest)
     points = np.concatenate(rings)
     if not np.isfinite(points).all():
-        raise DataError("has an outline with a vertex that is not finite")
+        raise RegionFault("has an outline with a vertex that is not finite")
     # Filled in a window only, because an image has many pixels and a fruit few.
     low = np.floor(points.min(axis=0)).clip(0, (size.width - 1, size.height - 1)).astype(int)
     high = np.ceil(points.max(axis=0)).clip(low + 1, (size.width, size.height)).astype(int)
     window = Size(int(high[1] - low[1]), int(high[0] - low[0]))
-    mask = decode_polygons([[(ring - low).tolist()] for ring in rings], window)
+    try:
+        mask = decode_polygons([[(ring - low).tolist()] for ring in rings], window)
+    except MaskError as error:
+        raise RegionFault(error.detail) from error
     return region_of_mask(pixel_class, mask, x=int(low[0]), y=int(low[1]))
+
+
+def paint_readable(parts: Iterable[tuple[str, Callable[[], Region]]], size: Size) -> LabelMaps:
+    """Read the regions of an annotation, and paint those that can be used.
+
+    Args:
+        parts: name of each region in messages, and how to read it.
+        size: size of the image.
+
+    Returns:
+        The label maps, with a warning for each faulty region.
+
+    Raises:
+        DataError: a fault concerns more than its region, nothing of any region is known, or there are more than
+            `MAX_FRUITS` fruits.
+    """
+    regions: list[Region] = []
+    unknown: list[Region] = []
+    warnings: list[str] = []
+    for name, read in parts:
+        try:
+            regions.append(read())
+        except RegionFault as fault:
+            warnings.append(f"{name}: {fault.detail}")
+            if fault.rest is not None:
+                (unknown if fault.rest.pixel_class is PixelClass.IGNORE else regions).append(fault.rest)
+        except DataError as error:
+            raise DataError(f"{name}: {error.detail}") from error
+    if warnings and not regions and not unknown:
+        # Taken for an image without fruit, it would teach that its fruit is background.
+        raise DataError(f"no region can be used: {'; '.join(warnings)}")
+    painted = paint(regions, size)
+    covered = np.zeros((size.height, size.width), np.bool_)
+    for region in regions:
+        covered[region.window] |= region.mask
+    for region in unknown:
+        painted.semantic[region.window][region.mask & ~covered[region.window]] = PixelClass.IGNORE
+    return replace(painted, warnings=tuple(warnings))
 
 
 def paint(regions: Sequence[Region], size: Size) -> LabelMaps:

@@ -37,6 +37,7 @@ class LabelMaps:
     semantic: SemanticMap
     instances: tuple[Instance, ...] = ()
     instance_map: InstanceMap | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +51,7 @@ class Sample:
             them from the rest of the fruit.
         instances: fruits by id.
         instance_map: uint16 (height, width); None if the annotation does not separate fruits.
+        warnings: faults of single regions, by name; see `models.data.regions.RegionFault`.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Sample:
     semantic: SemanticMap
     instances: tuple[Instance, ...] = ()
     instance_map: InstanceMap | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def size(self) -> Size:

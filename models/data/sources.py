@@ -15,8 +15,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from models.data.coco import open_coco
-from models.data.dataset import ClassMap, Dataset, ImageFolder, unusable
+from models.data.dataset import ClassMap, Dataset, unusable
 from models.data.folders import open_folders
+from models.data.image_files import ImageFolder
 from models.data.label_studio import open_label_studio
 from models.data.splits import SPLIT_FILE, TRAIN, VALIDATION, Split, data_hash, read_split, split_by_content
 from models.errors import DataError
@@ -27,13 +28,16 @@ _FORMATS: Final = (
 )
 
 
-def open_dataset(path: Path, *, classes: ClassMap | None = None, images: Path | None = None) -> Dataset:
+def open_dataset(
+    path: Path, *, classes: ClassMap | None = None, images: Path | None = None, strict: bool = False
+) -> Dataset:
     """Detect the format of annotated images and list them; nothing is decoded yet.
 
     Args:
         path: a folder with `masks`, a JSON file of Label Studio or COCO, or a folder with one such file.
         classes: meaning of the annotation's classes; by default Healthy and Infected, 1 and 2.
         images: folder of the images; by default `images` for masks, and the JSON file's folder otherwise.
+        strict: whether a faulty region makes its image unusable, see `Dataset.strict`.
 
     Returns:
         The set. What is wrong with single images is in its `problems`, or is found by its `check`.
@@ -44,7 +48,7 @@ def open_dataset(path: Path, *, classes: ClassMap | None = None, images: Path | 
     dataset = _open_dataset(path, classes or ClassMap(), images)
     if not dataset.items and not dataset.problems:
         raise DataError(f"{path}: contains no images.")
-    return dataset
+    return replace(dataset, strict=strict)
 
 
 def _open_dataset(path: Path, classes: ClassMap, images: Path | None) -> Dataset:
@@ -101,6 +105,7 @@ class DataSource:
         weight: how often an epoch shows each image, on average; at least 0.
         group_weights: weights of groups of images that differ from it, see `Dataset.groups`.
         licence: licence and origin of the data, for the model card.
+        strict: whether a faulty region makes its image unusable, see `Dataset.strict`.
     """
 
     path: Path
@@ -110,6 +115,12 @@ class DataSource:
     weight: float = 1.0
     group_weights: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
+    strict: bool = False
+
+    def open(self) -> Dataset:
+        """Open the set; see `open_dataset`."""
+        classes = ClassMap.of(self.classes)
+        return open_dataset(self.path, classes=classes, images=self.images, strict=self.strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +192,7 @@ def _open_source(name: str, source: DataSource) -> OpenedSource:
     for weight in (source.weight, *source.group_weights.values()):
         if not 0 <= weight < 1e6:
             raise DataError(f"{source.path}: its weight must be at least 0 and below 1,000,000, got {weight}.")
-    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
+    dataset = source.open()
     unknown = sorted(source.group_weights.keys() - set(dataset.groups.values()))
     if unknown:
         known = ", ".join(sorted(set(dataset.groups.values()))) or "none"
@@ -220,6 +231,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", action=_AddSource, default=(), metavar="PATH", help="folder, Label Studio export or COCO JSON file"
     )
+    group.add_argument(
+        "--strict",
+        action=_Strict,
+        nargs=0,
+        default=False,
+        help="refuse images with a faulty region, in all --data; otherwise the region is named and the others count",
+    )
     for option, attribute, metavar, description in (
         (
             "--classes",
@@ -242,6 +260,20 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+class _Strict(argparse.Action):
+    """Applies to every --data, wherever it stands."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 the signature is argparse's
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,  # noqa: ARG002
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        namespace.strict = True
+        namespace.data = tuple(replace(each, strict=True) for each in namespace.data)
+
+
 class _AddSource(argparse.Action):
     def __call__(
         self,
@@ -250,7 +282,7 @@ class _AddSource(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,  # noqa: ARG002
     ) -> None:
-        namespace.data = (*namespace.data, DataSource(Path(str(values))))
+        namespace.data = (*namespace.data, DataSource(Path(str(values)), strict=namespace.strict))
 
 
 class _ChangeSource(argparse.Action):

@@ -18,6 +18,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from models.data.dataset import Dataset, Item
+from models.data.image_files import nfc
 from models.errors import DataError
 from models.weights.checkpoints import sha256_of
 
@@ -95,6 +96,7 @@ def read_split(file: Path, dataset: Dataset) -> Split:
         raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
     except ValidationError as error:
         raise DataError(f"{file}: must be a JSON object of lists of names, such as train, val and test.") from error
+    listed = {part: [name if name in dataset.items else nfc(name) for name in names] for part, names in listed.items()}
     unknown = sorted({name for names in listed.values() for name in names} - dataset.items.keys())
     if unknown:
         raise DataError(f"{file}: {len(unknown)} names are not in the set: {', '.join(unknown[:5])}.")

@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from models import images
-from models.data.dataset import ClassMap, Dataset, unusable
+from models.data.dataset import Dataset, Problem, log_warnings, unusable
 from models.data.samples import Sample
-from models.data.sources import DataSource, find_split, open_dataset
+from models.data.sources import DataSource, find_split
 from models.data.splits import TEST, Split, data_hash
 from models.errors import DataError, PomonaError
 from models.masks import MAX_PIXELS
@@ -139,7 +139,7 @@ def rendered_set(count: int) -> ImageSet:
 
 
 def _parts_of(name: str, source: DataSource, parts: Sequence[str], *, progress: bool) -> list[ImageSet]:
-    dataset = open_dataset(source.path, classes=ClassMap.of(source.classes), images=source.images)
+    dataset = source.open()
     split, divided_by = find_split(dataset, source)
     chosen = list(dict.fromkeys(parts)) or [TEST, *([EXTRA_TEST] if split.parts.get(EXTRA_TEST) else [])]
     return [_part_of(name, dataset, split, (part, divided_by), progress=progress) for part in chosen]
@@ -148,16 +148,17 @@ def _parts_of(name: str, source: DataSource, parts: Sequence[str], *, progress: 
 def _part_of(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *, progress: bool) -> ImageSet:
     chosen, divided_by = part
     names = dataset.names if chosen == ALL else split.of(chosen)
-    has_instances, has_classes = _check(dataset, names, f"checking {name}", progress=progress)
+    has_instances, has_classes, faulty = _check(dataset, names, f"checking {name}", progress=progress)
     which = "All images" if chosen == ALL else f"Part {chosen!r}, split by {divided_by}"
     classes = "background, healthy and infected" if has_classes else "fruit and background"
     fruits = "and separates fruits" if has_instances else "but does not separate fruits"
+    left_out = f" Faulty regions of {faulty} images are left out or ignored." if faulty else ""
     return ImageSet(
         name=f"{name}-{chosen}",
         title=f"Photographs: {name}, {chosen}",
         description=(
             f"{which}. The annotation distinguishes {classes}, {fruits}. "
-            f"SHA-256 of images and annotations: {data_hash(dataset, names)[:12]}."
+            f"SHA-256 of images and annotations: {data_hash(dataset, names)[:12]}.{left_out}"
         ),
         names=names,
         load=lambda each: _read(dataset, each),
@@ -166,21 +167,25 @@ def _part_of(name: str, dataset: Dataset, split: Split, part: tuple[str, str], *
     )
 
 
-def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool) -> tuple[bool, bool]:
-    """Return whether all images have instances, and whether any distinguishes healthy from infected."""
+def _check(dataset: Dataset, names: Sequence[str], what: str, *, progress: bool) -> tuple[bool, bool, int]:
+    """Return whether all images have instances, whether any has health, and the number with faults."""
     broken = [str(problem) for problem in dataset.problems]
     has_instances, has_classes = True, False
+    warned: list[Problem] = []
     for name in tqdm(names, desc=what, unit="image", leave=False, disable=None if progress else True):
         try:
             sample = dataset.load(name)
         except DataError as error:
             broken.append(error.detail)
             continue
+        if sample.warnings:
+            warned.append(Problem(dataset.items[name].image, "; ".join(sample.warnings)))
         has_instances &= sample.instance_map is not None
         has_classes |= bool(np.isin(sample.semantic, (PixelClass.HEALTHY, PixelClass.INFECTED)).any())
+    log_warnings(dataset.root, warned)
     if broken:
         raise unusable(dataset.root, broken)
-    return has_instances, has_classes
+    return has_instances, has_classes, len(warned)
 
 
 def _read(dataset: Dataset, name: str) -> EncodedSample:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from models.data.dataset import ClassMap
 from models.data.sources import open_dataset
 from models.types import PixelClass
 from tests.browser.visitor import Visitor
@@ -17,7 +16,6 @@ from tests.contract.live import LiveDoor
 
 SICK = (290, 80)
 SICK_EDGE = (240, 110)
-CLASSES = ClassMap.of({"healthy": "healthy", "infected": "infected"})
 
 
 @pytest.fixture
@@ -128,7 +126,7 @@ def test_what_is_exported_has_the_areas_that_the_service_said(visitor: Visitor, 
         (folder / "images").mkdir(parents=True)
         (folder / "images" / "two.png").write_bytes(two.read_bytes())
         (folder / name).write_text(json.dumps(content))
-        read = open_dataset(folder / name, images=folder / "images", classes=CLASSES).load("two")
+        read = open_dataset(folder / name, images=folder / "images").load("two")
         assert read.instance_map is not None
         fruits = [read.instance_map == fruit.id for fruit in read.instances]
         infected = read.semantic == PixelClass.INFECTED

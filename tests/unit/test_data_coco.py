@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,12 +110,85 @@ def test_outlines_are_filled_as_pycocotools_does_but_for_the_edge(
         ({"category_id": 3, "segmentation": {"size": [40, 80], "counts": [3200]}}, "covers no pixel"),
     ],
 )
-def test_a_broken_annotation_is_reported(tmp_path: Path, broken: dict[str, object], says: str) -> None:
+def test_a_broken_annotation_is_named_and_the_others_count(
+    tmp_path: Path, broken: dict[str, object], says: str
+) -> None:
     dataset = opened(tmp_path, [{"category_id": 3, "segmentation": [BOX]}, broken])
+    sample = dataset.load("a")
+    (warning,) = sample.warnings
+    assert warning.startswith("annotation 11: ")
+    assert says in warning
+    assert [each.box for each in sample.instances] == [(8, 4, 40, 24)]
+    assert (sample.semantic == PixelClass.HEALTHY).sum() == 32 * 20
     with pytest.raises(DataError) as caught:
-        dataset.load("a")
+        replace(dataset, strict=True).load("a")
     assert "a.jpg: annotation 11: " in caught.value.detail
     assert says in caught.value.detail
+
+
+def test_where_an_object_has_only_a_box_nothing_is_taught(tmp_path: Path) -> None:
+    boxed = {"category_id": 3, "segmentation": [], "bbox": [30, 10, 30, 10]}
+    sample = opened(tmp_path, [{"category_id": 3, "segmentation": [BOX]}, boxed]).load("a")
+    assert (sample.semantic == PixelClass.HEALTHY).sum() == 32 * 20  # what is labelled stays so
+    assert (sample.semantic[10:20, 40:60] == PixelClass.IGNORE).all()
+    assert (sample.semantic == PixelClass.IGNORE).sum() == 20 * 10
+
+
+def test_an_object_of_an_unlisted_category_is_ignored_where_it_lies(tmp_path: Path) -> None:
+    unlisted = {"category_id": 9, "segmentation": [[50, 10, 60, 10, 60, 20, 50, 20]]}
+    sample = opened(tmp_path, [{"category_id": 3, "segmentation": [BOX]}, unlisted]).load("a")
+    assert (sample.semantic[10:20, 50:60] == PixelClass.IGNORE).all()
+    assert len(sample.instances) == 1
+
+
+def test_one_broken_outline_of_an_object_leaves_its_other_parts(tmp_path: Path) -> None:
+    sample = opened(tmp_path, [{"category_id": 3, "segmentation": [BOX, [60, 4, 70, 4], []]}]).load("a")
+    assert sample.warnings == ("annotation 10: has an outline without at least 3 vertices",)
+    assert [each.box for each in sample.instances] == [(8, 4, 40, 24)]
+
+
+def test_an_image_without_any_usable_annotation_does_not_count_as_one_without_fruit(tmp_path: Path) -> None:
+    empty = {"category_id": 3, "segmentation": []}
+    (problem,) = opened(tmp_path, [empty, empty]).check(progress=False)
+    assert "no region can be used: annotation 10: has only a box" in problem.message
+
+
+def test_warnings_are_logged_by_image_and_annotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = opened(
+        tmp_path, [{"category_id": 3, "segmentation": [BOX]}, {"category_id": 3, "segmentation": []}, {"id": "x"}]
+    )
+    assert dataset.check(progress=False) == ()
+    (logged,) = caplog.messages
+    assert "1 images of" in logged
+    assert f"{tmp_path / 'images' / 'a.jpg'}: annotation 11: has only a box" in logged
+    assert "; annotation x: category_id: Field required" in logged
+    (problem,) = replace(dataset, strict=True).check(progress=False)
+    assert "annotation 11: has only a box" in problem.message
+    assert len(caplog.messages) == 1
+
+
+def test_class_names_are_the_same_in_upper_and_lower_case(tmp_path: Path) -> None:
+    named = [{"id": 3, "name": "healthy"}, {"id": 7, "name": "INFECTED"}, {"id": 1, "name": "object"}]
+    annotated = [
+        {"category_id": 3, "segmentation": [BOX]},
+        {"category_id": 7, "segmentation": [[50, 4, 60, 4, 60, 9, 50, 9]]},
+    ]
+    sample = opened(tmp_path, annotated, categories=named).load("a")
+    assert [each.pixel_class for each in sample.instances] == [PixelClass.HEALTHY, PixelClass.INFECTED]
+
+
+def test_a_class_name_of_the_user_replaces_the_default_one_in_another_case() -> None:
+    classes = ClassMap.of({"healthy": "fruit"})
+    assert {classes.of_name(each) for each in ("Healthy", "healthy", "HEALTHY")} == {PixelClass.FRUIT}
+
+
+def test_names_that_differ_in_case_only_are_ambiguous_if_they_mean_different_things() -> None:
+    classes = ClassMap.of({"rot": "infected", "Rot": "ignore", "Bruise": "healthy", "bruise": "healthy"})
+    assert classes.of_name("rot") is PixelClass.INFECTED
+    assert classes.of_name("Rot") is PixelClass.IGNORE
+    assert classes.of_name("BRUISE") is PixelClass.HEALTHY
+    with pytest.raises(DataError, match="'ROT' is ambiguous: the class map has rot=infected, Rot=ignore"):
+        classes.of_name("ROT")
 
 
 def test_an_image_of_another_size_is_reported(tmp_path: Path) -> None:

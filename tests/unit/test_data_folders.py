@@ -10,7 +10,7 @@ from models.data.sources import open_dataset
 from models.data.splits import read_split
 from models.errors import DataError
 from models.types import PixelClass
-from tests.annotated import FRUIT, needs_real_fruit, write_image, write_index
+from tests.annotated import FRUIT, needs_real_fruit, write_image, write_index, write_json
 
 MASK = np.zeros((40, 80), np.uint8)
 MASK[4:24, 8:40] = 1
@@ -146,6 +146,33 @@ def test_folders_within_are_searched_and_name_what_is_not_unique(tmp_path: Path)
         write_image(tmp_path / "images" / f"{name}.jpg")
         write_index(tmp_path / "masks" / f"{name}.png", MASK)
     assert opened(tmp_path).names == ("b", "mon/a", "tue/a")
+
+
+@pytest.mark.parametrize(("image", "mask"), [("p\u00eache", "pe\u0302che"), ("pe\u0302che", "p\u00eache")])
+def test_masks_kinds_and_parts_are_found_in_any_unicode_form(tmp_path: Path, image: str, mask: str) -> None:
+    write_image(tmp_path / "images" / image / f"{image}.jpg")
+    write_index(tmp_path / "masks" / mask / f"{mask}.png", MASK)
+    write_index(tmp_path / "instances" / mask / f"{mask}.png", (MASK > 0).astype(np.uint8))
+    write_json(tmp_path / "meta.json", {mask: {"kind": "tree"}})
+    dataset = opened(tmp_path)
+    assert dataset.check(progress=False) == ()
+    assert dataset.names == ("p\u00eache",)
+    assert dataset.groups == {"p\u00eache": "tree"}
+    split = read_split(write_json(tmp_path / "split.json", {"train": [mask]}), dataset)
+    assert split.of("train") == dataset.names
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    write_image(tmp_path / "disk" / "mon" / "a.jpg")
+    write_index(tmp_path / "labels" / "mon" / "a.png", MASK)
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    (root / "images" / "mon").symlink_to(tmp_path / "disk" / "mon")
+    (root / "masks" / "mon").symlink_to(tmp_path / "labels" / "mon")
+    dataset = opened(root)
+    assert dataset.check(progress=False) == ()
+    assert dataset.names == ("a",)
 
 
 def test_a_folder_without_images_is_rejected(tmp_path: Path) -> None:

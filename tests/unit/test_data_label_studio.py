@@ -1,6 +1,7 @@
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,8 +144,6 @@ def test_a_nearly_square_image_that_was_not_turned_is_reported_too(tmp_path: Pat
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (square("Healthy", 10, 10, 50, 60, size=(80, 60)), "80 x 60 pixels, but the upright image has 80 x 40"),
-        (square("Healthy", 10, 10, 50, 60, image_rotation=90), "rotated by 90 degrees"),
         (square("Healthy", 10, 10, 10, 60), "covers no pixel"),
         (square("Healthy", 110, 10, 150, 60), "covers no pixel"),
         (polygon("Healthy", [(1, 1), (50, 50)]), "points: List should have at least 3 items"),
@@ -176,10 +175,50 @@ def test_a_nearly_square_image_that_was_not_turned_is_reported_too(tmp_path: Pat
         ),
     ],
 )  # fmt: skip
-def test_an_invalid_region_is_reported(tmp_path: Path, broken: dict[str, object], says: str) -> None:
+def test_an_invalid_region_is_named_and_the_others_count(tmp_path: Path, broken: dict[str, object], says: str) -> None:
+    good = square("Healthy", 10, 10, 50, 60, id="good")
+    sample = loaded(tmp_path, good, broken)
+    (warning,) = sample.warnings
+    assert f"region {broken['id']}: " in warning
+    assert says in warning
+    assert where(sample, PixelClass.HEALTHY) == (8, 4, 40, 24, 640)
+    assert len(sample.instances) == 1
+    strict = replace(opened(tmp_path, [task("a.jpg", [good, broken])]), strict=True)
+    with pytest.raises(DataError) as caught:
+        strict.load("a")
+    assert f"{tmp_path / 'a.jpg'}: {warning}" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (square("Healthy", 10, 10, 50, 60, size=(80, 60)), "80 x 60 pixels, but the upright image has 80 x 40"),
+        (square("Healthy", 10, 10, 50, 60, image_rotation=90), "rotated by 90 degrees"),
+        (square("Rotten", 10, 10, 50, 60), "'Rotten' is not in the class map"),
+    ],
+)
+def test_a_fault_that_concerns_more_than_its_region_is_an_error(
+    tmp_path: Path, broken: dict[str, object], says: str
+) -> None:
     detail = refusal(tmp_path, square("Healthy", 10, 10, 50, 60), broken)
     assert f"region {broken['id']}: " in detail
     assert says in detail
+
+
+@pytest.mark.parametrize("labels", [{}, {"ellipselabels": []}, {"ellipselabels": ["Healthy", "Infected"]}])
+def test_nothing_is_taught_where_an_ellipse_has_no_single_label(tmp_path: Path, labels: dict[str, list[str]]) -> None:
+    value = {"x": 50, "y": 50, "radiusX": 20, "radiusY": 20, "rotation": 0, **labels}
+    ellipse = {**result("ellipse", "", {}, id="e"), "value": value}
+    sample = loaded(tmp_path, square("Healthy", 10, 10, 50, 60), ellipse)
+    assert where(sample, PixelClass.HEALTHY) == (8, 4, 40, 24, 640)
+    rows, columns = np.mgrid[:40, :80] + 0.5
+    inside = ((columns - 40) / 16) ** 2 + ((rows - 20) / 8) ** 2 < 1
+    assert ((sample.semantic == PixelClass.IGNORE) == (inside & (sample.semantic != PixelClass.HEALTHY))).all()
+    assert len(sample.warnings) == 1
+
+
+def test_an_image_with_only_an_empty_region_does_not_count_as_one_without_fruit(tmp_path: Path) -> None:
+    assert "no region can be used: region r1: covers no pixel" in refusal(tmp_path, square("Healthy", 10, 10, 10, 60))
 
 
 def test_results_that_are_not_regions_are_skipped(tmp_path: Path) -> None:
@@ -266,40 +305,6 @@ def test_of_several_annotations_ground_truth_or_the_last_counts(tmp_path: Path) 
     assert area(second, first, cancelled) == 40 * 20
     assert area(second, first | {"ground_truth": True}) == 8 * 4
     assert area({"result": [small]}, {"result": [large]}) == 40 * 20
-
-
-@pytest.mark.parametrize(
-    ("reference", "file"),
-    [
-        ("https://bucket.example/fruit/a%20b.jpg?sig=1", "a b.jpg"),
-        ("/data/upload/3/0a1b2c3d-a_b.jpg", "a b.jpg"),  # stored without the blank
-        ("s3://bucket/x/a.jpg", "a.jpg"),
-        ("/data/local-files/?d=one%2Fc%23.jpg", "c#.jpg"),
-        ("http://localhost:8080/data/local-files/?d=one/a.jpg", "a.jpg"),
-        ("C:\\photos\\a.jpg", "a.jpg"),
-        ("c#.jpg", "c#.jpg"),
-        ("sub/deadbeef-a.jpg", "deadbeef-a.jpg"),
-    ],
-)
-def test_images_are_found_by_their_names(tmp_path: Path, reference: str, file: str) -> None:
-    for seed, name in enumerate(("a b.jpg", "a.jpg", "c#.jpg", "deadbeef-a.jpg")):
-        write_image(tmp_path / "photos" / name, seed=seed)
-    dataset = opened(tmp_path, [task(reference, [])])
-    assert [item.image.name for item in dataset.items.values()] == [file]
-
-
-def test_folders_decide_between_images_of_the_same_name(tmp_path: Path) -> None:
-    for folder in ("mon", "tue"):
-        write_image(tmp_path / folder / "a.jpg")
-    dataset = opened(
-        tmp_path,
-        [task("http://host/day/mon/a.jpg", [], id=1), task("tue/a.jpg", [], id=2), task("a.jpg", [], id=3)],
-    )
-    assert dataset.names == ("mon/a", "tue/a")
-    assert "several images are called 'a.jpg'" in dataset.problems[0].message
-    write_image(tmp_path / "a.jpg")  # the path from the folder is exact
-    dataset = opened(tmp_path, [task("a.jpg", [])])
-    assert [item.image for item in dataset.items.values()] == [tmp_path / "a.jpg"]
 
 
 def test_check_reports_every_problem_file_by_file(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.data.regions import Region, paint, region_of_mask, region_of_rings
-from models.errors import DataError, MaskError
+from models.data.regions import Region, RegionFault, paint, region_of_mask, region_of_rings
+from models.errors import DataError
 from models.types import PixelClass, Size
 
 SIZE = Size(20, 30)
@@ -146,9 +146,9 @@ def test_an_outline_beside_the_image_is_rejected() -> None:
 
 
 def test_an_invalid_outline_is_rejected() -> None:
-    with pytest.raises(MaskError, match="at least 3 vertices"):
+    with pytest.raises(RegionFault, match="at least 3 vertices"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [10.0, 0.0]])], SIZE)
     with pytest.raises(DataError, match="not finite"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [10.0, np.nan], [3.0, 3.0]])], SIZE)
-    with pytest.raises(MaskError, match="at most 10000000 from 0"):
+    with pytest.raises(RegionFault, match="at most 10000000 from 0"):
         region_of_rings(HEALTHY, [np.array([[0.0, 0.0], [1e300, 1.0], [3.0, 3.0]])], SIZE)

@@ -13,6 +13,7 @@ from models.sam.clicks import CAREFUL_USER, jittered_box
 from models.synthetic.output import write_sample
 from models.training.unet_data import FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
 from models.types import PixelClass, Size
+from tests.annotated import square, task, write_image, write_json
 from tests.knowing_unet import discs
 
 
@@ -53,6 +54,19 @@ def test_all_broken_images_of_a_part_are_named_before_anything_is_measured(folde
         data_sets([DataSource(folder)], ("test",), progress=False)
     with pytest.raises(DataError, match=r"2 images of .*\n.*c\.jpg.*\n.*e\.jpg"):
         data_sets([DataSource(folder)], ("all",), progress=False)
+
+
+def test_faulty_regions_are_named_and_counted_and_strict_data_refused(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    regions = [square("Healthy", 10, 10, 50, 60), square("Healthy", 10, 10, 10, 60, id="flat")]
+    write_image(folder / "photos" / "f.jpg", 80, 40)
+    export = write_json(folder / "photos" / "export.json", [task("f.jpg", regions)])
+    (everything,) = data_sets([DataSource(export)], ("all",), progress=False)
+    assert "Faulty regions of 1 images are left out or ignored." in everything.description
+    assert f"{folder / 'photos' / 'f.jpg'}: region flat: covers no pixel of the image" in caplog.text
+    with pytest.raises(DataError, match="region flat: covers no pixel"):
+        data_sets([DataSource(export, strict=True)], ("all",), progress=False)
 
 
 def test_descriptions_say_what_the_annotation_distinguishes(folder: Path) -> None:

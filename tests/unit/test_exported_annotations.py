@@ -10,14 +10,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from models.data.dataset import ClassMap
 from models.data.sources import open_dataset
 from models.types import PixelClass
 from pomona import Inspection
 from pomona.testing import a_fruit, an_inspection
 
 SIZE: Final = (60, 80)
-CLASSES: Final = ClassMap.of({"healthy": "healthy", "infected": "infected"})
 
 
 def exported(report: Inspection, kind: Literal["coco", "label studio"]) -> Any:
@@ -36,7 +34,7 @@ def test_fruits_have_the_infected_areas_that_the_service_said(
     PIL.Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "a.png")
     file = tmp_path / "annotations.json"
     file.write_text(json.dumps(exported(an_inspection(fruits, size=SIZE), kind)))
-    sample = open_dataset(file, classes=CLASSES).load("a")
+    sample = open_dataset(file).load("a")
     assert sample.instance_map is not None
     read = [sample.instance_map == each.id for each in sample.instances]
     rotten = sample.semantic == PixelClass.INFECTED

@@ -28,6 +28,12 @@ def test_data_options_apply_to_the_data_before_them() -> None:
     assert (only.weight, only.group_weights) == (1.0, {"lesion": 3.0})
 
 
+def test_strict_applies_to_all_data_wherever_it_stands() -> None:
+    for words in (("--strict", "--data", "a", "--data", "b"), ("--data", "a", "--strict", "--data", "b")):
+        assert [each.strict for each in sources(*words)] == [True, True]
+    assert [each.strict for each in sources("--data", "a", "--data", "b")] == [False, False]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
