@@ -18,6 +18,8 @@ from loadtest.soak_mix import KINDS, Scene, Service
 from models.types import Size
 
 FEW = 12
+ENOUGH = 150
+"""Inputs among which one is answered, even of those that are made from the description of all operations."""
 
 
 @pytest.fixture(scope="module")
@@ -45,4 +47,5 @@ def test_an_action_is_answered_as_it_may_be(service: Service, name: str) -> None
 def test_inputs_are_answered_or_refused(tiny: Server, name: str) -> None:
     target = {**CALLS, **DESCRIBED}[name]
     outcomes = [target.use(target.make(number)) for number in range(FEW)]
-    assert PASSED in outcomes
+    further = (target.use(target.make(number)) for number in range(FEW, ENOUGH))
+    assert PASSED in outcomes or PASSED in further

@@ -240,7 +240,10 @@ def test_a_perfect_unet_scores_1() -> None:
         assert found[name] == 1, name
     assert found["infected_fraction_error_per_image"] == found["fruit_count_error_per_image"] == 0
     assert "prompted_iou_per_fruit" not in found
-    assert measured[NAME].score_calibration is None
+    calibration = measured[NAME].score_calibration
+    assert calibration is not None
+    assert (calibration.count, calibration.bins[-1].mean_iou) == (4, 1)
+    assert calibration.mean_absolute_error < 1e-3
 
 
 def test_a_unet_that_finds_nothing_scores_0() -> None:

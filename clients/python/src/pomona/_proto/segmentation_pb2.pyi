@@ -1504,7 +1504,9 @@ class FractionInterval(_message.Message):
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
     low: _builtins.float
+    """at most infected_fraction"""
     high: _builtins.float
+    """at least infected_fraction"""
     def __init__(
         self,
         *,
