@@ -16,7 +16,7 @@ from tests.system.conftest import LIMITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-BUDGET_MIB: Final = 200
+BUDGET_MIB: Final = 240
 BESIDE_MIB: Final = 60
 """What a server takes beside the budget: buffers of connections, the heap between two requests."""
 
