@@ -93,10 +93,10 @@ def _fields(**fields: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def _operations(*, narrow: bool) -> tuple[Any, ...]:
     """Return the operations; those with a body many times, as they have more to try."""
-    pictures = inputs.image_seeds()
-    schemathesis.openapi.format("binary", st.sampled_from(pictures))
+    images = inputs.image_seeds()
+    schemathesis.openapi.format("binary", st.sampled_from(images))
     for kind in ("image/jpeg", "application/octet-stream"):
-        schemathesis.openapi.media_type(kind, st.sampled_from(pictures))
+        schemathesis.openapi.media_type(kind, st.sampled_from(images))
     description = _narrow(_served()) if narrow else _served()
     results = schemathesis.openapi.from_dict(description).get_all_operations()
     found = [result.ok() for result in results if isinstance(result, Ok)]

@@ -38,9 +38,9 @@ _ODD_HEADERS: Final = (
 def _http(number: int) -> bytes:
     """Make a request of an operation; something is changed in its JSON, image, framing, headers or path."""
     dice = dice_of("HTTP", number)
-    path, pictures = dice.choice(("/v1/segment", *inputs.PATHS)), inputs.image_seeds()
+    path, images = dice.choice(("/v1/segment", *inputs.PATHS)), inputs.image_seeds()
     what = dice.choice(("JSON", "JSON", "JSON", "image", "framing", "headers", "path", "nothing", "nothing"))
-    document, image = dice.choice(inputs.json_seeds(path)), dice.choice(pictures)
+    document, image = dice.choice(inputs.json_seeds(path)), dice.choice(images)
     if what == "JSON":
         document = inputs.mutate_json([document], dice)
     elif what == "image":
@@ -120,8 +120,8 @@ def _metadata(dice: random.Random) -> list[tuple[str, str]]:
 def _grpc(number: int) -> bytes:
     """Make a call of an operation, or a stream of up to six frames."""
     dice = dice_of("gRPC", number)
-    pictures = inputs.image_seeds()
-    image = dice.choice(pictures) if dice.random() < 0.8 else inputs.mutate_image(pictures, dice)
+    images = inputs.image_seeds()
+    image = dice.choice(images) if dice.random() < 0.8 else inputs.mutate_image(images, dice)
     requests = inputs.messages(image)
     kind = dice.randrange(6)
     if kind < 4:

@@ -75,7 +75,7 @@ class Caller:
 
 
 def run(url: str, stopped: Callable[[], bool], *, image: bytes, callers: int = _CALLERS) -> dict[str, object]:
-    """Send requests until told to stop.
+    """Send requests until `stopped` returns true.
 
     Args:
         url: base address of the service.

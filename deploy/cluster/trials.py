@@ -297,13 +297,13 @@ def lost(log: str) -> str:
 
 
 def _load_objects(image: str, address: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    picture = base64.b64encode((CHART / "files" / "oranges.jpg").read_bytes()).decode()
+    example = base64.b64encode((CHART / "files" / "oranges.jpg").read_bytes()).decode()
     files = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": _LOAD},
         "data": {"load.py": _SCRIPT.read_text()},
-        "binaryData": {"oranges.jpg": picture},
+        "binaryData": {"oranges.jpg": example},
     }
     security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     container = {

@@ -64,7 +64,7 @@ class Truth:
     Attributes:
         size: of the image.
         boxes: of the fruits.
-        areas: pixels of each, by which COCO's sizes are told.
+        areas: pixels of each, which decide COCO's sizes.
         ignored: bool (height, width), where it is not known whether there is fruit; None for nowhere.
     """
 

@@ -42,7 +42,7 @@ export function sums(samples, name, by = () => "") {
  * @param {Record<string, number>} now
  */
 export function growth(before, now) {
-  // A counter that shrank belongs to a process that began anew.
+  // A counter that shrank belongs to a process that was restarted.
   const grown = (/** @type {string} */ name) => Math.max(0, now[name] - (before[name] ?? 0));
   return Object.fromEntries(Object.keys(now).map((name) => [name, grown(name)]));
 }

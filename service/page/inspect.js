@@ -80,7 +80,7 @@ export class InspectView {
   activate() {
     this._active = true;
     const viewer = this._viewer;
-    viewer.show(this._image?.picture ?? null);
+    viewer.show(this._image?.drawable ?? null);
     viewer.tool = "pan";
     viewer.layers = [(ctx, scale) => this._draw(ctx, scale)];
     viewer.hands = { click: (x, y) => this._pickAt(x, y) };
@@ -276,7 +276,7 @@ export class InspectView {
     if (image === null || first === null) return null;
     const { request, deadlineMs } = first;
     return {
-      image: { name: image.name, width: image.picture.width, height: image.picture.height },
+      image: { name: image.name, width: image.drawable.width, height: image.drawable.height },
       regions: first.drawn.flatMap(({ fruit }) => regionsOfFruit(fruit)),
       curl: curlOf("inspect", image.name, request, { deadlineMs, key: this._service.key !== "" }),
       python: pythonOfInspect(image.name, request, deadlineMs),

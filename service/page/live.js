@@ -7,7 +7,7 @@ import { gradeColour, gradeNames } from "./grades.js";
 import { announce, complain } from "./messages.js";
 import { Plot } from "./plot.js";
 import { Problem } from "./service.js";
-import { pictureOf } from "./viewer.js";
+import { drawableOf } from "./viewer.js";
 
 const IN_FLIGHT = 4;
 /* Frames that may be asked for at a time; those beyond are skipped, as a camera cannot wait. */
@@ -28,7 +28,7 @@ export class LiveView {
     this._tell = tell;
     /** @type {import("./grades.js").Grade[]} */
     this._grades = [];
-    /** @type {import("./viewer.js").Picture | null} */
+    /** @type {import("./viewer.js").Drawable | null} */
     this._picture = null;
     /** @type {import("./fruit-layer.js").DrawnFruit[]} */
     this._drawn = [];
@@ -196,7 +196,7 @@ export class LiveView {
    */
   async _show(bitmap, drawn) {
     const before = this._picture;
-    this._picture = await pictureOf(bitmap);
+    this._picture = await drawableOf(bitmap);
     this._drawn = drawn;
     if (this._active) this._viewer.show(this._picture);
     if (before?.small !== before?.bitmap) before?.small.close();

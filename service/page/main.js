@@ -35,7 +35,7 @@ let offered = false;
  * @param {boolean} [busy]
  */
 function tell(text, busy = false) {
-  const chip = byId("told");
+  const chip = byId("outcome");
   chip.textContent = text;
   chip.hidden = text === "";
   chip.classList.toggle("busy", busy);

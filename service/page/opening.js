@@ -3,7 +3,7 @@
 import { byId, make } from "./dom.js";
 import { UserError, complain } from "./messages.js";
 import { BASE } from "./service.js";
-import { pictureOf } from "./viewer.js";
+import { drawableOf } from "./viewer.js";
 
 const EXAMPLES = [
   { file: "oranges.jpg", title: "Oranges" },
@@ -15,7 +15,7 @@ const EXAMPLES = [
  * @typedef {object} OpenedImage
  * @property {Blob} blob the file.
  * @property {string} name of the file.
- * @property {import("./viewer.js").Picture} picture
+ * @property {import("./viewer.js").Drawable} drawable
  */
 
 /**
@@ -33,7 +33,7 @@ export async function readImage(blob, name) {
       `This browser cannot show ${name}. Choose a JPEG, PNG, WebP or BMP image; the service itself also reads TIFF.`,
     );
   }
-  return { blob, name, picture: await pictureOf(bitmap) };
+  return { blob, name, drawable: await drawableOf(bitmap) };
 }
 
 /**

@@ -73,7 +73,7 @@ export class SegmentView {
   activate() {
     this._active = true;
     const viewer = this._viewer;
-    viewer.show(this._image?.picture ?? null);
+    viewer.show(this._image?.drawable ?? null);
     viewer.tool = /** @type {any} */ (this._tool);
     viewer.layers = [(ctx, scale) => this._draw(ctx, scale)];
     viewer.hands = {
@@ -156,7 +156,7 @@ export class SegmentView {
         });
         if (this._image !== image) return;
         this._imageId = answer.image.id;
-        const { width, height } = image.picture;
+        const { width, height } = image.drawable;
         const ready = this._history.now === prompts.NOTHING;
         if (ready) this._tell(`${width} × ${height} · ready in ${Math.round(answer.timing_ms.total)} ms`);
       } catch (error) {
@@ -370,9 +370,9 @@ export class SegmentView {
    */
   _drawThumbnail(canvas, mask, colour) {
     const path = this._paths.get(mask.mask);
-    const picture = this._image?.picture;
+    const drawable = this._image?.drawable;
     const boxes = prompts.item(this._history.now).masks.map((each) => each.box);
-    if (!path || !picture) return;
+    if (!path || !drawable) return;
     const [x0, y0] = [Math.min(...boxes.map((box) => box[0])), Math.min(...boxes.map((box) => box[1]))];
     const [x1, y1] = [Math.max(...boxes.map((box) => box[2])), Math.max(...boxes.map((box) => box[3]))];
     const scale = 0.82 * Math.min(canvas.width / (x1 - x0 || 1), canvas.height / (y1 - y0 || 1));
@@ -380,7 +380,7 @@ export class SegmentView {
     ctx.translate(canvas.width / 2, canvas.height / 2);
     ctx.scale(scale, scale);
     ctx.translate(-(x0 + x1) / 2, -(y0 + y1) / 2);
-    ctx.drawImage(picture.small, 0, 0, picture.width, picture.height);
+    ctx.drawImage(drawable.small, 0, 0, drawable.width, drawable.height);
     paint(ctx, path, colour, scale, 0.55);
   }
 
@@ -402,7 +402,7 @@ export class SegmentView {
     const items = this._history.now.items.filter((each) => each.masks.length > 0);
     const image = this._image;
     if (image === null || items.length === 0) return null;
-    const { width, height } = image.picture;
+    const { width, height } = image.drawable;
     const asked = items.map((each) => each.asked).filter((each) => each !== null);
     const key = this._service.key !== "";
     const request = asked.length ? { ...this._options(), prompts: asked } : { ...this._options(), ...EVERYTHING };

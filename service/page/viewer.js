@@ -6,7 +6,7 @@ const DRAG_FROM = 5;
 const KEY_STEP = 12;
 
 /**
- * @typedef {object} Picture an image ready to be drawn.
+ * @typedef {object} Drawable an image ready to be drawn.
  * @property {ImageBitmap} bitmap
  * @property {ImageBitmap} small the same, at most SMALL_SIDE wide and high.
  * @property {number} width of the image, in pixels.
@@ -23,9 +23,9 @@ const KEY_STEP = 12;
 /**
  * Prepare a bitmap for a viewer.
  * @param {ImageBitmap} bitmap
- * @returns {Promise<Picture>}
+ * @returns {Promise<Drawable>}
  */
-export async function pictureOf(bitmap) {
+export async function drawableOf(bitmap) {
   const { width, height } = bitmap;
   const shrink = SMALL_SIDE / Math.max(width, height);
   const small =
@@ -43,8 +43,8 @@ export class Viewer {
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.canvas = canvas;
-    /** @type {Picture | null} */
-    this.picture = null;
+    /** @type {Drawable | null} */
+    this.drawable = null;
     /** @type {Layer[]} */
     this.layers = [];
     /** @type {Hands} */
@@ -88,11 +88,11 @@ export class Viewer {
 
   /**
    * Show another image, or none; where it has the size of the one before, the view stays.
-   * @param {Picture | null} picture
+   * @param {Drawable | null} drawable
    */
-  show(picture) {
-    const same = picture !== null && this.picture?.width === picture.width && this.picture.height === picture.height;
-    this.picture = picture;
+  show(drawable) {
+    const same = drawable !== null && this.drawable?.width === drawable.width && this.drawable.height === drawable.height;
+    this.drawable = drawable;
     this._cursor = null;
     if (same) this.redraw();
     else this.fit();
@@ -101,12 +101,12 @@ export class Viewer {
   /** Show all of the image. */
   fit() {
     this._fitted = true;
-    if (this.picture !== null) {
+    if (this.drawable !== null) {
       const { width, height } = this.canvas;
       const margin = 0.97;
-      this.scale = Math.min((width * margin) / this.picture.width, (height * margin) / this.picture.height) || 1;
-      this._x = (width - this.picture.width * this.scale) / 2;
-      this._y = (height - this.picture.height * this.scale) / 2;
+      this.scale = Math.min((width * margin) / this.drawable.width, (height * margin) / this.drawable.height) || 1;
+      this._x = (width - this.drawable.width * this.scale) / 2;
+      this._y = (height - this.drawable.height * this.scale) / 2;
     }
     this.redraw();
   }
@@ -130,8 +130,8 @@ export class Viewer {
    * @param {[number, number]} [at] what stays in place, in pixels of the canvas; by default its centre.
    */
   zoom(factor, at = [this.canvas.width / 2, this.canvas.height / 2]) {
-    if (this.picture === null) return;
-    const fit = Math.min(this.canvas.width / this.picture.width, this.canvas.height / this.picture.height);
+    if (this.drawable === null) return;
+    const fit = Math.min(this.canvas.width / this.drawable.width, this.canvas.height / this.drawable.height);
     const scale = Math.min(MOST_SCALE, Math.max(Math.min(fit, 1) / 3, this.scale * factor));
     const change = scale / this.scale;
     this._x = at[0] - (at[0] - this._x) * change;
@@ -180,8 +180,8 @@ export class Viewer {
     const ctx = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (this.picture === null) return;
-    const { bitmap, small, width, height } = this.picture;
+    if (this.drawable === null) return;
+    const { bitmap, small, width, height } = this.drawable;
     const enough = this.scale * width <= small.width;
     ctx.imageSmoothingEnabled = this.scale < 4;
     ctx.setTransform(this.scale, 0, 0, this.scale, this._x, this._y);
@@ -255,13 +255,13 @@ export class Viewer {
    * @returns {[number, number]} in pixels of the image, inside it.
    */
   _onImage([x, y]) {
-    const { width, height } = /** @type {Picture} */ (this.picture);
+    const { width, height } = /** @type {Drawable} */ (this.drawable);
     return [clamp((x - this._x) / this.scale, width - 0.5), clamp((y - this._y) / this.scale, height - 0.5)];
   }
 
   /** @param {WheelEvent} event */
   _wheel(event) {
-    if (this.picture === null) return;
+    if (this.drawable === null) return;
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 16 : 1;
     this.zoom(Math.exp((-event.deltaY * lines) / (event.ctrlKey ? 120 : 480)), this._onCanvas(event));
@@ -269,7 +269,7 @@ export class Viewer {
 
   /** @param {PointerEvent} event */
   _down(event) {
-    if (this.picture === null) return;
+    if (this.drawable === null) return;
     this._setCursor(null);
     this.canvas.setPointerCapture(event.pointerId);
     const [x, y] = this._onCanvas(event);
@@ -284,7 +284,7 @@ export class Viewer {
 
   /** @param {PointerEvent} event */
   _move(event) {
-    if (this.picture === null) return;
+    if (this.drawable === null) return;
     const [x, y] = this._onCanvas(event);
     const finger = this._fingers.get(event.pointerId);
     if (finger === undefined || this._drag === null) {
@@ -320,7 +320,7 @@ export class Viewer {
   _up(event) {
     const drag = this._drag;
     this._cancel(event);
-    if (drag === null || drag.pinch || this.picture === null) return;
+    if (drag === null || drag.pinch || this.drawable === null) return;
     if (drag.box && this.hands.box) this.hands.box(drag.box);
     else if (!drag.moved && event.button !== 1) {
       const inside = this._inside([drag.x, drag.y]);
@@ -343,15 +343,15 @@ export class Viewer {
 
   /** @param {[number, number]} at in pixels of the canvas. */
   _inside([x, y]) {
-    const { width, height } = /** @type {Picture} */ (this.picture);
+    const { width, height } = /** @type {Drawable} */ (this.drawable);
     const [px, py] = [(x - this._x) / this.scale, (y - this._y) / this.scale];
     return px >= 0 && py >= 0 && px < width && py < height;
   }
 
   /** @param {KeyboardEvent} event */
   _key(event) {
-    if (this.picture === null || event.ctrlKey || event.metaKey) return;
-    const { width, height } = this.picture;
+    if (this.drawable === null || event.ctrlKey || event.metaKey) return;
+    const { width, height } = this.drawable;
     const cursor = this._cursor ?? /** @type {[number, number]} */ ([width / 2, height / 2]);
     const step = (event.shiftKey ? 1 : KEY_STEP) / (this.scale / this.density);
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

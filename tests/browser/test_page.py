@@ -117,8 +117,8 @@ def test_frames_are_inspected_live_until_stopped(page: Page, served: LiveDoor, t
     page.get_by_label("Frames per second").fill("10")
     page.locator("#live-deadline").fill("")
     page.locator("input[data-frames]").first.set_input_files([two, none])
-    expect(page.locator("#told")).to_contain_text("2 fruits")
-    expect(page.locator("#told")).to_contain_text("0 fruits")
+    expect(page.locator("#outcome")).to_contain_text("2 fruits")
+    expect(page.locator("#outcome")).to_contain_text("0 fruits")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#news")).to_have_text("Live inspection has stopped.")
     answered = page.locator("#live-counts dd").first

@@ -216,7 +216,7 @@ def test_everything_is_found_where_the_service_can(page: Page, served: LiveDoor,
     visitor.open(two)
     page.get_by_role("button", name="Find everything").click()
     expect(page.locator("#objects li")).to_have_count(2)
-    expect(page.locator("#told")).to_contain_text("2 objects, as far as time allowed")
+    expect(page.locator("#outcome")).to_contain_text("2 objects, as far as time allowed")
     expect(page.locator("#segment-result pre")).to_contain_text("/v1/automatic")
 
 
@@ -227,7 +227,7 @@ def test_nothing_is_offered_that_the_service_has_not(visitor: Visitor) -> None:
 
 def test_an_example_opens(visitor: Visitor) -> None:
     visitor.page.get_by_role("button", name="Sorting line").click()
-    expect(visitor.page.locator("#told")).to_contain_text("640 · ready in")
+    expect(visitor.page.locator("#outcome")).to_contain_text("640 · ready in")
 
 
 def test_a_file_that_is_no_image_is_refused_in_a_sentence(visitor: Visitor, tmp_path: Path) -> None:

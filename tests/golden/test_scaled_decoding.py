@@ -79,6 +79,6 @@ def test_decoding_a_large_jpeg_at_half_its_size_keeps_the_masks(openvino_sam: Sa
             if (union := np.count_nonzero(one | other))
         ]
     print(f"\nmask IoU mean {np.mean(agreements):.4f}, worst {min(agreements):.4f}, of {len(agreements)}")
-    # The promise. Random steps of one in a third of the pixel values, which nobody sees, were measured at 0.985.
+    # The promise. Random steps of one in a third of the pixel values, which is invisible, were measured at 0.985.
     assert np.mean(agreements) >= 0.99
     assert min(agreements) < 1  # else nothing was scaled

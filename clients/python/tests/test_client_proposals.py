@@ -94,14 +94,25 @@ def test_options_of_edges_that_cannot_be_are_refused(options: dict[str, Any]) ->
 
 
 @pytest.fixture
-def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def image_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     PIL.Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save("0.png")
     return "0.png"
 
 
-def test_the_command_writes_numbered_masks_and_annotations(http: StandIn, picture: str) -> None:
-    arguments = ["automatic", "--url", http.address, picture, "--preset", "fast", "-o", "masks.png", "--coco", "coco"]
+def test_the_command_writes_numbered_masks_and_annotations(http: StandIn, image_file: str) -> None:
+    arguments = [
+        "automatic",
+        "--url",
+        http.address,
+        image_file,
+        "--preset",
+        "fast",
+        "-o",
+        "masks.png",
+        "--coco",
+        "coco",
+    ]
     done = CliRunner().invoke(pomona, arguments)
     assert (done.exit_code, done.stdout) == (0, "0.png: 1 masks, after 16 of 64 points\n")
     with PIL.Image.open("masks.png") as written:
@@ -110,8 +121,8 @@ def test_the_command_writes_numbered_masks_and_annotations(http: StandIn, pictur
     assert http.received[0].fields["preset"] == "fast"
 
 
-def test_the_command_of_edges_writes_the_map(http: StandIn, picture: str) -> None:
-    done = CliRunner().invoke(pomona, ["edges", "--url", http.address, picture, "-o", "edges.png"])
+def test_the_command_of_edges_writes_the_map(http: StandIn, image_file: str) -> None:
+    done = CliRunner().invoke(pomona, ["edges", "--url", http.address, image_file, "-o", "edges.png"])
     assert (done.exit_code, done.stdout) == (0, "0.png: edges of 3 masks\n")
     with PIL.Image.open("edges.png") as written:
         assert (np.asarray(written)[3] == 255).all()
