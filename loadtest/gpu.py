@@ -58,6 +58,11 @@ UNET_LETTERBOX: Final = unet_letterbox(INPUT_SIZE)
 
 _ENCODER: Final = "image_encoder."
 
+_ROUNDS: Final = 5
+
+_ENOUGH_S: Final = 1.0
+"""Rounds that take longer than this together are not repeated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -82,9 +87,12 @@ def main(effort: Effort, folder: Path) -> None:
         "card": torch.cuda.get_device_name(device),
         "bf16_peak_tflops": round(matrix_peak(device, torch.bfloat16, MATRIX_SIDE) / 1e12, 1),
         "unet": asyncio.run(_measure_unet(device, effort.seconds)),
-        "models": [asyncio.run(_measure(name, device, effort.seconds)) for name in tqdm(MODELS, desc="models")],
+        "models": [],
     }
-    Report("gpu", data, lines_of(data)).write(folder)
+    for name in tqdm(MODELS, desc="models"):
+        data["models"].append(asyncio.run(_measure(name, device, effort.seconds)))
+        # After each, so that a run that is cut short is not lost.
+        Report("gpu", data, lines_of(data)).write(folder)
 
 
 async def _measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
@@ -122,11 +130,11 @@ async def _measure_unet(device: torch.device, seconds: float) -> dict[str, Any]:
     return data
 
 
-def seconds_of(run: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
-    """Return the seconds of a run on `device`: the best of some rounds, after one that does not count."""
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a run on `device`: the best of up to `_ROUNDS`, after one that does not count."""
     synchronise: Callable[[], None] = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    times = []
-    for _ in range(rounds + 1):
+    times: list[float] = []
+    while len(times) < 2 or (len(times) <= _ROUNDS and sum(times[1:]) < _ENOUGH_S):
         synchronise()
         started = time.perf_counter()
         run()
@@ -328,4 +336,4 @@ def _rate(per_second: float | None, gflop: float, peak_tflops: float) -> str:
 
 
 if __name__ == "__main__":
-    main(Effort(1, 3.0), REPORTS)
+    main(Effort(1, 1.5), REPORTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -263,6 +264,8 @@ def inference_on(device: torch.device) -> Iterator[None]:
         with torch.inference_mode():
             yield
     except torch.OutOfMemoryError as error:
+        # The frames of the network hold everything that the batch had computed so far.
+        traceback.clear_frames(error.__traceback__)
         torch.cuda.empty_cache()
         raise DeviceOutOfMemory(f"{device} has not enough memory for this batch: {error}") from error
     except RuntimeError as error:

@@ -23,7 +23,7 @@ from models.backends.load import ModelStore
 from models.data.sources import add_data_arguments
 from models.errors import PomonaError
 from models.training.errors import CannotTrain
-from models.training.options import PRESETS, Machine, Product, SamLossWeights, SamOptions, UNetOptions
+from models.training.options import PRESETS, Machine, Product, SamLossWeights, SamOptions, UNetOptions, crops_of
 
 _FIT = ("epochs", "optimiser", "learning_rate", "weight_decay", "schedule", "warm_up", "averaging", "patience", "seed")
 _UNET = (
@@ -32,6 +32,7 @@ _UNET = (
     "begin_from",
     "loss",
     "batch",
+    "area",
     "close",
     "close_side",
     "rendered",
@@ -95,7 +96,10 @@ def unet_options(options: argparse.Namespace) -> UNetOptions:
     """
     preset = PRESETS[options.preset]
     fit = dataclasses.replace(preset.fit, **_given(options, _FIT))
-    return dataclasses.replace(preset, fit=fit, **_given(options, _UNET))
+    given = _given(options, _UNET)
+    if "area" in given:
+        given["crops"] = crops_of(given["area"])
+    return dataclasses.replace(preset, fit=fit, **given)
 
 
 def sam_options(options: argparse.Namespace) -> SamOptions:
@@ -175,6 +179,7 @@ def _add_unet_arguments(parser: argparse.ArgumentParser) -> None:
     add("--begin-from", type=Path, metavar="FILE", help="checkpoint of a U-Net to start from")
     add("--loss", help="sum of dice, focal and cross-entropy, such as dice+0.5*focal")
     add("--batch", type=int, help="number of images in a batch")
+    add("--area", type=int, metavar="PIXELS", help="most pixels of an image in the network")
     add("--close", type=float, metavar="SHARE", help="share of batches with close-ups of fruit and lesions")
     add("--close-side", type=int, metavar="N", help="side of a close-up in pixels")
     add("--rendered", type=int, metavar="N", help="number of rendered scenes in an epoch")

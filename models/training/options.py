@@ -17,7 +17,7 @@ from models.training.errors import CannotTrain
 from models.training.losses import read_loss
 from models.types import Size
 from models.unet.build import ENCODERS
-from models.unet.letterbox import INPUT_SIZE, STRIDE
+from models.unet.letterbox import INPUT_SIZE, STRIDE, unet_letterbox
 
 Optimiser: TypeAlias = Literal["adam", "adamw"]
 """Adam (Kingma and Ba, ICLR 2015), or with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
@@ -27,8 +27,13 @@ Schedule: TypeAlias = Literal["constant", "cosine"]
 
 EncoderWeights: TypeAlias = Literal["none", "imagenet"]
 
-CROPS: Final = (Size(224, 448), Size(448, 224), Size(256, 384), Size(384, 256), Size(288, 320), Size(320, 288))
-"""Shapes of batches that cover about the area that serving uses, for images of 2:1 to 1:2."""
+_ASPECTS: Final = (Size(1, 2), Size(2, 1), Size(2, 3), Size(3, 2), Size(9, 10), Size(10, 9))
+
+
+def crops_of(area: int) -> tuple[Size, ...]:
+    """Return shapes of batches for images of 2:1 to 1:2 that have at most an area in pixels, such as 448 x 224."""
+    return tuple(unet_letterbox(aspect, area).padded for aspect in _ASPECTS)
+
 
 LOOKS: Final = 2
 """Number of close-ups of one image."""
@@ -132,7 +137,8 @@ class UNetOptions:
         begin_from: checkpoint of a U-Net of that architecture to start from, such as another run's; None for none.
         loss: loss of the classes, see `models.training.losses.read_loss`.
         batch: number of images in a batch.
-        crops: shapes that batches may have, chosen at random.
+        area: most pixels of an image in the network, as it will be served.
+        crops: shapes that batches may have, chosen at random; of about that area.
         close: share of the batches of close-ups, `LOOKS` square crops of each image around points of its fruit and
             lesions, instead of whole images; in the last quarter of the epochs there are none.
         close_side: side of a close-up in pixels.
@@ -150,7 +156,8 @@ class UNetOptions:
     begin_from: Path | None = None
     loss: str = "dice+cross-entropy+0.5*tversky"
     batch: int = 8
-    crops: tuple[Size, ...] = CROPS
+    area: int = INPUT_SIZE.pixels
+    crops: tuple[Size, ...] = crops_of(INPUT_SIZE.pixels)
     close: float = 0.5
     close_side: int = 192
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -177,6 +184,8 @@ class UNetOptions:
             )
         if self.close_side < STRIDE or self.close_side % STRIDE:
             raise CannotTrain(f"close_side must be a multiple of {STRIDE}, got {self.close_side}.")
+        if self.area < STRIDE**2:
+            raise CannotTrain(f"area must be at least {STRIDE**2}, got {self.area}.")
         if not self.crops or any(crop.height % STRIDE or crop.width % STRIDE for crop in self.crops):
             raise CannotTrain(f"Sides of crops must be multiples of {STRIDE}, got {self.crops}.")
 

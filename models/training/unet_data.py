@@ -135,7 +135,7 @@ def load_example(pick: Pick, options: UNetOptions, pool: ImagePool) -> Example:
         sample, scale = _rendered(int(pick.name), pick.scene), 1.0
     else:
         sample = pool.load(pick.source, pick.name)
-        scale = unet_letterbox(sample.size).resized.width / sample.size.width
+        scale = unet_letterbox(sample.size, options.area).resized.width / sample.size.width
     look = () if pick.look is None else (pick.look,)
     rng = np.random.default_rng([options.fit.seed, _CHANGE, pick.epoch, pick.index, *look])
     about = None if pick.look is None else _point_of_interest(sample.semantic, rng)

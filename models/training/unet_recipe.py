@@ -115,7 +115,7 @@ class UNetLearner:
         self, network: nn.Module, sources: Sequence[OpenedSource], options: UNetOptions, machine: Machine
     ) -> None:
         self.network = network
-        self.validator = UNetValidator(sources, rendered_validation(options), machine)
+        self.validator = UNetValidator(sources, rendered_validation(options), machine, options.area)
         self._whole = PixelsToLogits(network).to(machine.device)
         self._loss = read_loss(options.loss)
         self._steps = count_steps(sources, options)
@@ -239,7 +239,7 @@ def calibrate_weights(weights: Path, options: UNetOptions, sources: Sequence[Dat
     """
     if not weights.is_file():
         raise CannotTrain(f"{weights}: there is no such checkpoint to calibrate.")
-    validator = UNetValidator(open_sources(sources), rendered_validation(options), machine)
+    validator = UNetValidator(open_sources(sources), rendered_validation(options), machine, options.area)
     calibrate(weights, options.architecture, validator, machine)
 
 

@@ -38,7 +38,7 @@ from models.training.unet_data import one_thread
 from models.types import CLASSES, PixelClass, Pixels, SemanticMap
 from models.unet.build import PixelsToLogits
 from models.unet.instances import MIN_REGION, Cells, fruit_labels
-from models.unet.letterbox import UNetLetterbox, pad, unet_letterbox
+from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, pad, unet_letterbox
 from models.unet.postprocess import class_map
 
 SCORE: Final = "the mean over the sources of their mean IoU over pixels"
@@ -90,15 +90,22 @@ class UNetValidator:
         sources: sets; their validation parts are read for each validation.
         rendered: rendered scenes, kept in memory.
         machine: device and workers.
+        area: most pixels of an image in the network.
     """
 
-    def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample], machine: Machine) -> None:
+    def __init__(
+        self,
+        sources: Sequence[OpenedSource],
+        rendered: Sequence[Sample],
+        machine: Machine,
+        area: int = INPUT_SIZE.pixels,
+    ) -> None:
         self.names = [
             _group_name(each.name, group) for each in sources for group in each.dataset.grouped(each.validation)
         ]
         self.names += [RENDERED] if rendered else []
         self._device = torch.device(machine.device)
-        images = _Images(sources, rendered)
+        images = _Images(sources, rendered, area)
         self._loader: DataLoader[_Prepared] = DataLoader(
             images,
             sampler=range(len(images)),
@@ -224,7 +231,8 @@ def _measures(counts: Sequence[_Counts]) -> dict[str, float]:
 
 
 class _Images(Dataset[_Prepared]):
-    def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample]) -> None:
+    def __init__(self, sources: Sequence[OpenedSource], rendered: Sequence[Sample], area: int) -> None:
+        self._area = area
         self._listed = [(each, name) for each in sources for name in each.validation]
         self._rendered = rendered
 
@@ -234,16 +242,17 @@ class _Images(Dataset[_Prepared]):
     def __getitem__(self, index: int) -> _Prepared:
         if index < len(self._listed):
             source, name = self._listed[index]
-            return _prepare(_group_name(source.name, source.dataset.groups.get(name, "")), source.dataset.load(name))
-        return _prepare(RENDERED, self._rendered[index - len(self._listed)])
+            group = _group_name(source.name, source.dataset.groups.get(name, ""))
+            return _prepare(group, source.dataset.load(name), self._area)
+        return _prepare(RENDERED, self._rendered[index - len(self._listed)], self._area)
 
 
 def _group_name(source: str, group: str) -> str:
     return f"{source}/{group}" if group else source
 
 
-def _prepare(name: str, sample: Sample) -> _Prepared:
-    letterbox = unet_letterbox(sample.size)
+def _prepare(name: str, sample: Sample, area: int) -> _Prepared:
+    letterbox = unet_letterbox(sample.size, area)
     pixels = pad(resize(sample.pixels, letterbox), letterbox)
     return name, pixels, letterbox, Truth(sample.semantic, _fruits(sample, letterbox), sample.instance_map)
 
