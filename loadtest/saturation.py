@@ -36,7 +36,7 @@ from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.types import CLASSES, Size
 from models.unet.instances import Cells
-from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from models.unet.letterbox import UNetLetterbox, input_area, unet_letterbox
 from models.unet.postprocess import class_map, objects
 from service.pipelines.encoding import encode_fruits
 from service.settings import Settings
@@ -187,7 +187,7 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
     sam = load_sam(CATALOGUE[MODEL], backend, settings.model_store, device=settings.device)
     unet = load_unet(CATALOGUE[UNET], backend, settings.model_store, device=settings.device)
     for_sam = [_sam_prepared(sam, image) for image in images]
-    for_unet = [_unet_prepared(unet, image) for image in images]
+    for_semantic, for_fast = ([_unet_prepared(unet, image, fast=fast) for image in images] for fast in (False, True))
 
     def decode(prepared: Sequence[Any], prompted: Sequence[RenderedImage]) -> tuple[Any, Any]:
         packed = pack([image.prompt for image in prompted], [_letterbox(image) for image in prompted])
@@ -199,8 +199,8 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
             encode_rle(mask.pixels)
 
     def semantic(image: RenderedImage) -> None:
-        letterbox = _unet_letterbox(image)
-        (logits,) = unet.infer([_unet_prepared(unet, image)])
+        letterbox = _unet_letterbox(image, fast=False)
+        (logits,) = unet.infer([_unet_prepared(unet, image, fast=False)])
         cells = Cells.of(logits, letterbox)
         classes = class_map(cells)
         for pixel_class in CLASSES[1:]:
@@ -208,11 +208,8 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
         objects(cells)
 
     def inspection(image: RenderedImage) -> None:
-        (output,) = unet.infer([_unet_prepared(unet, image)])
-        encode_fruits(inspect(output, _unet_letterbox(image)).fruits, GRADES, None, "rle")
-
-    def infer(size: int) -> object:
-        return unet.infer(_first(for_unet, size))
+        (output,) = unet.infer([_unet_prepared(unet, image, fast=True)])
+        encode_fruits(inspect(output, _unet_letterbox(image, fast=True)).fruits, GRADES, None, "rle")
 
     return [
         Work(
@@ -227,9 +224,16 @@ def bare_models(images: Sequence[RenderedImage]) -> list[Work]:
             run_path=segment,
             request_of=lambda image: {"model": MODEL, "prompts": [{"points": [[image.point.x, image.point.y]]}]},
         ),
-        Work("semantic", "/v1/semantic", unet.image_batches, infer, semantic, lambda _: {"model": UNET}),
         Work(
-            *("inspect, fast", "/v1/inspect", unet.image_batches, infer, inspection),
+            *("semantic", "/v1/semantic", unet.image_batches),
+            run_model=lambda size: unet.infer(_first(for_semantic, size)),
+            run_path=semantic,
+            request_of=lambda _: {"model": UNET},
+        ),
+        Work(
+            *("inspect, fast", "/v1/inspect", unet.image_batches),
+            run_model=lambda size: unet.infer(_first(for_fast, size)),
+            run_path=inspection,
             request_of=lambda _: {"model": UNET, "mode": "fast"},
         ),
     ]
@@ -244,12 +248,12 @@ def _sam_prepared(sam: SamBackend, image: RenderedImage) -> Any:
     return sam.prepare(_decoded(image, letterbox.resized, scaled=True), letterbox)
 
 
-def _unet_letterbox(image: RenderedImage) -> UNetLetterbox:
-    return unet_letterbox(_size(image))
+def _unet_letterbox(image: RenderedImage, *, fast: bool) -> UNetLetterbox:
+    return unet_letterbox(_size(image), input_area(CATALOGUE[UNET].input_area, fast=fast))
 
 
-def _unet_prepared(unet: UNetBackend, image: RenderedImage) -> Any:
-    letterbox = _unet_letterbox(image)
+def _unet_prepared(unet: UNetBackend, image: RenderedImage, *, fast: bool) -> Any:
+    letterbox = _unet_letterbox(image, fast=fast)
     return unet.prepare(_decoded(image, letterbox.resized, scaled=False), letterbox)
 
 

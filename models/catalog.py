@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import ErrorDetails
 
 from models.errors import CatalogueError
+from models.unet.letterbox import MAX_INPUT_AREA, STRIDE
 from models.weights.checkpoints import sha256_of
 
 Family: TypeAlias = Literal["sam", "unet", "detector"]
@@ -93,6 +94,7 @@ class CatalogueEntry:
         sha256: its SHA-256, 64 lower-case hex digits.
         sources: sources of the checkpoint, in the order in which they are tried.
         classes: names of what a detector finds, in the order of its outputs; empty for those of COCO.
+        input_area: most pixels of a U-Net's input, padding included; None for 448 x 224.
     """
 
     name: str
@@ -103,6 +105,7 @@ class CatalogueEntry:
     sha256: str
     sources: tuple[OfficialAddress | SourcePackage | LocalFile, ...]
     classes: tuple[str, ...] = ()
+    input_area: int | None = None
 
     @property
     def revision(self) -> str:
@@ -124,6 +127,7 @@ class _Model(BaseModel):
     licence: _Text
     sha256: _Sha256 | None = None
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)] | None = None
+    input_area: Annotated[int, Field(ge=STRIDE**2, le=MAX_INPUT_AREA)] | None = None
 
 
 class _ModelsFile(BaseModel):
@@ -211,6 +215,8 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
     classes = model.classes or ()
     if classes and model.architecture.family != "detector":
         raise CatalogueError(f"{models_file}: model {name!r}: only detectors have 'classes'; leave the key out")
+    if model.input_area is not None and model.architecture.family != "unet":
+        raise CatalogueError(f"{models_file}: model {name!r}: only U-Nets have 'input_area'; leave the key out")
     if len({each.casefold() for each in classes}) < len(classes):
         raise CatalogueError(f"{models_file}: model {name!r}: the names in 'classes' must all be different")
     try:
@@ -228,7 +234,9 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
             "that runs Pomona"
         ) from error
     source = LocalFile(path)
-    return CatalogueEntry(name, model.architecture, model.licence, path.name, size, sha256, (source,), classes)
+    return CatalogueEntry(
+        name, model.architecture, model.licence, path.name, size, sha256, (source,), classes, model.input_area
+    )
 
 
 _WEIGHTS: Final = Path(__file__).parent / "weights"
@@ -243,11 +251,11 @@ def _published(architecture: Architecture, filename: str, size: int, sha256: str
     return CatalogueEntry(str(architecture), architecture, "Apache-2.0", filename, size, sha256, (source,))
 
 
-def _own(name: str, architecture: Architecture, size: int, sha256: str) -> CatalogueEntry:
-    """Make the entry of a checkpoint trained by this project."""
+def _own(name: str, architecture: Architecture, size: int, sha256: str, input_area: int) -> CatalogueEntry:
+    """Make the entry of a U-Net trained by this project."""
     filename = f"{name}.safetensors"
     source = LocalFile(_WEIGHTS / filename)
-    return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
+    return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,), input_area=input_area)
 
 
 _YOLOX_ADDRESS: Final = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
@@ -302,7 +310,8 @@ _BUILT_IN: Final = (
         "unet-mobilenetv2-citrus",
         Architecture.UNET_MOBILENETV2,
         size=13_370_290,
-        sha256="bbbecd2f061c3ee12000d99e3cb1a24b02328becc6eca5f7937085ce633b6c55",
+        sha256="41af46aa4bb9a3c3cb7ad06a92ad3fb9a849024ffc49e9cecf0cd4565badf00c",
+        input_area=200_704,
     ),
     _yolox("nano", size=3_659_407, sha256="c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d"),
     _yolox("tiny", size=20_219_662, sha256="427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7"),

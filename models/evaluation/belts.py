@@ -32,7 +32,7 @@ from models.overlay import draw_detections
 from models.synthetic.belts import BeltFrame, BeltOptions, render_belt
 from models.tracking import Tracker, Verdict, View, credible_views
 from models.types import Box, PixelClass, Pixels, Size
-from models.unet.letterbox import unet_letterbox
+from models.unet.letterbox import input_area, unet_letterbox
 
 Finder: TypeAlias = Callable[[BeltFrame], list[View]]
 """Finds the fruit of a frame."""
@@ -103,10 +103,12 @@ def of_truth(frame: BeltFrame) -> list[View]:
 
 def by_unet(cache: Path, threads: int = 0) -> Finder:
     """Return what finds fruit as the service's mode `fast` does."""
-    backend = load_unet(CATALOGUE[_UNET], choose_backend("auto"), ModelStore(cache, None, "auto"), threads=threads)
+    entry = CATALOGUE[_UNET]
+    backend = load_unet(entry, choose_backend("auto"), ModelStore(cache, None, "auto"), threads=threads)
+    area = input_area(entry.input_area, fast=True)
 
     def find(frame: BeltFrame) -> list[View]:
-        letterbox = unet_letterbox(frame.sample.size)
+        letterbox = unet_letterbox(frame.sample.size, area)
         (output,) = backend.infer([backend.prepare(resize(frame.sample.pixels, letterbox), letterbox)])
         return [
             View(fruit.box, fruit.area, fruit.infected_fraction, fruit.confidence, fruit.truncated)

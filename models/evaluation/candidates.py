@@ -29,7 +29,7 @@ from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.types import BinaryMask, Mask, PixelClass, Prompt, SemanticMap
-from models.unet.letterbox import INPUT_SIZE, unet_letterbox
+from models.unet.letterbox import input_area, unet_letterbox
 
 _BOX_JITTER: Final = (
     f"each side moved by normal noise of {CAREFUL_USER.deviation:.0%} of the box's length, "
@@ -114,14 +114,16 @@ class UNetCandidate:
     Args:
         entry: the model.
         backend: runs it.
+        fast: whether it sees as little as in the mode `fast`.
     """
 
-    def __init__(self, entry: CatalogueEntry, backend: UNetBackend) -> None:
+    def __init__(self, entry: CatalogueEntry, backend: UNetBackend, *, fast: bool = False) -> None:
         self._backend = backend
+        self._area = input_area(entry.input_area, fast=fast)
         self._intervals = read_intervals(entry)
         self.candidate = Candidate(
-            name=entry.name,
-            title=f"U-Net {entry.name}",
+            name=f"{entry.name}@fast" if fast else entry.name,
+            title=f"U-Net {entry.name}{', mode fast' if fast else ''}",
             family="unet",
             description="Sees the image only: no prompt, nothing of the annotation.",
             revision=entry.revision,
@@ -129,18 +131,18 @@ class UNetCandidate:
                 "architecture": entry.architecture,
                 "backend": backend.name,
                 "device": backend.device,
-                "input": f"at most {INPUT_SIZE.pixels:,} pixels, such as {INPUT_SIZE.height} x {INPUT_SIZE.width}",
+                "input": f"at most {self._area:,} pixels",
             },
         )
 
     def inspect(self, image: EncodedSample) -> Inspected:
-        """Find classes and fruits of an image, as `/v1/inspect` does in its mode `fast`.
+        """Find classes and fruits of an image, as `/v1/semantic` does, and `/v1/inspect` without a SAM.
 
         Raises:
             BackendError: the device failed.
         """
         watch = Stopwatch()
-        letterbox = unet_letterbox(image.sample.size)
+        letterbox = unet_letterbox(image.sample.size, self._area)
         with watch.stage("decode"):
             pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=True)
         with watch.stage("infer"):

@@ -190,7 +190,7 @@ def _finders(options: argparse.Namespace) -> Mapping[str, Finder]:
     catalogue = load_catalogue(options.models_file)
     cache = options.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
     store, backend = ModelStore(cache, options.weights, "auto"), choose_backend("auto")
-    unet = load_unet(catalogue[options.unet], backend, store)
+    unet, area = load_unet(catalogue[options.unet], backend, store), catalogue[options.unet].input_area
     detector = load_detector(catalogue[options.detector], backend, store)
     numbers = [find_class(name, detector.classes) for name in options.classes_of_detector]
     wanted = [number for number in numbers if number is not None]
@@ -199,7 +199,7 @@ def _finders(options: argparse.Namespace) -> Mapping[str, Finder]:
     thresholds = replace(_FOR_AP, class_ids=wanted)
 
     def by_unet(pixels: Pixels) -> list[Found]:
-        letterbox = unet_letterbox(Size(*pixels.shape[:2]))
+        letterbox = unet_letterbox(Size(*pixels.shape[:2]), area)
         (output,) = unet.infer([unet.prepare(resize(pixels, letterbox), letterbox)])
         return [Found(Box(*map(float, each.box)), each.confidence) for each in inspect(output, letterbox).fruits]
 

@@ -17,6 +17,7 @@ from models.errors import UnknownModel, WeightsError
 from models.evaluation.candidates import Candidates, SamCandidate, SamSetup, UNetCandidate
 from models.evaluation.samples import CannotEvaluate
 from models.sam.constants import INPUT_SIDE, PADDING_STEP
+from models.unet.letterbox import input_area
 from models.weights.checkpoints import sha256_of
 from models.weights.run_folder import RunFolder
 
@@ -180,6 +181,8 @@ def _load_unets(selection: Selection, loader: Loader) -> tuple[list[UNetCandidat
             notes.append(f"{entry.name} was left out: {error.detail}")
         else:
             unets.append(UNetCandidate(entry, backend))
+            if input_area(entry.input_area, fast=True) < input_area(entry.input_area):
+                unets.append(UNetCandidate(entry, backend, fast=True))
     if not (unets or notes):
         notes.append("The catalogue has no U-Net, and none was selected (--unet): no SAM is prompted with its fruits.")
     return unets, notes

@@ -81,6 +81,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     again.add_argument("--weights", type=Path, required=True, metavar="FILE", help="the .safetensors file to be served")
     again.add_argument("--architecture", help="unet-mobilenetv2 or unet-resnet18")
+    again.add_argument("--area", type=int, metavar="PIXELS", help="most pixels of an image in the network")
     again.add_argument("--rendered-validation", type=int, metavar="N", help="number of rendered scenes")
     add_data_arguments(again)
     _add_machine_arguments(again)
@@ -146,7 +147,7 @@ def _train_unet(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    given = _given(options, ("architecture", "rendered_validation"))
+    given = _given(options, ("architecture", "area", "rendered_validation"))
     recipe = dataclasses.replace(PRESETS["default"], rendered=1, **given)
     from models.training.unet_recipe import calibrate_weights
 

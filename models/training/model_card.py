@@ -42,6 +42,7 @@ class ModelCard:
         validation: measures of the best epoch, by name.
         options: options of the run.
         remarks: what a user should know.
+        input_area: most pixels of a U-Net's input, where it is not that of 448 x 224.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelCard:
     validation: Mapping[str, float]
     options: Mapping[str, object]
     remarks: Sequence[str]
+    input_area: int | None = None
 
 
 def check_name(name: str) -> None:
@@ -98,7 +100,14 @@ def write_card(folder: RunFolder, card: ModelCard) -> str:
 
 def models_entry(card: ModelCard) -> str:
     """Return a models file with this one model, as `models.catalog` reads it from the card's folder."""
-    keys = {"architecture": card.architecture, "file": card.file, "licence": card.licence, "sha256": card.sha256}
+    keys: dict[str, object] = {
+        "architecture": card.architecture,
+        "file": card.file,
+        "licence": card.licence,
+        "sha256": card.sha256,
+    }
+    if card.input_area is not None:
+        keys["input_area"] = card.input_area
     return str(yaml.safe_dump({"models": {card.name: keys}}, sort_keys=False, allow_unicode=True))
 
 

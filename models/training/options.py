@@ -17,7 +17,7 @@ from models.training.errors import CannotTrain
 from models.training.losses import read_loss
 from models.types import Size
 from models.unet.build import ENCODERS
-from models.unet.letterbox import INPUT_SIZE, STRIDE, unet_letterbox
+from models.unet.letterbox import INPUT_SIZE, MAX_INPUT_AREA, STRIDE, unet_letterbox
 
 Optimiser: TypeAlias = Literal["adam", "adamw"]
 """Adam (Kingma and Ba, ICLR 2015), or with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
@@ -184,8 +184,8 @@ class UNetOptions:
             )
         if self.close_side < STRIDE or self.close_side % STRIDE:
             raise CannotTrain(f"close_side must be a multiple of {STRIDE}, got {self.close_side}.")
-        if self.area < STRIDE**2:
-            raise CannotTrain(f"area must be at least {STRIDE**2}, got {self.area}.")
+        if not STRIDE**2 <= self.area <= MAX_INPUT_AREA:
+            raise CannotTrain(f"area must be {STRIDE**2} to {MAX_INPUT_AREA}, got {self.area}.")
         if not self.crops or any(crop.height % STRIDE or crop.width % STRIDE for crop in self.crops):
             raise CannotTrain(f"Sides of crops must be multiples of {STRIDE}, got {self.crops}.")
 

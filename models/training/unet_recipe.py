@@ -34,6 +34,7 @@ from models.training.unet_data import (
 from models.training.unet_validation import RENDERED, SCORE, UNetValidator
 from models.types import CLASSES
 from models.unet.build import PixelsToLogits, build_unet, new_unet
+from models.unet.letterbox import INPUT_SIZE
 from models.weights.checkpoints import load_state_dict, sha256_of
 from models.weights.fetch import fetch
 from models.weights.run_folder import RunFolder
@@ -288,8 +289,9 @@ def _card(
         epochs=len(fitted.rows),
         validation=exported.measures,
         options=dataclasses.asdict(dataclasses.replace(options, begin_from=None)),  # see initial_weights
+        input_area=None if options.area == INPUT_SIZE.pixels else options.area,
         remarks=(
-            "Trained on crops of about 448 x 224 pixels; images are shrunk to that area before inference.",
+            f"Trained on crops of about {options.area:,} pixels; images are resized to that area before inference.",
             "A source with fruit of unknown health teaches only fruit against background.",
             *(("Infection was also learned from rendered scenes: check it on photographs.",) if rendered else ()),
         ),

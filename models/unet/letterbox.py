@@ -16,7 +16,22 @@ STRIDE: Final = 32
 """Both sides of the input are multiples of this: the encoders halve the resolution five times."""
 
 INPUT_SIZE: Final = Size(224, 448)
-"""The study's input size. Inputs of other shapes have at most its area, so that all take about the same time."""
+"""The study's input size. Inputs of other shapes have at most its area, so that all take about the same time, unless a
+model has been trained for a larger area."""
+
+MAX_INPUT_AREA: Final = 4 * INPUT_SIZE.pixels
+"""Largest area of a model's input in pixels, padding included."""
+
+
+def input_area(trained: int | None, *, fast: bool = False) -> int:
+    """Return the area of a model's input.
+
+    Args:
+        trained: area that the model was trained for; None for that of `INPUT_SIZE`.
+        fast: whether the model must be fast: then it is at most that of `INPUT_SIZE`.
+    """
+    area = INPUT_SIZE.pixels if trained is None else trained
+    return min(area, INPUT_SIZE.pixels) if fast else area
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +50,20 @@ class UNetLetterbox:
 
 
 @lru_cache(maxsize=256)
-def unet_letterbox(size: Size, area: int = INPUT_SIZE.pixels) -> UNetLetterbox:
-    """Fit an image into a U-Net's input.
+def unet_letterbox(size: Size, area: int | None = None) -> UNetLetterbox:
+    """Fit an image into a U-Net's input; smaller images are enlarged.
 
     Args:
         size: size of the image.
-        area: most pixels of the input, padding included; at least 1024.
+        area: most pixels of the input, padding included; at least 1024. None for that of `INPUT_SIZE`.
 
     Returns:
         The letterbox with the largest `resized` whose `padded` has at most that area; 448 x 224 for an image of 2:1.
     """
+    cells = input_area(area) // STRIDE**2
     best = UNetLetterbox(size, Size(1, 1), Size(STRIDE, STRIDE))
-    for columns in range(1, area // STRIDE**2 + 1):
-        rows = area // STRIDE**2 // columns
+    for columns in range(1, cells + 1):
+        rows = cells // columns
         scale = min(columns * STRIDE / size.width, rows * STRIDE / size.height)
         resized = Size(max(1, math.floor(size.height * scale + 1e-9)), max(1, math.floor(size.width * scale + 1e-9)))
         if resized.pixels > best.resized.pixels:

@@ -14,7 +14,7 @@ from models.letterbox import HasResized, Letterbox, letterbox_for
 from models.masks import Rle
 from models.sam.constants import INPUT_SIDE
 from models.types import Prompt, Size
-from models.unet.letterbox import INPUT_SIZE
+from models.unet.letterbox import MAX_INPUT_AREA
 from service.api.schema import MaskFormat
 from service.memory import Kind
 from service.settings import Settings
@@ -185,7 +185,7 @@ def largest(settings: Settings) -> dict[Kind, int]:
         Kind.WORK: _SMALL + max(max(DECODED, OVERLAY) * pixels, _EDGES * pixels + _THINNING * square.padded.pixels),
         Kind.QUEUED: max(
             queued_sam(square, _MASKS * settings.max_prompts, whole=False) + PIXELS * pixels,
-            queued_fruits(INPUT_SIZE, image, square, whole=True),
+            queued_fruits(Size(1, MAX_INPUT_AREA), image, square, whole=True),
             queued_sam(square, _IN_HAND, whole=False) + proposals(crops=True) + PIXELS * pixels,
         ),
     }

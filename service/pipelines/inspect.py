@@ -18,7 +18,7 @@ from models.inspection import Fruit, Grade, Inspection, inspect
 from models.letterbox import HasResized, resize
 from models.overlay import draw_fruits, encode_overlay
 from models.types import Pixels
-from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from models.unet.letterbox import UNetLetterbox
 from service.api import schema
 from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
@@ -115,7 +115,7 @@ class InspectPipeline:
         sam, reason = self._sam(request)
         finding = Finding.of(self.detect, request)
         async with self.engine.in_time(context, runner), AsyncExitStack() as held:
-            plan = _Plan(unet_letterbox(await self.engine.size(source)), reason)
+            plan = _Plan(runner.letterbox(await self.engine.size(source), fast=sam is None), reason)
             try:
                 ticket = self._reserve(plan, request, runner, sam, context)
                 await held.enter_async_context(context.hold(Kind.QUEUED, _waiting(plan, request)))
@@ -183,6 +183,7 @@ class InspectPipeline:
                     raise
                 plan.release()
                 plan.drop_sam(refusal)
+                plan.letterbox = runner.letterbox(size, fast=True)
             else:
                 if plan.refinement.degraded:
                     side = plan.refinement.letterbox.side

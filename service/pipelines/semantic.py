@@ -17,7 +17,7 @@ from models.masks import CroppedMask, whole
 from models.overlay import CLASS_COLOURS, draw_overlay, encode_class_map, encode_overlay
 from models.types import PixelClass, Pixels, SemanticMap
 from models.unet.instances import Cells
-from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import Region, class_map, objects
 from service.api import schema
 from service.api.context import RequestContext
@@ -123,7 +123,7 @@ class SemanticPipeline:
     ) -> tuple[_Decoded, UNetLetterbox, NDArray[np.float32]]:
         """Return the decoded image, its letterbox and the network's output, whose memory goes with `held`."""
         engine = self.engine
-        letterbox = unet_letterbox(await engine.size(source))
+        letterbox = runner.letterbox(await engine.size(source))
         size = letterbox.original
         deadline = context.due(before=engine.predict(_POSTPROCESS, size))
         ready_by = engine.clock() + engine.predict(_DECODE, size)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from models.backends.base import UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.confidence import FractionIntervals
-from models.types import Pixels
-from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
+from models.types import Pixels, Size
+from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, input_area, unet_letterbox
 from service.runners.base import Runner, best_size, megapixels
 from service.scheduler.policy import Limits, Requester, WorkItem
 from service.scheduler.queue import BatchKey, BatchResult, DeviceQueue, Ticket
@@ -35,6 +35,10 @@ class UNetRunner(Runner):
         self.backend = backend
         self.intervals = intervals
         """Of the infected fraction, where the model has been calibrated."""
+
+    def letterbox(self, size: Size, *, fast: bool = False) -> UNetLetterbox:
+        """Fit an image into the input of the model; where it is to be fast, into one of at most 448 x 224 pixels."""
+        return unet_letterbox(size, input_area(self.entry.input_area, fast=fast))
 
     def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Any:
         """Return the network's input from a resized image; for worker threads."""
@@ -78,7 +82,7 @@ class UNetRunner(Runner):
         return BatchKey(self._model, "infer", letterbox.padded)
 
     def _warm_up(self) -> None:
-        letterbox = unet_letterbox(INPUT_SIZE)
+        letterbox = self.letterbox(INPUT_SIZE)
         prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
         key, cost = self._key(letterbox), megapixels(letterbox.padded)
         self._max_images = best_size(

@@ -7,7 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -294,6 +294,31 @@ async def test_auto_is_fast_where_the_deadline_leaves_no_time_for_the_sam(door: 
     problem(await door.post_inspect(mode="accurate", headers=within(60_000)), "deadline_unreachable")
     assert door.sam.encodes == []
     assert (await door.inspect(headers=within(3_600_000))).mode == "accurate"
+
+
+async def test_a_u_net_sees_as_much_as_it_was_trained_for_but_in_mode_fast(door: Door) -> None:
+    _trained_for_large_images(door)
+    assert _seen(await door.inspect(mode="accurate")) == (896, 448)
+    assert _seen(await door.inspect(mode="auto")) == (896, 448)
+    assert _seen(await door.inspect(mode="fast")) == (448, 224)
+
+
+async def test_auto_sees_no_more_than_fast_where_there_is_no_time_for_the_sam(door: Door) -> None:
+    _trained_for_large_images(door)
+    door.sam.encode_s_per_megapixel = 1000
+    await learn(door)
+    answer = await door.inspect(headers=within(60_000))
+    assert (answer.mode, _seen(answer)) == ("fast", (448, 224))
+    assert [fruit.box for fruit in answer.fruits] == [CLEAN, SICK]
+
+
+def _trained_for_large_images(door: Door) -> None:
+    runner = door.pipelines.engine.runner(UNetRunner, None)
+    runner.entry = replace(runner.entry, input_area=4 * 448 * 224)
+
+
+def _seen(answer: schema.InspectResponse) -> tuple[int, int]:
+    return answer.models.unet.input_width, answer.models.unet.input_height
 
 
 async def test_fast_must_meet_its_deadline_too(door: Door) -> None:

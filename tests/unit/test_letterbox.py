@@ -7,7 +7,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from models.letterbox import letterbox_for, resize
 from models.types import Size
 from models.unet.constants import PADDING
-from models.unet.letterbox import INPUT_SIZE, STRIDE, UNetLetterbox, pad, unet_letterbox
+from models.unet.letterbox import INPUT_SIZE, STRIDE, UNetLetterbox, input_area, pad, unet_letterbox
 
 SIDES = st.integers(1, 6000)
 COORDINATES = st.floats(-1e5, 1e5)
@@ -112,6 +112,12 @@ def test_every_image_fits_its_area_in_multiples_of_the_stride(size: Size, area: 
 def test_the_input_of_an_image_of_its_shape_has_no_padding(size: Size, padded: Size) -> None:
     letterbox = unet_letterbox(size, INPUT_SIZE.pixels)
     assert letterbox.resized == letterbox.padded == padded
+
+
+def test_a_model_that_must_be_fast_sees_at_most_the_area_of_the_studys_input() -> None:
+    assert input_area(200_704) == 200_704
+    assert input_area(200_704, fast=True) == input_area(None) == input_area(None, fast=True) == 448 * 224
+    assert input_area(50_000, fast=True) == 50_000
 
 
 @given(st.builds(Size, st.integers(100, 5000), st.integers(100, 5000)))

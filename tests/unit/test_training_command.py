@@ -68,6 +68,13 @@ def test_options_that_are_given_replace_those_of_the_preset() -> None:
     )
     assert (study.batch, study.fit.seed, study.loss) == (16, 7, "dice")
     assert unet_options(command_line().parse_args(["unet", "--out", "x"])) == PRESETS["default"]
+
+
+def test_batches_have_about_the_area_that_the_model_will_be_served_with() -> None:
+    assert {crop.pixels for crop in PRESETS["default"].crops} == {448 * 224, 384 * 256, 320 * 288}
+    options = unet_options(command_line().parse_args(["unet", "--out", "x", "--area", "200704"]))
+    assert options.area == 200_704
+    assert {crop.pixels for crop in options.crops} == {608 * 320, 544 * 352, 480 * 416}
     assert sam_options(command_line().parse_args(["sam", "--out", "x"])) == SamOptions()
     small = sam_options(command_line().parse_args(["sam", "--out", "x", "--size", "512", "--epochs", "3"]))
     assert (small.side, small.fit.epochs, small.fit.learning_rate) == (512, 3, 1e-4)

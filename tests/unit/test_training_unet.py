@@ -90,14 +90,16 @@ def test_a_run_makes_a_model_that_is_served_from_its_models_file(fruit_folder: P
     out = tmp_path / "run"
     source = DataSource(fruit_folder, AS_FRUIT, weight=2.0, licence="CC0, painted by numbers")
     # A rate that soon separates background: an undecided network changes its mind with the last bit of float16.
-    options = replace(TINY, architecture="unet-resnet18", fit=replace(TINY.fit, learning_rate=5e-3))
+    fit = replace(TINY.fit, learning_rate=5e-3)
+    options = replace(TINY, architecture="unet-resnet18", fit=fit, area=SMALL.pixels)
     fitted = train_unet(options, [source], Product(out, "tiny-unet", "Apache-2.0"), machine(tmp_path))
 
     (entry,) = read_models_file(out / "models.yaml").values()
     assert (entry.name, entry.architecture, entry.licence) == ("tiny-unet", "unet-resnet18", "Apache-2.0")
+    assert entry.input_area == SMALL.pixels
     backend = load_unet(entry, "torch", ModelStore(tmp_path / "cache"))
     image = render(9, SMALL)
-    (logits,) = backend.infer([backend.prepare(image.pixels, unet_letterbox(image.size, area=SMALL.pixels))])
+    (logits,) = backend.infer([backend.prepare(image.pixels, unet_letterbox(image.size, entry.input_area))])
     assert logits.shape == (5, 64, 96)
     assert np.isfinite(logits).all()
     best, served = (load_state_dict(out / name) for name in ("best.safetensors", "model.safetensors"))
@@ -304,6 +306,7 @@ def test_the_recipe_of_the_study_is_a_preset() -> None:
         ({"architecture": "unet-resnet18", "encoder_weights": "imagenet"}, "only for unet-mobilenetv2"),
         ({"begin_from": Path("x"), "encoder_weights": "imagenet"}, "its own encoder"),
         ({"batch": 1}, "batch must be at least 2"),
+        ({"area": 401_409}, "area must be 1024 to 401408, got 401409"),
         ({"close": 1.5}, "close must be 0 to 1"),
         ({"close_side": 100}, "close_side must be a multiple of 32, got 100"),
         ({"rendered": -1}, "must be at least 0"),
