@@ -33,6 +33,8 @@ from service.settings import MISCONFIGURED, Settings, SettingsError, Tls, load_s
 from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 
 _LOG = logging.getLogger("pomona.app")
+_WRITE_WITHIN_S = 5.0
+"""Longest wait for captured frames that are not written yet, when the server stops."""
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
 
 
@@ -142,6 +144,8 @@ class Pomona:
             await self._grpc.drain(DRAIN.remaining)
         if self._pipelines is not None:
             await self._pipelines.engine.close(DRAIN.remaining)
+            if (captures := self._pipelines.captures) is not None:
+                await asyncio.to_thread(captures.close, min(_WRITE_WITHIN_S, DRAIN.remaining))
         if TRACES is not None:
             await asyncio.to_thread(TRACES.close)
         self._give_stderr_back()

@@ -19,6 +19,7 @@ from models.inspection import GRADES
 from models.types import Size
 from service.access import KeyFileError, is_loopback, read_keys
 from service.api.schema import Grade, Grades, InputSize
+from service.capture.captures import CaptureOptions
 from service.scheduler.policy import QueueOptions
 
 MISCONFIGURED: Final = 78
@@ -203,6 +204,34 @@ class Settings(BaseSettings):
         description="Another port for /livez, /readyz and /metrics alone, over plain HTTP, whose connections are "
         "counted apart; 0 for none. The image and the chart set 3002.",
     )
+    capture_dir: Path | None = Field(
+        None,
+        description="Folder in which hard frames of /v1/inspect are kept with their answers, for labelling and "
+        "training; unset, nothing is kept. See docs/capture.md for what is in it and who may see it.",
+    )
+    capture_mib: float = Field(
+        1024, gt=0, description="Most that captures take on disk, in MiB; the oldest are removed for new ones."
+    )
+    capture_per_hour: int = Field(
+        60,
+        ge=1,
+        le=100_000,
+        description="Most frames that a worker process keeps in an hour; those kept for one reason alone take at most "
+        "half of them.",
+    )
+    capture_confidence: float = Field(
+        0.7, ge=0, le=1, description="Frames with a fruit of less confidence are kept (low_confidence)."
+    )
+    capture_grade_margin: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Frames with a fruit whose infected fraction is nearer to the limit of a grade than this share of "
+        "the limit are kept (near_grade): with 0.1 and a limit of 0.05, those above 0.045 and below 0.055.",
+    )
+    capture_sample: float = Field(
+        0.001, ge=0, le=1, description="Share of all other frames that are kept too, drawn at random (sample)."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log lines that are written."
     )
@@ -254,6 +283,7 @@ class Settings(BaseSettings):
         "tls_key_file",
         "tls_client_ca_file",
         "api_keys_file",
+        "capture_dir",
     )
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
@@ -319,6 +349,20 @@ class Settings(BaseSettings):
     def queue_options(self) -> QueueOptions:
         """Options of a device's queue."""
         return QueueOptions(max_queued=self.max_queued)
+
+    @property
+    def capture_options(self) -> CaptureOptions | None:
+        """What is captured; None for nothing."""
+        if self.capture_dir is None:
+            return None
+        return CaptureOptions(
+            self.capture_dir,
+            int(self.capture_mib * _MIB),
+            self.capture_per_hour,
+            self.capture_confidence,
+            self.capture_grade_margin,
+            self.capture_sample,
+        )
 
     @property
     def model_store(self) -> ModelStore:

@@ -24,6 +24,7 @@ from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
 from service.memory import Kind
 from service.pipelines import costs
+from service.pipelines.capturing import Capturing
 from service.pipelines.detect import DetectPipeline, describe_detector
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
@@ -92,11 +93,13 @@ class InspectPipeline:
         engine: models and threads.
         refiner: the SAM's part.
         detect: finds boxes, where a detector is to find fruit.
+        capturing: offers hard frames for capture, where that is wanted.
     """
 
     engine: Engine
     refiner: Refiner
     detect: DetectPipeline
+    capturing: Capturing | None = None
 
     async def run(
         self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
@@ -110,6 +113,16 @@ class InspectPipeline:
             BackendError: the device failed.
         """
         source = image.required()
+        try:
+            return await self._answer(request, source, context)
+        except (DeadlineUnreachable, DeadlineExceeded) as late:
+            if self.capturing is not None:
+                self.capturing.late(source, request, context, late)
+            raise
+
+    async def _answer(
+        self, request: schema.InspectRequest, source: ImageSource, context: RequestContext
+    ) -> schema.InspectResponse:
         runner = self.engine.runner(UNetRunner, request.model)
         context.model = runner.entry.name
         sam, reason = self._sam(request)
@@ -127,7 +140,7 @@ class InspectPipeline:
                 plan.release()
             fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
         refinement = plan.refinement
-        return schema.InspectResponse.model_construct(
+        answer = schema.InspectResponse.model_construct(
             request_id=context.request_id,
             image=describe_image(decoded.image_id, plan.letterbox.original),
             models=schema.InspectModels.model_construct(
@@ -146,6 +159,14 @@ class InspectPipeline:
             batch=context.batch_sizes(),
             timing_ms=context.timing_ms(),
         )
+        if self.capturing is not None:
+            self.capturing.answered(source, answer, inspection.fruits, self._grades(request), runner.intervals)
+        return answer
+
+    def _grades(self, request: schema.InspectRequest) -> list[Grade]:
+        return [
+            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
+        ]
 
     def _sam(self, request: schema.InspectRequest) -> tuple[SamRunner | None, str | None]:
         """Choose the SAM that outlines fruit, or say why there is none."""
@@ -328,9 +349,7 @@ class InspectPipeline:
     ) -> tuple[list[schema.Fruit], bytes | None]:
         """Grade and encode the fruit, and draw the overlay where requested."""
         tick, in_worker = self.engine.clock(), self.engine.in_worker
-        grades = [
-            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
-        ]
+        grades = self._grades(request)
         overlay: bytes | None = None
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
             encoding = in_worker(encode_fruits, inspection.fruits, grades, runner.intervals, request.format)

@@ -234,6 +234,7 @@ async def open_door(
         catalogue=ALL_MODELS,
         settings=checked_settings,
         options=options,
+        observer=observer,
     )
     handler = RequestHandler(
         observer or Observer(),
@@ -252,7 +253,14 @@ async def open_door(
         for fake in (sam, second, unet, detector):
             if fake.blocks is not None:
                 fake.blocks.set()
-        await pipelines.engine.close(PATIENCE_S)
+        await close(pipelines)
+
+
+async def close(pipelines: Pipelines) -> None:
+    """Finish the work of pipelines, and write what is captured."""
+    await pipelines.engine.close(PATIENCE_S)
+    if pipelines.captures is not None:
+        await asyncio.to_thread(pipelines.captures.close, PATIENCE_S)
 
 
 @asynccontextmanager
@@ -263,7 +271,7 @@ async def serving(door: Door, pipelines: Pipelines) -> AsyncIterator[None]:
         yield
     finally:
         door.app.pipelines = before
-        await pipelines.engine.close(PATIENCE_S)
+        await close(pipelines)
 
 
 class Visitor:

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from models.data.label_studio import decode_brush
+from models.data.brush import decode_brush
 from models.masks import encode_rle
 from models.types import Size
 from pomona import (

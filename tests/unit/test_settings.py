@@ -49,6 +49,12 @@ FROM_TEXT = {
     "POMONA_IDLE_TIMEOUT_S": ("30", 30.0),
     "POMONA_WRITE_TIMEOUT_S": ("7", 7.0),
     "POMONA_ADMIN_PORT": ("3002", 3002),
+    "POMONA_CAPTURE_DIR": ("own/captures", Path("own/captures")),
+    "POMONA_CAPTURE_MIB": ("64", 64.0),
+    "POMONA_CAPTURE_PER_HOUR": ("7", 7),
+    "POMONA_CAPTURE_CONFIDENCE": ("0.25", 0.25),
+    "POMONA_CAPTURE_GRADE_MARGIN": ("0", 0.0),
+    "POMONA_CAPTURE_SAMPLE": ("1", 1.0),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
 
@@ -96,6 +102,11 @@ WRONG = [
     ("POMONA_IDLE_TIMEOUT_S", "0"),
     ("POMONA_WRITE_TIMEOUT_S", "never"),
     ("POMONA_ADMIN_PORT", "-1"),
+    ("POMONA_CAPTURE_MIB", "0"),
+    ("POMONA_CAPTURE_PER_HOUR", "0"),
+    ("POMONA_CAPTURE_CONFIDENCE", "1.5"),
+    ("POMONA_CAPTURE_GRADE_MARGIN", "-0.1"),
+    ("POMONA_CAPTURE_SAMPLE", "2"),
     ("POMONA_LOG_LEVEL", "info"),
 ]
 
