@@ -46,6 +46,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "capture_grade_margin",
         "capture_sample",
     ),
+    "Label Studio": ("label_studio_url", "label_studio_token"),
     "Process": ("drain_timeout_s", "log_level"),
 }
 _OTHER: Final = "Other"

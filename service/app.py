@@ -22,6 +22,7 @@ from service.grpc.server import GrpcServer
 from service.http import worker
 from service.http.app import HttpApp
 from service.http.listener import reachable_host, room_for
+from service.label_studio import http as label_studio_http
 from service.memory import MemoryBudget
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
@@ -81,6 +82,7 @@ MEMORY = MemoryBudget(observer=OBSERVER)
 HANDLER = RequestHandler(OBSERVER, TRACING, SETTINGS.request_timeout_s, DRAIN, access=Access.of(SETTINGS.api_keys_file))
 HTTP = HttpApp(SETTINGS, HANDLER, MEMORY)
 oip_http.mount(HTTP)
+label_studio_http.mount(HTTP)
 WORKERS = max(1, cuda_devices(SETTINGS.device))
 HOST = reachable_host(SETTINGS.http_host)
 worker.install(worker.WorkerOptions(SETTINGS, HTTP, DRAIN, WORKERS))

@@ -8,9 +8,10 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.backends.load import BackendChoice, DeviceChoice, ModelStore, UNetPrecision
@@ -232,6 +233,16 @@ class Settings(BaseSettings):
     capture_sample: float = Field(
         0.001, ge=0, le=1, description="Share of all other frames that are kept too, drawn at random (sample)."
     )
+    label_studio_url: str | None = Field(
+        None,
+        description="Address of a Label Studio, such as http://label-studio:8080, whose tasks' images /label-studio "
+        "fetches; unset, there is no /label-studio. Images are fetched from nowhere else.",
+    )
+    label_studio_token: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="Access token of a user of that Label Studio who may see the images.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log lines that are written."
     )
@@ -317,6 +328,29 @@ class Settings(BaseSettings):
                 read_keys(value)
             except KeyFileError as error:
                 raise ValueError(error.detail) from error
+        return value
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits or "@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, value)):
+            raise ValueError("must be like https://label-studio.example.com, without user, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("label_studio_token")
+    @classmethod
+    def _fits_the_address(cls, value: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
+        if "label_studio_url" in others.data and (others.data["label_studio_url"] is None) != (value is None):
+            raise ValueError("label_studio_url and label_studio_token must be set together, or neither")
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,2048}", value.get_secret_value()):
+            raise ValueError("must be an access token as Label Studio shows it: letters, digits, '_', '.' and '-'")
         return value
 
     @property
@@ -408,6 +442,11 @@ def _check_key(certificate: Path | None, key: Path | None) -> None:
         ) from error
 
 
+def _shown(place: tuple[int | str, ...], given: object) -> str:
+    """Return a value as a message may have it: nothing secret belongs in a log."""
+    return "a secret" if place[:1] == ("label_studio_token",) else repr(given)
+
+
 def refuse_strangers(settings: Settings, host: str) -> None:
     """Check that callers beyond this machine are not admitted by mistake.
 
@@ -438,7 +477,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         problems = "; ".join(
             f"POMONA_{'_'.join(str(part) for part in problem['loc'][:1]).upper()}: {problem['msg']}"
-            f" (got {problem['input']!r})"
+            f" (got {_shown(problem['loc'], problem['input'])})"
             for problem in error.errors()
         )
         raise SettingsError(problems) from error

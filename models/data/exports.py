@@ -66,7 +66,7 @@ class LabelTags:
 
 
 def label_studio_region(
-    mask: CroppedMask, tags: LabelTags, label: str, score: float, number: str
+    mask: CroppedMask, tags: LabelTags, label: str, score: float, region_id: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the results of a prediction that show a mask: one, but for polygons one for each of its parts.
 
@@ -75,12 +75,12 @@ def label_studio_region(
         tags: where it belongs.
         label: its label.
         score: 0 to 1.
-        number: by which its id differs from those of others.
+        region_id: different from those of all other regions of an annotation.
     """
     size = mask.size
     for part, value in enumerate(_values(mask, tags.control), start=1):
         yield {
-            "id": f"pomona-{number}" if part == 1 else f"pomona-{number}-{part}",
+            "id": region_id if part == 1 else f"{region_id}-{part}",
             "type": tags.control,
             "from_name": tags.from_name,
             "to_name": tags.to_name,
@@ -92,15 +92,15 @@ def label_studio_region(
         }
 
 
-def label_studio_results(fruits: Sequence[FoundFruit], tags: LabelTags) -> list[dict[str, Any]]:
-    """Return the results of a prediction: fruit and, on top, what is infected of it."""
+def label_studio_results(fruits: Sequence[FoundFruit], tags: LabelTags, prefix: str = "pomona") -> list[dict[str, Any]]:
+    """Return the results of a prediction: fruit and, on top, what is infected of it; their ids begin with `prefix`."""
     number = 0
     results: list[dict[str, Any]] = []
     for fruit in fruits:
         for pixel_class, mask in fruit.parts():
             number += 1
             if (label := tags.labels.get(pixel_class)) is not None:
-                results += label_studio_region(mask, tags, label, fruit.score, str(number))
+                results += label_studio_region(mask, tags, label, fruit.score, f"{prefix}-{number}")
     return results
 
 

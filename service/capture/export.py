@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from models.data.exports import (
     LABELS,
-    FoundFruit,
     LabelTags,
     coco_annotations,
     coco_categories,
@@ -19,9 +18,9 @@ from models.data.exports import (
     write_index_masks,
 )
 from models.errors import MaskError, PomonaError
-from models.masks import CroppedMask, Rle, decode_rle, whole
 from models.types import Size
 from service.api import schema
+from service.api.annotations import found_fruits
 from service.capture.folder import CaptureFolderError, Kept
 from service.capture.records import Capture, Reason
 
@@ -84,35 +83,10 @@ def export(captures: Sequence[Kept], to: ExportFormat, out: Path, options: Expor
             raise ExportError(f"The folder to export to must be empty, {out} is not.")
         (out / IMAGES).mkdir()
         return _WRITERS[to](list(_chosen(captures, options)), out, options)
+    except MaskError as error:
+        raise ExportError(f"A capture's record is damaged: {error.detail}") from error
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error.strerror or error}.") from error
-
-
-def found_fruits(fruits: Sequence[schema.Fruit], name: str) -> list[FoundFruit]:
-    """Decode the fruit of an answer with masks as RLE.
-
-    Args:
-        fruits: of the answer.
-        name: of the answer, for errors.
-
-    Raises:
-        ExportError: a mask is none.
-    """
-    return [
-        FoundFruit(_decoded(fruit.mask, name), _decoded(fruit.infected_mask, name), fruit.confidence)
-        for fruit in fruits
-    ]
-
-
-def _decoded(mask: schema.Outline, name: str) -> CroppedMask:
-    if not isinstance(mask, schema.RleMask):
-        raise ExportError(f"{name}: masks must be RLE.")
-    try:
-        tight = whole(decode_rle(Rle(mask.size, mask.counts))).tight()
-    except MaskError as error:
-        raise ExportError(f"{name}: {error.detail}") from error
-    # Copied: a view would keep the whole mask in memory.
-    return replace(tight, pixels=tight.pixels.copy())
 
 
 _Chosen = tuple[Kept, Capture]
@@ -149,7 +123,7 @@ def _to_label_studio(chosen: Sequence[_Chosen], out: Path, options: ExportOption
         }
         task: dict[str, Any] = {"data": data}
         if capture.answer is not None:
-            fruits = found_fruits(capture.answer.fruits, kept.path.name)
+            fruits = found_fruits(capture.answer.fruits)
             task["predictions"] = [
                 {
                     "model_version": _version(capture.answer.models),
@@ -168,7 +142,7 @@ def _to_coco(chosen: Sequence[_Chosen], out: Path, _: ExportOptions) -> Exported
     for number, (kept, capture, answer) in enumerate(_answered(chosen), start=1):
         name = _copy_image(kept, capture, out)
         images.append({"id": number, "file_name": name, "width": capture.image.width, "height": capture.image.height})
-        fruits = found_fruits(answer.fruits, kept.path.name)
+        fruits = found_fruits(answer.fruits)
         annotations += coco_annotations(fruits, image_id=number, first_id=len(annotations) + 1)
     content = {"images": images, "annotations": annotations, "categories": coco_categories()}
     (out / ANNOTATIONS).write_text(json.dumps(content), "utf-8")
@@ -180,7 +154,7 @@ def _to_folders(chosen: Sequence[_Chosen], out: Path, _: ExportOptions) -> Expor
     for kept, capture, answer in _answered(chosen):
         name = _copy_image(kept, capture, out)
         size = Size(capture.image.height, capture.image.width)
-        write_index_masks(out, Path(name).stem, found_fruits(answer.fruits, kept.path.name), size)
+        write_index_masks(out, Path(name).stem, found_fruits(answer.fruits), size)
         images += 1
     return Exported(images, len(chosen) - images)
 

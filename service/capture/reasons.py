@@ -12,7 +12,7 @@ from service.capture.records import Reason
 
 
 def _chance() -> Callable[[], float]:
-    return Random().random  # noqa: S311  # nosec B311 (nothing is secret about a sample)
+    return Random().random  # noqa: S311 (nothing is secret about a sample)  # nosec B311
 
 
 @dataclass(frozen=True, slots=True)

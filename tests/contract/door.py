@@ -19,6 +19,7 @@ from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.errors import PROBLEMS
 from service.http.app import HttpApp
+from service.label_studio import http as label_studio_http
 from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
@@ -245,6 +246,7 @@ async def open_door(
     )
     app = HttpApp(checked_settings, handler, memory)
     oip_http.mount(app)
+    label_studio_http.mount(app)
     app.pipelines = pipelines
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pomona") as client:

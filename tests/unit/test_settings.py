@@ -59,6 +59,7 @@ FROM_TEXT = {
 }
 
 TLS = ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE")
+STUDIO = ("POMONA_LABEL_STUDIO_URL", "POMONA_LABEL_STUDIO_TOKEN")
 AUTHORITIES, KEYS = "POMONA_TLS_CLIENT_CA_FILE", "POMONA_API_KEYS_FILE"
 
 WRONG = [
@@ -119,7 +120,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_is_in_these_tests() -> None:
-    assert {*FROM_TEXT, *TLS, AUTHORITIES, KEYS} == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
+    assert {*FROM_TEXT, *TLS, AUTHORITIES, KEYS, *STUDIO} == {
+        f"POMONA_{name.upper()}" for name in Settings.model_fields
+    }
 
 
 def test_every_setting_is_described() -> None:
@@ -130,6 +133,42 @@ def test_cuda_cannot_be_required_of_openvino(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("POMONA_BACKEND", "openvino")
     monkeypatch.setenv("POMONA_DEVICE", "cuda")
     with pytest.raises(SettingsError, match=r"POMONA_DEVICE: .*cuda needs the backend torch"):
+        load_settings()
+
+
+def test_label_studio_needs_an_address_and_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, token = STUDIO
+    monkeypatch.setenv(url, "https://studio.example.com:8443/labels/")
+    with pytest.raises(SettingsError, match=f"{token}: .* must be set together"):
+        load_settings()
+    monkeypatch.setenv(token, "eyJhbGciOi.eyJ0b2tl.c2ln")
+    settings = load_settings()
+    assert settings.label_studio_url == "https://studio.example.com:8443/labels"
+    assert settings.label_studio_token is not None
+    assert settings.label_studio_token.get_secret_value() == "eyJhbGciOi.eyJ0b2tl.c2ln"
+    assert "c2ln" not in repr(settings)
+    monkeypatch.setenv(token, "two words")
+    with pytest.raises(SettingsError, match="letters, digits") as refused:
+        load_settings()
+    assert "two words" not in refused.value.detail, "nothing secret belongs in a log"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "studio",
+        "file:///data",
+        "http://",
+        "http://me:secret@studio",
+        "http://studio/?a=1",
+        "http://studio#a",
+        "http://a b",
+    ],
+)
+def test_an_address_of_label_studio_is_one_of_http(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STUDIO[0], url)
+    monkeypatch.setenv(STUDIO[1], "token")
+    with pytest.raises(SettingsError, match=f"{STUDIO[0]}: .*must be like https://"):
         load_settings()
 
 
