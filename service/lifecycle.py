@@ -13,11 +13,13 @@ from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
 from models.confidence import read_intervals
+from models.drift import read_reference
 from models.errors import UnknownModel
 from service.capture.captures import Captures, open_captures
 from service.memory import MemoryBudget, memory_limit, resident_bytes
 from service.observability.observer import Observer
 from service.pipelines import Pipelines, costs
+from service.pipelines.drifting import DriftWatch
 from service.pipelines.engine import Engine
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
@@ -96,7 +98,8 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
         max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
     )
     captures = await asyncio.to_thread(_open_captures, settings, observer)
-    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache, captures)
+    drift = await asyncio.to_thread(_watches, runners, observer)
+    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache, captures, drift)
     await warm_up(pipelines, settings.camera_sizes)
     return pipelines
 
@@ -118,6 +121,12 @@ def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> N
             "requests_mib": total >> 20,
         },
     )
+
+
+def _watches(runners: Mapping[str, Runner], observer: Observer) -> dict[str, DriftWatch]:
+    """Watch the U-Nets that have a reference."""
+    found = {name: read_reference(runner.entry) for name, runner in runners.items() if isinstance(runner, UNetRunner)}
+    return {name: DriftWatch(name, reference, observer) for name, reference in found.items() if reference is not None}
 
 
 def _open_captures(settings: Settings, observer: Observer | None = None) -> Captures | None:

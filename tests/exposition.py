@@ -69,6 +69,7 @@ def expose_everything() -> str:
     observer.captures_opened(0)
     observer.capture_ended("kept", ["near_grade", "sample"])
     observer.capture_bytes(4096)
+    observer.drift_measured(LOADED_UNET.name, "brightness", 0.02)
     observer.image_decoded(0.1)
     observer.postprocessed(0.1)
     return exposition().decode()

@@ -120,8 +120,7 @@ class _Endpoints:
                 raise MalformedRequest(f"With clicks or boxes there must be one task, got {len(body.tasks)}.")
         else:
             request.context.urgency = LEAST_URGENT  # nobody waits, and lines go first
-        # What annotators look at is kept by Label Studio; captures are for frames of the line.
-        pipelines = replace(pipelines, inspect=replace(pipelines.inspect, capturing=None))
+        pipelines = replace(pipelines, inspect=pipelines.inspect.unwatched())
         results = []
         for task in body.tasks:
             try:

@@ -105,6 +105,12 @@ CAPTURE_REASONS: Final = Counter(
     "pomona_capture_reasons", "Reasons of the frames that were kept; a frame may have several.", ["reason"]
 )
 CAPTURE_BYTES: Final = Gauge("pomona_capture_bytes", "Bytes of the captures on disk.", multiprocess_mode="livemax")
+DRIFT: Final = Gauge(
+    "pomona_drift_psi",
+    "Population stability index of recent images and answers against those the model was validated on.",
+    ["model", "statistic"],
+    multiprocess_mode="livemax",
+)
 READY: Final = Gauge(
     "pomona_ready_workers",
     "Workers that answer requests: loaded, not broken, not stopping.",
@@ -235,6 +241,10 @@ class PrometheusObserver(Observer):
     def capture_bytes(self, nbytes: int) -> None:
         """Set the gauge."""
         CAPTURE_BYTES.set(nbytes)
+
+    def drift_measured(self, model: str, statistic: str, index: float) -> None:
+        """Set the gauge."""
+        self._child(DRIFT, model, statistic).set(index)
 
     def readiness_changed(self, *, ready: bool) -> None:
         """Set the gauge."""

@@ -88,6 +88,9 @@ class Observer:
     def capture_bytes(self, nbytes: int) -> None:
         """Receive the bytes of all captures on disk; from any thread."""
 
+    def drift_measured(self, model: str, statistic: str, index: float) -> None:
+        """Receive the population stability index of recent numbers of a statistic."""
+
     def readiness_changed(self, *, ready: bool) -> None:
         """Receive whether this worker answers requests from now on."""
 

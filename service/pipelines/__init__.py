@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.api.schema import ListModelsResponse, Model
@@ -10,6 +11,7 @@ from service.capture.reasons import hard_frames
 from service.pipelines.automatic import AutomaticPipeline
 from service.pipelines.capturing import Capturing
 from service.pipelines.detect import DetectPipeline
+from service.pipelines.drifting import DriftWatch
 from service.pipelines.edges import EdgesPipeline
 from service.pipelines.engine import Engine
 from service.pipelines.inspect import InspectPipeline
@@ -35,14 +37,27 @@ class Pipelines:
     captures: Captures | None = None
 
     @classmethod
-    def of(cls, engine: Engine, cache: EmbeddingCache, captures: Captures | None = None) -> Pipelines:
-        """Build them; `cache` holds the SAMs' embeddings, `captures` takes hard frames."""
+    def of(
+        cls,
+        engine: Engine,
+        cache: EmbeddingCache,
+        captures: Captures | None = None,
+        drift: Mapping[str, DriftWatch] | None = None,
+    ) -> Pipelines:
+        """Build them.
+
+        Args:
+            engine: models and threads.
+            cache: holds the SAMs' embeddings.
+            captures: takes hard frames.
+            drift: watches U-Nets, by their names.
+        """
         segment, detect = SegmentPipeline(engine, cache), DetectPipeline(engine)
         return cls(
             engine=engine,
             segment=segment,
             semantic=SemanticPipeline(engine),
-            inspect=InspectPipeline(engine, Refiner(engine), detect, _capturing(engine, captures)),
+            inspect=InspectPipeline(engine, Refiner(engine), detect, _capturing(engine, captures), drift or {}),
             automatic=AutomaticPipeline(engine, segment),
             edges=EdgesPipeline(engine, segment),
             detect=detect,

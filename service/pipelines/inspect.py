@@ -7,12 +7,13 @@ fruit is also the answer wherever the SAM's outlines would be late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Hashable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from models.backends.base import Embedding
+from models.drift import Statistic, image_statistics
 from models.images import Stop
 from models.inspection import Fruit, Grade, Inspection, inspect
 from models.letterbox import HasResized, resize
@@ -26,6 +27,7 @@ from service.memory import Kind
 from service.pipelines import costs
 from service.pipelines.capturing import Capturing
 from service.pipelines.detect import DetectPipeline, describe_detector
+from service.pipelines.drifting import DriftWatch
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
 from service.pipelines.finding import Boxes, Finding
@@ -77,12 +79,13 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """An image's id, the inputs of the U-Net and of the SAM, and the image's pixels where they are needed."""
+    """An image's id, the inputs of the U-Net and of the SAM, and where they are needed its pixels and statistics."""
 
     image_id: str
     small: Any
     large: Any
     pixels: Pixels | None
+    statistics: Mapping[Statistic, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,18 @@ class InspectPipeline:
         refiner: the SAM's part.
         detect: finds boxes, where a detector is to find fruit.
         capturing: offers hard frames for capture, where that is wanted.
+        drift: watches what U-Nets see and say, by their names.
     """
 
     engine: Engine
     refiner: Refiner
     detect: DetectPipeline
     capturing: Capturing | None = None
+    drift: Mapping[str, DriftWatch] = field(default_factory=dict)
+
+    def unwatched(self) -> InspectPipeline:
+        """Return this pipeline for images that are not of a line: nothing is captured or counted of them."""
+        return replace(self, capturing=None, drift={})
 
     async def run(
         self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
@@ -161,6 +170,8 @@ class InspectPipeline:
         )
         if self.capturing is not None:
             self.capturing.answered(source, answer, inspection.fruits, self._grades(request), runner.intervals)
+        if (watch := self.drift.get(runner.entry.name)) is not None:
+            watch.saw(decoded.statistics, inspection.fruits, plan.letterbox.original)
         return answer
 
     def _grades(self, request: schema.InspectRequest) -> list[Grade]:
@@ -245,7 +256,8 @@ class InspectPipeline:
             else:
                 small, *large = (resize(pixels, each) for each in letterboxes)
             prepared = None if refinement is None else refinement.prepare(*large)
-            return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels)
+            statistics = image_statistics(small) if runner.entry.name in self.drift else {}
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels, statistics)
 
         work = _decode_work(whole=request.overlay or refinement is not None)
         async with context.hold(Kind.WORK, source.decoding(letterbox.original, letterboxes if scaled else [])):

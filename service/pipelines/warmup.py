@@ -45,7 +45,7 @@ async def warm_up(pipelines: Pipelines, sizes: Sequence[Size]) -> None:
         PomonaError: an image cannot be answered.
     """
     segment = replace(pipelines.segment, cache=EmbeddingCache(max_bytes=0, max_age=0))
-    inspect = replace(pipelines.inspect, capturing=None)
+    inspect = pipelines.inspect.unwatched()
     for size in sizes:
         for number in range(_ROUNDS):
             image = encoded(await asyncio.to_thread(_noise, size, number))

@@ -12,6 +12,7 @@ from typing import Final, get_args
 
 import pytest
 
+from models.drift import STATISTICS
 from service.errors import PROBLEMS
 from service.observability.observer import CacheEvent, CaptureResult, Outcome, Stage
 from tests.exposition import documented, expose_everything, families, series
@@ -26,6 +27,7 @@ KNOWN: Final = {
     "event": set(get_args(CacheEvent)),
     "stage": set(get_args(Stage)),
     "result": {"met", "missed", *get_args(CaptureResult)},
+    "statistic": set(STATISTICS),
     "code": {problem.code for problem in PROBLEMS.values()},
 }
 
