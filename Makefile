@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability docs lock clean
+.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability try-label-studio docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -115,6 +115,9 @@ check-observability: $(VENV)/dev.stamp  ## check the alert rules (needs promtool
 	promtool test rules deploy/observability/rules_test.yaml
 	$(BIN)/python -m pytest -q tests/unit/test_observability_metrics.py
 
+try-label-studio: $(VENV)/label-studio.stamp $(VENV)/dev.stamp  ## start the real Label Studio and connect Pomona to it; ARGS="--browser FOLDER" also clicks in Chromium
+	$(BIN)/python -m deploy.label_studio --label-studio $(VENV)/label-studio/bin/label-studio $(ARGS)
+
 docs: $(VENV)/docs.stamp $(VENV)/runtime.stamp  ## build the documentation's site into dist/site; a broken link fails
 	$(BIN)/python -m docs.generate_settings
 	$(VENV)/docs-tools/bin/zensical build --strict --clean
@@ -135,6 +138,9 @@ lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    docs/requirements.in --output-file docs/requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    deploy/label_studio/requirements.in --output-file deploy/label_studio/requirements.lock
 	for folder in deploy/image deploy; do \
 	    $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	        --generate-hashes --no-emit-index-url --no-header --no-annotate \
@@ -171,6 +177,12 @@ $(VENV)/deploy.stamp: deploy/requirements-tools.lock | $(VENV)/bin/python
 $(VENV)/docs.stamp: docs/requirements.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/docs-tools
 	$(VENV)/docs-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r docs/requirements.lock
+	@touch $@
+
+# Label Studio has an environment of its own: it is only tried, and holds other versions of what we use.
+$(VENV)/label-studio.stamp: deploy/label_studio/requirements.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/label-studio
+	$(VENV)/label-studio/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/label_studio/requirements.lock
 	@touch $@
 
 $(VENV)/lock.stamp: pyproject.toml | $(VENV)/bin/python

@@ -38,6 +38,15 @@ _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "embedding_cache_mib",
         "embedding_max_age_s",
     ),
+    "Capture": (
+        "capture_dir",
+        "capture_mib",
+        "capture_per_hour",
+        "capture_confidence",
+        "capture_grade_margin",
+        "capture_sample",
+    ),
+    "Label Studio": ("label_studio_url", "label_studio_token"),
     "Process": ("drain_timeout_s", "log_level"),
 }
 _OTHER: Final = "Other"

@@ -7,6 +7,8 @@ every request.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime
 import hashlib
 import hmac
@@ -208,7 +210,8 @@ class Access:
         """Return the caller's key; None where everybody may do everything.
 
         Args:
-            headers: by name in lower case, or metadata: `authorization: Bearer KEY` or `x-api-key: KEY`.
+            headers: by name in lower case, or metadata: `authorization: Bearer KEY`, `x-api-key: KEY`, or HTTP Basic
+                with the key as the password.
 
         Raises:
             Unauthenticated: there is no key, or none that is valid.
@@ -287,7 +290,19 @@ def is_loopback(host: str) -> bool:
 def _presented(headers: Mapping[str, str]) -> str:
     """Return the key that a caller sent, or ""; a proxy in between may use Authorization for itself."""
     scheme, _, rest = headers.get("authorization", "").partition(" ")
-    return rest.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    own = headers.get("x-api-key", "").strip()
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    # Label Studio has a user and a password for its models, and nothing else.
+    return own or (_password_of(rest) if scheme.lower() == "basic" else "")
+
+
+def _password_of(credentials: str) -> str:
+    try:
+        decoded = base64.b64decode(credentials[: 4 * _MAX_KEY_LENGTH].strip(), validate=True)
+    except binascii.Error:
+        return ""
+    return decoded.decode(errors="replace").partition(":")[2]
 
 
 def _id_of(text: str) -> str:

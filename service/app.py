@@ -22,6 +22,7 @@ from service.grpc.server import GrpcServer
 from service.http import worker
 from service.http.app import HttpApp
 from service.http.listener import reachable_host, room_for
+from service.label_studio import http as label_studio_http
 from service.memory import MemoryBudget
 from service.observability import logs
 from service.observability.metrics import PrometheusObserver
@@ -33,6 +34,8 @@ from service.settings import MISCONFIGURED, Settings, SettingsError, Tls, load_s
 from service.tls import Certificates, bentoml_options, renew_in_uvicorn
 
 _LOG = logging.getLogger("pomona.app")
+_WRITE_WITHIN_S = 5.0
+"""Longest wait for captured frames that are not written yet, when the server stops."""
 _EXAMPLE = Path(__file__).parent.parent / "docs" / "oranges.jpg"
 
 
@@ -79,6 +82,7 @@ MEMORY = MemoryBudget(observer=OBSERVER)
 HANDLER = RequestHandler(OBSERVER, TRACING, SETTINGS.request_timeout_s, DRAIN, access=Access.of(SETTINGS.api_keys_file))
 HTTP = HttpApp(SETTINGS, HANDLER, MEMORY)
 oip_http.mount(HTTP)
+label_studio_http.mount(HTTP)
 WORKERS = max(1, cuda_devices(SETTINGS.device))
 HOST = reachable_host(SETTINGS.http_host)
 worker.install(worker.WorkerOptions(SETTINGS, HTTP, DRAIN, WORKERS))
@@ -142,6 +146,8 @@ class Pomona:
             await self._grpc.drain(DRAIN.remaining)
         if self._pipelines is not None:
             await self._pipelines.engine.close(DRAIN.remaining)
+            if (captures := self._pipelines.captures) is not None:
+                await asyncio.to_thread(captures.close, min(_WRITE_WITHIN_S, DRAIN.remaining))
         if TRACES is not None:
             await asyncio.to_thread(TRACES.close)
         self._give_stderr_back()

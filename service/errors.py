@@ -15,7 +15,8 @@ PomonaError                        (models.errors holds the rest of the tree)
     ├── Unauthenticated            no API key, or none that is valid
     ├── PermissionDenied           the API key is for something else
     ├── NotFound
-    └── MethodNotAllowed
+    ├── MethodNotAllowed
+    └── ImageNotFetched            Label Studio does not answer with the image of a task
 ├── ModelNotLoaded                 in the catalogue, but not loaded
 ├── NotReady                       models are still loading
 ├── TryLater
@@ -102,6 +103,10 @@ class MethodNotAllowed(RequestError):
 
 class ModelNotLoaded(UnknownModel):
     """The model is in the catalogue, but not loaded."""
+
+
+class ImageNotFetched(RequestError):
+    """Label Studio does not answer with the image of a task, or not in time."""
 
 
 class NotReady(PomonaError):
@@ -212,6 +217,7 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     TooMuchMemory: ProblemType("too_much_memory", "The request needs too much memory", 413, "RESOURCE_EXHAUSTED"),
     NotFound: ProblemType("not_found", "There is no such path", 404, "UNIMPLEMENTED"),
     MethodNotAllowed: ProblemType("method_not_allowed", "The path does not allow this method", 405, "UNIMPLEMENTED"),
+    ImageNotFetched: ProblemType("image_not_fetched", "The image cannot be fetched", 424, "UNAVAILABLE"),
     NotReady: ProblemType("not_ready", "Models are still loading", 503, "UNAVAILABLE", retry_after=2),
     RateLimited: ProblemType(
         "rate_limited", "The API key has as many requests as it may have", 429, "RESOURCE_EXHAUSTED", retry_after=1

@@ -13,10 +13,13 @@ from models.backends.base import BackendName
 from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
 from models.confidence import read_intervals
+from models.drift import read_reference
 from models.errors import UnknownModel
+from service.capture.captures import Captures, open_captures
 from service.memory import MemoryBudget, memory_limit, resident_bytes
 from service.observability.observer import Observer
 from service.pipelines import Pipelines, costs
+from service.pipelines.drifting import DriftWatch
 from service.pipelines.engine import Engine
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
@@ -49,8 +52,9 @@ def prepare_files(settings: Settings) -> None:
     """Fetch, verify and convert what the workers will load, once for all of them.
 
     Raises:
-        PomonaError: a checkpoint cannot be fetched or converted.
+        PomonaError: a checkpoint cannot be fetched or converted, or the folder of captures cannot be written.
     """
+    _open_captures(settings)
     backend = choose_backend(settings.backend, settings.device)
     for entry in wanted_entries(settings, load_catalogue(settings.models_file)):
         ensure_files(entry, backend, settings.model_store)
@@ -93,7 +97,9 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     cache = EmbeddingCache(
         max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
     )
-    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache)
+    captures = await asyncio.to_thread(_open_captures, settings, observer)
+    drift = await asyncio.to_thread(_watches, runners, observer)
+    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache, captures, drift)
     await warm_up(pipelines, settings.camera_sizes)
     return pipelines
 
@@ -115,6 +121,17 @@ def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> N
             "requests_mib": total >> 20,
         },
     )
+
+
+def _watches(runners: Mapping[str, Runner], observer: Observer) -> dict[str, DriftWatch]:
+    """Watch the U-Nets that have a reference."""
+    found = {name: read_reference(runner.entry) for name, runner in runners.items() if isinstance(runner, UNetRunner)}
+    return {name: DriftWatch(name, reference, observer) for name, reference in found.items() if reference is not None}
+
+
+def _open_captures(settings: Settings, observer: Observer | None = None) -> Captures | None:
+    options = settings.capture_options
+    return None if options is None else open_captures(options, max_pixels=settings.max_pixels, observer=observer)
 
 
 async def _load(

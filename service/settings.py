@@ -8,9 +8,10 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.backends.load import BackendChoice, DeviceChoice, ModelStore, UNetPrecision
@@ -19,6 +20,7 @@ from models.inspection import GRADES
 from models.types import Size
 from service.access import KeyFileError, is_loopback, read_keys
 from service.api.schema import Grade, Grades, InputSize
+from service.capture.captures import CaptureOptions
 from service.scheduler.policy import QueueOptions
 
 MISCONFIGURED: Final = 78
@@ -203,6 +205,44 @@ class Settings(BaseSettings):
         description="Another port for /livez, /readyz and /metrics alone, over plain HTTP, whose connections are "
         "counted apart; 0 for none. The image and the chart set 3002.",
     )
+    capture_dir: Path | None = Field(
+        None,
+        description="Folder in which hard frames of /v1/inspect are kept with their answers, for labelling and "
+        "training; unset, nothing is kept. See docs/capture.md for what is in it and who may see it.",
+    )
+    capture_mib: float = Field(
+        1024, gt=0, description="Most that captures take on disk, in MiB; the oldest are removed for new ones."
+    )
+    capture_per_hour: int = Field(
+        60,
+        ge=1,
+        le=100_000,
+        description="Most frames that a worker process keeps in an hour; those kept for one reason alone take at most "
+        "half of them.",
+    )
+    capture_confidence: float = Field(
+        0.7, ge=0, le=1, description="Frames with a fruit of less confidence are kept (low_confidence)."
+    )
+    capture_grade_margin: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Frames with a fruit whose infected fraction is nearer to the limit of a grade than this share of "
+        "the limit are kept (near_grade): with 0.1 and a limit of 0.05, those above 0.045 and below 0.055.",
+    )
+    capture_sample: float = Field(
+        0.001, ge=0, le=1, description="Share of all other frames that are kept too, drawn at random (sample)."
+    )
+    label_studio_url: str | None = Field(
+        None,
+        description="Address of a Label Studio, such as http://label-studio:8080, whose tasks' images /label-studio "
+        "fetches; unset, there is no /label-studio. Images are fetched from nowhere else.",
+    )
+    label_studio_token: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="Access token of a user of that Label Studio who may see the images.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log lines that are written."
     )
@@ -254,6 +294,7 @@ class Settings(BaseSettings):
         "tls_key_file",
         "tls_client_ca_file",
         "api_keys_file",
+        "capture_dir",
     )
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
@@ -289,6 +330,29 @@ class Settings(BaseSettings):
                 raise ValueError(error.detail) from error
         return value
 
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits or "@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, value)):
+            raise ValueError("must be like https://label-studio.example.com, without user, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("label_studio_token")
+    @classmethod
+    def _fits_the_address(cls, value: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
+        if "label_studio_url" in others.data and (others.data["label_studio_url"] is None) != (value is None):
+            raise ValueError("label_studio_url and label_studio_token must be set together, or neither")
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,2048}", value.get_secret_value()):
+            raise ValueError("must be an access token as Label Studio shows it: letters, digits, '_', '.' and '-'")
+        return value
+
     @property
     def max_upload_bytes(self) -> int:
         """`max_upload_mib` in bytes."""
@@ -319,6 +383,20 @@ class Settings(BaseSettings):
     def queue_options(self) -> QueueOptions:
         """Options of a device's queue."""
         return QueueOptions(max_queued=self.max_queued)
+
+    @property
+    def capture_options(self) -> CaptureOptions | None:
+        """What is captured; None for nothing."""
+        if self.capture_dir is None:
+            return None
+        return CaptureOptions(
+            self.capture_dir,
+            int(self.capture_mib * _MIB),
+            self.capture_per_hour,
+            self.capture_confidence,
+            self.capture_grade_margin,
+            self.capture_sample,
+        )
 
     @property
     def model_store(self) -> ModelStore:
@@ -364,6 +442,11 @@ def _check_key(certificate: Path | None, key: Path | None) -> None:
         ) from error
 
 
+def _shown(place: tuple[int | str, ...], given: object) -> str:
+    """Return a value as a message may have it: nothing secret belongs in a log."""
+    return "a secret" if place[:1] == ("label_studio_token",) else repr(given)
+
+
 def refuse_strangers(settings: Settings, host: str) -> None:
     """Check that callers beyond this machine are not admitted by mistake.
 
@@ -394,7 +477,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         problems = "; ".join(
             f"POMONA_{'_'.join(str(part) for part in problem['loc'][:1]).upper()}: {problem['msg']}"
-            f" (got {problem['input']!r})"
+            f" (got {_shown(problem['loc'], problem['input'])})"
             for problem in error.errors()
         )
         raise SettingsError(problems) from error

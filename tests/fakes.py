@@ -27,6 +27,8 @@ from models.types import BinaryMask, Logits, Pixels, Prompt, Size
 from models.unet.constants import OFFSET_UNIT, OUTPUTS
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
 from service.api.context import DEFAULT_URGENCY
+from service.capture.captures import open_captures
+from service.observability.observer import Observer
 from service.observability.tracing import Recording
 from service.pipelines import Pipelines
 from service.pipelines.engine import Engine
@@ -445,10 +447,12 @@ def make_pipelines(
     settings: Settings | None = None,
     cache: EmbeddingCache | None = None,
     options: QueueOptions | None = None,
+    observer: Observer | None = None,
 ) -> Pipelines:
     """Return pipelines with the first models of `CATALOGUE`, all on the first one's clock; to be closed.
 
-    `more` makes further runners, by name, on queues by device; `catalogue` has their entries.
+    `more` makes further runners, by name, on queues by device; `catalogue` has their entries. `observer` receives what
+    is captured, where the settings name a folder for that.
     """
     settings = settings or make_settings()
     if cache is None:  # an empty cache is false
@@ -462,4 +466,8 @@ def make_pipelines(
     if unet is not None:
         runners[LOADED_UNET.name] = WatchedUNetRunner(LOADED_UNET, unet, queue_of(unet.device))
     runners |= more(queue_of)
-    return Pipelines.of(Engine(runners, catalogue, settings, clock=clock), cache)
+    options_of_captures = settings.capture_options
+    captures = None
+    if options_of_captures is not None:
+        captures = open_captures(options_of_captures, max_pixels=settings.max_pixels, observer=observer)
+    return Pipelines.of(Engine(runners, catalogue, settings, clock=clock), cache, captures)

@@ -3,6 +3,7 @@
 python -m models.training unet --data FOLDER --out RUN
 python -m models.training sam --data FOLDER --out RUN
 python -m models.training calibrate --weights FILE --data FOLDER
+python -m models.training reference --weights FILE --data FOLDER
 """
 
 from __future__ import annotations
@@ -86,6 +87,17 @@ def command_line() -> argparse.ArgumentParser:
     add_data_arguments(again)
     _add_machine_arguments(again)
     again.set_defaults(run=_calibrate)
+    seen = commands.add_parser(
+        "reference",
+        help="describe what a U-Net was validated on",
+        description="Describe validation images and a U-Net's answers to them, and write that beside the weights: "
+        "a service then says how far its images and answers are from it.",
+    )
+    seen.add_argument("--weights", type=Path, required=True, metavar="FILE", help="the .safetensors file to be served")
+    seen.add_argument("--architecture", default="unet-mobilenetv2", help="unet-mobilenetv2 or unet-resnet18")
+    add_data_arguments(seen)
+    _add_machine_arguments(seen)
+    seen.set_defaults(run=_reference)
     return parser
 
 
@@ -152,6 +164,12 @@ def _calibrate(options: argparse.Namespace) -> None:
     from models.training.unet_recipe import calibrate_weights
 
     calibrate_weights(options.weights, recipe, options.data, _machine(options))
+
+
+def _reference(options: argparse.Namespace) -> None:
+    from models.training.reference import write_weights_reference
+
+    write_weights_reference(options.weights, options.architecture, options.data, _machine(options))
 
 
 def _train_sam(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -24,7 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.catalog import CatalogueEntry
 from service.access import MAX_KEYS
-from service.observability.observer import STAGES, CacheEvent, Observer, Outcome, Stage
+from service.observability.observer import STAGES, CacheEvent, CaptureResult, Observer, Outcome, Stage
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -96,6 +97,19 @@ MEMORY_LIMIT: Final = Gauge("pomona_memory_limit_bytes", "Memory budget for requ
 DECODE: Final = Histogram("pomona_image_decode_seconds", "Time to decode an image.", buckets=_SECONDS)
 POSTPROCESS: Final = Histogram(
     "pomona_postprocess_seconds", "Time to upsample and encode the masks or classes of a request.", buckets=_SECONDS
+)
+CAPTURES: Final = Counter(
+    "pomona_captures", "Frames that were offered for capture, by what became of them.", ["result"]
+)
+CAPTURE_REASONS: Final = Counter(
+    "pomona_capture_reasons", "Reasons of the frames that were kept; a frame may have several.", ["reason"]
+)
+CAPTURE_BYTES: Final = Gauge("pomona_capture_bytes", "Bytes of the captures on disk.", multiprocess_mode="livemax")
+DRIFT: Final = Gauge(
+    "pomona_drift_psi",
+    "Population stability index of recent images and answers against those the model was validated on.",
+    ["model", "statistic"],
+    multiprocess_mode="livemax",
 )
 READY: Final = Gauge(
     "pomona_ready_workers",
@@ -210,6 +224,27 @@ class PrometheusObserver(Observer):
     def stream_changed(self, endpoint: str, *, opened: bool) -> None:
         """Count it in or out."""
         self._child(STREAMS, endpoint).inc(1 if opened else -1)
+
+    def capture_ended(self, result: CaptureResult, reasons: Sequence[str]) -> None:
+        """Count it, and its reasons where it is kept."""
+        self._child(CAPTURES, result).inc()
+        if result == "kept":
+            for reason in reasons:
+                self._child(CAPTURE_REASONS, reason).inc()
+
+    def captures_opened(self, nbytes: int) -> None:
+        """Set the gauge, and start the counters at 0."""
+        for result in get_args(CaptureResult):
+            CAPTURES.labels(result)
+        self.capture_bytes(nbytes)
+
+    def capture_bytes(self, nbytes: int) -> None:
+        """Set the gauge."""
+        CAPTURE_BYTES.set(nbytes)
+
+    def drift_measured(self, model: str, statistic: str, index: float) -> None:
+        """Set the gauge."""
+        self._child(DRIFT, model, statistic).set(index)
 
     def readiness_changed(self, *, ready: bool) -> None:
         """Set the gauge."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from models.catalog import CatalogueEntry, Family
 
 CacheEvent = Literal["hit", "miss", "eviction"]
+CaptureResult = Literal["kept", "duplicate", "limited", "dropped", "too_large", "unreadable", "failed"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
 Stage = Literal["encode", "mask_decode", "infer"]
 
@@ -77,6 +78,18 @@ class Observer:
 
     def stream_changed(self, endpoint: str, *, opened: bool) -> None:
         """Receive that a stream was opened, or ended."""
+
+    def capture_ended(self, result: CaptureResult, reasons: Sequence[str]) -> None:
+        """Receive what became of a frame that was offered for capture, and why it was offered; from any thread."""
+
+    def captures_opened(self, nbytes: int) -> None:
+        """Receive that frames are captured from now on, and the bytes of the captures on disk."""
+
+    def capture_bytes(self, nbytes: int) -> None:
+        """Receive the bytes of all captures on disk; from any thread."""
+
+    def drift_measured(self, model: str, statistic: str, index: float) -> None:
+        """Receive the population stability index of recent numbers of a statistic."""
 
     def readiness_changed(self, *, ready: bool) -> None:
         """Receive whether this worker answers requests from now on."""

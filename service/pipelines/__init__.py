@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.api.schema import ListModelsResponse, Model
+from service.capture.captures import Captures
+from service.capture.reasons import hard_frames
 from service.pipelines.automatic import AutomaticPipeline
+from service.pipelines.capturing import Capturing
 from service.pipelines.detect import DetectPipeline
+from service.pipelines.drifting import DriftWatch
 from service.pipelines.edges import EdgesPipeline
 from service.pipelines.engine import Engine
 from service.pipelines.inspect import InspectPipeline
@@ -19,7 +24,7 @@ from service.runners.embedding_cache import EmbeddingCache
 
 @dataclass(frozen=True, slots=True)
 class Pipelines:
-    """All pipelines over one engine."""
+    """All pipelines over one engine; and what captures hard frames, where that is wanted."""
 
     engine: Engine
     segment: SegmentPipeline
@@ -29,20 +34,35 @@ class Pipelines:
     edges: EdgesPipeline
     detect: DetectPipeline
     instances: InstancesPipeline
+    captures: Captures | None = None
 
     @classmethod
-    def of(cls, engine: Engine, cache: EmbeddingCache) -> Pipelines:
-        """Build them; `cache` holds the SAMs' embeddings."""
+    def of(
+        cls,
+        engine: Engine,
+        cache: EmbeddingCache,
+        captures: Captures | None = None,
+        drift: Mapping[str, DriftWatch] | None = None,
+    ) -> Pipelines:
+        """Build them.
+
+        Args:
+            engine: models and threads.
+            cache: holds the SAMs' embeddings.
+            captures: takes hard frames.
+            drift: watches U-Nets, by their names.
+        """
         segment, detect = SegmentPipeline(engine, cache), DetectPipeline(engine)
         return cls(
             engine=engine,
             segment=segment,
             semantic=SemanticPipeline(engine),
-            inspect=InspectPipeline(engine, Refiner(engine), detect),
+            inspect=InspectPipeline(engine, Refiner(engine), detect, _capturing(engine, captures), drift or {}),
             automatic=AutomaticPipeline(engine, segment),
             edges=EdgesPipeline(engine, segment),
             detect=detect,
             instances=InstancesPipeline(engine, detect, segment),
+            captures=captures,
         )
 
     def list_models(self) -> ListModelsResponse:
@@ -63,3 +83,11 @@ class Pipelines:
                 for name in names
             ]
         )
+
+
+def _capturing(engine: Engine, captures: Captures | None) -> Capturing | None:
+    options = engine.settings.capture_options
+    if captures is None or options is None:
+        return None
+    hard = hard_frames(confidence=options.confidence, grade_margin=options.grade_margin, sample=options.sample)
+    return Capturing(captures, hard)

@@ -16,6 +16,7 @@ from models.sam.constants import INPUT_SIDE
 from models.types import Prompt, Size
 from models.unet.letterbox import MAX_INPUT_AREA
 from service.api.schema import MaskFormat
+from service.capture.captures import RESERVED_BYTES
 from service.memory import Kind
 from service.settings import Settings
 
@@ -218,7 +219,8 @@ def budget(settings: Settings, *, limit: int | None, resident: int, workers: int
     elif limit is None:
         return 2 * least, most
     else:
-        total = int(_OF_LIMIT * limit / workers) - resident - settings.embedding_cache_bytes
+        capturing = 0 if settings.capture_dir is None else RESERVED_BYTES
+        total = int(_OF_LIMIT * limit / workers) - resident - settings.embedding_cache_bytes - capturing
     if total < least:
         raise TooLittleMemory(
             f"There are {total // _MIB} MiB for requests, beside models and embedding cache, but the largest that is "

@@ -7,12 +7,13 @@ fruit is also the answer wherever the SAM's outlines would be late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Hashable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from models.backends.base import Embedding
+from models.drift import Statistic, image_statistics
 from models.images import Stop
 from models.inspection import Fruit, Grade, Inspection, inspect
 from models.letterbox import HasResized, resize
@@ -24,7 +25,9 @@ from service.api.context import RequestContext
 from service.errors import DeadlineExceeded, DeadlineUnreachable, ModelNotLoaded, Overloaded
 from service.memory import Kind
 from service.pipelines import costs
+from service.pipelines.capturing import Capturing
 from service.pipelines.detect import DetectPipeline, describe_detector
+from service.pipelines.drifting import DriftWatch
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
 from service.pipelines.finding import Boxes, Finding
@@ -76,12 +79,13 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """An image's id, the inputs of the U-Net and of the SAM, and the image's pixels where they are needed."""
+    """An image's id, the inputs of the U-Net and of the SAM, and where they are needed its pixels and statistics."""
 
     image_id: str
     small: Any
     large: Any
     pixels: Pixels | None
+    statistics: Mapping[Statistic, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,19 @@ class InspectPipeline:
         engine: models and threads.
         refiner: the SAM's part.
         detect: finds boxes, where a detector is to find fruit.
+        capturing: offers hard frames for capture, where that is wanted.
+        drift: watches what U-Nets see and say, by their names.
     """
 
     engine: Engine
     refiner: Refiner
     detect: DetectPipeline
+    capturing: Capturing | None = None
+    drift: Mapping[str, DriftWatch] = field(default_factory=dict)
+
+    def unwatched(self) -> InspectPipeline:
+        """Return this pipeline for images that are not of a line: nothing is captured or counted of them."""
+        return replace(self, capturing=None, drift={})
 
     async def run(
         self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
@@ -110,6 +122,16 @@ class InspectPipeline:
             BackendError: the device failed.
         """
         source = image.required()
+        try:
+            return await self._answer(request, source, context)
+        except (DeadlineUnreachable, DeadlineExceeded) as late:
+            if self.capturing is not None:
+                self.capturing.late(source, request, context, late)
+            raise
+
+    async def _answer(
+        self, request: schema.InspectRequest, source: ImageSource, context: RequestContext
+    ) -> schema.InspectResponse:
         runner = self.engine.runner(UNetRunner, request.model)
         context.model = runner.entry.name
         sam, reason = self._sam(request)
@@ -127,7 +149,7 @@ class InspectPipeline:
                 plan.release()
             fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
         refinement = plan.refinement
-        return schema.InspectResponse.model_construct(
+        answer = schema.InspectResponse.model_construct(
             request_id=context.request_id,
             image=describe_image(decoded.image_id, plan.letterbox.original),
             models=schema.InspectModels.model_construct(
@@ -146,6 +168,16 @@ class InspectPipeline:
             batch=context.batch_sizes(),
             timing_ms=context.timing_ms(),
         )
+        if self.capturing is not None:
+            self.capturing.answered(source, answer, inspection.fruits, self._grades(request), runner.intervals)
+        if (watch := self.drift.get(runner.entry.name)) is not None:
+            watch.saw(decoded.statistics, inspection.fruits, plan.letterbox.original)
+        return answer
+
+    def _grades(self, request: schema.InspectRequest) -> list[Grade]:
+        return [
+            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
+        ]
 
     def _sam(self, request: schema.InspectRequest) -> tuple[SamRunner | None, str | None]:
         """Choose the SAM that outlines fruit, or say why there is none."""
@@ -225,7 +257,8 @@ class InspectPipeline:
             else:
                 small, *large = (resize(pixels, each) for each in letterboxes)
             prepared = None if refinement is None else refinement.prepare(*large)
-            return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels)
+            statistics = image_statistics(small) if runner.entry.name in self.drift else {}
+            return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels, statistics)
 
         work = _decode_work(whole=request.overlay or refinement is not None)
         async with context.hold(Kind.WORK, source.decoding(letterbox.original, letterboxes if scaled else [])):
@@ -329,9 +362,7 @@ class InspectPipeline:
     ) -> tuple[list[schema.Fruit], bytes | None]:
         """Grade and encode the fruit, and draw the overlay where requested."""
         tick, in_worker = self.engine.clock(), self.engine.in_worker
-        grades = [
-            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
-        ]
+        grades = self._grades(request)
         overlay: bytes | None = None
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
             encoding = in_worker(encode_fruits, inspection.fruits, grades, runner.intervals, request.format)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from models import images
 from models.errors import TooManyPixels
+from models.headers.header import Format
+from models.headers.read import sniff
 from models.images import Stop
 from models.letterbox import HasResized, resize
+from models.overlay import encode_overlay
 from models.types import Pixels, Size
 from service.errors import MalformedRequest, NoImage
 from service.pipelines import costs
+
+_ENDINGS: Final[Mapping[Format, str]] = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "BMP": "bmp", "TIFF": "tif"}
 
 
 class ImageSource(Protocol):
@@ -77,6 +82,14 @@ class ImageSource(Protocol):
         """
         ...
 
+    def file(self) -> tuple[bytes, str]:
+        """Return the image as a file, and the ending of its name without the dot.
+
+        Raises:
+            ImageError: it is in no known format.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
@@ -115,6 +128,10 @@ class EncodedImage:
         """Decode and resize the file."""
         sizes = [letterbox.resized for letterbox in letterboxes]
         return images.decode_to_sizes(self.data, sizes, max_pixels=max_pixels, scaled=scaled, stop=stop)
+
+    def file(self) -> tuple[bytes, str]:
+        """Return the file as it came."""
+        return self.data, _ENDINGS[sniff(self.data)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +182,10 @@ class RawImage:
         """Resize the pixels."""
         pixels = self.pixels(max_pixels, stop)
         return [resize(pixels, letterbox) for letterbox in letterboxes]
+
+    def file(self) -> tuple[bytes, str]:
+        """Return the pixels as a PNG."""
+        return encode_overlay(self.array), "png"
 
 
 @dataclass(frozen=True, slots=True)

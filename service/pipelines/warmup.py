@@ -45,6 +45,7 @@ async def warm_up(pipelines: Pipelines, sizes: Sequence[Size]) -> None:
         PomonaError: an image cannot be answered.
     """
     segment = replace(pipelines.segment, cache=EmbeddingCache(max_bytes=0, max_age=0))
+    inspect = pipelines.inspect.unwatched()
     for size in sizes:
         for number in range(_ROUNDS):
             image = encoded(await asyncio.to_thread(_noise, size, number))
@@ -57,7 +58,7 @@ async def warm_up(pipelines: Pipelines, sizes: Sequence[Size]) -> None:
                     await pipelines.detect.run(DetectRequest(model=name), image, _context(pipelines))
                 elif isinstance(runner, UNetRunner):
                     await pipelines.semantic.run(SemanticRequest(model=name), image, _context(pipelines))
-                    await pipelines.inspect.run(InspectRequest(model=name, mode="fast"), image, _context(pipelines))
+                    await inspect.run(InspectRequest(model=name, mode="fast"), image, _context(pipelines))
 
 
 def _context(pipelines: Pipelines) -> RequestContext:

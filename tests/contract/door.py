@@ -19,6 +19,7 @@ from service.api.drain import Drain
 from service.api.handler import RequestHandler
 from service.errors import PROBLEMS
 from service.http.app import HttpApp
+from service.label_studio import http as label_studio_http
 from service.memory import MemoryBudget
 from service.observability.observer import Observer
 from service.observability.tracing import Tracing
@@ -234,6 +235,7 @@ async def open_door(
         catalogue=ALL_MODELS,
         settings=checked_settings,
         options=options,
+        observer=observer,
     )
     handler = RequestHandler(
         observer or Observer(),
@@ -244,6 +246,7 @@ async def open_door(
     )
     app = HttpApp(checked_settings, handler, memory)
     oip_http.mount(app)
+    label_studio_http.mount(app)
     app.pipelines = pipelines
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pomona") as client:
@@ -252,7 +255,14 @@ async def open_door(
         for fake in (sam, second, unet, detector):
             if fake.blocks is not None:
                 fake.blocks.set()
-        await pipelines.engine.close(PATIENCE_S)
+        await close(pipelines)
+
+
+async def close(pipelines: Pipelines) -> None:
+    """Finish the work of pipelines, and write what is captured."""
+    await pipelines.engine.close(PATIENCE_S)
+    if pipelines.captures is not None:
+        await asyncio.to_thread(pipelines.captures.close, PATIENCE_S)
 
 
 @asynccontextmanager
@@ -263,7 +273,7 @@ async def serving(door: Door, pipelines: Pipelines) -> AsyncIterator[None]:
         yield
     finally:
         door.app.pipelines = before
-        await pipelines.engine.close(PATIENCE_S)
+        await close(pipelines)
 
 
 class Visitor:

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from models.data.label_studio import decode_brush
+from models.data.brush import decode_brush
 from models.masks import encode_rle
 from models.types import Size
 from pomona import (
@@ -96,7 +96,8 @@ def blocking(live: LiveDoor) -> Iterator[Client]:
 
 
 def test_every_code_of_the_service_has_its_class_in_the_client() -> None:
-    assert set(errors.BY_CODE) == {problem.code for problem in PROBLEMS.values()}
+    of_label_studio = {"image_not_fetched"}  # of paths that the client does not call
+    assert set(errors.BY_CODE) == {problem.code for problem in PROBLEMS.values()} - of_label_studio
 
 
 async def test_masks_have_their_box_area_model_and_timings(pomona: AsyncClient) -> None:

@@ -173,8 +173,9 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "unauthenticated",
     "permission_denied",
     "rate_limited",
+    "image_not_fetched",
 }
-"""In `test_deadlines`, `test_load`, `test_lifecycle` and `test_access`."""
+"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access` and `test_label_studio`."""
 
 
 async def test_every_code_has_a_test() -> None:

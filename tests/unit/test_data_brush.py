@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from models.data.label_studio import decode_brush
+from models.data.brush import decode_brush
 from models.errors import DataError
 from models.types import Size
 

@@ -51,6 +51,9 @@ DERIVED: Final = {
 } | {"drain_timeout_s"}
 """Settings that the chart derives from its own values."""
 
+SECRET: Final = {"label_studio_token"}
+"""Settings that belong into a Secret, which `secrets` names."""
+
 NAMES: Final = tuple(variants())
 
 
@@ -195,7 +198,7 @@ def test_every_variable_is_a_valid_setting_of_the_service(variant: str, identity
 def test_the_chart_accepts_every_setting_that_it_does_not_derive() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     taken = set(schema["$defs"]["settings"]["propertyNames"]["enum"])
-    assert taken == Settings.model_fields.keys() - DERIVED
+    assert taken == Settings.model_fields.keys() - DERIVED - SECRET
 
 
 def test_the_chart_loads_the_default_models_of_the_service() -> None:

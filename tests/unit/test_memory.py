@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.context import RequestContext
+from service.capture.captures import RESERVED_BYTES
 from service.errors import DeadlineExceeded, Overloaded, TooMuchMemory
 from service.memory import Claim, Holding, Kind, Ledger, MemoryBudget, memory_limit
 from service.pipelines.costs import TooLittleMemory, budget
@@ -291,6 +292,12 @@ def test_the_limit_is_that_of_the_container(tmp_path: Path, line: str, file: str
 @pytest.mark.parametrize("text", ["max", "9223372036854771712"])
 def test_without_a_limit_it_is_the_memory_of_the_machine(tmp_path: Path, text: str) -> None:
     assert memory_limit(cgroup(tmp_path, "0::/", "sys/fs/cgroup/memory.max", text)) == 16 << 30
+
+
+def test_what_capturing_takes_is_not_for_requests(tmp_path: Path) -> None:
+    without, _ = budget(make_settings(), limit=4 << 30, resident=1300 * MIB, workers=1)
+    capturing, _ = budget(make_settings(capture_dir=tmp_path), limit=4 << 30, resident=1300 * MIB, workers=1)
+    assert without - capturing == RESERVED_BYTES == 128 * MIB
 
 
 def test_requests_get_what_models_and_cache_leave() -> None:

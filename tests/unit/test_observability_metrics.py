@@ -12,8 +12,9 @@ from typing import Final, get_args
 
 import pytest
 
+from models.drift import STATISTICS
 from service.errors import PROBLEMS
-from service.observability.observer import CacheEvent, Outcome, Stage
+from service.observability.observer import CacheEvent, CaptureResult, Outcome, Stage
 from tests.exposition import documented, expose_everything, families, series
 from tests.queries import FOLDER, TARGET, dashboard, queries, recorded, rules, selectors
 
@@ -25,7 +26,8 @@ KNOWN: Final = {
     "outcome": set(get_args(Outcome)),
     "event": set(get_args(CacheEvent)),
     "stage": set(get_args(Stage)),
-    "result": {"met", "missed"},
+    "result": {"met", "missed", *get_args(CaptureResult)},
+    "statistic": set(STATISTICS),
     "code": {problem.code for problem in PROBLEMS.values()},
 }
 

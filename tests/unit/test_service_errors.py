@@ -14,6 +14,7 @@ from models import errors as domain
 from models.errors import PomonaError
 from models.weights import download
 from service import access, errors, settings
+from service.capture import folder
 from service.errors import PROBLEMS, ProblemType, problem_of
 from service.observability import tracing
 from service.pipelines import costs
@@ -47,6 +48,7 @@ STATUS_OF_CODE = {
     "wrong_model_family": 422,
     "unknown_class": 422,
     "no_image": 422,
+    "image_not_fetched": 424,
     "overloaded": 429,
     "rate_limited": 429,
     "internal_error": 500,
@@ -66,6 +68,7 @@ GRPC_OF_STATUS = {
     413: {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"},
     415: {"INVALID_ARGUMENT"},
     422: {"INVALID_ARGUMENT"},
+    424: {"UNAVAILABLE"},
     429: {"RESOURCE_EXHAUSTED"},
     500: {"INTERNAL"},
     503: {"UNAVAILABLE"},
@@ -95,6 +98,7 @@ OF_THE_SERVER = {
     errors.PortTaken,
     tracing.TracingMisconfigured,
     costs.TooLittleMemory,
+    folder.CaptureFolderError,
 }
 """Errors that a caller can do nothing about, and base classes that are never raised themselves."""
 

@@ -49,10 +49,17 @@ FROM_TEXT = {
     "POMONA_IDLE_TIMEOUT_S": ("30", 30.0),
     "POMONA_WRITE_TIMEOUT_S": ("7", 7.0),
     "POMONA_ADMIN_PORT": ("3002", 3002),
+    "POMONA_CAPTURE_DIR": ("own/captures", Path("own/captures")),
+    "POMONA_CAPTURE_MIB": ("64", 64.0),
+    "POMONA_CAPTURE_PER_HOUR": ("7", 7),
+    "POMONA_CAPTURE_CONFIDENCE": ("0.25", 0.25),
+    "POMONA_CAPTURE_GRADE_MARGIN": ("0", 0.0),
+    "POMONA_CAPTURE_SAMPLE": ("1", 1.0),
     "POMONA_LOG_LEVEL": ("WARNING", "WARNING"),
 }
 
 TLS = ("POMONA_TLS_CERT_FILE", "POMONA_TLS_KEY_FILE")
+STUDIO = ("POMONA_LABEL_STUDIO_URL", "POMONA_LABEL_STUDIO_TOKEN")
 AUTHORITIES, KEYS = "POMONA_TLS_CLIENT_CA_FILE", "POMONA_API_KEYS_FILE"
 
 WRONG = [
@@ -96,6 +103,11 @@ WRONG = [
     ("POMONA_IDLE_TIMEOUT_S", "0"),
     ("POMONA_WRITE_TIMEOUT_S", "never"),
     ("POMONA_ADMIN_PORT", "-1"),
+    ("POMONA_CAPTURE_MIB", "0"),
+    ("POMONA_CAPTURE_PER_HOUR", "0"),
+    ("POMONA_CAPTURE_CONFIDENCE", "1.5"),
+    ("POMONA_CAPTURE_GRADE_MARGIN", "-0.1"),
+    ("POMONA_CAPTURE_SAMPLE", "2"),
     ("POMONA_LOG_LEVEL", "info"),
 ]
 
@@ -108,7 +120,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_is_in_these_tests() -> None:
-    assert {*FROM_TEXT, *TLS, AUTHORITIES, KEYS} == {f"POMONA_{name.upper()}" for name in Settings.model_fields}
+    assert {*FROM_TEXT, *TLS, AUTHORITIES, KEYS, *STUDIO} == {
+        f"POMONA_{name.upper()}" for name in Settings.model_fields
+    }
 
 
 def test_every_setting_is_described() -> None:
@@ -119,6 +133,42 @@ def test_cuda_cannot_be_required_of_openvino(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("POMONA_BACKEND", "openvino")
     monkeypatch.setenv("POMONA_DEVICE", "cuda")
     with pytest.raises(SettingsError, match=r"POMONA_DEVICE: .*cuda needs the backend torch"):
+        load_settings()
+
+
+def test_label_studio_needs_an_address_and_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, token = STUDIO
+    monkeypatch.setenv(url, "https://studio.example.com:8443/labels/")
+    with pytest.raises(SettingsError, match=f"{token}: .* must be set together"):
+        load_settings()
+    monkeypatch.setenv(token, "eyJhbGciOi.eyJ0b2tl.c2ln")
+    settings = load_settings()
+    assert settings.label_studio_url == "https://studio.example.com:8443/labels"
+    assert settings.label_studio_token is not None
+    assert settings.label_studio_token.get_secret_value() == "eyJhbGciOi.eyJ0b2tl.c2ln"
+    assert "c2ln" not in repr(settings)
+    monkeypatch.setenv(token, "two words")
+    with pytest.raises(SettingsError, match="letters, digits") as refused:
+        load_settings()
+    assert "two words" not in refused.value.detail, "nothing secret belongs in a log"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "studio",
+        "file:///data",
+        "http://",
+        "http://me:secret@studio",
+        "http://studio/?a=1",
+        "http://studio#a",
+        "http://a b",
+    ],
+)
+def test_an_address_of_label_studio_is_one_of_http(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STUDIO[0], url)
+    monkeypatch.setenv(STUDIO[1], "token")
+    with pytest.raises(SettingsError, match=f"{STUDIO[0]}: .*must be like https://"):
         load_settings()
 
 

@@ -1,0 +1,196 @@
+"""How far what a model sees and says now is from what it was validated on.
+
+Images and answers are described by a few numbers, and the numbers of recent ones are compared with those of a reference
+by the population stability index: the sum over bins of (a - e) ln(a / e), where `e` and `a` are the shares of the
+reference and of recent numbers in a bin (the symmetric Kullback-Leibler divergence of the two; Naeem Siddiqi, "Credit
+Risk Scorecards", 2006, chapter 12). By the rule of thumb there, below 0.1 nothing has changed, and above 0.25 it is
+another population. The bins hold equal shares of the reference.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import cv2
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from models.catalog import CatalogueEntry, LocalFile
+from models.errors import WeightsError
+from models.types import Pixels, Size
+
+Statistic = Literal[
+    "brightness", "saturation", "sharpness", "fruit_size", "infected_fraction", "confidence", "fruit_count"
+]
+"""Of an image as the network sees it: mean luminance, mean of the largest less the smallest channel, both 0 to 1, and
+the logarithm of the variance of its Laplacian (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy",
+2000). Of each fruit: square root of its share of the image, infected fraction, confidence. Of an answer: its fruits."""
+
+STATISTICS: Final[tuple[Statistic, ...]] = get_args(Statistic)
+
+WINDOW: Final = 1000
+"""Recent numbers of a statistic that are compared."""
+
+LEAST: Final = 200
+"""Numbers of a window before which nothing is said: the index of few is large by chance."""
+
+_PER_BIN: Final = 10
+_BINS: Final = (3, 10)
+_EVERY: Final = 20
+_ROUGH: Final = 0.5
+"""Added to the count of every bin, so that an empty one has a logarithm."""
+
+_LOG = logging.getLogger("pomona.weights")
+
+
+def image_statistics(pixels: Pixels) -> dict[Statistic, float]:
+    """Describe an image.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB, as the network sees it, without padding.
+    """
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    colourful = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
+    return {
+        "brightness": float(grey.mean()) / 255,
+        "saturation": float(colourful.mean()) / 255,
+        "sharpness": math.log10(1 + float(cv2.Laplacian(grey, cv2.CV_32F).var())),
+    }
+
+
+def fruit_size(area: int, size: Size) -> float:
+    """Return the square root of a fruit's share of the image."""
+    return math.sqrt(area / size.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A statistic of the reference, in bins.
+
+    Attributes:
+        edges: largest value of each bin but the last, rising.
+        counts: numbers in each bin.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    def bin_of(self, value: float) -> int:
+        """Return the bin of a number."""
+        return bisect.bisect_left(self.edges, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a model saw and said when it was validated.
+
+    Attributes:
+        sha256: hash of the weights.
+        images: number of images.
+        statistics: distributions by name.
+    """
+
+    sha256: str
+    images: int
+    statistics: Mapping[Statistic, Distribution]
+
+
+def fit_distribution(values: Sequence[float]) -> Distribution | None:
+    """Put numbers into at most ten bins of equal shares, with at least ten each; None of too few for three bins."""
+    bins = min(_BINS[1], len(values) // _PER_BIN)
+    if bins < _BINS[0]:
+        return None
+    inner = np.quantile(np.asarray(values, np.float64), np.arange(1, bins) / bins)
+    edges = tuple(sorted(set(inner.tolist())))
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[bisect.bisect_left(edges, value)] += 1
+    return Distribution(edges, tuple(counts))
+
+
+def population_stability(reference: Sequence[int], recent: Sequence[int]) -> float:
+    """Return the population stability index of counts in the same bins."""
+    expected, actual = (_shares(counts) for counts in (reference, recent))
+    return sum((a - e) * math.log(a / e) for e, a in zip(expected, actual, strict=True))
+
+
+class Window:
+    """The most recent numbers of a statistic, compared with the reference now and then.
+
+    Args:
+        reference: distribution to compare with.
+    """
+
+    def __init__(self, reference: Distribution) -> None:
+        self._reference = reference
+        self._recent: deque[int] = deque()
+        self._counts = [0] * len(reference.counts)
+        self._since = 0
+
+    def add(self, values: Iterable[float]) -> float | None:
+        """Add numbers; return the index where it is time to say it, else None."""
+        for value in values:
+            place = self._reference.bin_of(value)
+            self._recent.append(place)
+            self._counts[place] += 1
+            self._since += 1
+            if len(self._recent) > WINDOW:
+                self._counts[self._recent.popleft()] -= 1
+        if len(self._recent) < LEAST or self._since < _EVERY:
+            return None
+        self._since = 0
+        return population_stability(self._reference.counts, self._counts)
+
+
+_JSON: Final = TypeAdapter(Reference)
+
+
+def reference_file(weights: Path) -> Path:
+    """Return the path of the reference of a checkpoint, beside it."""
+    return weights.with_suffix(".reference.json")
+
+
+def write_reference(reference: Reference, weights: Path) -> None:
+    """Write a reference beside the checkpoint that it belongs to.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    reference_file(weights).write_bytes(_JSON.dump_json(reference, indent=1) + b"\n")
+
+
+def read_reference(entry: CatalogueEntry) -> Reference | None:
+    """Read the reference of a model.
+
+    Returns:
+        The reference; None if there is none beside its checkpoint, or if it belongs to other weights.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    for source in entry.sources:
+        if not (isinstance(source, LocalFile) and reference_file(source.path).is_file()):
+            continue
+        file = reference_file(source.path)
+        try:
+            reference = _JSON.validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise WeightsError(f"{file} cannot be read; make it again or remove it: {error}") from error
+        if any(len(each.counts) != len(each.edges) + 1 for each in reference.statistics.values()):
+            raise WeightsError(f"{file} must have a count for every bin; make it again or remove it.")
+        if reference.sha256 == entry.sha256:
+            return reference
+        _LOG.warning("%s belongs to other weights and is not used", file)
+    return None
+
+
+def _shares(counts: Sequence[int]) -> list[float]:
+    total = sum(counts) + _ROUGH * len(counts)
+    return [(count + _ROUGH) / total for count in counts]
