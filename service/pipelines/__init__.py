@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.api.schema import ListModelsResponse, Model
+from service.observability.observer import Observer
 from service.pipelines.automatic import AutomaticPipeline
+from service.pipelines.control import ModelControl
 from service.pipelines.detect import DetectPipeline
 from service.pipelines.edges import EdgesPipeline
 from service.pipelines.engine import Engine
@@ -14,6 +16,7 @@ from service.pipelines.instances import InstancesPipeline
 from service.pipelines.refinement import Refiner
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.semantic import SemanticPipeline
+from service.pipelines.shadow import Shadows
 from service.runners.embedding_cache import EmbeddingCache
 
 
@@ -29,20 +32,26 @@ class Pipelines:
     edges: EdgesPipeline
     detect: DetectPipeline
     instances: InstancesPipeline
+    shadows: Shadows
+    control: ModelControl
 
     @classmethod
-    def of(cls, engine: Engine, cache: EmbeddingCache) -> Pipelines:
+    def of(cls, engine: Engine, cache: EmbeddingCache, observer: Observer | None = None) -> Pipelines:
         """Build them; `cache` holds the SAMs' embeddings."""
         segment, detect = SegmentPipeline(engine, cache), DetectPipeline(engine)
+        observer = observer or Observer()
+        shadows = Shadows(engine, observer)
         return cls(
             engine=engine,
             segment=segment,
-            semantic=SemanticPipeline(engine),
-            inspect=InspectPipeline(engine, Refiner(engine), detect),
+            semantic=SemanticPipeline(engine, shadows),
+            inspect=InspectPipeline(engine, Refiner(engine), detect, shadows),
             automatic=AutomaticPipeline(engine, segment),
             edges=EdgesPipeline(engine, segment),
             detect=detect,
             instances=InstancesPipeline(engine, detect, segment),
+            shadows=shadows,
+            control=ModelControl(engine, cache, shadows, observer=observer),
         )
 
     def list_models(self) -> ListModelsResponse:
@@ -54,11 +63,12 @@ class Pipelines:
                 Model(
                     name=name,
                     family=catalogue[name].architecture.family,
-                    revision=catalogue[name].revision,
+                    revision=(runners[name].entry if name in runners else catalogue[name]).revision,
                     licence=catalogue[name].licence,
                     loaded=name in runners,
                     device=runners[name].device if name in runners else None,
                     backend=runners[name].backend_name if name in runners else None,
+                    revisions=self.control.revisions(name),
                 )
                 for name in names
             ]

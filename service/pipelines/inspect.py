@@ -30,6 +30,7 @@ from service.pipelines.engine import Engine
 from service.pipelines.finding import Boxes, Finding
 from service.pipelines.letterboxes import may_scale
 from service.pipelines.refinement import Refinement, Refiner
+from service.pipelines.shadow import Shadows, grades_of
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
@@ -53,6 +54,7 @@ class _Plan:
     degraded: bool = False
     finding: Finding | None = None
     boxes: asyncio.Task[Boxes] | None = None
+    output: Any = None
 
     def degrade(self, reason: str) -> None:
         self.degraded, self.reason = True, reason
@@ -86,17 +88,19 @@ class _Decoded:
 
 @dataclass(frozen=True, slots=True)
 class InspectPipeline:
-    """See the module. Nothing is kept of an image.
+    """See the module. Nothing is kept of an image, unless another revision is to see it too.
 
     Attributes:
         engine: models and threads.
         refiner: the SAM's part.
         detect: finds boxes, where a detector is to find fruit.
+        shadows: other revisions of the U-Net.
     """
 
     engine: Engine
     refiner: Refiner
     detect: DetectPipeline
+    shadows: Shadows
 
     async def run(
         self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
@@ -126,6 +130,8 @@ class InspectPipeline:
             finally:
                 plan.release()
             fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
+            grades = grades_of(request.grades or self.engine.settings.grades)
+            self.shadows.offer(runner, decoded.small, plan.letterbox, plan.output, source, grades, context)
         refinement = plan.refinement
         return schema.InspectResponse.model_construct(
             request_id=context.request_id,
@@ -271,6 +277,7 @@ class InspectPipeline:
     ) -> tuple[Inspection, float]:
         """Return what the U-Net sees, and how long it took to read that from its output."""
         result = await runner.infer(ticket, decoded.small)
+        plan.output = result.value
         context.timings.queue, context.timings.infer = result.queued, result.ran
         context.batch.infer = result.batch_size
         tick = self.engine.clock()
@@ -328,9 +335,7 @@ class InspectPipeline:
     ) -> tuple[list[schema.Fruit], bytes | None]:
         """Grade and encode the fruit, and draw the overlay where requested."""
         tick, in_worker = self.engine.clock(), self.engine.in_worker
-        grades = [
-            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
-        ]
+        grades = grades_of(request.grades or self.engine.settings.grades)
         overlay: bytes | None = None
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
             encoding = in_worker(encode_fruits, inspection.fruits, grades, runner.intervals, request.format)

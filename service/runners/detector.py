@@ -59,9 +59,7 @@ class DetectorRunner(Runner):
     def _warm_up(self) -> None:
         letterbox = self.letterbox(self.backend.input_size)
         prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
-        self._max_images = best_size(
-            self.backend.image_batches, lambda size: self._timed(self._key(), [prepared] * size, size)
-        )
+        self._max_images = best_size(self._image_sizes, lambda size: self._timed(self._key(), [prepared] * size, size))
 
     def _limits(self, key: BatchKey) -> Limits:  # noqa: ARG002 (all of its work is of one kind)
         return Limits(self._max_images, math.inf)

@@ -16,7 +16,7 @@ from models.types import Pixels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
 from service.runners.base import Runner, best_size, megapixels
 from service.scheduler.policy import Limits, Requester, WorkItem
-from service.scheduler.queue import BatchKey, BatchResult, DeviceQueue, Ticket
+from service.scheduler.queue import Background, BatchKey, BatchResult, DeviceQueue, Ticket
 
 
 class UNetRunner(Runner):
@@ -74,6 +74,20 @@ class UNetRunner(Runner):
         """
         return await ticket.run(prepared)
 
+    async def infer_idle(self, prepared: Any, letterbox: UNetLetterbox) -> BatchResult[NDArray[np.float32]] | None:
+        """Run the network on an image that no caller waits for; None where the device cannot spare the time now.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        item: WorkItem[BatchKey, Any] = WorkItem(
+            self._key(letterbox),
+            Background(self._queue.clock()),
+            deadline=None,
+            cost=megapixels(letterbox.padded),
+        )
+        return await self._queue.run_idle(item, prepared)
+
     def _key(self, letterbox: UNetLetterbox) -> BatchKey:
         return BatchKey(self._model, "infer", letterbox.padded)
 
@@ -81,9 +95,7 @@ class UNetRunner(Runner):
         letterbox = unet_letterbox(INPUT_SIZE)
         prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
         key, cost = self._key(letterbox), megapixels(letterbox.padded)
-        self._max_images = best_size(
-            self.backend.image_batches, lambda size: self._timed(key, [prepared] * size, size * cost)
-        )
+        self._max_images = best_size(self._image_sizes, lambda size: self._timed(key, [prepared] * size, size * cost))
 
     def _limits(self, key: BatchKey) -> Limits:  # noqa: ARG002 (all of its work is of one kind)
         return Limits(self._max_images, math.inf)
