@@ -47,6 +47,11 @@ class Runner(ABC):
         self._expected: Callable[[BatchKey, float], float] = self.predict
 
     @property
+    def queue(self) -> DeviceQueue:
+        """Of the device, shared with the other runners on it."""
+        return self._queue
+
+    @property
     def broken(self) -> bool:
         """Whether the device failed for good, for all runners on it."""
         return self._queue.broken
