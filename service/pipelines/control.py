@@ -119,6 +119,7 @@ class ModelControl:
         active = self._active(name)
         if self._reserved:
             raise ModelConflict(f"{self._reserved} is being loaded: one model is loaded at a time.")
+        self.shadows.check(active, request.shadow, promote=request.promote)
         self._reserved = name
         try:
             entry = await self.engine.in_worker(_entry_of, request, active.entry, folder)

@@ -184,18 +184,30 @@ class Shadows:
             ModelConflict: it cannot be compared.
         """
         known = self._shadows.get(name)
-        if known is not None and known.runner.entry.revision == revision and share > 0:
+        compared = known is not None and known.runner.entry.revision == revision
+        if known is not None and compared and share > 0:
             known.share = share
             return
-        self.end(name)
+        if compared or share > 0:
+            self.end(name)
         if share <= 0:
             return
         active, runner = self.engine.runners[name], self.engine.loaded(name, revision)
-        if not isinstance(runner, UNetRunner):
-            raise ModelConflict(f"shadow must be 0 for {name}: only the revisions of U-Nets are compared.")
-        if runner is active:
+        if runner is active or not isinstance(runner, UNetRunner):
             raise ModelConflict(f"shadow must be 0 for {revision}, which is the active revision of {name}.")
         self._shadows[name] = _Shadow(runner, active.entry.revision, share)
+
+    @staticmethod
+    def check(active: Runner, share: float, *, promote: bool) -> None:
+        """Check that another revision of the active one's model can be compared with it.
+
+        Raises:
+            ModelConflict: it cannot.
+        """
+        if share > 0 and not isinstance(active, UNetRunner):
+            raise ModelConflict(f"shadow must be 0 for {active.entry.name}: only the revisions of U-Nets are compared.")
+        if share > 0 and promote:
+            raise ModelConflict("shadow must be 0 with promote: the new revision would be the active one.")
 
     def share(self, name: str, revision: str) -> float:
         """Return the share of live frames that a revision answers too."""

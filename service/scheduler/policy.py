@@ -124,6 +124,7 @@ class BatchPolicy(Generic[K, T]):
         self._running_until = -math.inf
         self._taken_at = -math.inf
         self._last_run: dict[Hashable, float] = {}
+        self._idle_until = -math.inf  # when work in idle time will have ended
         self._slacks: deque[tuple[float, float]] = deque(maxlen=_SLACKS)  # when, and seconds before the deadline
 
     @property
@@ -240,7 +241,7 @@ class BatchPolicy(Generic[K, T]):
             return False
         self._running = [item]
         self._taken_at = now
-        self._running_until = now + seconds
+        self._running_until = self._idle_until = now + seconds
         return True
 
     def spare(self, now: float) -> float:
@@ -376,7 +377,8 @@ class BatchPolicy(Generic[K, T]):
                     end += _RESERVE * (end - now)
                 end += item.margin
                 if max(now, item.ready_by) + self.predict(item.key, item.cost) <= item.due:  # else it never could
-                    self._slacks.append((now, max(0.0, item.due - end)))
+                    without_idle_work = max(now, item.ready_by, end - max(0.0, self._idle_until - now))
+                    self._slacks.append((now, max(0.0, item.due - without_idle_work)))
                 if end > item.due:
                     raise DeadlineUnreachable(
                         f"The answer would come {(end - item.due) * 1000:.0f} ms after its deadline, "

@@ -173,8 +173,12 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "unauthenticated",
     "permission_denied",
     "rate_limited",
+    "loading_disabled",
+    "unusable_model",
+    "model_conflict",
+    "no_room_for_model",
 }
-"""In `test_deadlines`, `test_load`, `test_lifecycle` and `test_access`."""
+"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access` and `test_reload`."""
 
 
 async def test_every_code_has_a_test() -> None:

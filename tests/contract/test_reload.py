@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from models.errors import BackendError, BadCheckpoint, DeviceOutOfMemory
-from service.memory import Kind
+from service.memory import Holding, Kind
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import MIB, problem
 from tests.contract.grpc_door import refused
@@ -367,7 +367,8 @@ async def test_spare_memory_is_taken_before_that_of_requests(reloading: Reloadin
 
 async def test_a_load_waits_for_the_memory_that_requests_hold(reloading: Reloading) -> None:
     room = reloading.room
-    most, held = room.largest[Kind.WORK], []
+    most = room.largest[Kind.WORK]
+    held: list[Holding] = []
     while (left := room.total - sum(each.nbytes for each in held) - 100 * MIB) > 0:
         held.append(await room.budget.take(Kind.WORK, min(most, left)))
     loading = asyncio.create_task(reloading.load())
