@@ -222,7 +222,7 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     domain.UnknownModel: ProblemType("unknown_model", "There is no such model", 404, "NOT_FOUND"),
     ModelNotLoaded: ProblemType("model_not_loaded", "The model is not loaded", 404, "NOT_FOUND"),
     LoadingDisabled: ProblemType(
-        "loading_disabled", "This service does not load models while it serves", 403, "FAILED_PRECONDITION"
+        "loading_disabled", "This service does not load models while it serves", 403, "PERMISSION_DENIED"
     ),
     UnusableModel: ProblemType("unusable_model", "The model cannot be loaded", 422, "INVALID_ARGUMENT"),
     ModelConflict: ProblemType(
