@@ -208,7 +208,7 @@ def test_models_and_ping(http: StandIn) -> None:
         "the",
         "active",
         "one,",
-        *"answers 0.25 of the frames too".split(),
+        *["answers", "0.25", "of", "the", "frames", "too"],
     ]
     assert "not loaded" in listed[2]
     assert json.loads(invoke(http, "models", "--json").stdout)[1]["name"] == "sam-vit-b"
