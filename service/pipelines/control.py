@@ -296,7 +296,9 @@ class ModelControl:
         except BaseException as error:
             revision.state, revision.error = "failed", _reason(error)
             self.observer.model_load_ended(entry.name, "failed", self.engine.clock() - started)
-            _LOG.error("model not loaded", extra={**_names(entry), "detail": revision.error})
+            expected = isinstance(error, PomonaError | asyncio.CancelledError)
+            extra = {**_names(entry), "detail": revision.error}
+            _LOG.error("model not loaded", extra=extra, exc_info=None if expected else error)
             await self._give_up(runner, revision.room)
             revision.room = None
             raise

@@ -41,7 +41,7 @@ class Runner(ABC):
         self.backend_name: BackendName = backend.name
         self._queue = queue
         self._model = ModelInstance(entry.name, self._limits, self._execute)
-        self._image_sizes: Sequence[int] = backend.image_batches
+        self._largest_images: int | None = None
         self._max_images = backend.image_batches[-1]
         self._slices: Slices | None = None
         self._expected: Callable[[BatchKey, float], float] = self.predict
@@ -134,7 +134,7 @@ class Runner(ABC):
 
     def _take_sizes_of(self, other: Runner) -> None:
         """Try no batches but the smallest and those of another revision."""
-        self._image_sizes = sizes_like(self._image_sizes, other._max_images)
+        self._largest_images = other._max_images
 
 
 def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) -> int:
@@ -159,8 +159,10 @@ def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) ->
     return next(size for size, seconds in measured.items() if seconds <= best * _GOOD_ENOUGH)
 
 
-def sizes_like(sizes: Sequence[int], most: int) -> list[int]:
-    """Return the smallest of rising batch sizes, and the largest up to `most`."""
+def sizes_like(sizes: Sequence[int], most: int | None) -> Sequence[int]:
+    """Return the smallest of rising batch sizes and the largest up to `most`; all of them where that is None."""
+    if most is None:
+        return sizes
     return sorted({sizes[0], max((size for size in sizes if size <= most), default=sizes[0])})
 
 

@@ -100,7 +100,7 @@ class SamRunner(Runner):
     def __init__(self, entry: CatalogueEntry, backend: SamBackend, queue: DeviceQueue) -> None:
         super().__init__(entry, backend, queue)
         self.backend = backend
-        self._prompt_sizes: Sequence[int] = backend.prompt_batches
+        self._largest_prompts: int | None = None
         self._max_prompts = backend.prompt_batches[-1]
 
     @property
@@ -225,7 +225,10 @@ class SamRunner(Runner):
         letterbox = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
         prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), letterbox)
         key, cost = self._encode_key(letterbox), megapixels(letterbox.padded)
-        self._max_images = best_size(self._image_sizes, lambda size: self._timed(key, [prepared] * size, size * cost))
+        self._max_images = best_size(
+            sizes_like(self.backend.image_batches, self._largest_images),
+            lambda size: self._timed(key, [prepared] * size, size * cost),
+        )
         if self.backend.flexible:
             # A second size teaches how the time grows with the pixels.
             small = letterbox_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
@@ -237,12 +240,15 @@ class SamRunner(Runner):
         self._timed(self._decode_key(letterbox, with_mask=True), [with_mask], 1)
         work = _Prompts(embedding, [Prompt(click)], letterbox)
         decoding = self._decode_key(letterbox, with_mask=False)
-        self._max_prompts = best_size(self._prompt_sizes, lambda size: self._timed(decoding, [work] * size, size))
+        self._max_prompts = best_size(
+            sizes_like(self.backend.prompt_batches, self._largest_prompts),
+            lambda size: self._timed(decoding, [work] * size, size),
+        )
 
     def _take_sizes_of(self, other: Runner) -> None:
         super()._take_sizes_of(other)
         if isinstance(other, SamRunner):
-            self._prompt_sizes = sizes_like(self._prompt_sizes, other.prompts_at_once)
+            self._largest_prompts = other.prompts_at_once
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return rows of at most a batch's prompts, those with a mask apart from those without."""

@@ -14,7 +14,7 @@ from models.catalog import CatalogueEntry, Family
 from models.confidence import FractionIntervals
 from models.types import Pixels
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, unet_letterbox
-from service.runners.base import Runner, best_size, megapixels
+from service.runners.base import Runner, best_size, megapixels, sizes_like
 from service.scheduler.policy import Limits, Requester, WorkItem
 from service.scheduler.queue import Background, BatchKey, BatchResult, DeviceQueue, Ticket
 
@@ -95,7 +95,10 @@ class UNetRunner(Runner):
         letterbox = unet_letterbox(INPUT_SIZE)
         prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
         key, cost = self._key(letterbox), megapixels(letterbox.padded)
-        self._max_images = best_size(self._image_sizes, lambda size: self._timed(key, [prepared] * size, size * cost))
+        self._max_images = best_size(
+            sizes_like(self.backend.image_batches, self._largest_images),
+            lambda size: self._timed(key, [prepared] * size, size * cost),
+        )
 
     def _limits(self, key: BatchKey) -> Limits:  # noqa: ARG002 (all of its work is of one kind)
         return Limits(self._max_images, math.inf)

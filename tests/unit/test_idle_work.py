@@ -290,7 +290,8 @@ async def test_the_queue_finishes_idle_work_before_it_closes_and_runs_none_besid
 
 
 async def test_a_slice_waits_while_other_work_does() -> None:
-    queue, gate, ran = DeviceQueue("fake"), threading.Event(), []
+    queue, gate = DeviceQueue("fake"), threading.Event()
+    ran: list[Any] = []
 
     def execute(key: BatchKey, payloads: Sequence[Any]) -> Sequence[Any]:
         assert gate.wait(PATIENCE_S)
