@@ -18,6 +18,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "Models": (
         "models",
         "models_file",
+        "models_dir",
         "weights_dir",
         "cache_dir",
         "backend",

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from models.catalog import CatalogueEntry, LocalFile
 from models.errors import WeightsError
 from models.types import Pixels, Size
+from models.unet.letterbox import INPUT_SIZE
 
 Statistic = Literal[
     "brightness", "saturation", "sharpness", "fruit_size", "infected_fraction", "confidence", "fruit_count"
@@ -51,11 +52,16 @@ _LOG = logging.getLogger("pomona.weights")
 
 
 def image_statistics(pixels: Pixels) -> dict[Statistic, float]:
-    """Describe an image.
+    """Describe an image at the area of `INPUT_SIZE` at most, so that it does not matter how much a network sees of it.
 
     Args:
         pixels: uint8 (height, width, 3), RGB, as the network sees it, without padding.
     """
+    height, width = pixels.shape[:2]
+    scale = math.sqrt(INPUT_SIZE.pixels / (height * width))
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     colourful = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
     return {

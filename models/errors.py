@@ -19,6 +19,7 @@ PomonaError
 │   ├── NoSource                  every source of a checkpoint failed
 │   ├── WrongHash                 a file's SHA-256 differs from the catalogue's
 │   ├── DiskFull                  no room for a checkpoint or a converted model
+│   ├── UnusableFile              a name that is of no checkpoint in the folder of models
 │   └── BadCheckpoint             a verified file that does not fit its architecture
 ├── CatalogueError                the user's models file is wrong
 ├── DataError                     images or annotations for training or evaluation cannot be used
@@ -118,6 +119,10 @@ class WrongHash(WeightsError):
 
 class DiskFull(WeightsError):
     """The disk has no room for a checkpoint or a converted model."""
+
+
+class UnusableFile(WeightsError):
+    """The name is of no checkpoint in the folder of models."""
 
 
 class BadCheckpoint(WeightsError):

@@ -17,6 +17,11 @@ PomonaError                        (models.errors holds the rest of the tree)
     ├── NotFound
     ├── MethodNotAllowed
     └── ImageNotFetched            Label Studio does not answer with the image of a task
+├── ModelError                     models cannot be changed as requested
+│   ├── LoadingDisabled            not on this service
+│   ├── UnusableModel              the file or the model in it cannot be used
+│   ├── ModelConflict              the state of the models does not allow it
+│   └── NoRoomForModel             it would take more memory than there is
 ├── ModelNotLoaded                 in the catalogue, but not loaded
 ├── NotReady                       models are still loading
 ├── TryLater
@@ -109,6 +114,26 @@ class ImageNotFetched(RequestError):
     """Label Studio does not answer with the image of a task, or not in time."""
 
 
+class ModelError(PomonaError):
+    """Models cannot be changed as requested."""
+
+
+class LoadingDisabled(ModelError):
+    """This service does not load models while it serves."""
+
+
+class UnusableModel(ModelError):
+    """The file cannot be used, or the model in it cannot be loaded."""
+
+
+class ModelConflict(ModelError):
+    """The state of the models does not allow the change."""
+
+
+class NoRoomForModel(ModelError):
+    """The model would take more memory than there is."""
+
+
 class NotReady(PomonaError):
     """Models are still loading."""
 
@@ -151,6 +176,7 @@ class TimedOut(PomonaError):
 
 GrpcStatus = Literal[
     "INVALID_ARGUMENT",
+    "FAILED_PRECONDITION",
     "UNAUTHENTICATED",
     "PERMISSION_DENIED",
     "NOT_FOUND",
@@ -200,6 +226,16 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     domain.TooManyPrompts: ProblemType("too_many_prompts", "Too many prompts or points", 422, "INVALID_ARGUMENT"),
     domain.UnknownModel: ProblemType("unknown_model", "There is no such model", 404, "NOT_FOUND"),
     ModelNotLoaded: ProblemType("model_not_loaded", "The model is not loaded", 404, "NOT_FOUND"),
+    LoadingDisabled: ProblemType(
+        "loading_disabled", "This service does not load models while it serves", 403, "PERMISSION_DENIED"
+    ),
+    UnusableModel: ProblemType("unusable_model", "The model cannot be loaded", 422, "INVALID_ARGUMENT"),
+    ModelConflict: ProblemType(
+        "model_conflict", "The state of the models does not allow this", 409, "FAILED_PRECONDITION"
+    ),
+    NoRoomForModel: ProblemType(
+        "no_room_for_model", "There is too little memory for the model", 409, "RESOURCE_EXHAUSTED"
+    ),
     MalformedRequest: ProblemType("malformed_request", "The request is malformed", 400, "INVALID_ARGUMENT"),
     MalformedJson: ProblemType("malformed_json", "The request field is not valid JSON", 400, "INVALID_ARGUMENT"),
     UnknownField: ProblemType("unknown_field", "A field is unknown", 422, "INVALID_ARGUMENT"),

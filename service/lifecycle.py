@@ -6,27 +6,21 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from models.backends.base import BackendName
-from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_unet
+from models.backends.load import choose_backend, ensure_files
 from models.catalog import CatalogueEntry, load_catalogue
-from models.confidence import read_intervals
-from models.drift import read_reference
 from models.errors import UnknownModel
 from service.capture.captures import Captures, open_captures
 from service.memory import MemoryBudget, memory_limit, resident_bytes
 from service.observability.observer import Observer
 from service.pipelines import Pipelines, costs
-from service.pipelines.drifting import DriftWatch
 from service.pipelines.engine import Engine
+from service.pipelines.room import ModelRoom
 from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
-from service.runners.detector import DetectorRunner
 from service.runners.embedding_cache import EmbeddingCache
-from service.runners.sam import SamRunner
-from service.runners.unet import UNetRunner
+from service.runners.load import RunnerLoader
 from service.scheduler.queue import DeviceQueue
 from service.settings import Settings
 
@@ -75,10 +69,11 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     catalogue = load_catalogue(settings.models_file)
     backend = choose_backend(settings.backend, settings.device)
     queue_of = functools.cache(functools.partial(DeviceQueue, options=settings.queue_options, observer=observer))
+    loader = RunnerLoader(settings, backend, device_index, queue_of)
     runners: dict[str, Runner] = {}
     for entry in wanted_entries(settings, catalogue):
         started = time.perf_counter()
-        runner = await _load(entry, backend, settings, device_index=device_index, queue_of=queue_of)
+        runner = await loader.load(entry)
         loaded = time.perf_counter()
         await runner.warm_up()
         runners[entry.name] = runner
@@ -98,14 +93,14 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
         max_bytes=settings.embedding_cache_bytes, max_age=settings.embedding_max_age_s, observer=observer
     )
     captures = await asyncio.to_thread(_open_captures, settings, observer)
-    drift = await asyncio.to_thread(_watches, runners, observer)
-    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache, captures, drift)
+    pipelines = Pipelines.of(Engine(runners, catalogue, settings), cache, observer, captures)
+    pipelines.control.loader = loader
     await warm_up(pipelines, settings.camera_sizes)
     return pipelines
 
 
-def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> None:
-    """Set the budget for requests, now that it is known what the loaded models leave.
+def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> ModelRoom:
+    """Set the budget for requests, now that it is known what the loaded models leave; return what more may take.
 
     Raises:
         TooLittleMemory: it is too little for the largest request that is allowed.
@@ -121,40 +116,10 @@ def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> N
             "requests_mib": total >> 20,
         },
     )
-
-
-def _watches(runners: Mapping[str, Runner], observer: Observer) -> dict[str, DriftWatch]:
-    """Watch the U-Nets that have a reference."""
-    found = {name: read_reference(runner.entry) for name, runner in runners.items() if isinstance(runner, UNetRunner)}
-    return {name: DriftWatch(name, reference, observer) for name, reference in found.items() if reference is not None}
+    spare = costs.spare(settings, total=total, limit=limit, resident=resident, workers=workers)
+    return ModelRoom(memory, total, largest, costs.least(settings), spare)
 
 
 def _open_captures(settings: Settings, observer: Observer | None = None) -> Captures | None:
     options = settings.capture_options
     return None if options is None else open_captures(options, max_pixels=settings.max_pixels, observer=observer)
-
-
-async def _load(
-    entry: CatalogueEntry,
-    backend: BackendName,
-    settings: Settings,
-    *,
-    device_index: int,
-    queue_of: Callable[[str], DeviceQueue],
-) -> Runner:
-    """Load one model in a thread, so that the event loop keeps answering /livez."""
-    where: dict[str, Any] = {
-        "device": settings.device,
-        "device_index": device_index,
-        "threads": settings.threads,
-    }
-    if entry.architecture.family == "unet":
-        unet = await asyncio.to_thread(load_unet, entry, backend, settings.model_store, **where)
-        return UNetRunner(entry, unet, queue_of(unet.device), await asyncio.to_thread(read_intervals, entry))
-    if entry.architecture.family == "detector":
-        detector = await asyncio.to_thread(
-            load_detector, entry, backend, settings.model_store, threads=settings.threads
-        )
-        return DetectorRunner(entry, detector, queue_of(detector.device))
-    sam = await asyncio.to_thread(load_sam, entry, backend, settings.model_store, **where)
-    return SamRunner(entry, sam, queue_of(sam.device))

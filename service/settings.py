@@ -97,6 +97,12 @@ class Settings(BaseSettings):
         description="Models to load, separated by commas. The first of each family answers requests that name none.",
     )
     models_file: Path | None = Field(None, description="YAML file that adds your own checkpoints to the catalogue.")
+    models_dir: Path | None = Field(
+        None,
+        description="Folder from which POST /v1/models/load may load new revisions of models while the service runs, "
+        "for callers whose API key has the scope admin; without it none are loaded. Whoever can write to it decides "
+        "what is served.",
+    )
     weights_dir: Path | None = Field(
         None,
         description="Folder with checkpoints under their official names; searched before any download.",
@@ -288,6 +294,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "models_file",
+        "models_dir",
         "weights_dir",
         "cache_dir",
         "tls_cert_file",

@@ -46,6 +46,9 @@ def expose_everything() -> str:
     observer.model_loaded(LOADED, backend="openvino", device="cpu")
     observer.model_loaded(LOADED_UNET, backend="openvino", device="cpu")
     observer.readiness_changed(ready=True)
+    observer.model_load_ended(LOADED_UNET.name, "loaded", 2.5)
+    observer.shadow_ended(LOADED_UNET.name, "compared")
+    observer.shadow_compared(LOADED_UNET.name, 0.9, [0.1], 1)
     for endpoint in (_HTTP, _GRPC):
         for outcome in get_args(Outcome):
             observer.request_started(endpoint)

@@ -470,4 +470,4 @@ def make_pipelines(
     captures = None
     if options_of_captures is not None:
         captures = open_captures(options_of_captures, max_pixels=settings.max_pixels, observer=observer)
-    return Pipelines.of(Engine(runners, catalogue, settings, clock=clock), cache, captures)
+    return Pipelines.of(Engine(runners, catalogue, settings, clock=clock), cache, observer, captures)

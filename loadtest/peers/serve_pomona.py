@@ -21,6 +21,7 @@ from models.sam.constants import EMBEDDING_STRIDE, INPUT_SIDE, LOGITS_STRIDE, MA
 from models.sam.prompts import PackedPrompts
 from models.types import Logits, Pixels, Size
 from service import app, lifecycle
+from service.runners import load
 
 _OUTSIDE: Final = -8.0
 """Logit of every pixel: all masks are empty, as the other servers' answers are."""
@@ -79,18 +80,20 @@ def _no_files(*arguments: object) -> Path:  # noqa: ARG001
     return Path()
 
 
-def replace_in_lifecycle(**replacements: Callable[..., object]) -> None:
+def replace_loading(**replacements: Callable[..., object]) -> None:
     """Replace what loads models; all else is the service as it is.
 
     Raises:
         AttributeError: the service has no such function any more.
     """
     for name, replacement in replacements.items():
-        if not hasattr(lifecycle, name):
-            raise AttributeError(f"service.lifecycle must have {name} to be replaced by the benchmark's")
-        setattr(lifecycle, name, replacement)
+        modules = [module for module in (lifecycle, load) if hasattr(module, name)]
+        if not modules:
+            raise AttributeError(f"what loads the service's models must have {name} to be replaced by the benchmark's")
+        for module in modules:
+            setattr(module, name, replacement)
 
 
-replace_in_lifecycle(load_sam=_load, ensure_files=_no_files)
+replace_loading(load_sam=_load, ensure_files=_no_files)
 
 Pomona = app.Pomona

@@ -63,6 +63,6 @@ def _load_unet(entry: CatalogueEntry, backend: BackendName, model_store: object,
     return SlowUNet()
 
 
-serve_pomona.replace_in_lifecycle(load_sam=_load_sam, load_unet=_load_unet)
+serve_pomona.replace_loading(load_sam=_load_sam, load_unet=_load_unet)
 
 Pomona = serve_pomona.Pomona

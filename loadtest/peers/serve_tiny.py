@@ -94,6 +94,6 @@ def _load_unet(entry: CatalogueEntry, backend: BackendName, model_store: object,
     return TinyUNet()
 
 
-serve_pomona.replace_in_lifecycle(load_sam=_load_sam, load_unet=_load_unet)
+serve_pomona.replace_loading(load_sam=_load_sam, load_unet=_load_unet)
 
 Pomona = serve_pomona.Pomona

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -92,4 +93,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("pomona").addHandler(logging.StreamHandler(sys.stdout))
     logging.getLogger("pomona").setLevel(logging.INFO)
+    os.nice(10)  # a service may be answering requests on this machine meanwhile
     main(sys.argv[1:])

@@ -27,6 +27,7 @@ __all__ = [
     "cuda_device_count",
     "cuda_devices",
     "ensure_files",
+    "is_prepared",
     "load_detector",
     "load_sam",
     "load_unet",
@@ -133,6 +134,14 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
         if fault is None:
             raise
         raise type(error)(f"{entry.name}: {fault}, and it could not be converted again. {error.detail}") from error
+
+
+def is_prepared(entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> bool:
+    """Return whether `ensure_files` has nothing to convert."""
+    if backend == "torch" or entry.architecture.family == "detector":
+        return True
+    folder = _converted(entry, model_store)
+    return folder.is_dir() and fault_of(folder) is None
 
 
 def load_sam(

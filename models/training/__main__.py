@@ -95,6 +95,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     seen.add_argument("--weights", type=Path, required=True, metavar="FILE", help="the .safetensors file to be served")
     seen.add_argument("--architecture", default="unet-mobilenetv2", help="unet-mobilenetv2 or unet-resnet18")
+    seen.add_argument("--area", type=int, metavar="PIXELS", help="most pixels of an image in the network")
     add_data_arguments(seen)
     _add_machine_arguments(seen)
     seen.set_defaults(run=_reference)
@@ -169,7 +170,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _reference(options: argparse.Namespace) -> None:
     from models.training.reference import write_weights_reference
 
-    write_weights_reference(options.weights, options.architecture, options.data, _machine(options))
+    write_weights_reference(options.weights, options.architecture, options.area, options.data, _machine(options))
 
 
 def _train_sam(options: argparse.Namespace) -> None:

@@ -31,7 +31,9 @@ from models.weights.checkpoints import load_state_dict, sha256_of
 _log = logging.getLogger("pomona.training")
 
 
-def write_weights_reference(weights: Path, architecture: str, sources: Sequence[DataSource], machine: Machine) -> None:
+def write_weights_reference(
+    weights: Path, architecture: str, area: int | None, sources: Sequence[DataSource], machine: Machine
+) -> None:
     """Describe the validation images of sources and a network's answers to them, and write that beside its weights.
 
     Raises:
@@ -48,7 +50,7 @@ def write_weights_reference(weights: Path, architecture: str, sources: Sequence[
     for source in open_sources(sources):
         for name in source.validation:
             sample = source.dataset.load(name)
-            letterbox = unet_letterbox(sample.size)
+            letterbox = unet_letterbox(sample.size, area)
             pixels = resize(sample.pixels, letterbox)
             with torch.inference_mode():
                 batch = torch.from_numpy(pad(pixels, letterbox))[None].to(machine.device)

@@ -108,8 +108,15 @@ def _json_schemas(*models: type[BaseModel]) -> dict[str, Any]:
 
 def _operation(operation: Operation, settings: Settings, codes: Mapping[int, list[str]]) -> dict[str, Any]:
     described: dict[str, Any] = {"summary": operation.summary, "tags": ["Segmentation"]}
-    if operation.image == "none":
+    if operation.needs == "admin":
+        described["tags"] = ["Administration"]
+    if operation.method == "GET":
         return {"get": {**described, "responses": {"200": _answer(operation), **_problems(codes)}}}
+    if operation.image == "none":
+        content = {"application/json": {"schema": reference(operation.request), "example": dict(operation.example)}}
+        body = {"required": True, "content": content}
+        responses = {"200": _answer(operation), **_problems(codes)}
+        return {"post": {**described, "parameters": [_PARAMETERS[0]], "requestBody": body, "responses": responses}}
     parts: dict[str, Any] = {
         "image": {
             "type": "string",

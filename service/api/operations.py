@@ -1,6 +1,6 @@
 """The operations: what callers can ask for.
 
-HTTP, gRPC, the OpenAPI description and metrics are bound to this table: `POST /v1/{name}` or, without an image,
+HTTP, gRPC, the OpenAPI description and metrics are bound to this table: `POST /v1/{name}` or, for what takes nothing,
 `GET /v1/{name}`; `pomona.v1.Segmentation/{rpc}`. None of them has logic of its own.
 """
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from models.catalog import Family
-from service.api import detection, proposals, schema
+from service.access import Scope
+from service.api import detection, proposals, revisions, schema
 from service.api.context import RequestContext
 from service.api.schema import Schema
 from service.pipelines import Pipelines
@@ -38,6 +39,7 @@ class Operation:
         progress: schema of what is reported before the answer to a caller of `{rpc}Stream`, or None.
         log: fields of the log line: from request and response.
         example: a request.
+        needs: scope that a caller's API key must have.
     """
 
     name: str
@@ -52,6 +54,12 @@ class Operation:
     progress: type[Schema] | None = None
     log: Callable[[Any, Any], Mapping[str, Any]] = lambda request, answer: {}  # noqa: ARG005
     example: Mapping[str, Any] = field(default_factory=dict)
+    needs: Scope = "infer"
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        """Of HTTP: GET for what takes nothing."""
+        return "GET" if self.image == "none" and not self.request.model_fields else "POST"
 
     @property
     def path(self) -> str:
@@ -83,6 +91,34 @@ async def _list_models(
 ) -> Schema:
     del request, image, context
     return pipelines.list_models()
+
+
+async def _load_model(
+    pipelines: Pipelines, request: revisions.LoadModelRequest, image: ImageInput, context: RequestContext
+) -> Schema:
+    del image
+    return await pipelines.control.load(request, context)
+
+
+async def _promote_model(
+    pipelines: Pipelines, request: revisions.PromoteModelRequest, image: ImageInput, context: RequestContext
+) -> Schema:
+    del image
+    return await pipelines.control.promote(request, context)
+
+
+async def _unload_model(
+    pipelines: Pipelines, request: revisions.UnloadModelRequest, image: ImageInput, context: RequestContext
+) -> Schema:
+    del image
+    return await pipelines.control.unload(request, context)
+
+
+async def _report_shadows(
+    pipelines: Pipelines, request: revisions.ShadowRequest, image: ImageInput, context: RequestContext
+) -> Schema:
+    del request, image, context
+    return pipelines.shadows.report()
 
 
 OPERATIONS: Final = (
@@ -224,5 +260,53 @@ OPERATIONS: Final = (
         response=schema.ListModelsResponse,
         run=_list_models,
         image="none",
+    ),
+    Operation(
+        name="models/load",
+        rpc="LoadModel",
+        summary="Load a new revision of a model beside the one that answers",
+        family=None,
+        request=revisions.LoadModelRequest,
+        response=revisions.LoadModelResponse,
+        run=_load_model,
+        image="none",
+        log=lambda request, answer: {"state": answer.revision.state},  # noqa: ARG005
+        example={"model": "unet-mobilenetv2-citrus", "file": "run-7/model.safetensors", "shadow": 0.1},
+        needs="admin",
+    ),
+    Operation(
+        name="models/promote",
+        rpc="PromoteModel",
+        summary="Let a loaded revision answer from the next request on",
+        family=None,
+        request=revisions.PromoteModelRequest,
+        response=revisions.PromoteModelResponse,
+        run=_promote_model,
+        image="none",
+        example={"model": "unet-mobilenetv2-citrus", "revision": "bbbecd2f061c"},
+        needs="admin",
+    ),
+    Operation(
+        name="models/unload",
+        rpc="UnloadModel",
+        summary="Give up a revision that does not answer any more",
+        family=None,
+        request=revisions.UnloadModelRequest,
+        response=revisions.UnloadModelResponse,
+        run=_unload_model,
+        image="none",
+        example={"model": "unet-mobilenetv2-citrus", "revision": "bbbecd2f061c"},
+        needs="admin",
+    ),
+    Operation(
+        name="shadow",
+        rpc="ReportShadows",
+        summary="How the answers of revisions that are loaded beside others differ from theirs",
+        family=None,
+        request=revisions.ShadowRequest,
+        response=revisions.ShadowResponse,
+        run=_report_shadows,
+        image="none",
+        needs="admin",
     ),
 )

@@ -508,6 +508,22 @@ class ListModelsRequest(Schema):
     """`/v1/models` takes nothing."""
 
 
+RevisionState = Literal["loading", "loaded", "failed"]
+
+
+class Revision(Schema):
+    """A revision of a model that is loaded, or being loaded, or whose loading failed."""
+
+    revision: str = Field(description="First 12 hexadecimal digits of the checkpoint's SHA-256.")
+    state: RevisionState = Field(description="failed is shown until the next load.")
+    active: bool = Field(description="Whether it answers requests that name no revision.")
+    architecture: str
+    file: str | None = Field(description="Within POMONA_MODELS_DIR; null for what was loaded at the start.")
+    memory_mib: int = Field(description="Memory that is reserved for it; 0 for what was loaded at the start.")
+    shadow: float = Field(description="Share of live frames that it answers too.")
+    error: str | None = Field(description="Why loading failed; else null.")
+
+
 class Model(Schema):
     """A model of the catalogue."""
 
@@ -516,11 +532,12 @@ class Model(Schema):
         description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. "
         "detector answers /v1/detect, and with a SAM /v1/instances and /v1/text."
     )
-    revision: str
+    revision: str = Field(description="That answers, where the model is loaded.")
     licence: str
     loaded: bool
     device: str | None = Field(description="Where it runs: cpu, cuda:0, …; null where not loaded.")
     backend: str | None = Field(description="torch or openvino; null where not loaded.")
+    revisions: list[Revision] = Field(description="The active one first, then those beside it; none where not loaded.")
 
 
 class ListModelsResponse(Schema):

@@ -150,7 +150,7 @@ def segmentation_methods(streams: OpenStreams) -> dict[str, Method]:
     for operation in OPERATIONS:
         descriptor = SEGMENTATION.methods_by_name[operation.rpc]
         request, response = GetMessageClass(descriptor.input_type), GetMessageClass(descriptor.output_type)
-        methods[_path(operation.rpc)] = Method(request, answer=_unary(operation, response))
+        methods[_path(operation.rpc)] = Method(request, answer=_unary(operation, response), needs=operation.needs)
         if operation.streams:
             name = f"{operation.rpc}Stream"
             stream = SEGMENTATION.methods_by_name[name]

@@ -22,7 +22,7 @@ from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
 from service.errors import MethodNotAllowed, NotFound, NotReady, Overloaded, RequestError
-from service.http.body import Parts, read_body
+from service.http.body import Parts, read_body, read_json
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
 from service.http.page import load_files
 from service.memory import MemoryBudget
@@ -268,6 +268,9 @@ class HttpApp:
             if operation.image != "none":
                 async with self.drain.uploading():
                     parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
+            elif operation.method == "POST":
+                async with self.drain.uploading():
+                    parts = await read_json(request)
             asked = parse_json(parts.request, operation.request, self.settings.max_values)
             context.arrived = context.clock()
             image = encoded(parts.image, parts.image_id)
@@ -276,8 +279,8 @@ class HttpApp:
             found = await (work if operation.image == "none" else request.while_connected(work))
             return HttpResponse(_dumped(found))
 
-        methods = _READ if operation.image == "none" else ("POST",)
-        return Route(operation.path, answer, methods)
+        methods = _READ if operation.method == "GET" else ("POST",)
+        return Route(operation.path, answer, methods, needs=operation.needs)
 
     async def _livez(self) -> HttpResponse:
         if self.failed or (self.pipelines is not None and self.pipelines.engine.broken):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _MAX_PARTS: Final = 16
+_MAX_JSON: Final = 64 * 1024
+"""Bytes of a body that is JSON alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,19 @@ async def read_body(request: HttpRequest, allowed: frozenset[str], max_bytes: in
         "The body must be multipart/form-data with the image in the part image and JSON in the field request, or the "
         f"image itself as image/jpeg with the JSON in the query parameter request; got {kind or 'no content type'}."
     )
+
+
+async def read_json(request: HttpRequest) -> Parts:
+    """Read a body that is the JSON itself, of an operation without an image.
+
+    Raises:
+        UploadTooLarge: it is longer than such a request can be.
+        MalformedRequest: it is declared as something else.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise MalformedRequest(f"The body must be JSON, as application/json; got {kind or 'no content type'}.")
+    return Parts(request=await request.body(_MAX_JSON))
 
 
 async def _read_image(request: HttpRequest, max_bytes: int) -> Parts:

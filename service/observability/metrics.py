@@ -25,9 +25,20 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.catalog import CatalogueEntry
 from service.access import MAX_KEYS
-from service.observability.observer import STAGES, CacheEvent, CaptureResult, Observer, Outcome, Stage
+from service.observability.observer import (
+    STAGES,
+    CacheEvent,
+    CaptureResult,
+    LoadOutcome,
+    Observer,
+    Outcome,
+    ShadowOutcome,
+    Stage,
+)
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
+_LOAD_SECONDS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
+_SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 _REASONS: Final = ("overloaded", "deadline_unreachable", "deadline_exceeded", "abandoned")
 """Why items are dropped: codes of problems, and a caller who left."""
@@ -118,9 +129,41 @@ READY: Final = Gauge(
 )
 MODEL: Final = Gauge(
     "pomona_model_info",
-    "Loaded models; always 1.",
+    "Revisions of models: 1 while loaded.",
     ["model", "revision", "backend", "device"],
     multiprocess_mode="livemax",
+)
+ACTIVE: Final = Gauge(
+    "pomona_model_active",
+    "Revisions of models: 1 for the one that answers requests which name none, else 0.",
+    ["model", "revision"],
+    multiprocess_mode="livemax",
+)
+LOADS: Final = Counter("pomona_model_loads", "Revisions loaded while the service ran, or not.", ["model", "outcome"])
+LOAD: Final = Histogram(
+    "pomona_model_load_seconds",
+    "Time to load and warm up a revision while the service ran.",
+    ["model"],
+    buckets=_LOAD_SECONDS,
+)
+SHADOW: Final = Counter(
+    "pomona_shadow_frames",
+    "Frames that a second revision was to answer too: compared, skipped for want of idle time, failed.",
+    ["model", "outcome"],
+)
+SHADOW_IOU: Final = Histogram(
+    "pomona_shadow_iou", "IoU of the fruit that two revisions see in a frame.", ["model"], buckets=_SHARES
+)
+SHADOW_FRACTION: Final = Histogram(
+    "pomona_shadow_infected_fraction_difference",
+    "Difference of the infected fractions that two revisions give a fruit.",
+    ["model"],
+    buckets=_SHARES,
+)
+SHADOW_GRADES: Final = Counter(
+    "pomona_shadow_grade_changes",
+    "Fruits to which two revisions give different grades, or one of them none.",
+    ["model"],
 )
 
 
@@ -250,9 +293,10 @@ class PrometheusObserver(Observer):
         """Set the gauge."""
         READY.set(ready)
 
-    def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
-        """Set the gauge, and start the model's counters at 0: of one that starts at 1 a rate misses an event."""
+    def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str, active: bool = True) -> None:
+        """Set the gauges, and start the model's counters at 0: of one that starts at 1 a rate misses an event."""
         MODEL.labels(entry.name, entry.revision, backend, device).set(1)
+        ACTIVE.labels(entry.name, entry.revision).set(active)
         for reason in _REASONS:
             SHED.labels(entry.name, reason)
         for stage in STAGES[entry.architecture.family]:
@@ -261,3 +305,29 @@ class PrometheusObserver(Observer):
             DEADLINES.labels(entry.name, result)
         for event in get_args(CacheEvent):
             CACHE.labels(event)
+        for outcome in get_args(LoadOutcome):
+            LOADS.labels(entry.name, outcome)
+
+    def model_unloaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
+        """Set the gauges: they cannot be removed where several processes share a folder of metrics."""
+        MODEL.labels(entry.name, entry.revision, backend, device).set(0)
+        ACTIVE.labels(entry.name, entry.revision).set(0)
+
+    def model_load_ended(self, model: str, outcome: LoadOutcome, seconds: float) -> None:
+        """Count and time it."""
+        LOADS.labels(model, outcome).inc()
+        LOAD.labels(model).observe(seconds)
+
+    def shadow_ended(self, model: str, outcome: ShadowOutcome) -> None:
+        """Count it."""
+        self._child(SHADOW, model, outcome).inc()
+
+    def shadow_compared(
+        self, model: str, iou: float | None, fraction_differences: Sequence[float], grade_changes: int
+    ) -> None:
+        """Observe the measures."""
+        if iou is not None:
+            self._child(SHADOW_IOU, model).observe(iou)
+        for difference in fraction_differences:
+            self._child(SHADOW_FRACTION, model).observe(difference)
+        self._child(SHADOW_GRADES, model).inc(grade_changes)

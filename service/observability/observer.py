@@ -10,6 +10,8 @@ from models.catalog import CatalogueEntry, Family
 CacheEvent = Literal["hit", "miss", "eviction"]
 CaptureResult = Literal["kept", "duplicate", "limited", "dropped", "too_large", "unreadable", "failed"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
+LoadOutcome = Literal["loaded", "failed"]
+ShadowOutcome = Literal["compared", "skipped", "failed"]
 Stage = Literal["encode", "mask_decode", "infer"]
 
 STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {
@@ -94,5 +96,19 @@ class Observer:
     def readiness_changed(self, *, ready: bool) -> None:
         """Receive whether this worker answers requests from now on."""
 
-    def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
-        """Receive that a model is ready."""
+    def model_loaded(self, entry: CatalogueEntry, *, backend: str, device: str, active: bool = True) -> None:
+        """Receive that a revision of a model is ready, and whether it answers requests that name none."""
+
+    def model_unloaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
+        """Receive that a revision is not loaded any more."""
+
+    def model_load_ended(self, model: str, outcome: LoadOutcome, seconds: float) -> None:
+        """Receive how the loading of a revision ended while the service ran, and how long it took."""
+
+    def shadow_ended(self, model: str, outcome: ShadowOutcome) -> None:
+        """Receive what became of a frame that a second revision was to answer too."""
+
+    def shadow_compared(
+        self, model: str, iou: float | None, fraction_differences: Sequence[float], grade_changes: int
+    ) -> None:
+        """Receive how the answers of two revisions for one frame differ; see `service.pipelines.comparison`."""

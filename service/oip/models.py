@@ -166,7 +166,8 @@ def is_ready(pipelines: Pipelines | None, name: str, version: str) -> bool:
 def _entry(pipelines: Pipelines, name: str, version: str) -> CatalogueEntry:
     if name not in pipelines.engine.catalogue:
         raise UnknownModel(f"There is no model {name!r}; loaded: {', '.join(pipelines.engine.runners)}.")
-    entry = pipelines.engine.catalogue[name]
+    loaded = pipelines.engine.runners.get(name)
+    entry = pipelines.engine.catalogue[name] if loaded is None else loaded.entry
     if version not in ("", entry.revision):
         raise UnknownModel(f"The version of {name} must be {entry.revision!r} or empty, got {version!r}.")
     return entry

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.api.schema import ListModelsResponse, Model
+from service.api import schema
 from service.capture.captures import Captures
 from service.capture.reasons import hard_frames
+from service.capture.records import Offer
+from service.observability.observer import Observer
 from service.pipelines.automatic import AutomaticPipeline
 from service.pipelines.capturing import Capturing
+from service.pipelines.control import ModelControl
 from service.pipelines.detect import DetectPipeline
-from service.pipelines.drifting import DriftWatch
+from service.pipelines.drifting import DriftWatches
 from service.pipelines.edges import EdgesPipeline
 from service.pipelines.engine import Engine
 from service.pipelines.inspect import InspectPipeline
@@ -19,6 +21,8 @@ from service.pipelines.instances import InstancesPipeline
 from service.pipelines.refinement import Refiner
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.semantic import SemanticPipeline
+from service.pipelines.shadow import Disagreed, Hook, Shadows
+from service.pipelines.source import EncodedImage
 from service.runners.embedding_cache import EmbeddingCache
 
 
@@ -34,6 +38,8 @@ class Pipelines:
     edges: EdgesPipeline
     detect: DetectPipeline
     instances: InstancesPipeline
+    shadows: Shadows
+    control: ModelControl
     captures: Captures | None = None
 
     @classmethod
@@ -41,48 +47,78 @@ class Pipelines:
         cls,
         engine: Engine,
         cache: EmbeddingCache,
+        observer: Observer | None = None,
         captures: Captures | None = None,
-        drift: Mapping[str, DriftWatch] | None = None,
     ) -> Pipelines:
         """Build them.
 
         Args:
             engine: models and threads.
             cache: holds the SAMs' embeddings.
+            observer: receives what is measured.
             captures: takes hard frames.
-            drift: watches U-Nets, by their names.
         """
         segment, detect = SegmentPipeline(engine, cache), DetectPipeline(engine)
+        observer = observer or Observer()
+        shadows = Shadows(engine, observer, None if captures is None else _keep_disagreements(captures))
         return cls(
             engine=engine,
             segment=segment,
-            semantic=SemanticPipeline(engine),
-            inspect=InspectPipeline(engine, Refiner(engine), detect, _capturing(engine, captures), drift or {}),
+            semantic=SemanticPipeline(engine, shadows),
+            inspect=InspectPipeline(
+                engine,
+                Refiner(engine),
+                detect,
+                shadows=shadows,
+                capturing=_capturing(engine, captures),
+                drift=DriftWatches(engine, observer),
+            ),
             automatic=AutomaticPipeline(engine, segment),
             edges=EdgesPipeline(engine, segment),
             detect=detect,
             instances=InstancesPipeline(engine, detect, segment),
+            shadows=shadows,
+            control=ModelControl(engine, cache, shadows, observer=observer),
             captures=captures,
         )
 
-    def list_models(self) -> ListModelsResponse:
+    def list_models(self) -> schema.ListModelsResponse:
         """List the catalogue: loaded models first, the default of each family before its others."""
         runners, catalogue = self.engine.runners, self.engine.catalogue
         names = [*runners, *(name for name in catalogue if name not in runners)]
-        return ListModelsResponse(
+        return schema.ListModelsResponse(
             models=[
-                Model(
+                schema.Model(
                     name=name,
                     family=catalogue[name].architecture.family,
-                    revision=catalogue[name].revision,
+                    revision=(runners[name].entry if name in runners else catalogue[name]).revision,
                     licence=catalogue[name].licence,
                     loaded=name in runners,
                     device=runners[name].device if name in runners else None,
                     backend=runners[name].backend_name if name in runners else None,
+                    revisions=self.control.revisions(name),
                 )
                 for name in names
             ]
         )
+
+
+def _keep_disagreements(captures: Captures) -> Hook:
+    """Return what offers the frames on which two revisions differ most for capture."""
+
+    def keep(found: Disagreed) -> None:
+        if found.image is None:
+            return
+        frame = found.frame
+        remark = (
+            f"{found.model}: the revisions {found.active} (active) and {found.shadow} agree to an IoU of "
+            f"{frame.iou:.2f}, differ by {frame.infected_fraction_difference:.2f} of a fruit's infected fraction and in "
+            f"{frame.grade_changes} grades."
+        )
+        camera = schema.Frame(frame_id=frame.frame_id)
+        captures.offer(Offer(EncodedImage(found.image), ("shadow",), frame.request_id, camera, remark=remark))
+
+    return keep
 
 
 def _capturing(engine: Engine, captures: Captures | None) -> Capturing | None:

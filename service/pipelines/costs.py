@@ -5,6 +5,7 @@ The numbers were measured as peaks of a process (`python -m loadtest memory` rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -196,6 +197,21 @@ def _mask(size: Size, mask_format: MaskFormat) -> int:
     return int((_POLYGONS if mask_format == "polygons" else _CROP) * size.pixels)
 
 
+def least(settings: Settings) -> int:
+    """Return the least budget with which the largest request that is allowed is answered."""
+    return sum(largest(settings).values()) + _MESSAGES * settings.max_upload_bytes
+
+
+def spare(settings: Settings, *, total: int, limit: int | None, resident: int, workers: int) -> float:
+    """Return the bytes that neither the budget `total` nor anything else uses; see `budget`."""
+    return math.inf if limit is None else max(0, _beside_models(settings, limit, resident, workers) - total)
+
+
+def _beside_models(settings: Settings, limit: int, resident: int, workers: int) -> int:
+    capturing = 0 if settings.capture_dir is None else RESERVED_BYTES
+    return int(_OF_LIMIT * limit / workers) - resident - settings.embedding_cache_bytes - capturing
+
+
 class TooLittleMemory(PomonaError):
     """There is not enough memory for the largest request that is allowed."""
 
@@ -212,19 +228,17 @@ def budget(settings: Settings, *, limit: int | None, resident: int, workers: int
     Raises:
         TooLittleMemory: the largest request that is allowed would not fit.
     """
-    most = largest(settings)
-    least = sum(most.values()) + _MESSAGES * settings.max_upload_bytes
+    most, needed = largest(settings), least(settings)
     if settings.memory_mib:
         total = int(settings.memory_mib * _MIB)
     elif limit is None:
-        return 2 * least, most
+        return 2 * needed, most
     else:
-        capturing = 0 if settings.capture_dir is None else RESERVED_BYTES
-        total = int(_OF_LIMIT * limit / workers) - resident - settings.embedding_cache_bytes - capturing
-    if total < least:
+        total = _beside_models(settings, limit, resident, workers)
+    if total < needed:
         raise TooLittleMemory(
             f"There are {total // _MIB} MiB for requests, beside models and embedding cache, but the largest that is "
-            f"allowed takes {least // _MIB} MiB. Give the container more memory, or lower POMONA_MAX_MEGAPIXELS, "
+            f"allowed takes {needed // _MIB} MiB. Give the container more memory, or lower POMONA_MAX_MEGAPIXELS, "
             "POMONA_MAX_UPLOAD_MIB, POMONA_MAX_PROMPTS or POMONA_EMBEDDING_CACHE_MIB."
         )
     return total, most

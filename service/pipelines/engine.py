@@ -38,20 +38,24 @@ class Engine:
     """See the module.
 
     Attributes:
-        runners: loaded models by name; the first of a family is its default.
+        runners: loaded models by name, the revisions that answer; the first of a family is its default.
         catalogue: all models by name.
         settings: limits.
+        beside: other loaded revisions, by name and revision; they answer those who name them as `NAME@REVISION`.
         workers: threads for decoding and encoding, so that the event loop stays free.
         clock: seconds, monotonic; the event loop's.
         latency: learned times of what the workers do, by megapixels.
+        quiet: called each time when no request is being answered any more.
     """
 
-    runners: Mapping[str, Runner]
+    runners: dict[str, Runner]
     catalogue: Mapping[str, CatalogueEntry]
     settings: Settings
+    beside: dict[tuple[str, str], Runner] = field(default_factory=dict)
     workers: RankedThreads = field(default_factory=RankedThreads)
     clock: Callable[[], float] = time.monotonic
     latency: LatencyModel = field(default_factory=LatencyModel)
+    quiet: list[Callable[[], None]] = field(default_factory=list)
     _requests: set[asyncio.Future[None]] = field(default_factory=set)
 
     @property
@@ -68,7 +72,7 @@ class Engine:
 
         Args:
             kind: of runners that can do it.
-            name: in the catalogue, or None for the default.
+            name: in the catalogue, where needed followed by `@` and a loaded revision; or None for the default.
 
         Raises:
             UnknownModel: there is no such model, or none is loaded.
@@ -79,10 +83,41 @@ class Engine:
                 if isinstance(runner, kind):
                     return runner
         else:
-            found = self.runners.get(name)
+            name, _, revision = name.partition("@")
+            found = self.loaded(name, revision) if revision else self.runners.get(name)
             if isinstance(found, kind):
                 return found
         raise self._refusal(kind.family, name)
+
+    def loaded(self, name: str, revision: str) -> Runner:
+        """Return a revision that is loaded.
+
+        Raises:
+            UnknownModel: there is no such model, or this revision of it is not loaded.
+        """
+        active = self.runners.get(name)
+        if active is None:
+            raise self.not_loaded(name) if name in self.catalogue else UnknownModel(f"There is no model {name!r}.")
+        if active.entry.revision == revision:
+            return active
+        found = self.beside.get((name, revision))
+        if found is None:
+            revisions = [active.entry.revision, *(other for model, other in self.beside if model == name)]
+            raise ModelNotLoaded(
+                f"The revision {revision!r} of {name} is not loaded; loaded: {', '.join(revisions)}. "
+                "POST /v1/models/load loads others."
+            )
+        return found
+
+    async def settle(self) -> None:
+        """Wait until the requests that are being answered now have ended: they may use any runner of before."""
+        if self._requests:
+            await asyncio.wait(set(self._requests))
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are being answered."""
+        return bool(self._requests)
 
     def not_loaded(self, name: str) -> ModelNotLoaded:
         """Return the error of a model of the catalogue that is not loaded."""
@@ -116,6 +151,9 @@ class Engine:
             context.timings.total = self.clock() - context.arrived
             if context.deadline is not None:
                 context.observer.deadline_checked(runner.entry.name, met=met)
+            if not self._requests:
+                for listener in self.quiet:
+                    listener()
 
     async def in_worker(self, call: Callable[..., T], *arguments: object) -> T:
         """Call a function in a worker thread, which is not stopped where the caller leaves: its memory stays held."""

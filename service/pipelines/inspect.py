@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Hashable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from models.backends.base import Embedding
@@ -27,12 +27,13 @@ from service.memory import Kind
 from service.pipelines import costs
 from service.pipelines.capturing import Capturing
 from service.pipelines.detect import DetectPipeline, describe_detector
-from service.pipelines.drifting import DriftWatch
+from service.pipelines.drifting import DriftWatches
 from service.pipelines.encoding import describe_image, describe_sam, describe_unet, encode_fruits
 from service.pipelines.engine import Engine
 from service.pipelines.finding import Boxes, Finding
 from service.pipelines.letterboxes import may_scale
 from service.pipelines.refinement import Refinement, Refiner
+from service.pipelines.shadow import Shadows, grades_of
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
@@ -56,6 +57,7 @@ class _Plan:
     degraded: bool = False
     finding: Finding | None = None
     boxes: asyncio.Task[Boxes] | None = None
+    output: Any = None
 
     def degrade(self, reason: str) -> None:
         self.degraded, self.reason = True, reason
@@ -90,25 +92,27 @@ class _Decoded:
 
 @dataclass(frozen=True, slots=True)
 class InspectPipeline:
-    """See the module. Nothing is kept of an image.
+    """See the module. Nothing is kept of an image, unless another revision is to see it too.
 
     Attributes:
         engine: models and threads.
         refiner: the SAM's part.
         detect: finds boxes, where a detector is to find fruit.
+        shadows: other revisions of the U-Net, where frames are to be compared.
         capturing: offers hard frames for capture, where that is wanted.
-        drift: watches what U-Nets see and say, by their names.
+        drift: watches what U-Nets see and say.
     """
 
     engine: Engine
     refiner: Refiner
     detect: DetectPipeline
+    shadows: Shadows | None = None
     capturing: Capturing | None = None
-    drift: Mapping[str, DriftWatch] = field(default_factory=dict)
+    drift: DriftWatches | None = None
 
     def unwatched(self) -> InspectPipeline:
-        """Return this pipeline for images that are not of a line: nothing is captured or counted of them."""
-        return replace(self, capturing=None, drift={})
+        """Return this pipeline for images that are not of a line: nothing is compared, captured or counted of them."""
+        return replace(self, shadows=None, capturing=None, drift=None)
 
     async def run(
         self, request: schema.InspectRequest, image: ImageInput, context: RequestContext
@@ -148,6 +152,9 @@ class InspectPipeline:
             finally:
                 plan.release()
             fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
+            grades = grades_of(request.grades or self.engine.settings.grades)
+            if self.shadows is not None:
+                self.shadows.offer(runner, decoded.small, plan.letterbox, plan.output, source, grades, context)
         refinement = plan.refinement
         answer = schema.InspectResponse.model_construct(
             request_id=context.request_id,
@@ -169,15 +176,10 @@ class InspectPipeline:
             timing_ms=context.timing_ms(),
         )
         if self.capturing is not None:
-            self.capturing.answered(source, answer, inspection.fruits, self._grades(request), runner.intervals)
-        if (watch := self.drift.get(runner.entry.name)) is not None:
-            watch.saw(decoded.statistics, inspection.fruits, plan.letterbox.original)
+            self.capturing.answered(source, answer, inspection.fruits, grades, runner.intervals)
+        if self.drift is not None:
+            self.drift.saw(runner, decoded.statistics, inspection.fruits, plan.letterbox.original)
         return answer
-
-    def _grades(self, request: schema.InspectRequest) -> list[Grade]:
-        return [
-            Grade(grade.grade, grade.max_infected_fraction) for grade in request.grades or self.engine.settings.grades
-        ]
 
     def _sam(self, request: schema.InspectRequest) -> tuple[SamRunner | None, str | None]:
         """Choose the SAM that outlines fruit, or say why there is none."""
@@ -257,7 +259,8 @@ class InspectPipeline:
             else:
                 small, *large = (resize(pixels, each) for each in letterboxes)
             prepared = None if refinement is None else refinement.prepare(*large)
-            statistics = image_statistics(small) if runner.entry.name in self.drift else {}
+            watched = self.drift is not None and self.drift.watches(runner)
+            statistics = image_statistics(small) if watched else {}
             return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels, statistics)
 
         work = _decode_work(whole=request.overlay or refinement is not None)
@@ -305,6 +308,7 @@ class InspectPipeline:
     ) -> tuple[Inspection, float]:
         """Return what the U-Net sees, and how long it took to read that from its output."""
         result = await runner.infer(ticket, decoded.small)
+        plan.output = result.value
         context.timings.queue, context.timings.infer = result.queued, result.ran
         context.batch.infer = result.batch_size
         tick = self.engine.clock()
@@ -362,7 +366,7 @@ class InspectPipeline:
     ) -> tuple[list[schema.Fruit], bytes | None]:
         """Grade and encode the fruit, and draw the overlay where requested."""
         tick, in_worker = self.engine.clock(), self.engine.in_worker
-        grades = self._grades(request)
+        grades = grades_of(request.grades or self.engine.settings.grades)
         overlay: bytes | None = None
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=request.overlay)):
             encoding = in_worker(encode_fruits, inspection.fruits, grades, runner.intervals, request.format)

@@ -25,6 +25,7 @@ from service.memory import Kind
 from service.pipelines import costs
 from service.pipelines.encoding import FRUIT_CLASSES, describe_image, describe_unet, encode_class
 from service.pipelines.engine import Engine
+from service.pipelines.shadow import Shadows, grades_of
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.unet import UNetRunner
 
@@ -51,9 +52,15 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class SemanticPipeline:
-    """See the module. Nothing is kept of an image."""
+    """See the module. Nothing is kept of an image, unless another revision is to see it too.
+
+    Attributes:
+        engine: models and threads.
+        shadows: other revisions.
+    """
 
     engine: Engine
+    shadows: Shadows
 
     async def run(
         self, request: schema.SemanticRequest, image: ImageInput, context: RequestContext
@@ -137,6 +144,8 @@ class SemanticPipeline:
             ticket.release()
         context.timings.queue, context.timings.infer = result.queued, result.ran
         context.batch.infer = result.batch_size
+        grades = grades_of(engine.settings.grades)
+        self.shadows.offer(runner, decoded.prepared, letterbox, result.value, source, grades, context)
         return decoded, letterbox, result.value
 
     @asynccontextmanager

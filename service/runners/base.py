@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
@@ -12,6 +14,7 @@ from models.errors import DeviceOutOfMemory
 from models.letterbox import Letterbox
 from models.sam.constants import INPUT_SIDE
 from models.types import Size
+from service.runners.slices import Slices
 from service.scheduler.policy import Limits
 from service.scheduler.queue import BatchKey, DeviceQueue, ModelInstance
 
@@ -38,7 +41,15 @@ class Runner(ABC):
         self.backend_name: BackendName = backend.name
         self._queue = queue
         self._model = ModelInstance(entry.name, self._limits, self._execute)
+        self._largest_images: int | None = None
         self._max_images = backend.image_batches[-1]
+        self._slices: Slices | None = None
+        self._expected: Callable[[BatchKey, float], float] = self.predict
+
+    @property
+    def queue(self) -> DeviceQueue:
+        """Of the device, shared with the other runners on it."""
+        return self._queue
 
     @property
     def broken(self) -> bool:
@@ -52,6 +63,36 @@ class Runner(ABC):
         up one after another, before they serve.
         """
         await self._queue.alone(self._warm_up)
+
+    async def warm_up_beside(self, other: Runner) -> None:
+        """Warm up while the device serves another revision of the same model; see `service.runners.slices`.
+
+        Each batch is one slice of work, none larger than the batches of the other revision: of the sizes that the
+        backend offers, only the smallest and those are tried.
+
+        Args:
+            other: serves on the same device.
+
+        Raises:
+            NotReady: the server is shutting down.
+            BackendError: the model or its device failed.
+        """
+        self._take_sizes_of(other)
+        self._slices = Slices(self._queue, self.entry.name)
+        self._expected = other.predict
+        try:
+            await asyncio.to_thread(self._warm_up)
+        finally:
+            self._slices = None
+
+    def predict(self, key: BatchKey, cost: float) -> float:
+        """Predict seconds of a batch of this model that is like one of another revision; 0 where nothing is known."""
+        return self._queue.predict(replace(key, model=self._model), cost)
+
+    def discard(self) -> None:
+        """Give up the memory of the model; nothing may run on it any more."""
+        self._queue.forget(self._model)
+        vars(self).pop("backend", None)
 
     async def close(self, within: float) -> None:
         """Finish the device's admitted work, for at most `within` seconds, and stop its thread.
@@ -74,12 +115,26 @@ class Runner(ABC):
 
     def _timed(self, key: BatchKey, payloads: Sequence[Any], cost: float) -> float:
         """Return the seconds per payload of the second of two runs, from which the queue learns."""
-        self._execute(key, payloads)
-        started = self._queue.clock()
-        self._execute(key, payloads)
-        seconds = self._queue.clock() - started
+        self._run(key, payloads, cost)
+        seconds, _ = self._run(key, payloads, cost)
         self._queue.learn(key, cost, seconds)
         return seconds / len(payloads)
+
+    def _run(self, key: BatchKey, payloads: Sequence[Any], cost: float) -> tuple[float, Sequence[Any]]:
+        """Run a batch of the warm-up; return its seconds and its results."""
+
+        def execute() -> tuple[float, Sequence[Any]]:
+            started = self._queue.clock()
+            results = self._execute(key, payloads)
+            return self._queue.clock() - started, results
+
+        if self._slices is None:
+            return execute()
+        return self._slices.run(execute, key.stage, self._expected(key, cost))
+
+    def _take_sizes_of(self, other: Runner) -> None:
+        """Try no batches but the smallest and those of another revision."""
+        self._largest_images = other._max_images
 
 
 def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) -> int:
@@ -102,6 +157,13 @@ def best_size(sizes: Sequence[int], seconds_per_item: Callable[[int], float]) ->
             break
     best = min(measured.values())
     return next(size for size, seconds in measured.items() if seconds <= best * _GOOD_ENOUGH)
+
+
+def sizes_like(sizes: Sequence[int], most: int | None) -> Sequence[int]:
+    """Return the smallest of rising batch sizes and the largest up to `most`; all of them where that is None."""
+    if most is None:
+        return sizes
+    return sorted({sizes[0], max((size for size in sizes if size <= most), default=sizes[0])})
 
 
 def megapixels(size: Size) -> float:

@@ -13,7 +13,7 @@ from models.backends.base import DetectorBackend
 from models.catalog import CatalogueEntry, Family
 from models.detector.letterbox import DetectorLetterbox, detector_letterbox
 from models.types import Pixels, Size
-from service.runners.base import Runner, best_size
+from service.runners.base import Runner, best_size, sizes_like
 from service.scheduler.policy import Limits, Requester, WorkItem
 from service.scheduler.queue import BatchKey, BatchResult, DeviceQueue, Ticket
 
@@ -60,7 +60,8 @@ class DetectorRunner(Runner):
         letterbox = self.letterbox(self.backend.input_size)
         prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
         self._max_images = best_size(
-            self.backend.image_batches, lambda size: self._timed(self._key(), [prepared] * size, size)
+            sizes_like(self.backend.image_batches, self._largest_images),
+            lambda size: self._timed(self._key(), [prepared] * size, size),
         )
 
     def _limits(self, key: BatchKey) -> Limits:  # noqa: ARG002 (all of its work is of one kind)

@@ -82,6 +82,11 @@ class EmbeddingCache:
         keys = [key for key in self._cached if (key.image_id, key.model, key.revision) == wanted]
         return [found for key in keys if (found := self.get(key)) is not None]
 
+    def forget_revision(self, model: str, revision: str) -> None:
+        """Forget all embeddings of a revision that is not loaded any more."""
+        for key in [key for key in self._cached if (key.model, key.revision) == (model, revision)]:
+            self._forget(key)
+
     def has_or_expects(self, key: ImageKey) -> bool:
         """Return whether the embedding is cached or being made."""
         self._expire()

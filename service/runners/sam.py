@@ -19,7 +19,7 @@ from models.sam.constants import INPUT_SIDE, LOGITS_SIDE
 from models.sam.postprocess import MaskCrop, chosen_tokens, crop_of
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Point, Prompt, Size
-from service.runners.base import Runner, best_size, megapixels, share
+from service.runners.base import Runner, best_size, megapixels, share, sizes_like
 from service.scheduler.policy import Limits, Requester, WorkItem
 from service.scheduler.queue import BatchKey, BatchResult, DeviceQueue, Ticket
 
@@ -100,6 +100,7 @@ class SamRunner(Runner):
     def __init__(self, entry: CatalogueEntry, backend: SamBackend, queue: DeviceQueue) -> None:
         super().__init__(entry, backend, queue)
         self.backend = backend
+        self._largest_prompts: int | None = None
         self._max_prompts = backend.prompt_batches[-1]
 
     @property
@@ -225,22 +226,29 @@ class SamRunner(Runner):
         prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), letterbox)
         key, cost = self._encode_key(letterbox), megapixels(letterbox.padded)
         self._max_images = best_size(
-            self.backend.image_batches, lambda size: self._timed(key, [prepared] * size, size * cost)
+            sizes_like(self.backend.image_batches, self._largest_images),
+            lambda size: self._timed(key, [prepared] * size, size * cost),
         )
         if self.backend.flexible:
             # A second size teaches how the time grows with the pixels.
             small = letterbox_for(Size(INPUT_SIDE // 2, INPUT_SIDE // 2), INPUT_SIDE // 2)
             pixels = np.zeros((small.resized.height, small.resized.width, 3), np.uint8)
             self._timed(self._encode_key(small), [self.prepare(pixels, small)], megapixels(small.padded))
-        embedding = self.backend.encode([prepared])[0]
+        _, (embedding,) = self._run(key, [prepared], cost)
         click, guess = (Point(8, 8),), np.zeros((LOGITS_SIDE, LOGITS_SIDE), np.float32)
         with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], letterbox)
         self._timed(self._decode_key(letterbox, with_mask=True), [with_mask], 1)
         work = _Prompts(embedding, [Prompt(click)], letterbox)
         decoding = self._decode_key(letterbox, with_mask=False)
         self._max_prompts = best_size(
-            self.backend.prompt_batches, lambda size: self._timed(decoding, [work] * size, size)
+            sizes_like(self.backend.prompt_batches, self._largest_prompts),
+            lambda size: self._timed(decoding, [work] * size, size),
         )
+
+    def _take_sizes_of(self, other: Runner) -> None:
+        super()._take_sizes_of(other)
+        if isinstance(other, SamRunner):
+            self._largest_prompts = other.prompts_at_once
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return rows of at most a batch's prompts, those with a mask apart from those without."""

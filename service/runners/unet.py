@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from models.backends.base import UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.confidence import FractionIntervals
+from models.drift import Reference
 from models.types import Pixels, Size
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, input_area, unet_letterbox
-from service.runners.base import Runner, best_size, megapixels
+from service.runners.base import Runner, best_size, megapixels, sizes_like
 from service.scheduler.policy import Limits, Requester, WorkItem
-from service.scheduler.queue import BatchKey, BatchResult, DeviceQueue, Ticket
+from service.scheduler.queue import Background, BatchKey, BatchResult, DeviceQueue, Ticket
 
 
 class UNetRunner(Runner):
@@ -30,11 +31,14 @@ class UNetRunner(Runner):
         backend: UNetBackend,
         queue: DeviceQueue,
         intervals: FractionIntervals | None = None,
+        reference: Reference | None = None,
     ) -> None:
         super().__init__(entry, backend, queue)
         self.backend = backend
         self.intervals = intervals
         """Of the infected fraction, where the model has been calibrated."""
+        self.reference = reference
+        """What the model was validated on, where that is known."""
 
     def letterbox(self, size: Size, *, fast: bool = False) -> UNetLetterbox:
         """Fit an image into the input of the model; where it is to be fast, into one of at most 448 x 224 pixels."""
@@ -78,6 +82,20 @@ class UNetRunner(Runner):
         """
         return await ticket.run(prepared)
 
+    async def infer_idle(self, prepared: Any, letterbox: UNetLetterbox) -> BatchResult[NDArray[np.float32]] | None:
+        """Run the network on an image that no caller waits for; None where the device cannot spare the time now.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        item: WorkItem[BatchKey, Any] = WorkItem(
+            self._key(letterbox),
+            Background(self._queue.clock()),
+            deadline=None,
+            cost=megapixels(letterbox.padded),
+        )
+        return await self._queue.run_idle(item, prepared)
+
     def _key(self, letterbox: UNetLetterbox) -> BatchKey:
         return BatchKey(self._model, "infer", letterbox.padded)
 
@@ -86,7 +104,8 @@ class UNetRunner(Runner):
         prepared = self.prepare(np.zeros((letterbox.resized.height, letterbox.resized.width, 3), np.uint8), letterbox)
         key, cost = self._key(letterbox), megapixels(letterbox.padded)
         self._max_images = best_size(
-            self.backend.image_batches, lambda size: self._timed(key, [prepared] * size, size * cost)
+            sizes_like(self.backend.image_batches, self._largest_images),
+            lambda size: self._timed(key, [prepared] * size, size * cost),
         )
 
     def _limits(self, key: BatchKey) -> Limits:  # noqa: ARG002 (all of its work is of one kind)

@@ -82,6 +82,11 @@ class Forecast(Generic[K, T]):
         self._fresh.clear()
         self._gone.clear()
 
+    def forget_trials(self) -> None:
+        """Drop what is left of the last request that was tried."""
+        self._new_lanes.clear()
+        self._chain, self._tried, self._begun = [], None, None
+
     def reorder(self) -> None:
         """Sort all items again, whose ranks have changed."""
         for lane in self.lanes.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
 from statistics import median
@@ -205,6 +205,10 @@ class LatencyModel:
         """Add a batch of `cost` that took `seconds` and ended `now`, seconds on the caller's clock."""
         self.curve(family).learn(cost, seconds, now)
 
+    def forget(self, matches: Callable[[Hashable], bool]) -> None:
+        """Forget families."""
+        self._curves = {family: curve for family, curve in self._curves.items() if not matches(family)}
+
     def heal(self, now: float) -> None:
         """Forget what nothing has confirmed for too long; to be called before predictions are relied on."""
         for curve in self._curves.values():
@@ -236,6 +240,10 @@ class ArrivalRate:
             arrivals = self._arrivals[key] = _Arrivals()
         arrivals.recent.append((now, cost))
         arrivals.total = None
+
+    def forget(self, matches: Callable[[Hashable], bool]) -> None:
+        """Forget keys."""
+        self._arrivals = {key: arrivals for key, arrivals in self._arrivals.items() if not matches(key)}
 
     def expected(self, key: Hashable, now: float, until: float, most: int) -> float:
         """Return the cost that will arrive between `now` and `until` at the recent rate, which falls in silence.

@@ -13,11 +13,14 @@ arrives, `take` when the device is free, and `finished` when a batch is done.
 - A batch that would make an item late that goes before it and is nearly prepared is not started: the device waits.
 - What cannot be in time is refused on arrival or dropped from the queue, never run; an item that would make one late
   that was admitted before is refused.
+- Work in idle time runs only where nothing else runs or waits, and takes no longer than what arrived lately with a
+  deadline could have waited: by what is known, it makes nothing late and gets nothing refused.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -41,6 +44,12 @@ admitted items that would be dropped without it, and costs no goodput (`tests/un
 _SHARE: Final = 0.25
 """Of a busy device's time, what turns may take; also the part of the queue's places that only work with a deadline may
 take."""
+
+_SLACKS: Final = 32
+"""Admissions with a deadline whose slack is remembered."""
+
+_SLACK_AGE_S: Final = 10.0
+"""Seconds for which it is: what came earlier says nothing about what comes next."""
 
 _by_rank: Final = attrgetter("rank")
 
@@ -115,6 +124,8 @@ class BatchPolicy(Generic[K, T]):
         self._running_until = -math.inf
         self._taken_at = -math.inf
         self._last_run: dict[Hashable, float] = {}
+        self._idle_until = -math.inf  # when work in idle time will have ended
+        self._slacks: deque[tuple[float, float]] = deque(maxlen=_SLACKS)  # when, and seconds before the deadline
 
     @property
     def waiting(self) -> int:
@@ -215,6 +226,34 @@ class BatchPolicy(Generic[K, T]):
         self._remove(chosen.items)
         return Batch(chosen.items, late)
 
+    def take_idle(self, item: WorkItem[K, T]) -> bool:
+        """Take an item that was not admitted as the next batch if the device is idle and can spare the time.
+
+        From then on it counts as running: those who arrive meanwhile are admitted by when it will end.
+
+        Returns:
+            Whether it is to be run, and `finished` called.
+        """
+        now = self._clock()
+        self._latency.heal(now)
+        seconds = self.predict(item.key, item.cost)
+        if self._running or self._waiting or seconds > self.spare(now):
+            return False
+        self._running = [item]
+        self._taken_at = now
+        self._running_until = self._idle_until = now + seconds
+        return True
+
+    def spare(self, now: float) -> float:
+        """Return the seconds for which each item that arrived lately with a deadline could have waited longer.
+
+        Returns:
+            0 where one of them was refused; infinity where none had a deadline.
+        """
+        while self._slacks and now - self._slacks[0][0] > _SLACK_AGE_S:
+            self._slacks.popleft()
+        return min((slack for _, slack in self._slacks), default=math.inf)
+
     def expects_better(self) -> bool:
         """Return whether an item that should be prepared by now would go before all that are prepared."""
         now = self._clock()
@@ -256,6 +295,13 @@ class BatchPolicy(Generic[K, T]):
     def predict(self, key: K, cost: float) -> float:
         """Return seconds that more often than not suffice for a batch of `cost`; 0 if nothing was learned."""
         return self._latency.predict(self._family(key), cost)
+
+    def forget(self, matches: Callable[[Hashable], bool]) -> None:
+        """Forget what was learned about keys and families, none of which waits: nothing of them comes again."""
+        self._latency.forget(matches)
+        self._arrivals.forget(matches)
+        self._forecast.forget_trials()
+        self._last_run = {family: when for family, when in self._last_run.items() if not matches(family)}
 
     def _lane(self, key: K) -> Lane[K, T]:
         return Lane(key, self._limits(key), self._latency.curve(self._family(key)))
@@ -330,12 +376,16 @@ class BatchPolicy(Generic[K, T]):
                 if self._running or self._waiting:
                     end += _RESERVE * (end - now)
                 end += item.margin
+                if max(now, item.ready_by) + self.predict(item.key, item.cost) <= item.due:  # else it never could
+                    without_idle_work = max(now, item.ready_by, end - max(0.0, self._idle_until - now))
+                    self._slacks.append((now, max(0.0, item.due - without_idle_work)))
                 if end > item.due:
                     raise DeadlineUnreachable(
                         f"The answer would come {(end - item.due) * 1000:.0f} ms after its deadline, "
                         f"with {forecast.ahead_of(item.rank)} work items ahead of it."
                     )
             if trial.harms:
+                self._slacks.append((now, 0.0))
                 raise Overloaded("It would make a request late that was admitted before.", self._drain(now))
 
     def _drain(self, now: float) -> float:

@@ -19,6 +19,8 @@ from service.scheduler.policy import BatchPolicy, Limits, QueueOptions, WorkItem
 T = TypeVar("T")
 R = TypeVar("R")
 
+_SILENT: Final = Observer()
+
 _HANDOVER_S: Final = 0.002
 """Time for a request to come back with its next item: some turns of the event loop."""
 
@@ -56,6 +58,15 @@ class BatchKey:
     def latency_key(self) -> Hashable:
         """Under which times are learned: keys that differ in shape alone differ in cost alone."""
         return self.model, self.stage
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Requests work that no caller waits for: least urgent, and not counted among the device's batches."""
+
+    arrived: float
+    urgency: int = 7
+    recording: None = None
 
 
 _Item: TypeAlias = WorkItem[BatchKey, Any]
@@ -121,6 +132,10 @@ class Ticket:
                     now=self._queue.clock(),
                     failed=result is None,
                 )
+
+    async def result(self) -> BatchResult[Any]:
+        """Wait for the result of an item that runs already."""
+        return await self._future
 
     def release(self) -> None:
         """Give the place up if its item is not running yet; harmless afterwards."""
@@ -211,7 +226,7 @@ class DeviceQueue:
         try:
             self._policy.admit(*items, may_probe=may_probe)
         except (Overloaded, DeadlineUnreachable) as refusal:
-            self._observer.work_dropped(items[0].key.model.name, problem_of(refusal).code)
+            self._observer_of(items[0]).work_dropped(items[0].key.model.name, problem_of(refusal).code)
             raise
         tickets = [Ticket(self, item) for item in items]
         self._tickets |= {id(ticket.item): ticket for ticket in tickets}
@@ -222,7 +237,7 @@ class DeviceQueue:
         """Forget a ticket whose item is not running."""
         if not self._policy.is_running(ticket.item):
             if self._policy.drop(ticket.item):
-                self._observer.work_dropped(ticket.item.key.model.name, "abandoned")
+                self._observer_of(ticket.item).work_dropped(ticket.item.key.model.name, "abandoned")
             self._tickets.pop(id(ticket.item), None)
             # Others may wait for what its holder began: they begin it again.
             ticket.settle(DeadlineExceeded("The request that began this work gave it up."))
@@ -243,14 +258,38 @@ class DeviceQueue:
             self._observer.work_dropped(item.key.model.name, PROBLEMS[DeadlineExceeded].code)
             self._settle(item, DeadlineExceeded("The deadline passed, or became unreachable, while the item waited."))
         if batch.items:
-            started = self.clock()
-            items = batch.items
-            self._running = future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
-            future.add_done_callback(lambda done: self._finished(items, started, done))
+            self._start(batch.items)
         elif batch.hold_until is not None:
             wait = max(0.0, batch.hold_until - self.clock())
             self._timer = asyncio.get_running_loop().call_later(wait, self.pump)
         self._note_idle()
+
+    async def run_idle(self, item: _Item, payload: Any) -> BatchResult[Any] | None:
+        """Run an item that no caller waits for, if the device is idle and can spare the time; see `BatchPolicy.spare`.
+
+        Returns:
+            The result, or None where the device has better things to do, now or in a moment.
+
+        Raises:
+            Exception: whatever the device raised for this item.
+        """
+        if self._broken is not None or self._closing or self._holding or not self._policy.take_idle(item):
+            return None
+        item.payload = payload
+        ticket = Ticket(self, item)
+        self._tickets[id(item)] = ticket
+        self._idle.clear()
+        self._start([item])
+        return await ticket.result()
+
+    def forget(self, model: ModelInstance) -> None:
+        """Forget what was learned of a model that is not used any more."""
+
+        def of_model(known: Hashable) -> bool:
+            owner = known.model if isinstance(known, BatchKey) else known[0] if isinstance(known, tuple) else None
+            return owner is model
+
+        self._policy.forget(of_model)
 
     async def close(self, within: float) -> None:
         """Admit nothing more, finish what was admitted, and stop; after `within` seconds drop what is left.
@@ -272,6 +311,14 @@ class DeviceQueue:
             await asyncio.wait([self._running], timeout=max(0.0, until - loop.time()))
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _start(self, items: list[_Item]) -> None:
+        started = self.clock()
+        self._running = future = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, items)
+        future.add_done_callback(lambda done: self._finished(items, started, done))
+
+    def _observer_of(self, item: _Item) -> Observer:
+        return _SILENT if isinstance(item.request, Background) else self._observer
+
     def _execute(self, items: list[_Item]) -> _Outcomes:
         key = items[0].key
         started = self.clock()
@@ -289,19 +336,20 @@ class DeviceQueue:
         failed = any(isinstance(outcome, Exception) for outcome in outcomes)
         self._policy.finished(None if failed else seconds)
         model, stage = items[0].key.model.name, items[0].key.stage
-        self._observer.batch_ran(model, stage, len(items), seconds)
+        observer = self._observer_of(items[0])
+        observer.batch_ran(model, stage, len(items), seconds)
         waiting = [self._tickets[id(item)] for item in items if id(item) in self._tickets]
         record_batch(
             waiting, stage, {"runner": model, "items": len(items)}, started=started, seconds=seconds, now=self.clock()
         )
         for item, outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                self._observer.item_failed(model, stage)
+                observer.item_failed(model, stage)
                 self._settle(item, outcome)
             else:
                 ticket = self._tickets.get(id(item))
                 queued = 0.0 if ticket is None else max(0.0, started - ticket.ready_at)
-                self._observer.item_waited(model, stage, queued)
+                observer.item_waited(model, stage, queued)
                 self._settle(item, BatchResult(outcome, queued, seconds, len(items), started))
         if self._policy.expects_better():
             # A request that just got its embedding hands in its prompts within this time, and they go before the next

@@ -146,6 +146,18 @@ async def test_both_doors_list_the_same_models_the_loaded_ones_first(caller: Cal
         loaded=True,
         device="fake:0",
         backend="torch",
+        revisions=[
+            schema.Revision(
+                revision="0a" * 6,
+                state="loaded",
+                active=True,
+                architecture="mobile-sam",
+                file=None,
+                memory_mib=0,
+                shadow=0,
+                error=None,
+            )
+        ],
     )
     assert [(model.loaded, model.device, model.backend, model.family) for model in listed[1:]] == [
         (True, "fake:1", "openvino", "sam"),

@@ -13,9 +13,10 @@ from models.types import Size
 from service.api.context import RequestContext
 from service.api.schema import InspectRequest
 from service.observability.observer import Observer
-from service.pipelines.drifting import DriftWatch
+from service.pipelines.drifting import DriftWatches
 from service.pipelines.source import encoded
 from service.pipelines.warmup import warm_up
+from service.runners.unet import UNetRunner
 from tests.contract.door import LIMITS, Door, open_door
 from tests.contract.scenes import FRUIT_SIZE, TWO
 from tests.fakes import LOADED_UNET
@@ -45,8 +46,10 @@ class Found(Observer):
 async def watched() -> AsyncIterator[tuple[Door, Found]]:
     found = Found()
     async with open_door(**LIMITS) as door:
-        watch = {LOADED_UNET.name: DriftWatch(LOADED_UNET.name, EVERYTHING, found)}
-        door.app.pipelines = replace(door.pipelines, inspect=replace(door.pipelines.inspect, drift=watch))
+        engine = door.pipelines.engine
+        engine.runner(UNetRunner, None).reference = EVERYTHING
+        watches = DriftWatches(engine, found)
+        door.app.pipelines = replace(door.pipelines, inspect=replace(door.pipelines.inspect, drift=watches))
         yield door, found
 
 
@@ -64,22 +67,48 @@ async def test_recent_frames_and_answers_are_compared_with_the_reference(watched
     assert max(indices[name] for name in ("fruit_count", "fruit_size", "infected_fraction")) < 0.1
 
 
-class Counting(DriftWatch):
-    seen = 0
+@dataclass(frozen=True)
+class Counting(DriftWatches):
+    seen: list[Size] = field(default_factory=list)
 
-    def saw(self, image: Mapping[Statistic, float], fruits: Sequence[Fruit], size: Size) -> None:
+    def saw(self, runner: UNetRunner, image: Mapping[Statistic, float], fruits: Sequence[Fruit], size: Size) -> None:
         assert set(image) == {"brightness", "saturation", "sharpness"}
-        self.seen += 1
-        super().saw(image, fruits, size)
+        self.seen.append(size)
+        DriftWatches.saw(self, runner, image, fruits, size)
+
+
+async def test_a_revision_beside_the_active_one_is_not_watched_and_a_promoted_one_begins_anew() -> None:
+    found = Found()
+    async with open_door(**LIMITS) as door:
+        engine = door.pipelines.engine
+        active = engine.runner(UNetRunner, None)
+        active.reference = EVERYTHING
+        watches = DriftWatches(engine, found)
+        beside = UNetRunner(replace(LOADED_UNET, sha256="5c" * 32), active.backend, active._queue, None, EVERYTHING)
+        assert (watches.watches(active), watches.watches(beside)) == (True, False)
+        for _ in range(LEAST):
+            watches.saw(beside, {"brightness": 0.55}, [], FRUIT_SIZE)
+        assert found.indices == {}
+        for _ in range(LEAST - 1):
+            watches.saw(active, {"brightness": 0.55}, [], FRUIT_SIZE)
+        engine.runners[LOADED_UNET.name] = beside
+        watches.saw(beside, {"brightness": 0.55}, [], FRUIT_SIZE)
+        assert found.indices == {}
+        for _ in range(LEAST - 1):
+            watches.saw(beside, {"brightness": 0.55}, [], FRUIT_SIZE)
+        assert {model for model, _ in found.indices} == {LOADED_UNET.name}
+        engine.runners[LOADED_UNET.name] = active
 
 
 async def test_images_of_the_warm_up_and_of_annotators_are_not_watched() -> None:
     async with open_door(**LIMITS) as door:
-        watch = Counting(LOADED_UNET.name, EVERYTHING, Observer())
-        watched = replace(door.pipelines, inspect=replace(door.pipelines.inspect, drift={LOADED_UNET.name: watch}))
+        engine = door.pipelines.engine
+        engine.runner(UNetRunner, None).reference = EVERYTHING
+        watches = Counting(engine, Observer())
+        watched = replace(door.pipelines, inspect=replace(door.pipelines.inspect, drift=watches))
         door.app.pipelines = watched
         await warm_up(watched, [FRUIT_SIZE])
         await watched.inspect.unwatched().run(InspectRequest(mode="fast"), encoded(TWO), RequestContext())
-        assert watch.seen == 0
+        assert watches.seen == []
         await door.inspect(TWO, mode="fast")
-        assert watch.seen == 1
+        assert watches.seen == [FRUIT_SIZE]

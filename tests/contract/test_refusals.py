@@ -174,8 +174,12 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "permission_denied",
     "rate_limited",
     "image_not_fetched",
+    "loading_disabled",
+    "unusable_model",
+    "model_conflict",
+    "no_room_for_model",
 }
-"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access` and `test_label_studio`."""
+"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access`, `test_label_studio` and `test_reload`."""
 
 
 async def test_every_code_has_a_test() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.errors import BadCheckpoint
 from models.letterbox import letterbox_for
@@ -44,11 +44,14 @@ def pair(request: pytest.FixtureRequest) -> Pair:
                 tensor.normal_(0, 0.02)
     name = request.param.replace("_", "-")
     ours = build_sam(f"sam-{name}", reference.state_dict())
-    windows = [block.window_size for block in reference.image_encoder.blocks]
-    assert [block.window_size for block in ours.encoder.blocks] == windows
-    assert 0 in windows[: BLOCKS[request.param]]
+    windows = []
     for encoder in (ours.encoder, reference.image_encoder):
-        encoder.blocks = encoder.blocks[: BLOCKS[request.param]]
+        blocks = encoder.get_submodule("blocks")
+        assert isinstance(blocks, nn.ModuleList)
+        windows.append([block.window_size for block in blocks])
+        encoder.blocks = blocks[: BLOCKS[request.param]]
+    assert windows[0] == windows[1]
+    assert 0 in windows[0][: BLOCKS[request.param]]
     return Pair(ours, reference)
 
 

@@ -128,7 +128,9 @@ def test_a_relative_models_file_still_names_its_checkpoint_after_a_change_of_fol
             ["'my-oranges'", "unknown key 'weights'", "architecture, file, licence, sha256"],
             id="an unknown key",
         ),
-        pytest.param(as_yaml(input_area="200704"), ["'my-oranges'", "only U-Nets have 'input_area'"], id="a SAM's area"),
+        pytest.param(
+            as_yaml(input_area="200704"), ["'my-oranges'", "only U-Nets have 'input_area'"], id="a SAM's area"
+        ),
         pytest.param(as_yaml(input_area="900"), ["'my-oranges'", "'input_area'", "1024"], id="too small an area"),
         pytest.param(as_yaml(input_area="401409"), ["'my-oranges'", "'input_area'", "401408"], id="too large an area"),
         pytest.param(as_yaml(licence=None), ["'my-oranges'", "'licence' is missing"], id="a missing key"),

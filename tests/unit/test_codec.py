@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from models.errors import MalformedPrompt, PomonaError
-from service.api import detection, proposals, schema, tracking
+from service.api import detection, proposals, revisions, schema, tracking
 from service.errors import MalformedRequest, UnsupportedFormat, UnsupportedInput
 from service.grpc.codec import Mismatch, read_request, reader, writer
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
@@ -20,6 +20,10 @@ REQUESTS = [
     schema.Frame,
     proposals.AutomaticRequest,
     proposals.EdgesRequest,
+    revisions.LoadModelRequest,
+    revisions.PromoteModelRequest,
+    revisions.UnloadModelRequest,
+    revisions.ShadowRequest,
 ]
 ANSWERS = [
     schema.SegmentResponse,
@@ -30,6 +34,10 @@ ANSWERS = [
     proposals.AutomaticResponse,
     proposals.AutomaticProgress,
     proposals.EdgesResponse,
+    revisions.LoadModelResponse,
+    revisions.PromoteModelResponse,
+    revisions.UnloadModelResponse,
+    revisions.ShadowResponse,
 ]
 BATCH = schema.Batch(encode=1, prompt=2, infer=3)
 TIMINGS = schema.Timings(decode=1, queue=2, encode=3, prompt=4, infer=5, postprocess=6, total=21)
@@ -61,7 +69,7 @@ def test_every_message_is_of_the_schema_or_of_streams() -> None:
     of_shapes = {"Point", "Box", "PixelBox", "FractionInterval", "Ring", "Polygon", "EncodedMask", "MaskPrompt"}
     ours = {
         name
-        for module in (schema, proposals, detection, tracking)
+        for module in (schema, proposals, detection, tracking, revisions)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, schema.Schema) and not name.startswith("_")
     }

@@ -24,6 +24,7 @@ FROM_TEXT = {
     "POMONA_ALLOW_ANONYMOUS": ("true", True),
     "POMONA_MODELS": ("sam-vit-b", ("sam-vit-b",)),
     "POMONA_MODELS_FILE": ("own/models.yaml", Path("own/models.yaml")),
+    "POMONA_MODELS_DIR": ("own/models", Path("own/models")),
     "POMONA_WEIGHTS_DIR": ("own/weights", Path("own/weights")),
     "POMONA_CACHE_DIR": ("own/cache", Path("own/cache")),
     "POMONA_BACKEND": ("torch", "torch"),
@@ -234,7 +235,7 @@ def test_the_input_size_is_one_of_three_numbers_or_auto(
     assert load_settings().input_size == size
 
 
-@pytest.mark.parametrize("variable", ["POMONA_MODELS_FILE", "POMONA_WEIGHTS_DIR"])
+@pytest.mark.parametrize("variable", ["POMONA_MODELS_FILE", "POMONA_MODELS_DIR", "POMONA_WEIGHTS_DIR"])
 def test_an_empty_path_is_none(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "")
     assert getattr(load_settings(), variable.removeprefix("POMONA_").lower()) is None

@@ -19,7 +19,13 @@ from pomona._proto import segmentation_pb2 as pb
 from pomona.grpc_codec import decode, encode
 
 _METHODS: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].methods_by_name
-_OPERATIONS: Final = {"ListModels": "models"}
+_OPERATIONS: Final = {
+    "ListModels": "models",
+    "LoadModel": "load",
+    "PromoteModel": "promote",
+    "UnloadModel": "unload",
+    "ReportShadows": "shadow",
+}
 _LARGEST_MESSAGE: Final = 1 << 20
 
 

@@ -149,6 +149,8 @@ def serve_http() -> Iterator[StandIn]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             texts = {name.encode(): values[0].encode() for name, values in parse_qs(target.query).items()}
             image = body
+            if headers.get("content-type") == "application/json":
+                texts, image = {b"request": body}, b""
             if headers.get("content-type", "").startswith("multipart/"):
                 texts = dict(re.findall(rb'name="(\w+)"[^\r]*\r\n.*?\r\n\r\n(.*?)\r\n--', body, re.DOTALL))
                 image = texts.get(b"image", b"")

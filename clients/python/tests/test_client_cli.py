@@ -202,7 +202,15 @@ def test_inspect_writes_the_overlays_of_the_service(http: StandIn, folder: Path)
 def test_models_and_ping(http: StandIn) -> None:
     listed = invoke(http, "models").stdout.splitlines()
     assert listed[0] == "mobile-sam  sam       6dbb90523a35  openvino on cpu  (Apache-2.0)"
-    assert "not loaded" in listed[1]
+    assert listed[1].split() == [
+        "63faa6075a0d",
+        "beside",
+        "the",
+        "active",
+        "one,",
+        *["answers", "0.25", "of", "the", "frames", "too"],
+    ]
+    assert "not loaded" in listed[2]
     assert json.loads(invoke(http, "models", "--json").stdout)[1]["name"] == "sam-vit-b"
     ready = invoke(http, "ping")
     assert (ready.exit_code, "is ready" in ready.stdout) == (0, True)

@@ -8,6 +8,7 @@ Every exception that is raised on purpose is a `PomonaError`; `pomona.errors` sh
 """
 
 from pomona._calling import DEFAULT_URL
+from pomona._model_requests import LoadModel, PromoteModel, ReportShadows, UnloadModel
 from pomona._requests import (
     Attempt,
     Automatic,
@@ -51,6 +52,7 @@ from pomona.results import (
     Verdict,
 )
 from pomona.retries import NO_RETRY, Retry, Timeout
+from pomona.revisions import Disagreement, Revision, ShadowReport
 from pomona.streams import FrameAnswer
 from pomona.transports import AsyncTransport, Transport
 
@@ -72,6 +74,7 @@ __all__ = [
     "Detect",
     "Detection",
     "Detections",
+    "Disagreement",
     "EdgeMap",
     "Edges",
     "Embed",
@@ -90,6 +93,7 @@ __all__ = [
     "Instance",
     "Instances",
     "ListModels",
+    "LoadModel",
     "Mask",
     "Model",
     "ModelUsed",
@@ -97,19 +101,24 @@ __all__ = [
     "Point",
     "PomonaError",
     "Progress",
+    "PromoteModel",
     "Prompt",
     "Proposals",
     "ProposedMask",
     "Ready",
+    "ReportShadows",
     "Request",
     "Retry",
+    "Revision",
     "ScoredMask",
     "Segment",
     "Segmentation",
     "Semantic",
     "SemanticMap",
+    "ShadowReport",
     "Timeout",
     "Transport",
+    "UnloadModel",
     "Verdict",
     "jpeg",
 ]

@@ -19,6 +19,7 @@ from pomona.proposals import Progress
 from pomona.results import FloatBox, Inspection, Instances, Model, ModelUsed, Result, Segmentation, SemanticMap
 
 R = TypeVar("R", bound=Result)
+V = TypeVar("V")
 
 _JSON_NAMES: Final = {
     "timings": "timing_ms",
@@ -69,6 +70,11 @@ def read_models(body: Mapping[str, Any]) -> tuple[Model, ...]:
     """Read the list of models; see `read_result`."""
     models: tuple[Model, ...] = _converter(tuple[Model, ...])(body["models"], _Context((0, 0), 0))
     return models
+
+
+def read_value(kind: type[V], body: Mapping[str, Any]) -> V:
+    """Read an object that has nothing to do with an image; see `read_result`."""
+    return cast("V", _converter(cast("Any", kind))(body, _Context((0, 0), 0)))
 
 
 def read_progress(body: Mapping[str, Any], size: tuple[int, int]) -> Progress:

@@ -53,6 +53,7 @@ class Request(Generic[T_co]):
         result_type: the type parameter, for those with an image.
         needs_image: whether an image is sent.
         streams: whether the frames of a camera can be sent over one gRPC stream.
+        posts: whether it has fields to send although it has no image.
         by_id: whether the id of an image that the service knows may be sent instead of the image.
     """
 
@@ -60,6 +61,7 @@ class Request(Generic[T_co]):
     result_type: ClassVar[Any]
     needs_image: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+    posts: ClassVar[bool] = False
     by_id: ClassVar[bool] = False
 
     @property

@@ -19,6 +19,7 @@ from pomona._calling import (
     is_grpc,
     refuse_track,
 )
+from pomona._model_requests import LoadModel, PromoteModel, ReportShadows, UnloadModel
 from pomona._requests import (
     Automatic,
     Call,
@@ -57,6 +58,7 @@ from pomona.results import (
     SemanticMap,
 )
 from pomona.retries import Plan, Retry, Timeout, Wait, attempts, first_attempt
+from pomona.revisions import Revision, ShadowReport
 from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, failed
 from pomona.transports import AsyncStreamingTransport, AsyncTransport, ClientCertificate, following, with_api_key
 
@@ -358,6 +360,33 @@ class AsyncClient(BaseClient):
     async def models(self) -> tuple[Model, ...]:
         """Return the models of the catalogue, loaded ones first."""
         return await self.send(ListModels())
+
+    async def load_model(
+        self,
+        model: str,
+        file: str,
+        *,
+        sha256: str | None = None,
+        architecture: str | None = None,
+        promote: bool = False,
+        shadow: float = 0.0,
+        request_id: str | None = None,
+    ) -> Revision:
+        """Load a new revision of a model beside the one that answers; see `Client.load_model`."""
+        request = LoadModel(model, file, sha256=sha256, architecture=architecture, promote=promote, shadow=shadow)
+        return await self.send(request, request_id=request_id)
+
+    async def promote_model(self, model: str, revision: str, *, request_id: str | None = None) -> Revision:
+        """Let a loaded revision answer from the next request on; the one before stays loaded."""
+        return await self.send(PromoteModel(model, revision), request_id=request_id)
+
+    async def unload_model(self, model: str, revision: str, *, request_id: str | None = None) -> int:
+        """Give up a revision that does not answer any more; return the MiB that requests have again."""
+        return await self.send(UnloadModel(model, revision), request_id=request_id)
+
+    async def shadows(self) -> tuple[ShadowReport, ...]:
+        """Return how the answers of revisions that are loaded beside others differ from theirs."""
+        return await self.send(ReportShadows())
 
     async def ready(self) -> bool:
         """Return whether the service has its models loaded and warmed up; see `Client.ready`."""

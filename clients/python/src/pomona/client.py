@@ -18,6 +18,7 @@ from pomona._calling import (
     is_grpc,
     refuse_track,
 )
+from pomona._model_requests import LoadModel, PromoteModel, ReportShadows, UnloadModel
 from pomona._requests import (
     Automatic,
     Call,
@@ -47,6 +48,7 @@ from pomona.prompts import Point, Prompts
 from pomona.proposals import EdgeMap, Progress, Proposals
 from pomona.results import Detections, Embedding, FrameInfo, Inspection, Instances, Model, Segmentation, SemanticMap
 from pomona.retries import Plan, Retry, Timeout, Wait, attempts, first_attempt
+from pomona.revisions import Revision, ShadowReport
 from pomona.streams import FrameAnswer, StreamOptions, TakenFrame, failed, stream_frames
 from pomona.transports import ClientCertificate, StreamingTransport, Transport, following, with_api_key
 
@@ -504,6 +506,49 @@ class Client(BaseClient):
     def models(self) -> tuple[Model, ...]:
         """Return the models of the catalogue, loaded ones first."""
         return self.send(ListModels())
+
+    def load_model(
+        self,
+        model: str,
+        file: str,
+        *,
+        sha256: str | None = None,
+        architecture: str | None = None,
+        promote: bool = False,
+        shadow: float = 0.0,
+        request_id: str | None = None,
+    ) -> Revision:
+        """Load a new revision of a model beside the one that answers.
+
+        Args:
+            model: name of a loaded model.
+            file: path in the service's folder of models, of a checkpoint or of the folder of a training run.
+            sha256: of the file; another file is then refused.
+            architecture: network of the checkpoint; None for that of the active revision.
+            promote: let the new revision answer as soon as it is warmed up.
+            shadow: share of live frames, 0 to 1, that it answers too, in idle time, to be compared.
+            request_id: identifies the request in the service's log.
+
+        Returns:
+            The revision; where its state is `loading`, `models` says when it is loaded.
+
+        Raises:
+            PomonaError: see `pomona.errors`.
+        """
+        request = LoadModel(model, file, sha256=sha256, architecture=architecture, promote=promote, shadow=shadow)
+        return self.send(request, request_id=request_id)
+
+    def promote_model(self, model: str, revision: str, *, request_id: str | None = None) -> Revision:
+        """Let a loaded revision answer from the next request on; the one before stays loaded."""
+        return self.send(PromoteModel(model, revision), request_id=request_id)
+
+    def unload_model(self, model: str, revision: str, *, request_id: str | None = None) -> int:
+        """Give up a revision that does not answer any more; return the MiB that requests have again."""
+        return self.send(UnloadModel(model, revision), request_id=request_id)
+
+    def shadows(self) -> tuple[ShadowReport, ...]:
+        """Return how the answers of revisions that are loaded beside others differ from theirs."""
+        return self.send(ReportShadows())
 
     def ready(self) -> bool:
         """Return whether the service has its models loaded and warmed up.

@@ -23,10 +23,14 @@ PomonaError
 │   │   ├── ModelNotLoaded         model_not_loaded
 │   │   ├── WrongModelFamily       wrong_model_family
 │   │   ├── UnsupportedInput       unsupported_input
-│   │   └── UnknownClass           unknown_class
+│   │   ├── UnknownClass           unknown_class
+│   │   ├── UnusableModel          unusable_model: its file cannot be used, or the model in it not be loaded
+│   │   ├── ModelConflict          model_conflict: the state of the models does not allow it
+│   │   └── NoRoomForModel         no_room_for_model
 │   ├── AccessError                the caller may not do this
 │   │   ├── Unauthenticated        unauthenticated: no API key, or none that is valid
-│   │   └── PermissionDenied       permission_denied: the API key is for something else
+│   │   ├── PermissionDenied       permission_denied: the API key is for something else
+│   │   └── LoadingDisabled        loading_disabled: the service loads no models while it serves
 │   └── MalformedRequest           malformed_request
 │       ├── MalformedJson          malformed_json
 │       ├── UnknownField           unknown_field
@@ -217,6 +221,24 @@ class UnknownClass(ModelError):
     default_code = "unknown_class"
 
 
+class UnusableModel(ModelError):
+    """The file cannot be used, or the model in it cannot be loaded."""
+
+    default_code = "unusable_model"
+
+
+class ModelConflict(ModelError):
+    """The state of the models does not allow the change."""
+
+    default_code = "model_conflict"
+
+
+class NoRoomForModel(ModelError):
+    """The service has too little memory for the model."""
+
+    default_code = "no_room_for_model"
+
+
 class AccessError(RequestRefused):
     """The caller may not do this."""
 
@@ -231,6 +253,12 @@ class PermissionDenied(AccessError):
     """The API key is for something else."""
 
     default_code = "permission_denied"
+
+
+class LoadingDisabled(AccessError):
+    """The service does not load models while it serves."""
+
+    default_code = "loading_disabled"
 
 
 class MalformedRequest(RequestRefused):

@@ -47,7 +47,14 @@ MAX_IN_FLIGHT: Final = 64
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"]
 # ListModels is answered once the models are loaded, and refused as not ready before.
-_METHODS: Final = {"models": "ListModels", "ready": "ListModels"}
+_METHODS: Final = {
+    "models": "ListModels",
+    "ready": "ListModels",
+    "models/load": "LoadModel",
+    "models/promote": "PromoteModel",
+    "models/unload": "UnloadModel",
+    "shadow": "ReportShadows",
+}
 _LISTS: Final = frozenset({"Point", "Box", "PixelBox", "FractionInterval"})
 _METADATA_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
 

@@ -86,10 +86,12 @@ def build_request(call: Call[Any], attempt: Attempt) -> HttpRequest:
         InvalidArgument: the call has neither an image nor an id.
     """
     headers = attempt.headers()
-    if not call.request.needs_image:
-        return HttpRequest("GET", "/readyz" if isinstance(call.request, Ready) else "/v1/models", headers)
-    path = f"/v1/{call.request.operation}"
+    path = "/readyz" if isinstance(call.request, Ready) else f"/v1/{call.request.operation}"
+    if not (call.request.needs_image or call.request.posts):
+        return HttpRequest("GET", path, headers)
     text = json.dumps(call.to_json(), separators=(",", ":"), default=_base64)
+    if not call.request.needs_image:
+        return HttpRequest("POST", path, headers | {"content-type": "application/json"}, content=text.encode())
     name, value = call.image_field()
     if isinstance(value, str) or call.image is None:
         return HttpRequest("POST", path, headers, parts=[_text_part(name, str(value)), _text_part("request", text)])

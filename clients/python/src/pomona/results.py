@@ -21,6 +21,7 @@ from pomona.errors import InvalidArgument
 from pomona.exports import LabelledMask
 from pomona.images import EncodedImage, ImageSource, open_image, open_png, save_image
 from pomona.masks import Mask, PixelBox, ScoredMask
+from pomona.revisions import Revision
 
 if TYPE_CHECKING:
     import supervision
@@ -584,6 +585,7 @@ class Model:
         loaded: whether it answers here.
         device: where it runs; None where not loaded.
         backend: what executes it; None where not loaded.
+        revisions: the active one first, then those beside it; none where not loaded.
     """
 
     name: str
@@ -593,6 +595,7 @@ class Model:
     loaded: bool
     device: str | None = None
     backend: str | None = None
+    revisions: tuple[Revision, ...] = ()
 
 
 def _plain(value: Any) -> Any:

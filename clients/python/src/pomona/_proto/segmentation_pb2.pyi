@@ -348,6 +348,34 @@ TRACK_ALL: Track.ValueType  # 2
 """Also those so far on fruit in view."""
 Global___Track: _TypeAlias = Track  # noqa: Y015
 
+class _RevisionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevisionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevisionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVISION_STATE_UNSPECIFIED: _RevisionState.ValueType  # 0
+    """Never sent."""
+    REVISION_STATE_LOADING: _RevisionState.ValueType  # 1
+    """It is being loaded."""
+    REVISION_STATE_LOADED: _RevisionState.ValueType  # 2
+    """It is loaded."""
+    REVISION_STATE_FAILED: _RevisionState.ValueType  # 3
+    """It could not be loaded; sent until the next load."""
+
+class RevisionState(_RevisionState, metaclass=_RevisionStateEnumTypeWrapper):
+    """Whether a revision is loaded."""
+
+REVISION_STATE_UNSPECIFIED: RevisionState.ValueType  # 0
+"""Never sent."""
+REVISION_STATE_LOADING: RevisionState.ValueType  # 1
+"""It is being loaded."""
+REVISION_STATE_LOADED: RevisionState.ValueType  # 2
+"""It is loaded."""
+REVISION_STATE_FAILED: RevisionState.ValueType  # 3
+"""It could not be loaded; sent until the next load."""
+Global___RevisionState: _TypeAlias = RevisionState  # noqa: Y015
+
 @_typing.final
 class Point(_message.Message):
     """A position in the image."""
@@ -2348,6 +2376,7 @@ class Model(_message.Message):
     LOADED_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """In the catalogue."""
     family: Global___ModelFamily.ValueType
@@ -2362,6 +2391,10 @@ class Model(_message.Message):
     """Where it runs: cpu, cuda:0, …; absent where not loaded."""
     backend: _builtins.str
     """torch or openvino; absent where not loaded."""
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
+        """The active one first, then those beside it; none where not loaded."""
+
     def __init__(
         self,
         *,
@@ -2372,10 +2405,11 @@ class Model(_message.Message):
         loaded: _builtins.bool = ...,
         device: _builtins.str | None = ...,
         backend: _builtins.str | None = ...,
+        revisions: _abc.Iterable[Global___Revision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_backend", b"_backend", "_device", b"_device", "backend", b"backend", "device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backend", b"_backend", "_device", b"_device", "backend", b"backend", "device", b"device", "family", b"family", "licence", b"licence", "loaded", b"loaded", "name", b"name", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backend", b"_backend", "_device", b"_device", "backend", b"backend", "device", b"device", "family", b"family", "licence", b"licence", "loaded", b"loaded", "name", b"name", "revision", b"revision", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backend: _TypeAlias = _typing.Literal["backend"]  # noqa: Y015
     _WhichOneofArgType__backend: _TypeAlias = _typing.Literal["_backend", b"_backend"]  # noqa: Y015
@@ -2387,6 +2421,423 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__device) -> _WhichOneofReturnType__device | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """A revision of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """First 12 hex digits of the checkpoint's SHA-256."""
+    state: Global___RevisionState.ValueType
+    """Whether it is loaded."""
+    active: _builtins.bool
+    """Whether it answers requests that name no revision."""
+    architecture: _builtins.str
+    """Its network."""
+    file: _builtins.str
+    """Within POMONA_MODELS_DIR; absent for what was loaded at the start."""
+    memory_mib: _builtins.int
+    """Memory that is reserved for it; 0 for what was loaded at the start."""
+    shadow: _builtins.float
+    """Share of live frames that it answers too, 0 to 1."""
+    error: _builtins.str
+    """Why loading failed."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        state: Global___RevisionState.ValueType = ...,
+        active: _builtins.bool = ...,
+        architecture: _builtins.str = ...,
+        file: _builtins.str | None = ...,
+        memory_mib: _builtins.int = ...,
+        shadow: _builtins.float = ...,
+        error: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_file", b"_file", "error", b"error", "file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_file", b"_file", "active", b"active", "architecture", b"architecture", "error", b"error", "file", b"file", "memory_mib", b"memory_mib", "revision", b"revision", "shadow", b"shadow", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__file: _TypeAlias = _typing.Literal["file"]  # noqa: Y015
+    _WhichOneofArgType__file: _TypeAlias = _typing.Literal["_file", b"_file"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__file) -> _WhichOneofReturnType__file | None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """A new revision of a loaded model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of a loaded model, of which this will be another revision."""
+    file: _builtins.str
+    """Path within POMONA_MODELS_DIR: a checkpoint, or the folder of a training run."""
+    sha256: _builtins.str
+    """Of the file, hexadecimal; another file is then refused."""
+    architecture: _builtins.str
+    """Network of the checkpoint; by default that of the active revision."""
+    promote: _builtins.bool
+    """Let the new revision answer as soon as it is warmed up."""
+    shadow: _builtins.float
+    """Share of live frames, 0 to 1, that the new revision answers too, in idle time, to be compared."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        file: _builtins.str = ...,
+        sha256: _builtins.str | None = ...,
+        architecture: _builtins.str | None = ...,
+        promote: _builtins.bool = ...,
+        shadow: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_sha256", b"_sha256", "architecture", b"architecture", "sha256", b"sha256"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_sha256", b"_sha256", "architecture", b"architecture", "file", b"file", "model", b"model", "promote", b"promote", "sha256", b"sha256", "shadow", b"shadow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
+    _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015
+    _WhichOneofReturnType__sha256: _TypeAlias = _typing.Literal["sha256"]  # noqa: Y015
+    _WhichOneofArgType__sha256: _TypeAlias = _typing.Literal["_sha256", b"_sha256"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__architecture) -> _WhichOneofReturnType__architecture | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sha256) -> _WhichOneofReturnType__sha256 | None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """The answer of LoadModel: once the revision is loaded, or before, where that takes too long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model: _builtins.str
+    @_builtins.property
+    def revision(self) -> Global___Revision: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        revision: Global___Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class PromoteModelRequest(_message.Message):
+    """The revision that is to answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of a loaded model."""
+    revision: _builtins.str
+    """Of it, loaded."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteModelRequest: _TypeAlias = PromoteModelRequest  # noqa: Y015
+
+@_typing.final
+class PromoteModelResponse(_message.Message):
+    """The answer of PromoteModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model: _builtins.str
+    previous: _builtins.str
+    """The revision that answered before; it stays loaded."""
+    @_builtins.property
+    def revision(self) -> Global___Revision: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        revision: Global___Revision | None = ...,
+        previous: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "previous", b"previous", "request_id", b"request_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteModelResponse: _TypeAlias = PromoteModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """The revision that is to be given up; not the active one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of a loaded model."""
+    revision: _builtins.str
+    """Of it, loaded."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """The answer of UnloadModel: the requests that used the revision have been answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FREED_MIB_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model: _builtins.str
+    revision: _builtins.str
+    freed_mib: _builtins.int
+    """Memory that requests have again."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        freed_mib: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_mib", b"freed_mib", "model", b"model", "request_id", b"request_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
+
+@_typing.final
+class ShadowRequest(_message.Message):
+    """ReportShadows takes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowRequest: _TypeAlias = ShadowRequest  # noqa: Y015
+
+@_typing.final
+class Disagreement(_message.Message):
+    """A frame on which two revisions differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FRAME_ID_FIELD_NUMBER: _builtins.int
+    IOU_FIELD_NUMBER: _builtins.int
+    INFECTED_FRACTION_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    GRADE_CHANGES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Of the frame, as in the log."""
+    frame_id: _builtins.str
+    iou: _builtins.float
+    """0 to 1: of the pixels that either revision takes for fruit."""
+    infected_fraction_difference: _builtins.float
+    """0 to 1: the largest of a fruit, by the difference of the two revisions."""
+    grade_changes: _builtins.int
+    """Fruits with another grade, or that one revision alone finds."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        frame_id: _builtins.str | None = ...,
+        iou: _builtins.float = ...,
+        infected_fraction_difference: _builtins.float = ...,
+        grade_changes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_id", b"_frame_id", "frame_id", b"frame_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_id", b"_frame_id", "frame_id", b"frame_id", "grade_changes", b"grade_changes", "infected_fraction_difference", b"infected_fraction_difference", "iou", b"iou", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame_id: _TypeAlias = _typing.Literal["frame_id"]  # noqa: Y015
+    _WhichOneofArgType__frame_id: _TypeAlias = _typing.Literal["_frame_id", b"_frame_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_id) -> _WhichOneofReturnType__frame_id | None: ...
+
+Global___Disagreement: _TypeAlias = Disagreement  # noqa: Y015
+
+@_typing.final
+class ShadowReport(_message.Message):
+    """What the comparison of a revision with the active one has shown since it was loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ACTIVE_REVISION_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    FRUITS_FIELD_NUMBER: _builtins.int
+    GRADE_CHANGES_FIELD_NUMBER: _builtins.int
+    MEAN_IOU_FIELD_NUMBER: _builtins.int
+    LEAST_IOU_FIELD_NUMBER: _builtins.int
+    MEAN_INFECTED_FRACTION_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    LARGEST_INFECTED_FRACTION_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    WORST_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    revision: _builtins.str
+    """That is compared."""
+    active_revision: _builtins.str
+    """That answers."""
+    share: _builtins.float
+    """Of live frames, 0 to 1."""
+    compared: _builtins.int
+    """Frames that both revisions answered."""
+    skipped: _builtins.int
+    """Frames that found no idle time before a newer one came."""
+    failed: _builtins.int
+    """Frames that the compared revision failed on."""
+    fruits: _builtins.int
+    """Fruits that either revision found."""
+    grade_changes: _builtins.int
+    """Fruits with another grade, or that one revision alone finds."""
+    mean_iou: _builtins.float
+    """Mean over frames with fruit."""
+    least_iou: _builtins.float
+    """Least of a frame."""
+    mean_infected_fraction_difference: _builtins.float
+    """Mean over fruits that both revisions found."""
+    largest_infected_fraction_difference: _builtins.float
+    """Largest of a fruit."""
+    @_builtins.property
+    def worst(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disagreement]:
+        """The frames with the largest disagreement, worst first."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        active_revision: _builtins.str = ...,
+        share: _builtins.float = ...,
+        compared: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        fruits: _builtins.int = ...,
+        grade_changes: _builtins.int = ...,
+        mean_iou: _builtins.float | None = ...,
+        least_iou: _builtins.float | None = ...,
+        mean_infected_fraction_difference: _builtins.float | None = ...,
+        largest_infected_fraction_difference: _builtins.float | None = ...,
+        worst: _abc.Iterable[Global___Disagreement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_largest_infected_fraction_difference", b"_largest_infected_fraction_difference", "_least_iou", b"_least_iou", "_mean_infected_fraction_difference", b"_mean_infected_fraction_difference", "_mean_iou", b"_mean_iou", "largest_infected_fraction_difference", b"largest_infected_fraction_difference", "least_iou", b"least_iou", "mean_infected_fraction_difference", b"mean_infected_fraction_difference", "mean_iou", b"mean_iou"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_largest_infected_fraction_difference", b"_largest_infected_fraction_difference", "_least_iou", b"_least_iou", "_mean_infected_fraction_difference", b"_mean_infected_fraction_difference", "_mean_iou", b"_mean_iou", "active_revision", b"active_revision", "compared", b"compared", "failed", b"failed", "fruits", b"fruits", "grade_changes", b"grade_changes", "largest_infected_fraction_difference", b"largest_infected_fraction_difference", "least_iou", b"least_iou", "mean_infected_fraction_difference", b"mean_infected_fraction_difference", "mean_iou", b"mean_iou", "model", b"model", "revision", b"revision", "share", b"share", "skipped", b"skipped", "worst", b"worst"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__largest_infected_fraction_difference: _TypeAlias = _typing.Literal["largest_infected_fraction_difference"]  # noqa: Y015
+    _WhichOneofArgType__largest_infected_fraction_difference: _TypeAlias = _typing.Literal["_largest_infected_fraction_difference", b"_largest_infected_fraction_difference"]  # noqa: Y015
+    _WhichOneofReturnType__least_iou: _TypeAlias = _typing.Literal["least_iou"]  # noqa: Y015
+    _WhichOneofArgType__least_iou: _TypeAlias = _typing.Literal["_least_iou", b"_least_iou"]  # noqa: Y015
+    _WhichOneofReturnType__mean_infected_fraction_difference: _TypeAlias = _typing.Literal["mean_infected_fraction_difference"]  # noqa: Y015
+    _WhichOneofArgType__mean_infected_fraction_difference: _TypeAlias = _typing.Literal["_mean_infected_fraction_difference", b"_mean_infected_fraction_difference"]  # noqa: Y015
+    _WhichOneofReturnType__mean_iou: _TypeAlias = _typing.Literal["mean_iou"]  # noqa: Y015
+    _WhichOneofArgType__mean_iou: _TypeAlias = _typing.Literal["_mean_iou", b"_mean_iou"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__largest_infected_fraction_difference) -> _WhichOneofReturnType__largest_infected_fraction_difference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least_iou) -> _WhichOneofReturnType__least_iou | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_infected_fraction_difference) -> _WhichOneofReturnType__mean_infected_fraction_difference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_iou) -> _WhichOneofReturnType__mean_iou | None: ...
+
+Global___ShadowReport: _TypeAlias = ShadowReport  # noqa: Y015
+
+@_typing.final
+class ShadowResponse(_message.Message):
+    """The answer of ReportShadows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowReport]: ...
+    def __init__(
+        self,
+        *,
+        shadows: _abc.Iterable[Global___ShadowReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shadows", b"shadows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowResponse: _TypeAlias = ShadowResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):

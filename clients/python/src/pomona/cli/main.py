@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,8 +19,9 @@ from pomona.cli.common import FAILED, INTERRUPTED, UNREACHABLE, Service, in_thre
 from pomona.cli.detect import detect
 from pomona.cli.edges import edges
 from pomona.cli.inspect import inspect
+from pomona.cli.models import models
 from pomona.cli.segment import segment
-from pomona.errors import ConnectionFailed, NotReady, PomonaError
+from pomona.errors import PomonaError
 
 _EPILOG = """\b
 Examples:
@@ -37,11 +37,6 @@ Exit codes:
   2    wrong usage
   3    the service cannot be reached, or is not ready
   130  interrupted
-"""
-_MODELS_EPILOG = """\b
-Examples:
-  pomona models
-  pomona models --json | jq -r '.[] | select(.loaded) | .name'
 """
 _PING_EPILOG = """\b
 Examples:
@@ -84,26 +79,6 @@ def pomona() -> None:
     """Use a Pomona service: masks for prompts, grades for fruit."""
 
 
-@pomona.command(epilog=_MODELS_EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@service_options()
-def models(*, as_json: bool, service: Service) -> None:
-    """List the models of the catalogue, loaded ones first."""
-    with service.client() as client:
-        try:
-            listed = in_thread(client.models)
-        except PomonaError as error:
-            click.echo(str(error), err=True)
-            raise SystemExit(UNREACHABLE if isinstance(error, (ConnectionFailed, NotReady)) else FAILED) from error
-    if as_json:
-        click.echo(json.dumps([asdict(model) for model in listed], indent=2))
-        return
-    width = max((len(model.name) for model in listed), default=0)
-    for model in listed:
-        where = f"{model.backend} on {model.device}" if model.loaded else "not loaded"
-        click.echo(f"{model.name:<{width}}  {model.family:<8}  {model.revision}  {where}  ({model.licence})")
-
-
 @pomona.command(epilog=_PING_EPILOG)
 @click.option("--wait", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait until it is ready.")
 @service_options()
@@ -126,5 +101,5 @@ def ping(*, wait: float, service: Service) -> None:
             time.sleep(min(0.5, max(0.0, until - time.monotonic())))
 
 
-for _command in (segment, inspect, automatic, edges, detect, bench):
+for _command in (segment, inspect, automatic, edges, detect, models, bench):
     pomona.add_command(_command)

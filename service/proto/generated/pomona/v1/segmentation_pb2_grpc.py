@@ -80,6 +80,26 @@ class SegmentationStub:
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/pomona.v1.Segmentation/LoadModel',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.PromoteModel = channel.unary_unary(
+                '/pomona.v1.Segmentation/PromoteModel',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.PromoteModelRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.PromoteModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/pomona.v1.Segmentation/UnloadModel',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.ReportShadows = channel.unary_unary(
+                '/pomona.v1.Segmentation/ReportShadows',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.ShadowRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.ShadowResponse.FromString,
+                _registered_method=True)
         self.Automatic = channel.unary_unary(
                 '/pomona.v1.Segmentation/Automatic',
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.AutomaticRequest.SerializeToString,
@@ -172,6 +192,34 @@ class SegmentationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Loads a new revision of a model beside the one that answers; for API keys with the scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteModel(self, request, context):
+        """Lets a loaded revision answer from the next request on; for API keys with the scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Gives up a revision that does not answer any more; for API keys with the scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportShadows(self, request, context):
+        """Returns how the answers of revisions that are loaded beside others differ from theirs; for the scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Automatic(self, request, context):
         """Returns masks of everything in an image, by a SAM that is asked at a grid of points.
         """
@@ -249,6 +297,26 @@ def add_SegmentationServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.FromString,
                     response_serializer=pomona_dot_v1_dot_segmentation__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.LoadModelRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'PromoteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteModel,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.PromoteModelRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.PromoteModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.UnloadModelRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'ReportShadows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportShadows,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.ShadowRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.ShadowResponse.SerializeToString,
             ),
             'Automatic': grpc.unary_unary_rpc_method_handler(
                     servicer.Automatic,
@@ -498,6 +566,114 @@ class Segmentation:
             '/pomona.v1.Segmentation/ListModels',
             pomona_dot_v1_dot_segmentation__pb2.ListModelsRequest.SerializeToString,
             pomona_dot_v1_dot_segmentation__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/LoadModel',
+            pomona_dot_v1_dot_segmentation__pb2.LoadModelRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/PromoteModel',
+            pomona_dot_v1_dot_segmentation__pb2.PromoteModelRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.PromoteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/UnloadModel',
+            pomona_dot_v1_dot_segmentation__pb2.UnloadModelRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportShadows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/ReportShadows',
+            pomona_dot_v1_dot_segmentation__pb2.ShadowRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.ShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,14 @@ class SegmentationStub:
     """Returns masks of what a text names, by a detector and a SAM."""
     ListModels: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.ListModelsRequest, _segmentation_pb2.ListModelsResponse]
     """Lists the models of the catalogue and which of them are loaded."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.LoadModelRequest, _segmentation_pb2.LoadModelResponse]
+    """Loads a new revision of a model beside the one that answers; for API keys with the scope admin."""
+    PromoteModel: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.PromoteModelRequest, _segmentation_pb2.PromoteModelResponse]
+    """Lets a loaded revision answer from the next request on; for API keys with the scope admin."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.UnloadModelRequest, _segmentation_pb2.UnloadModelResponse]
+    """Gives up a revision that does not answer any more; for API keys with the scope admin."""
+    ReportShadows: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.ShadowRequest, _segmentation_pb2.ShadowResponse]
+    """Returns how the answers of revisions that are loaded beside others differ from theirs; for the scope admin."""
     Automatic: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.AutomaticRequest, _segmentation_pb2.AutomaticResponse]
     """Returns masks of everything in an image, by a SAM that is asked at a grid of points."""
     AutomaticStream: _aio.UnaryStreamMultiCallable[_segmentation_pb2.AutomaticRequest, _segmentation_pb2.AutomaticStreamResponse]
@@ -126,6 +134,38 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_segmentation_pb2.ListModelsRequest, _abc.Awaitable[_segmentation_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_segmentation_pb2.ListModelsResponse]:
         """Lists the models of the catalogue and which of them are loaded."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _segmentation_pb2.LoadModelRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.LoadModelRequest, _abc.Awaitable[_segmentation_pb2.LoadModelResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.LoadModelResponse]:
+        """Loads a new revision of a model beside the one that answers; for API keys with the scope admin."""
+
+    @_abc_1.abstractmethod
+    def PromoteModel(
+        self,
+        request: _segmentation_pb2.PromoteModelRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.PromoteModelRequest, _abc.Awaitable[_segmentation_pb2.PromoteModelResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.PromoteModelResponse]:
+        """Lets a loaded revision answer from the next request on; for API keys with the scope admin."""
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _segmentation_pb2.UnloadModelRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.UnloadModelRequest, _abc.Awaitable[_segmentation_pb2.UnloadModelResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.UnloadModelResponse]:
+        """Gives up a revision that does not answer any more; for API keys with the scope admin."""
+
+    @_abc_1.abstractmethod
+    def ReportShadows(
+        self,
+        request: _segmentation_pb2.ShadowRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.ShadowRequest, _abc.Awaitable[_segmentation_pb2.ShadowResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.ShadowResponse]:
+        """Returns how the answers of revisions that are loaded beside others differ from theirs; for the scope admin."""
 
     @_abc_1.abstractmethod
     def Automatic(
