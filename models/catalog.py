@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import ErrorDetails
 
 from models.errors import CatalogueError
-from models.unet.letterbox import MAX_INPUT_AREA, STRIDE
 from models.weights.checkpoints import sha256_of
 
 Family: TypeAlias = Literal["sam", "unet", "detector"]
@@ -116,6 +115,11 @@ class CatalogueEntry:
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _MOST_CLASSES: Final = 1000
+
+LEAST_INPUT_AREA: Final = 32 * 32
+MAX_INPUT_AREA: Final = 4 * 448 * 224
+"""Area of a U-Net's input in pixels, padding included: one cell of its coarsest grid, and four times the study's."""
+
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 
 
@@ -127,7 +131,7 @@ class _Model(BaseModel):
     licence: _Text
     sha256: _Sha256 | None = None
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)] | None = None
-    input_area: Annotated[int, Field(ge=STRIDE**2, le=MAX_INPUT_AREA)] | None = None
+    input_area: Annotated[int, Field(ge=LEAST_INPUT_AREA, le=MAX_INPUT_AREA)] | None = None
 
 
 class _ModelsFile(BaseModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
-from models.catalog import Architecture
+from models.catalog import LEAST_INPUT_AREA, MAX_INPUT_AREA, Architecture
 from models.letterbox import Padding
 from models.sam.constants import INPUT_SIDE, PADDING_STEP
 from models.training.augmentation import Augmentation
@@ -17,7 +17,7 @@ from models.training.errors import CannotTrain
 from models.training.losses import read_loss
 from models.types import Size
 from models.unet.build import ENCODERS
-from models.unet.letterbox import INPUT_SIZE, MAX_INPUT_AREA, STRIDE, unet_letterbox
+from models.unet.letterbox import INPUT_SIZE, STRIDE, unet_letterbox
 
 Optimiser: TypeAlias = Literal["adam", "adamw"]
 """Adam (Kingma and Ba, ICLR 2015), or with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
@@ -184,8 +184,8 @@ class UNetOptions:
             )
         if self.close_side < STRIDE or self.close_side % STRIDE:
             raise CannotTrain(f"close_side must be a multiple of {STRIDE}, got {self.close_side}.")
-        if not STRIDE**2 <= self.area <= MAX_INPUT_AREA:
-            raise CannotTrain(f"area must be {STRIDE**2} to {MAX_INPUT_AREA}, got {self.area}.")
+        if not LEAST_INPUT_AREA <= self.area <= MAX_INPUT_AREA:
+            raise CannotTrain(f"area must be {LEAST_INPUT_AREA} to {MAX_INPUT_AREA}, got {self.area}.")
         if not self.crops or any(crop.height % STRIDE or crop.width % STRIDE for crop in self.crops):
             raise CannotTrain(f"Sides of crops must be multiples of {STRIDE}, got {self.crops}.")
 

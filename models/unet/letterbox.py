@@ -19,9 +19,6 @@ INPUT_SIZE: Final = Size(224, 448)
 """The study's input size. Inputs of other shapes have at most its area, so that all take about the same time, unless a
 model has been trained for a larger area."""
 
-MAX_INPUT_AREA: Final = 4 * INPUT_SIZE.pixels
-"""Largest area of a model's input in pixels, padding included."""
-
 
 def input_area(trained: int | None, *, fast: bool = False) -> int:
     """Return the area of a model's input.

@@ -112,8 +112,8 @@ def _keep_disagreements(captures: Captures) -> Hook:
         frame = found.frame
         remark = (
             f"{found.model}: the revisions {found.active} (active) and {found.shadow} agree to an IoU of "
-            f"{frame.iou:.2f}, differ by {frame.infected_fraction_difference:.2f} of a fruit's infected fraction and in "
-            f"{frame.grade_changes} grades."
+            f"{frame.iou:.2f}, differ by {frame.infected_fraction_difference:.2f} of a fruit's infected fraction and "
+            f"in {frame.grade_changes} grades."
         )
         camera = schema.Frame(frame_id=frame.frame_id)
         captures.offer(Offer(EncodedImage(found.image), ("shadow",), frame.request_id, camera, remark=remark))

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from models import images
+from models.catalog import MAX_INPUT_AREA
 from models.errors import PomonaError
 from models.letterbox import HasResized, Letterbox, letterbox_for
 from models.masks import Rle
 from models.sam.constants import INPUT_SIDE
 from models.types import Prompt, Size
-from models.unet.letterbox import MAX_INPUT_AREA
 from service.api.schema import MaskFormat
 from service.capture.captures import RESERVED_BYTES
 from service.memory import Kind
