@@ -27,7 +27,7 @@ _SHIFT: Final = (-np.asarray(PIXEL_MEAN) / np.asarray(PIXEL_STD)).astype(np.floa
 class Embedding(Protocol):
     """One image's embedding in the device's memory: float32 (256, h, w) for h x w cells of the letterbox.
 
-    It takes 4 MiB for the square of 1024.
+    It takes 4 MiB for the square of 1024; SAM 2's, with features at two finer scales, 16 MiB.
     """
 
     @property
@@ -48,7 +48,10 @@ class SamBackend(Protocol):
     """Candidate sizes of `decode` batches, rising; the last one bounds memory."""
 
     flexible: bool
-    """Whether letterboxes of any side and padding in multiples of 64 are supported, or only the square of 1024."""
+    """Whether letterboxes of any side and padding in multiples of 64 are supported, or only one square."""
+
+    stretched_to: int | None
+    """Side of the square that all images are stretched to, as for SAM 2; None where they keep their proportions."""
 
     def prepare(self, pixels: Pixels, letterbox: Letterbox) -> Any:
         """Convert an image to the input of `encode`.

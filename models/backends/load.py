@@ -7,16 +7,19 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pynvml
 
 from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
 from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, fault_of, is_int8
 from models.backends.cpu import has_bf16_instructions
-from models.catalog import CatalogueEntry, Family
+from models.catalog import Architecture, CatalogueEntry, Family
 from models.errors import BackendError, WeightsError
 from models.weights.fetch import fetch
+
+if TYPE_CHECKING:
+    from models.backends.torch_sam2 import TorchSam2
 
 __all__ = [
     "BackendChoice",
@@ -29,6 +32,7 @@ __all__ = [
     "ensure_files",
     "load_detector",
     "load_sam",
+    "load_sam2",
     "load_unet",
 ]
 
@@ -112,7 +116,8 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
         WeightsError: the checkpoint cannot be fetched, or the cache cannot be written.
         BackendError: the conversion failed, or is needed and PyTorch is not installed.
     """
-    if backend == "torch" or entry.architecture.family == "detector":  # OpenVINO reads ONNX as it is
+    # OpenVINO reads ONNX as it is, and SAM 2 runs on PyTorch alone.
+    if backend == "torch" or entry.architecture.family in ("detector", "sam2"):
         return fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     folder = _converted(entry, model_store)
     fault = fault_of(folder) if folder.is_dir() else None
@@ -169,6 +174,32 @@ def load_sam(
     from models.weights.checkpoints import load_state_dict
 
     return TorchSam(entry.architecture, load_state_dict(path), _torch_device(device, device_index))
+
+
+def load_sam2(
+    entry: CatalogueEntry, model_store: ModelStore, *, device: DeviceChoice = "auto", device_index: int = 0
+) -> TorchSam2:
+    """Load a SAM 2, which runs on PyTorch beside either backend.
+
+    Args:
+        entry: entry of the family "sam2".
+        model_store: folders of its files.
+        device: where to run it.
+        device_index: index of the CUDA device, if there are several.
+
+    Raises:
+        ValueError: the entry is of another family.
+        WeightsError: the checkpoint cannot be fetched, or does not fit its architecture.
+        BackendError: `transformers` is not installed, the device failed, or CUDA is required and there is none.
+    """
+    path = _files_of_family("sam2", entry, "torch", model_store)
+    from models.backends.torch_sam2 import TorchSam2
+    from models.sam2.build import CONFIG
+    from models.weights.checkpoints import load_state_dict
+
+    config = path.with_name(CONFIG) if entry.architecture is Architecture.SAM2 else None
+    tensors = load_state_dict(path, within="model")
+    return TorchSam2(entry.architecture, tensors, _torch_device(device, device_index), config)
 
 
 def load_unet(

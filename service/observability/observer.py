@@ -9,10 +9,11 @@ from models.catalog import CatalogueEntry, Family
 
 CacheEvent = Literal["hit", "miss", "eviction"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
-Stage = Literal["encode", "mask_decode", "infer"]
+Stage = Literal["encode", "mask_decode", "track", "infer"]
 
 STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {
     "sam": ("encode", "mask_decode"),
+    "sam2": ("encode", "mask_decode", "track"),
     "unet": ("infer",),
     "detector": ("infer",),
 }

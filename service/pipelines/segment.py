@@ -317,9 +317,7 @@ class SegmentPipeline:
         small = source.nbytes <= _HASHED_AT_ONCE
         image_id = source.content_id() if small else await self.engine.in_worker(source.content_id)
         size = await self.engine.size(source)
-        letterboxes = candidate_letterboxes(
-            request, size, flexible=runner.backend.flexible, default=settings.input_size
-        )
+        letterboxes = candidate_letterboxes(request, size, runner.backend, settings.input_size)
         for letterbox in letterboxes:
             if (found := self.cache.get(_key(image_id, letterbox, runner))) is not None:
                 return _Lookup(image_id, source, [letterbox], found)

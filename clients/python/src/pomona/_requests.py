@@ -28,7 +28,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 InputSize: TypeAlias = Literal[1024, 768, 512, "auto"]
-Padding: TypeAlias = Literal["none", "square"]
+Padding: TypeAlias = Literal["none", "square", "stretch"]
 Mode: TypeAlias = Literal["fast", "accurate", "auto"]
 Preset: TypeAlias = Literal["full", "fast"]
 EdgeDepth: TypeAlias = Literal["8", "16"]

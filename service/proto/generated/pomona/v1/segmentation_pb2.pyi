@@ -143,21 +143,25 @@ class _Padding:
 class _PaddingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Padding.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PADDING_UNSPECIFIED: _Padding.ValueType  # 0
-    """NONE where the model supports it, else SQUARE."""
+    """STRETCH of SAM 2; else NONE where the model supports it, else SQUARE."""
     PADDING_NONE: _Padding.ValueType  # 1
     """Not padded to a square, which saves the encoder's work on padding."""
     PADDING_SQUARE: _Padding.ValueType  # 2
-    """Padded to a square, as the model was trained."""
+    """Padded to a square, as SAM was trained."""
+    PADDING_STRETCH: _Padding.ValueType  # 3
+    """Stretched to a square whatever its proportions, as SAM 2 was trained."""
 
 class Padding(_Padding, metaclass=_PaddingEnumTypeWrapper):
     """How the image is padded for the encoder."""
 
 PADDING_UNSPECIFIED: Padding.ValueType  # 0
-"""NONE where the model supports it, else SQUARE."""
+"""STRETCH of SAM 2; else NONE where the model supports it, else SQUARE."""
 PADDING_NONE: Padding.ValueType  # 1
 """Not padded to a square, which saves the encoder's work on padding."""
 PADDING_SQUARE: Padding.ValueType  # 2
-"""Padded to a square, as the model was trained."""
+"""Padded to a square, as SAM was trained."""
+PADDING_STRETCH: Padding.ValueType  # 3
+"""Stretched to a square whatever its proportions, as SAM 2 was trained."""
 Global___Padding: _TypeAlias = Padding  # noqa: Y015
 
 class _PixelClass:
@@ -254,6 +258,8 @@ class _ModelFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFami
     """Answers Semantic and Inspect."""
     MODEL_FAMILY_DETECTOR: _ModelFamily.ValueType  # 3
     """Answers Detect; with a SAM, Instances and Text."""
+    MODEL_FAMILY_SAM2: _ModelFamily.ValueType  # 4
+    """Answers what a SAM does, and Track."""
 
 class ModelFamily(_ModelFamily, metaclass=_ModelFamilyEnumTypeWrapper):
     """Kind of model."""
@@ -266,6 +272,8 @@ MODEL_FAMILY_UNET: ModelFamily.ValueType  # 2
 """Answers Semantic and Inspect."""
 MODEL_FAMILY_DETECTOR: ModelFamily.ValueType  # 3
 """Answers Detect; with a SAM, Instances and Text."""
+MODEL_FAMILY_SAM2: ModelFamily.ValueType  # 4
+"""Answers what a SAM does, and Track."""
 Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 class _FrameOutcome:
