@@ -99,14 +99,22 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     return pipelines
 
 
-def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> None:
+def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int, pipelines: Pipelines) -> None:
     """Set the budget for requests, now that it is known what the loaded models leave.
+
+    Args:
+        memory: of the requests.
+        settings: limits.
+        workers: how many there are.
+        pipelines: of the loaded models.
 
     Raises:
         TooLittleMemory: it is too little for the largest request that is allowed.
     """
     resident, limit = resident_bytes(), memory_limit()
-    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers)
+    tracking = any(isinstance(each, Sam2Runner) and each.device == "cpu" for each in pipelines.engine.runners.values())
+    sessions = settings.track_memory_bytes if tracking else 0
+    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers, sessions=sessions)
     memory.resize(total, largest)
     _LOG.info(
         "memory",

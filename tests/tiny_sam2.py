@@ -19,7 +19,9 @@ from models.types import Pixels, Size
 SIDE = 128
 """Of the square that images are stretched to; its coarsest features have 8 x 8 cells."""
 
-_CHANNELS = 32
+_CHANNELS = 128
+_PRESENCE: Final = 14.2
+"""Objects are then in view on some frames, and out of it on others."""
 
 
 def tiny_config(side: int = SIDE) -> Sam2VideoConfig:
@@ -70,9 +72,13 @@ def tiny_network(seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Sam2VideoModel(tiny_config())
+        network.requires_grad_(requires_grad=False)
         for parameter in network.parameters():
-            with torch.no_grad():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        # Objects come and go, and masks depend on what is remembered.
+        head = network.mask_decoder.pred_obj_score_head.proj_out
+        head.weight.mul_(20)
+        head.bias.fill_(_PRESENCE)
         # In checkpoints both encode positions with the same frequencies.
         matrix = network.shared_image_embedding.positional_embedding
         network.prompt_encoder.shared_embedding.positional_embedding.copy_(matrix)

@@ -12,6 +12,8 @@ from models.detector.letterbox import DetectorLetterbox
 from models.letterbox import INPUT_SIDE, PADDING_STEP, Letterbox
 from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
+from models.sam2.frames import FrameInputs, TrackedMask
+from models.sam2.memory import TrackState
 from models.types import Logits, Pixels, Size
 from models.unet.letterbox import UNetLetterbox
 
@@ -97,6 +99,32 @@ class SamBackend(Protocol):
         Raises:
             ValueError: the embeddings have other cells than the prompts were packed for.
             BackendError: the device failed.
+        """
+        ...
+
+
+class Sam2Backend(SamBackend, Protocol):
+    """One SAM 2 on one device, which also follows objects; `track` is for the thread that encodes and decodes."""
+
+    side: int
+    """Of the square that images are stretched to."""
+
+    @property
+    def object_bytes(self) -> int | None:
+        """Most bytes that are remembered of an object; None where the checkpoint has no memory and cannot track."""
+        ...
+
+    def track(self, state: TrackState, embedding: Embedding, inputs: FrameInputs) -> list[TrackedMask]:
+        """Find the objects of a video on its next frame.
+
+        Args:
+            state: of the video.
+            embedding: of the frame.
+            inputs: what is said about it.
+
+        Raises:
+            ValueError: the checkpoint has no memory.
+            BackendError: the device failed; `state` is as before.
         """
         ...
 

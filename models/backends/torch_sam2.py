@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,8 +25,14 @@ from models.backends.torch_backend import (
 from models.letterbox import Letterbox, letterbox_for
 from models.sam.prompts import PackedPrompts, position_grid
 from models.sam2.build import build_sam2
+from models.sam2.frames import FrameInputs, TrackedMask
+from models.sam2.memory import TrackState
 from models.sam2.prompts import with_padding_points
+from models.sam2.tracker import Sam2Tracker
 from models.types import Logits, Pixels, Size
+
+_OBJECTS_AT_ONCE: Final = 16
+"""On a CUDA device; each takes about 100 MB while it is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Sam2Embedding:
 
 
 class TorchSam2:
-    """Implements `SamBackend`. An embedding is a `Sam2Embedding`.
+    """Implements `Sam2Backend`. An embedding is a `Sam2Embedding`.
 
     Args:
         architecture: see `models.sam2.build.build_sam2`.
@@ -68,7 +75,7 @@ class TorchSam2:
         self.prompt_batches: tuple[int, ...] = PROMPT_BATCHES[self._device.type]
         parts = build_sam2(architecture, state_dict, config)
         self.stretched_to: int | None = parts.side
-        self._side = parts.side
+        self.side = parts.side
         cells = letterbox_for_side(parts.side).cells
         grid = torch.from_numpy(position_grid(parts.decoder.position_matrix.numpy(), parts.side, cells))
         with inference_on(self._device), torch.inference_mode(mode=False):
@@ -77,13 +84,15 @@ class TorchSam2:
             self._encoder, self._decoder = parts.encoder, parts.decoder
             self._grid = grid.to(self._device)
             self._images = TorchImages(self._device)
+            at_once = self.prompt_batches[-1] if self._device.type == "cpu" else _OBJECTS_AT_ONCE
+            self._tracker = Sam2Tracker(parts.network, parts.decoder, parts.side, at_once) if parts.tracks else None
 
     def prepare(self, pixels: Pixels, letterbox: Letterbox) -> PreparedImage:
         """Start copying an image to the device, see `SamBackend.prepare` and `TorchImages.prepare`."""
-        if letterbox != letterbox_for(letterbox.original, self._side, "stretch"):
-            raise ValueError(f"SAM 2 takes images stretched to the square of {self._side} pixels, got {letterbox}")
-        if pixels.shape != (self._side, self._side, 3):
-            raise ValueError(f"the pixels must have the shape {(self._side, self._side, 3)}, got {pixels.shape}")
+        if letterbox != letterbox_for(letterbox.original, self.side, "stretch"):
+            raise ValueError(f"SAM 2 takes images stretched to the square of {self.side} pixels, got {letterbox}")
+        if pixels.shape != (self.side, self.side, 3):
+            raise ValueError(f"the pixels must have the shape {(self.side, self.side, 3)}, got {pixels.shape}")
         return self._images.prepare(pixels, letterbox.padded)
 
     def encode(self, prepared: Sequence[PreparedImage]) -> list[Embedding]:
@@ -117,6 +126,18 @@ class TorchSam2:
             with self._autocast():
                 found = self._decoder(*arguments)
             return to_host(found.logits), to_host(found.scores)
+
+    @property
+    def object_bytes(self) -> int | None:
+        """Most bytes that are remembered of an object, see `Sam2Backend`."""
+        return None if self._tracker is None else self._tracker.sizes.object_bytes
+
+    def track(self, state: TrackState, embedding: Embedding, inputs: FrameInputs) -> list[TrackedMask]:
+        """Find the objects of a video on its next frame, see `Sam2Backend.track`."""
+        if self._tracker is None or not isinstance(embedding, Sam2Embedding):
+            raise ValueError("only a SAM 2 with its memory's weights tracks, on its own embeddings")
+        with inference_on(self._device), self._autocast():
+            return self._tracker.step(state, (embedding.fine, embedding.middle, embedding.coarse), inputs)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)

@@ -91,7 +91,7 @@ class Sam2Decoder(nn.Module):
         tokens, mixed = self._transform(images, image_pe, image_index, tokens, token_bias)
         height, width = coarse.shape[-2:]
         mixed = mixed.transpose(1, 2).reshape(-1, mixed.shape[-1], height, width)
-        return self._masks(tokens, mixed, *(x if len(x) == 1 else x[each] for x in (fine, middle)))
+        return self._masks(tokens, mixed, *(x if x.shape[0] == 1 else x[each] for x in (fine, middle)))
 
     def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens float32 (P, 6 + N, c) and the attention bias of fillers float32 (P, 1, 1, 6 + N)."""
@@ -162,7 +162,7 @@ class Sam2Decoder(nn.Module):
         stability = torch.where(outer > 0, (first > delta).sum(dim=1) / outer, 1.0)
         stable = stability >= decoder.dynamic_multimask_stability_thresh
         chosen = torch.where(stable, 0, 1 + scores[:, 1:].argmax(dim=1))
-        row = torch.arange(len(chosen), device=chosen.device)
+        row = torch.arange(chosen.shape[0], device=chosen.device)  # len() would be a constant where this is traced
         return (
             torch.cat([logits[row, chosen][:, None], logits[:, 1:]], dim=1),
             torch.cat([scores[row, chosen][:, None], scores[:, 1:]], dim=1),
