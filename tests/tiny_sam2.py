@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,15 +15,29 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from transformers import (
+    Sam2ImageProcessor,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    Sam2VideoProcessor,
+    Sam2VideoVideoProcessor,
+)
 
+from models.backends.load import ModelStore, load_sam2
+from models.catalog import load_catalogue
 from models.types import Pixels, Size
+from service.pipelines import Pipelines
+from service.pipelines.engine import Engine
+from service.runners.embedding_cache import EmbeddingCache
+from service.runners.sam2 import Sam2Runner
+from service.scheduler.queue import DeviceQueue
+from service.settings import Settings
 
 SIDE = 128
 """Of the square that images are stretched to; its coarsest features have 8 x 8 cells."""
 
 _CHANNELS = 128
-_PRESENCE: Final = 14.2
+_PRESENCE: Final = 19.0
 """Objects are then in view on some frames, and out of it on others."""
 
 
@@ -181,3 +198,38 @@ def _published(name: str) -> str:
         if found:
             return renamed
     return name
+
+
+def video_processor(side: int = SIDE) -> Any:
+    """Return the library's processor for videos of a side."""
+    square = {"height": side, "width": side}
+    images = Sam2ImageProcessor(size=square, mask_size={"height": side // 4, "width": side // 4})
+    return Sam2VideoProcessor(images, Sam2VideoVideoProcessor(size=square), target_size=side)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: tensors are so small that more would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def tiny_pipelines(folder: Path, settings: Settings, clock: Callable[[], float] = time.monotonic) -> Pipelines:
+    """Return pipelines over the network alone, `tiny-sam2`; to be closed.
+
+    Args:
+        folder: for its files.
+        settings: limits.
+        clock: of sessions and deadlines.
+    """
+    file = write_models_file(folder, write_checkpoint(folder / "tiny"))
+    catalogue = load_catalogue(file)
+    entry = catalogue["tiny-sam2"]
+    backend = load_sam2(entry, ModelStore(folder / "cache"), device="cpu")
+    queue = DeviceQueue(backend.device, options=replace(settings.queue_options, probe_after=1e9), clock=clock)
+    engine = Engine({entry.name: Sam2Runner(entry, backend, queue)}, catalogue, settings, clock=clock)
+    return Pipelines.of(engine, EmbeddingCache(max_bytes=1 << 24, max_age=600))

@@ -227,8 +227,8 @@ def budget(
         total = int(_OF_LIMIT * limit / workers) - resident - settings.embedding_cache_bytes - sessions
     if total < least:
         raise TooLittleMemory(
-            f"There are {total // _MIB} MiB for requests, beside models, embedding cache and sessions, but the largest that is "
-            f"allowed takes {least // _MIB} MiB. Give the container more memory, or lower POMONA_MAX_MEGAPIXELS, "
-            "POMONA_MAX_UPLOAD_MIB, POMONA_MAX_PROMPTS or POMONA_EMBEDDING_CACHE_MIB."
+            f"There are {total // _MIB} MiB for requests, beside models, embedding cache and sessions, but the largest "
+            f"that is allowed takes {least // _MIB} MiB. Give the container more memory, or lower "
+            "POMONA_MAX_MEGAPIXELS, POMONA_MAX_UPLOAD_MIB, POMONA_MAX_PROMPTS or POMONA_EMBEDDING_CACHE_MIB."
         )
     return total, most
