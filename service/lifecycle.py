@@ -149,9 +149,7 @@ async def _load(
         )
         return DetectorRunner(entry, detector, queue_of(detector.device))
     if entry.architecture.family == "sam2":
-        sam2 = await asyncio.to_thread(
-            load_sam2, entry, settings.model_store, device=settings.device, device_index=device_index
-        )
+        sam2 = await asyncio.to_thread(load_sam2, entry, backend, settings.model_store, **where)
         return Sam2Runner(entry, sam2, queue_of(sam2.device))
     sam = await asyncio.to_thread(load_sam, entry, backend, settings.model_store, **where)
     return SamRunner(entry, sam, queue_of(sam.device))

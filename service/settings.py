@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         "takes the mask decoder about 40 ms on two cores.",
     )
     embedding_cache_mib: float = Field(
-        512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB."
+        512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB, a SAM 2's 16 MiB."
     )
     embedding_max_age_s: float = Field(600, gt=0, description="Seconds after which an embedding is forgotten.")
     track_sessions: int = Field(16, ge=1, description="Most sessions of /v1/track that are open at a time.")

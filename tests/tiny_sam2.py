@@ -229,7 +229,7 @@ def tiny_pipelines(folder: Path, settings: Settings, clock: Callable[[], float] 
     file = write_models_file(folder, write_checkpoint(folder / "tiny"))
     catalogue = load_catalogue(file)
     entry = catalogue["tiny-sam2"]
-    backend = load_sam2(entry, ModelStore(folder / "cache"), device="cpu")
+    backend = load_sam2(entry, "torch", ModelStore(folder / "cache"), device="cpu")
     queue = DeviceQueue(backend.device, options=replace(settings.queue_options, probe_after=1e9), clock=clock)
     engine = Engine({entry.name: Sam2Runner(entry, backend, queue)}, catalogue, settings, clock=clock)
     return Pipelines.of(engine, EmbeddingCache(max_bytes=1 << 24, max_age=600))

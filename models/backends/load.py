@@ -116,8 +116,7 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
         WeightsError: the checkpoint cannot be fetched, or the cache cannot be written.
         BackendError: the conversion failed, or is needed and PyTorch is not installed.
     """
-    # OpenVINO reads ONNX as it is, and SAM 2 runs on PyTorch alone.
-    if backend == "torch" or entry.architecture.family in ("detector", "sam2"):
+    if backend == "torch" or entry.architecture.family == "detector":  # OpenVINO reads ONNX as it is
         return fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     folder = _converted(entry, model_store)
     fault = fault_of(folder) if folder.is_dir() else None
@@ -177,15 +176,23 @@ def load_sam(
 
 
 def load_sam2(
-    entry: CatalogueEntry, model_store: ModelStore, *, device: DeviceChoice = "auto", device_index: int = 0
+    entry: CatalogueEntry,
+    backend: BackendName,
+    model_store: ModelStore,
+    *,
+    device: DeviceChoice = "auto",
+    device_index: int = 0,
+    threads: int = 0,
 ) -> TorchSam2:
-    """Load a SAM 2, which runs on PyTorch beside either backend.
+    """Load a SAM 2, whose memory runs on PyTorch with either backend.
 
     Args:
         entry: entry of the family "sam2".
+        backend: backend to run it.
         model_store: folders of its files.
-        device: where to run it.
+        device: where to run it, on PyTorch.
         device_index: index of the CUDA device, if there are several.
+        threads: CPU threads of one inference on OpenVINO; 0 for all cores.
 
     Raises:
         ValueError: the entry is of another family.
@@ -193,12 +200,17 @@ def load_sam2(
         BackendError: `transformers` is not installed, the device failed, or CUDA is required and there is none.
     """
     path = _files_of_family("sam2", entry, "torch", model_store)
+    folder = ensure_files(entry, backend, model_store)
     from models.backends.torch_sam2 import TorchSam2
     from models.sam2.build import CONFIG
     from models.weights.checkpoints import load_state_dict
 
     config = path.with_name(CONFIG) if entry.architecture is Architecture.SAM2 else None
     tensors = load_state_dict(path, within="model")
+    if backend == "openvino":
+        from models.backends.openvino_sam2 import OpenVinoSam2
+
+        return OpenVinoSam2(folder, entry.architecture, tensors, config, threads=threads)
     return TorchSam2(entry.architecture, tensors, _torch_device(device, device_index), config)
 
 

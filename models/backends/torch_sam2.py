@@ -24,7 +24,7 @@ from models.backends.torch_backend import (
 )
 from models.letterbox import Letterbox, letterbox_for
 from models.sam.prompts import PackedPrompts, position_grid
-from models.sam2.build import build_sam2
+from models.sam2.build import ImageDecoder, build_sam2
 from models.sam2.frames import FrameInputs, TrackedMask
 from models.sam2.memory import TrackState
 from models.sam2.prompts import with_padding_points
@@ -80,8 +80,8 @@ class TorchSam2:
         grid = torch.from_numpy(position_grid(parts.decoder.position_matrix.numpy(), parts.side, cells))
         with inference_on(self._device), torch.inference_mode(mode=False):
             self._bf16 = supports_bf16(self._device)
-            self._network = parts.network.to(self._device)
-            self._encoder, self._decoder = parts.encoder, parts.decoder
+            parts.network.to(self._device)
+            self._encoder, self._decoder = parts.encoder, ImageDecoder(parts).to(self._device)
             self._grid = grid.to(self._device)
             self._images = TorchImages(self._device)
             at_once = self.prompt_batches[-1] if self._device.type == "cpu" else _OBJECTS_AT_ONCE
@@ -114,9 +114,8 @@ class TorchSam2:
         prompts = with_padding_points(prompts)
         with inference_on(self._device):
             masks = prompts.mask_inputs
-            coarse = torch.stack([e.coarse for e in images]) + self._network.no_memory_embedding.reshape(1, -1, 1, 1)
             arguments = (
-                (torch.stack([e.fine for e in images]), torch.stack([e.middle for e in images]), coarse),
+                *(torch.stack(scales) for scales in zip(*((e.fine, e.middle, e.coarse) for e in images), strict=True)),
                 torch.from_numpy(image_index).to(self._device),
                 torch.from_numpy(prompts.points).to(self._device),
                 torch.from_numpy(prompts.labels).to(self._device),
@@ -124,8 +123,8 @@ class TorchSam2:
                 None if masks is None else torch.from_numpy(masks).to(self._device),
             )
             with self._autocast():
-                found = self._decoder(*arguments)
-            return to_host(found.logits), to_host(found.scores)
+                logits, scores = self._decoder(*arguments)
+            return to_host(logits), to_host(scores)
 
     @property
     def object_bytes(self) -> int | None:

@@ -91,6 +91,35 @@ class Sam2Encoder(nn.Module):
         return self.conv_s0(fine), self.conv_s1(middle), coarse
 
 
+class ImageDecoder(nn.Module):
+    """The decoder for prompts on images, of which nothing is remembered; arguments and results are tensors alone.
+
+    Args:
+        parts: of a SAM 2.
+    """
+
+    def __init__(self, parts: Sam2Parts) -> None:
+        super().__init__()
+        self.decoder = parts.decoder
+        self.no_memory = nn.Parameter(parts.network.no_memory_embedding.reshape(1, -1, 1, 1), requires_grad=False)
+
+    def forward(  # noqa: PLR0913, PLR0917 (the inputs of a converted model)
+        self,
+        fine: Tensor,
+        middle: Tensor,
+        coarse: Tensor,
+        image_index: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        image_pe: Tensor,
+        mask_inputs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits float32 (P, 4, 4 h, 4 w) and predicted IoU float32 (P, 4); see `Sam2Decoder`."""
+        features = (fine, middle, coarse + self.no_memory)
+        output = self.decoder(features, image_index, points, labels, image_pe, mask_inputs)
+        return output.logits, output.scores
+
+
 def build_sam2(architecture: str, state_dict: Mapping[str, Tensor], config: Path | None = None) -> Sam2Parts:
     """Build `architecture` and load every tensor of `state_dict` into it.
 

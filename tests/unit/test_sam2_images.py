@@ -37,7 +37,7 @@ GUESS: Logits = np.random.default_rng(0).normal(0, 5, (SIDE // 4, SIDE // 4)).as
 def backend(tmp_path_factory: pytest.TempPathFactory) -> TorchSam2:
     folder = write_checkpoint(tmp_path_factory.mktemp("tiny"))
     entry = load_catalogue(write_models_file(folder.parent, folder))["tiny-sam2"]
-    return load_sam2(entry, ModelStore(folder.parent / "cache"), device="cpu")
+    return load_sam2(entry, "torch", ModelStore(folder.parent / "cache"), device="cpu")
 
 
 @pytest.fixture(scope="module")
