@@ -18,7 +18,7 @@ export BENTOML_DO_NOT_TRACK := True
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
+	@sed -n 's/^\([a-z0-9-]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
 
 serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000); fetches the weights first if they are missing
 	$(BIN)/bentoml serve service.app:Pomona
