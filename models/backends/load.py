@@ -114,8 +114,10 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
 
     Raises:
         WeightsError: the checkpoint cannot be fetched, or the cache cannot be written.
-        BackendError: the conversion failed, or is needed and PyTorch is not installed.
+        BackendError: the conversion failed, or is needed and PyTorch is not installed; or a SAM 2's packages are not.
     """
+    if entry.architecture.family == "sam2":
+        _check_packages(entry)
     if backend == "torch" or entry.architecture.family == "detector":  # OpenVINO reads ONNX as it is
         return fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     folder = _converted(entry, model_store)
@@ -258,6 +260,20 @@ def _converted(entry: CatalogueEntry, model_store: ModelStore) -> Path:
         return folder
     # The machine that converted for this one may not have been able to try int8.
     return converted_folder(entry, model_store.cache_dir, "fp32")
+
+
+def _check_packages(entry: CatalogueEntry) -> None:
+    """Check that what a SAM 2 needs is installed.
+
+    Raises:
+        BackendError: it is not.
+    """
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"{entry.name} needs {' and '.join(missing)}, which the environment has not: make sam2 installs what SAM 2 "
+            "needs, from requirements-sam2.lock."
+        )
 
 
 def _can_convert() -> bool:

@@ -32,7 +32,7 @@ class OpenVinoSam2(TorchSam2):
 
     Raises:
         BadCheckpoint: the tensors do not fit the architecture.
-        BackendError: OpenVINO cannot read or compile the models, or `transformers` is not installed.
+        BackendError: OpenVINO cannot read or compile the models.
     """
 
     name: BackendName = "openvino"

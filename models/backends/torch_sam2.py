@@ -60,7 +60,7 @@ class TorchSam2:
 
     Raises:
         BadCheckpoint: the tensors do not fit the architecture.
-        BackendError: `transformers` is not installed, or the device failed.
+        BackendError: the device failed.
     """
 
     name: BackendName = "torch"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from models.errors import BackendError, BadCheckpoint
+from models.errors import BadCheckpoint
 from models.letterbox import PADDING_STEP
 from models.sam2.decoder import Sam2Decoder
 from models.sam2.names import translate_names
@@ -129,7 +129,6 @@ def build_sam2(architecture: str, state_dict: Mapping[str, Tensor], config: Path
         config: file of the configuration, for "sam2".
 
     Raises:
-        BackendError: `transformers` is not installed.
         BadCheckpoint: a tensor is missing, unexpected, or of the wrong shape, or the configuration cannot be used.
     """
     tensors = translate_names(state_dict)
@@ -178,14 +177,9 @@ def _read(config: Path) -> dict[str, Any]:
 
 
 def _network(described: Mapping[str, Any], *, tracks: bool) -> Any:
-    try:
-        # Imported here: it takes seconds, and only this family needs it.
-        from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
-    except ImportError as error:
-        raise BackendError(
-            "SAM 2 needs the package transformers, which is not installed: make sam2 installs it from "
-            "requirements-sam2.lock."
-        ) from error
+    # Imported here: it takes seconds, and only this family needs it.
+    from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
+
     try:
         if tracks:
             return Sam2VideoModel(Sam2VideoConfig.from_dict(dict(described)))

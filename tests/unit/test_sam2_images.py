@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
 import models
-from models.backends.load import ModelStore, load_sam2
+from models.backends.load import ModelStore, ensure_files, load_sam2
 from models.backends.torch_sam2 import Sam2Embedding, TorchSam2
 from models.catalog import CATALOGUE, Architecture, OfficialAddress, load_catalogue
-from models.errors import BadCheckpoint
+from models.errors import BackendError, BadCheckpoint
 from models.letterbox import Letterbox, letterbox_for, resize
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
@@ -244,6 +244,14 @@ def test_a_published_architecture_has_the_published_number_of_parameters(archite
         network = network_of(Architecture(architecture))
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count / 1e6 == pytest.approx(millions[architecture], rel=0.005)
+
+
+def test_without_its_packages_a_sam_2_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("models.backends.load.find_spec", lambda name: None if name == "transformers" else name)
+    with pytest.raises(BackendError, match="needs transformers, which the environment has not: make sam2"):
+        ensure_files(CATALOGUE["sam2.1-tiny"], "torch", ModelStore(tmp_path))
 
 
 def test_serving_without_a_sam_2_imports_no_transformers() -> None:
