@@ -25,7 +25,6 @@ from pydantic import TypeAdapter, ValidationError
 from models.catalog import CatalogueEntry, LocalFile
 from models.errors import WeightsError
 from models.types import Pixels, Size
-from models.unet.letterbox import INPUT_SIZE
 
 Statistic = Literal[
     "brightness", "saturation", "sharpness", "fruit_size", "infected_fraction", "confidence", "fruit_count"
@@ -51,14 +50,17 @@ _ROUGH: Final = 0.5
 _LOG = logging.getLogger("pomona.weights")
 
 
+_MOST_PIXELS: Final = 448 * 224
+
+
 def image_statistics(pixels: Pixels) -> dict[Statistic, float]:
-    """Describe an image at the area of `INPUT_SIZE` at most, so that it does not matter how much a network sees of it.
+    """Describe an image at 448 x 224 pixels at most, so that it does not matter how much a network sees of it.
 
     Args:
         pixels: uint8 (height, width, 3), RGB, as the network sees it, without padding.
     """
     height, width = pixels.shape[:2]
-    scale = math.sqrt(INPUT_SIZE.pixels / (height * width))
+    scale = math.sqrt(_MOST_PIXELS / (height * width))
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

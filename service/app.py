@@ -170,7 +170,7 @@ class Pomona:
         index = bentoml.server_context.worker_index or 1
         try:
             pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=index - 1, observer=OBSERVER)
-            pipelines.control.room = lifecycle.limit_memory(MEMORY, SETTINGS, workers=WORKERS)
+            pipelines.control.room = lifecycle.limit_memory(MEMORY, SETTINGS, workers=WORKERS, pipelines=pipelines)
             pipelines.control.alone = WORKERS == 1
             DRAIN.on_begin(pipelines.control.halt)
             self._pipelines = pipelines

@@ -21,6 +21,7 @@ from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
 from service.runners.embedding_cache import EmbeddingCache
 from service.runners.load import RunnerLoader
+from service.runners.sam2 import Sam2Runner
 from service.scheduler.queue import DeviceQueue
 from service.settings import Settings
 
@@ -99,14 +100,22 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     return pipelines
 
 
-def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> ModelRoom:
+def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int, pipelines: Pipelines) -> ModelRoom:
     """Set the budget for requests, now that it is known what the loaded models leave; return what more may take.
+
+    Args:
+        memory: of the requests.
+        settings: limits.
+        workers: how many there are.
+        pipelines: of the loaded models.
 
     Raises:
         TooLittleMemory: it is too little for the largest request that is allowed.
     """
     resident, limit = resident_bytes(), memory_limit()
-    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers)
+    tracking = any(isinstance(each, Sam2Runner) and each.device == "cpu" for each in pipelines.engine.runners.values())
+    sessions = settings.track_memory_bytes if tracking else 0
+    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers, sessions=sessions)
     memory.resize(total, largest)
     _LOG.info(
         "memory",
@@ -116,7 +125,7 @@ def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> M
             "requests_mib": total >> 20,
         },
     )
-    spare = costs.spare(settings, total=total, limit=limit, resident=resident, workers=workers)
+    spare = costs.spare(settings, total=total, limit=limit, resident=resident, workers=workers, sessions=sessions)
     return ModelRoom(memory, total, largest, costs.least(settings), spare)
 
 

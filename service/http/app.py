@@ -38,6 +38,8 @@ ProblemResponse = Callable[[Refusal, str], HttpResponse]
 _LOG = logging.getLogger("pomona.http")
 _MAX_LOGGED_PATH: Final = 200
 _METRICS: Final = "/metrics"
+_MAX_JSON: Final = 64 * 1024
+"""Bytes of a request without an image."""
 _READ: Final = ("GET", "HEAD")
 _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "required": frozenset({"image", "request"}),

@@ -32,6 +32,7 @@ from service.observability.observer import (
     LoadOutcome,
     Observer,
     Outcome,
+    SessionEvent,
     ShadowOutcome,
     Stage,
 )
@@ -97,6 +98,15 @@ DEVICE_ERRORS: Final = Counter("pomona_device_errors", "Items that failed on a d
 CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, missed and evicted.", ["event"])
 CACHE_BYTES: Final = Gauge(
     "pomona_embedding_cache_bytes", "Bytes of the cached embeddings.", multiprocess_mode="livesum"
+)
+TRACK_SESSIONS: Final = Gauge("pomona_track_sessions_open", "Open sessions of track.", multiprocess_mode="livesum")
+TRACK_EVENTS: Final = Counter(
+    "pomona_track_sessions", "Sessions of track that were opened, closed, expired or refused.", ["event"]
+)
+TRACK_BYTES: Final = Gauge(
+    "pomona_track_bytes",
+    "Bytes set aside for what sessions of track remember of their objects.",
+    multiprocess_mode="livesum",
 )
 MEMORY: Final = Gauge(
     "pomona_memory_bytes",
@@ -248,6 +258,15 @@ class PrometheusObserver(Observer):
         """Set the gauge."""
         CACHE_BYTES.set(nbytes)
 
+    def track_session(self, event: SessionEvent) -> None:
+        """Count it."""
+        self._child(TRACK_EVENTS, event).inc()
+
+    def track_held(self, sessions: int, nbytes: int) -> None:
+        """Set the gauges."""
+        TRACK_SESSIONS.set(sessions)
+        TRACK_BYTES.set(nbytes)
+
     def memory_used(self, kind: str, nbytes: int) -> None:
         """Set the gauge."""
         self._child(MEMORY, kind).set(nbytes)
@@ -307,6 +326,8 @@ class PrometheusObserver(Observer):
             CACHE.labels(event)
         for outcome in get_args(LoadOutcome):
             LOADS.labels(entry.name, outcome)
+        for event in get_args(SessionEvent) if entry.architecture.family == "sam2" else ():
+            TRACK_EVENTS.labels(event)
 
     def model_unloaded(self, entry: CatalogueEntry, *, backend: str, device: str) -> None:
         """Set the gauges: they cannot be removed where several processes share a folder of metrics."""

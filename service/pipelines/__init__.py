@@ -21,8 +21,10 @@ from service.pipelines.instances import InstancesPipeline
 from service.pipelines.refinement import Refiner
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.semantic import SemanticPipeline
+from service.pipelines.sessions import Sessions
 from service.pipelines.shadow import Disagreed, Hook, Shadows
 from service.pipelines.source import EncodedImage
+from service.pipelines.track import TrackPipeline
 from service.runners.embedding_cache import EmbeddingCache
 
 
@@ -38,6 +40,7 @@ class Pipelines:
     edges: EdgesPipeline
     detect: DetectPipeline
     instances: InstancesPipeline
+    track: TrackPipeline
     shadows: Shadows
     control: ModelControl
     captures: Captures | None = None
@@ -77,6 +80,7 @@ class Pipelines:
             edges=EdgesPipeline(engine, segment),
             detect=detect,
             instances=InstancesPipeline(engine, detect, segment),
+            track=TrackPipeline(engine, segment, Sessions(engine.settings, engine.clock)),
             shadows=shadows,
             control=ModelControl(engine, cache, shadows, observer=observer),
             captures=captures,

@@ -118,6 +118,11 @@ class ModelControl:
         folder, loader, room = self._means(context)
         name = request.model
         active = self._active(name)
+        if active.entry.architecture.family == "sam2":
+            raise LoadingDisabled(
+                f"{name} is a SAM 2, whose sessions remember what one revision saw: change POMONA_MODELS or the models "
+                "file, and restart."
+            )
         if self._reserved:
             raise ModelConflict(f"{self._reserved} is being loaded: one model is loaded at a time.")
         self.shadows.check(active, request.shadow, promote=request.promote)

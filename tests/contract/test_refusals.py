@@ -178,8 +178,13 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "unusable_model",
     "model_conflict",
     "no_room_for_model",
+    "unknown_session",
+    "session_expired",
+    "frame_size_changed",
+    "too_many_objects",
+    "too_many_sessions",
 }
-"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access`, `test_label_studio` and `test_reload`."""
+"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access`, `test_label_studio`, `test_reload`, `test_track`."""
 
 
 async def test_every_code_has_a_test() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from models.drift import STATISTICS
 from service.errors import PROBLEMS
-from service.observability.observer import CacheEvent, CaptureResult, Outcome, Stage
+from service.observability.observer import CacheEvent, CaptureResult, Outcome, SessionEvent, Stage
 from tests.exposition import documented, expose_everything, families, series
 from tests.queries import FOLDER, TARGET, dashboard, queries, recorded, rules, selectors
 
@@ -24,7 +24,7 @@ needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="pr
 
 KNOWN: Final = {
     "outcome": set(get_args(Outcome)),
-    "event": set(get_args(CacheEvent)),
+    "event": {*get_args(CacheEvent), *get_args(SessionEvent)},
     "stage": set(get_args(Stage)),
     "result": {"met", "missed", *get_args(CaptureResult)},
     "statistic": set(STATISTICS),

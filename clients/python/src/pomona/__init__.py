@@ -55,6 +55,7 @@ from pomona.retries import NO_RETRY, Retry, Timeout
 from pomona.revisions import Disagreement, Revision, ShadowReport
 from pomona.streams import FrameAnswer
 from pomona.transports import AsyncTransport, Transport
+from pomona.video import EndTracking, TrackedFrame, TrackedObject, TrackFrame
 
 __version__ = "0.1.0"
 
@@ -79,6 +80,7 @@ __all__ = [
     "Edges",
     "Embed",
     "Embedding",
+    "EndTracking",
     "FindInstances",
     "FindText",
     "FloatBox",
@@ -117,6 +119,9 @@ __all__ = [
     "SemanticMap",
     "ShadowReport",
     "Timeout",
+    "TrackFrame",
+    "TrackedFrame",
+    "TrackedObject",
     "Transport",
     "UnloadModel",
     "Verdict",

@@ -54,6 +54,7 @@ _METHODS: Final = {
     "models/promote": "PromoteModel",
     "models/unload": "UnloadModel",
     "shadow": "ReportShadows",
+    "track/end": "EndTrack",
 }
 _LISTS: Final = frozenset({"Point", "Box", "PixelBox", "FractionInterval"})
 _METADATA_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
