@@ -46,7 +46,8 @@ SPARE: Final = 1000 * MIB
 """Beyond what requests must keep."""
 
 FILE: Final = "run-7/model.safetensors"
-NEW: Final = hashlib.sha256(b"new").hexdigest()[:12]
+NEW_SHA256: Final = hashlib.sha256(b"new").hexdigest()
+NEW: Final = NEW_SHA256[:12]
 
 
 class RottenUNet(FakeUNet):

@@ -184,7 +184,7 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "too_many_objects",
     "too_many_sessions",
 }
-"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access`, `test_label_studio`, `test_reload`, `test_track`."""
+"""By the tests of deadlines, load, the lifecycle, access, Label Studio, reloading and track."""
 
 
 async def test_every_code_has_a_test() -> None:

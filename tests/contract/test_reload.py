@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import json
 import logging
 import os
 import threading
@@ -21,7 +22,19 @@ from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import MIB, problem
 from tests.contract.grpc_door import refused
 from tests.contract.messages import to_json
-from tests.contract.reload_door import COST, FILE, NAME, NEW, OLD, SAM_NAME, SPARE, Reloading, open_reloading, until
+from tests.contract.reload_door import (
+    COST,
+    FILE,
+    NAME,
+    NEW,
+    NEW_SHA256,
+    OLD,
+    SAM_NAME,
+    SPARE,
+    Reloading,
+    open_reloading,
+    until,
+)
 from tests.contract.scenes import IMAGE
 from tests.fakes import LOADED, NOT_LOADED, WatchedUNetRunner, peel_image
 
@@ -290,6 +303,30 @@ async def test_the_architecture_must_be_of_the_models_family(reloading: Reloadin
 
 async def test_a_revision_may_have_another_network_of_the_family(reloading: Reloading) -> None:
     assert (await reloading.load(architecture="unet-mobilenetv2")).architecture == "unet-mobilenetv2"
+
+
+@pytest.mark.parametrize(("sha256", "area"), [(NEW_SHA256, 200_704), ("0d" * 32, None)])
+async def test_a_unet_sees_as_much_as_the_models_file_of_its_run_says(
+    reloading: Reloading, sha256: str, area: int | None
+) -> None:
+    keys = {
+        "architecture": "unet-resnet18",
+        "file": "model.safetensors",
+        "licence": "MIT",
+        "sha256": sha256,
+        "input_area": 200_704,
+    }
+    reloading.write("run-7/models.yaml", json.dumps({"models": {"mine": keys}}).encode())
+    await reloading.load(promote=True)
+    assert reloading.control.engine.runners[NAME].entry.input_area == area
+
+
+async def test_a_run_with_a_damaged_models_file_is_not_loaded(reloading: Reloading) -> None:
+    reloading.write("run-7/models.yaml", b"models: [")
+    detail = problem(await reloading.post("load", model=NAME, file=FILE), "unusable_model").detail
+    assert "models file beside 'model.safetensors'" in detail
+    assert "must be valid YAML" in detail
+    assert reloading.loader.loads == 0
 
 
 async def test_a_model_that_is_not_loaded_gets_no_revision(reloading: Reloading) -> None:

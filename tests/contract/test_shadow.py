@@ -11,13 +11,14 @@ from typing import Final
 import pytest
 
 from models.errors import BackendError
+from service.capture.records import Capture
 from service.pipelines.shadow import Disagreed
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
 from tests.contract.door import problem
 from tests.contract.messages import to_json
 from tests.contract.reload_door import FILE, NAME, NEW, OLD, SAM_NAME, Reloading, open_reloading, until
 from tests.contract.scenes import BLACK
-from tests.fakes import FakeUNet, peel_image
+from tests.fakes import PATIENCE_S, FakeUNet, peel_image
 
 PEEL: Final = peel_image()
 """A healthy and an infected fruit, which the second revision takes for one another."""
@@ -176,6 +177,22 @@ async def test_a_hook_gets_the_worst_frames_with_their_images(reloading: Reloadi
     (disagreed,) = got
     assert (disagreed.model, disagreed.active, disagreed.shadow, disagreed.image) == (NAME, OLD, NEW, PEEL)
     assert disagreed.frame.request_id == answer.request_id
+
+
+async def test_the_worst_frames_are_captured(tmp_path: Path) -> None:
+    folder = tmp_path / "captures"
+    async with open_reloading(tmp_path, capture_dir=folder, capture_sample=0, capture_confidence=0) as reloading:
+        await reloading.load(shadow=1)
+        await reloading.inspect(PEEL, frame_id="7")
+        await compared(reloading, 1)
+        captures = reloading.door.pipelines.captures
+        assert captures is not None
+        captures.close(PATIENCE_S)
+    records = [Capture.model_validate_json(file.read_bytes()) for file in folder.rglob("capture.json")]
+    (record,) = [one for one in records if "shadow" in one.reasons]
+    assert (record.frame.frame_id, record.answer) == ("7", None)
+    assert record.remark is not None
+    assert f"the revisions {OLD} (active) and {NEW}" in record.remark
 
 
 async def test_the_report_names_no_more_than_the_eight_worst_frames_worst_first(reloading: Reloading) -> None:
