@@ -52,7 +52,7 @@ _UNSUPPORTED: Final = ("shared_memory_region", "classification")
 
 _CHOICES: Final[Mapping[str, tuple[int | str, ...]]] = {
     "input_size": (*INPUT_SIZES, "auto"),
-    "padding": ("none", "square"),
+    "padding": ("none", "square", "stretch"),
 }
 _FORMATS: Final = ("pixels", "rle")
 _OF_DETECTORS: Final = ("score_threshold", "nms_threshold", "max_detections")

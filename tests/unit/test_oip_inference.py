@@ -12,6 +12,7 @@ from models.letterbox import Padding
 from models.types import Size
 from service.api import schema
 from service.api.context import RequestContext
+from service.errors import UnsupportedInput
 from service.oip.inference import InferRequest, infer
 from service.oip.models import TENSORS as SPECS
 from service.oip.tensors import Tensor, bytes_tensor
@@ -55,7 +56,7 @@ async def test_a_timeout_is_in_microseconds_from_the_arrival_and_the_earlier_dea
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"input_size": size} for size in get_args(schema.InputSize)] + [{"padding": one} for one in get_args(Padding)],
+    [{"input_size": size} for size in get_args(schema.InputSize)] + [{"padding": "none"}, {"padding": "square"}],
 )
 async def test_input_sizes_and_paddings_are_those_of_the_schema(
     pipelines: Pipelines, parameters: dict[str, int | str]
@@ -63,6 +64,13 @@ async def test_input_sizes_and_paddings_are_those_of_the_schema(
     context = RequestContext(clock=pipelines.engine.clock)
     answer = await infer(pipelines, LOADED, InferRequest(TENSORS, ("areas",), parameters), context)
     assert answer.parameters == {"degraded": False}
+
+
+async def test_every_padding_of_the_schema_is_known_and_the_model_must_support_it(pipelines: Pipelines) -> None:
+    assert set(get_args(Padding)) == {"none", "square", "stretch"}
+    context = RequestContext(clock=pipelines.engine.clock)
+    with pytest.raises(UnsupportedInput, match="padding must be none or square, got stretch, which is for SAM 2"):
+        await infer(pipelines, LOADED, InferRequest(TENSORS, ("areas",), {"padding": "stretch"}), context)
 
 
 def test_tensors_are_the_fields_of_the_schema() -> None:

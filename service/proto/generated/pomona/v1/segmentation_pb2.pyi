@@ -2546,9 +2546,13 @@ class LoadModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The caller's, or a new one."""
     model: _builtins.str
+    """Name of the model."""
     @_builtins.property
-    def revision(self) -> Global___Revision: ...
+    def revision(self) -> Global___Revision:
+        """What was loaded, or is being loaded."""
+
     def __init__(
         self,
         *,
@@ -2601,11 +2605,15 @@ class PromoteModelResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The caller's, or a new one."""
     model: _builtins.str
+    """Name of the model."""
     previous: _builtins.str
     """The revision that answered before; it stays loaded."""
     @_builtins.property
-    def revision(self) -> Global___Revision: ...
+    def revision(self) -> Global___Revision:
+        """That answers from now on."""
+
     def __init__(
         self,
         *,
@@ -2659,8 +2667,11 @@ class UnloadModelResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FREED_MIB_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """The caller's, or a new one."""
     model: _builtins.str
+    """Name of the model."""
     revision: _builtins.str
+    """That was unloaded."""
     freed_mib: _builtins.int
     """Memory that requests have again."""
     def __init__(
@@ -2710,6 +2721,7 @@ class Disagreement(_message.Message):
     request_id: _builtins.str
     """Of the frame, as in the log."""
     frame_id: _builtins.str
+    """Of the frame, as the caller named it."""
     iou: _builtins.float
     """0 to 1: of the pixels that either revision takes for fruit."""
     infected_fraction_difference: _builtins.float
@@ -2756,6 +2768,7 @@ class ShadowReport(_message.Message):
     LARGEST_INFECTED_FRACTION_DIFFERENCE_FIELD_NUMBER: _builtins.int
     WORST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
+    """Name of the model."""
     revision: _builtins.str
     """That is compared."""
     active_revision: _builtins.str
@@ -2833,7 +2846,9 @@ class ShadowResponse(_message.Message):
 
     SHADOWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowReport]: ...
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowReport]:
+        """One for each revision that is compared."""
+
     def __init__(
         self,
         *,
