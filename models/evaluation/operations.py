@@ -52,7 +52,7 @@ PROTOCOLS: Final[Mapping[Protocol, Description]] = {
         "COCO measures object proposals; small: below 32 x 32 pixels, large: above 96 x 96.",
     ),
     "edges": Description(
-        "Edges (edges)",
+        "Edges",
         "The protocol of the Berkeley Segmentation Data Set, with the boundaries of annotated objects as edges. ODS: "
         "F-measure at the one threshold that is best for the set; OIS: with the best threshold of each image; AP: area "
         "under precision over recall; R50: recall at a precision of 0.5. Edges of what is not annotated count as "
