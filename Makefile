@@ -14,14 +14,16 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability docs lock clean
+.PHONY: help serve sam2 test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
+	@sed -n 's/^\([a-z0-9-]*\):.*##/make \1 :/p' $(MAKEFILE_LIST) | column -t -s :
 
 serve: $(VENV)/runtime.stamp  ## serve on POMONA_HTTP_PORT (3000); fetches the weights first if they are missing
 	$(BIN)/bentoml serve service.app:Pomona
+
+sam2: $(VENV)/sam2.stamp  ## install what SAM 2 needs beside the rest
 
 test: check  ## run everything that CI runs, on all cores, then one by one what measures time or memory
 	$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
@@ -131,6 +133,9 @@ lock: $(VENV)/lock.stamp  ## refresh the lock files from pyproject.toml
 	    --group peers --output-file requirements-peers.lock
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements.lock \
+	    --constraint requirements-dev.lock --group sam2 --output-file requirements-sam2.lock
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate --constraint requirements.lock \
 	    deploy/image/cpu.in --output-file deploy/image/requirements-cpu.lock
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate \
@@ -155,6 +160,11 @@ $(VENV)/runtime.stamp: requirements.lock | $(VENV)/bin/python
 $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/runtime.stamp
 	@echo "Installing the locked development packages …"
 	$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/sam2.stamp: requirements-sam2.lock $(VENV)/runtime.stamp
+	@echo "Installing what SAM 2 needs …"
+	$(PIP) install --require-hashes --no-deps -r requirements-sam2.lock
 	@touch $@
 
 $(VENV)/peers.stamp: requirements-peers.lock $(VENV)/dev.stamp

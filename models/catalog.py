@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 from models.errors import CatalogueError
 from models.weights.checkpoints import sha256_of
 
-Family: TypeAlias = Literal["sam", "unet", "detector"]
-"""Kind of model: "sam" segments by prompts, "unet" classifies every pixel, "detector" finds boxes of known classes."""
+Family: TypeAlias = Literal["sam", "sam2", "unet", "detector"]
+"""Kind of model: "sam" segments by prompts, "sam2" too and follows objects over frames, "unet" classifies every pixel,
+"detector" finds boxes of known classes."""
 
 
 class Architecture(StrEnum):
@@ -28,6 +29,12 @@ class Architecture(StrEnum):
     SAM_VIT_B = "sam-vit-b"
     SAM_VIT_L = "sam-vit-l"
     SAM_VIT_H = "sam-vit-h"
+    SAM2_TINY = "sam2.1-tiny"
+    SAM2_SMALL = "sam2.1-small"
+    SAM2_BASE_PLUS = "sam2.1-base-plus"
+    SAM2_LARGE = "sam2.1-large"
+    SAM2 = "sam2"
+    """As config.json beside the weights describes it."""
     UNET_RESNET18 = "unet-resnet18"
     UNET_MOBILENETV2 = "unet-mobilenetv2"
     YOLOX = "yolox"
@@ -37,6 +44,8 @@ class Architecture(StrEnum):
         """The family of models of this architecture."""
         if self is Architecture.YOLOX:
             return "detector"
+        if self.startswith("sam2"):
+            return "sam2"
         return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
 
 
@@ -113,6 +122,8 @@ class CatalogueEntry:
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _MOST_CLASSES: Final = 1000
+_FOLDER_WEIGHTS: Final = "model.safetensors"
+"""Weights in a folder that `transformers` wrote, or that was downloaded from Hugging Face."""
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 
 
@@ -208,6 +219,8 @@ def _problem(details: ErrorDetails) -> str:
 
 def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
     path = models_file.absolute().parent / model.file
+    if model.architecture.family == "sam2" and path.is_dir():
+        path /= _FOLDER_WEIGHTS
     classes = model.classes or ()
     if classes and model.architecture.family != "detector":
         raise CatalogueError(f"{models_file}: model {name!r}: only detectors have 'classes'; leave the key out")
@@ -248,6 +261,20 @@ def _own(name: str, architecture: Architecture, size: int, sha256: str) -> Catal
     filename = f"{name}.safetensors"
     source = LocalFile(_WEIGHTS / filename)
     return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, (source,))
+
+
+_SAM2_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
+_HUGGING_FACE: Final = "https://huggingface.co/facebook"
+
+
+def _sam2(architecture: Architecture, filename: str, size: int, sha256: str) -> CatalogueEntry:
+    """Make the entry of a checkpoint that SAM 2's authors publish, at two addresses."""
+    name = str(architecture)
+    sources = (
+        OfficialAddress(f"{_SAM2_ADDRESS}/{filename}"),
+        OfficialAddress(f"{_HUGGING_FACE}/{name.replace('sam2.1-', 'sam2.1-hiera-')}/resolve/main/{filename}"),
+    )
+    return CatalogueEntry(name, architecture, "Apache-2.0", filename, size, sha256, sources)
 
 
 _YOLOX_ADDRESS: Final = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
@@ -297,6 +324,30 @@ _BUILT_IN: Final = (
         "sam_vit_h_4b8939.pth",
         size=2_564_550_879,
         sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    _sam2(
+        Architecture.SAM2_TINY,
+        "sam2.1_hiera_tiny.pt",
+        size=156_008_466,
+        sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+    ),
+    _sam2(
+        Architecture.SAM2_SMALL,
+        "sam2.1_hiera_small.pt",
+        size=184_416_285,
+        sha256="6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+    ),
+    _sam2(
+        Architecture.SAM2_BASE_PLUS,
+        "sam2.1_hiera_base_plus.pt",
+        size=323_606_802,
+        sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+    ),
+    _sam2(
+        Architecture.SAM2_LARGE,
+        "sam2.1_hiera_large.pt",
+        size=898_083_611,
+        sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
     ),
     _own(
         "unet-mobilenetv2-citrus",

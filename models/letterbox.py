@@ -28,8 +28,9 @@ EMBEDDING_STRIDE: Final = 16
 LOGITS_STRIDE: Final = 4
 """Pixels of the input per cell of the low-resolution logits and of mask prompts."""
 
-Padding = Literal["none", "square"]
-"""How far an image is padded: to multiples of 64 with a margin, or to the square, as the reference does."""
+Padding = Literal["none", "square", "stretch"]
+"""How far an image is padded: to multiples of 64 with a margin, or to the square, as the reference does; or not at all,
+because it is stretched to the square whatever its proportions, as SAM 2 was trained."""
 
 _MARGIN: Final = PADDING_STEP // 2
 
@@ -45,12 +46,21 @@ class Letterbox:
         resized: size of the image in the model's input, without the padding.
         side: side of the model's square; the longest side of `resized`.
         padded: size of the encoder's input: `resized` with padding to the right and below.
+        stretched: whether the image fills the square whatever its proportions.
     """
 
     original: Size
     resized: Size
     side: int
     padded: Size
+    stretched: bool = False
+
+    @property
+    def padding(self) -> Padding:
+        """How far the image is padded; "square" where both ways of padding agree."""
+        if self.stretched:
+            return "stretch"
+        return "square" if self.padded == Size(self.side, self.side) else "none"
 
     @property
     def cells(self) -> Size:
@@ -64,12 +74,12 @@ class Letterbox:
 
     @property
     def is_reference(self) -> bool:
-        """Whether the encoder's input is the one the checkpoints were trained on: the padded square of 1024."""
-        return self.side == INPUT_SIDE and self.padded == Size(INPUT_SIDE, INPUT_SIDE)
+        """Whether the encoder's input is as the checkpoints were trained: the padded square of 1024, or stretched."""
+        return self.stretched or (self.side == INPUT_SIDE and self.padded == Size(INPUT_SIDE, INPUT_SIDE))
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Model pixels per image pixel, float64 (2,): x, y; they differ because sizes are rounded."""
+        """Model pixels per image pixel, float64 (2,): x, y; they differ where sizes are rounded, or stretched."""
         return np.array((self.resized.width / self.original.width, self.resized.height / self.original.height))
 
     def to_model(self, points: ArrayLike) -> NDArray[np.float64]:
@@ -101,11 +111,14 @@ def letterbox_for(size: Size, side: int = INPUT_SIDE, padding: Padding = "square
     Args:
         size: size of the image, height and width at least 1.
         side: side of the square, at least 1; backends take multiples of 64.
-        padding: "square" as the reference does, "none" to keep the encoder from computing padding.
+        padding: "square" as the reference does, "none" to keep the encoder from computing padding, "stretch" for SAM 2.
 
     Returns:
         The letterbox. The short side is rounded half up, and is 1 where the reference would have 0.
     """
+    if padding == "stretch":
+        square = Size(side, side)
+        return Letterbox(original=size, resized=square, side=side, padded=square, stretched=True)
     scale = side / max(size.height, size.width)
     resized = Size(height=max(1, int(size.height * scale + 0.5)), width=max(1, int(size.width * scale + 0.5)))
     padded = (

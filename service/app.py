@@ -164,7 +164,7 @@ class Pomona:
         index = bentoml.server_context.worker_index or 1
         try:
             pipelines = await lifecycle.load_pipelines(SETTINGS, device_index=index - 1, observer=OBSERVER)
-            lifecycle.limit_memory(MEMORY, SETTINGS, workers=WORKERS)
+            lifecycle.limit_memory(MEMORY, SETTINGS, workers=WORKERS, pipelines=pipelines)
             self._pipelines = pipelines
         except PomonaError as error:
             HTTP.failed = True

@@ -11,6 +11,10 @@ PomonaError                        (models.errors holds the rest of the tree)
     ├── UnknownClass               no class of the detector has that name
     ├── NoImage                    neither an image nor an image id
     ├── UnknownImageId             never seen here, expired or evicted
+    ├── UnknownSession             no session of that name, or another caller's
+    ├── SessionExpired             it was idle for too long
+    ├── FrameSizeChanged           a frame of another size than those before it
+    ├── TooManyObjects             more objects in a session than allowed
     ├── UploadTooLarge
     ├── Unauthenticated            no API key, or none that is valid
     ├── PermissionDenied           the API key is for something else
@@ -20,6 +24,7 @@ PomonaError                        (models.errors holds the rest of the tree)
 ├── NotReady                       models are still loading
 ├── TryLater
 │   ├── RateLimited                the API key has as many requests as it may have
+│   ├── TooManySessions            as many are open, or remember as much, as allowed
 │   └── Overloaded                 refused on arrival: the queue is full
 ├── DeadlineUnreachable            refused on arrival: by the learned times it would be late
 ├── DeadlineExceeded               admitted, but its deadline passed
@@ -76,6 +81,22 @@ class UnknownImageId(RequestError):
     """The embedding is not cached: never seen, expired or evicted."""
 
 
+class UnknownSession(RequestError):
+    """There is no session of this name, or it is another caller's."""
+
+
+class SessionExpired(RequestError):
+    """The session was idle for too long, and was closed."""
+
+
+class FrameSizeChanged(RequestError):
+    """The frame has another size than those of its session before it."""
+
+
+class TooManyObjects(RequestError):
+    """The session would follow more objects than allowed."""
+
+
 class UploadTooLarge(RequestError):
     """The body is larger than the limit."""
 
@@ -126,6 +147,10 @@ class RateLimited(TryLater):
 
 class Overloaded(TryLater):
     """The queue is full, or one more request would make another one late."""
+
+
+class TooManySessions(TryLater):
+    """As many sessions are open, or they remember as much, as the service allows."""
 
 
 class DeadlineUnreachable(PomonaError):
@@ -206,6 +231,10 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     UnknownClass: ProblemType("unknown_class", "The detector knows no such class", 422, "INVALID_ARGUMENT"),
     NoImage: ProblemType("no_image", "The request has no image", 422, "INVALID_ARGUMENT"),
     UnknownImageId: ProblemType("unknown_image_id", "The image id is unknown", 404, "NOT_FOUND"),
+    UnknownSession: ProblemType("unknown_session", "There is no such session", 404, "NOT_FOUND"),
+    SessionExpired: ProblemType("session_expired", "The session has expired", 410, "NOT_FOUND"),
+    FrameSizeChanged: ProblemType("frame_size_changed", "The frame has another size", 422, "INVALID_ARGUMENT"),
+    TooManyObjects: ProblemType("too_many_objects", "The session follows too many objects", 422, "INVALID_ARGUMENT"),
     UploadTooLarge: ProblemType("upload_too_large", "The request body is too large", 413, "RESOURCE_EXHAUSTED"),
     Unauthenticated: ProblemType("unauthenticated", "A valid API key is needed", 401, "UNAUTHENTICATED"),
     PermissionDenied: ProblemType("permission_denied", "The API key does not permit this", 403, "PERMISSION_DENIED"),
@@ -218,6 +247,9 @@ PROBLEMS: Final[Mapping[type[PomonaError], ProblemType]] = {
     ),
     Overloaded: ProblemType(
         "overloaded", "There are more requests than can be answered in time", 429, "RESOURCE_EXHAUSTED", retry_after=1
+    ),
+    TooManySessions: ProblemType(
+        "too_many_sessions", "There are as many sessions as allowed", 429, "RESOURCE_EXHAUSTED", retry_after=5
     ),
     DeadlineUnreachable: ProblemType("deadline_unreachable", "The deadline cannot be met", 504, "DEADLINE_EXCEEDED"),
     DeadlineExceeded: ProblemType("deadline_exceeded", "The deadline has passed", 504, "DEADLINE_EXCEEDED"),

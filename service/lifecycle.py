@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.backends.base import BackendName
-from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_unet
+from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_sam2, load_unet
 from models.catalog import CatalogueEntry, load_catalogue
 from models.confidence import read_intervals
 from models.errors import UnknownModel
@@ -23,6 +23,7 @@ from service.runners.base import Runner
 from service.runners.detector import DetectorRunner
 from service.runners.embedding_cache import EmbeddingCache
 from service.runners.sam import SamRunner
+from service.runners.sam2 import Sam2Runner
 from service.runners.unet import UNetRunner
 from service.scheduler.queue import DeviceQueue
 from service.settings import Settings
@@ -98,14 +99,22 @@ async def load_pipelines(settings: Settings, *, device_index: int, observer: Obs
     return pipelines
 
 
-def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int) -> None:
+def limit_memory(memory: MemoryBudget, settings: Settings, *, workers: int, pipelines: Pipelines) -> None:
     """Set the budget for requests, now that it is known what the loaded models leave.
+
+    Args:
+        memory: of the requests.
+        settings: limits.
+        workers: how many there are.
+        pipelines: of the loaded models.
 
     Raises:
         TooLittleMemory: it is too little for the largest request that is allowed.
     """
     resident, limit = resident_bytes(), memory_limit()
-    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers)
+    tracking = any(isinstance(each, Sam2Runner) and each.device == "cpu" for each in pipelines.engine.runners.values())
+    sessions = settings.track_memory_bytes if tracking else 0
+    total, largest = costs.budget(settings, limit=limit, resident=resident, workers=workers, sessions=sessions)
     memory.resize(total, largest)
     _LOG.info(
         "memory",
@@ -139,5 +148,8 @@ async def _load(
             load_detector, entry, backend, settings.model_store, threads=settings.threads
         )
         return DetectorRunner(entry, detector, queue_of(detector.device))
+    if entry.architecture.family == "sam2":
+        sam2 = await asyncio.to_thread(load_sam2, entry, backend, settings.model_store, **where)
+        return Sam2Runner(entry, sam2, queue_of(sam2.device))
     sam = await asyncio.to_thread(load_sam, entry, backend, settings.model_store, **where)
     return SamRunner(entry, sam, queue_of(sam.device))

@@ -137,9 +137,20 @@ class Settings(BaseSettings):
         "takes the mask decoder about 40 ms on two cores.",
     )
     embedding_cache_mib: float = Field(
-        512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB."
+        512, ge=0, description="Memory for embeddings of recent images; one takes 4 MiB, a SAM 2's 16 MiB."
     )
     embedding_max_age_s: float = Field(600, gt=0, description="Seconds after which an embedding is forgotten.")
+    track_sessions: int = Field(16, ge=1, description="Most sessions of /v1/track that are open at a time.")
+    track_objects: int = Field(16, ge=1, description="Most objects that a session of /v1/track follows at a time.")
+    track_memory_mib: float = Field(
+        512,
+        gt=0,
+        description="Memory in MiB for what all sessions of /v1/track remember of their objects, on the model's "
+        "device; 7.1 MiB per object of the published models.",
+    )
+    track_idle_s: float = Field(
+        60, gt=0, description="Seconds without a frame after which a session of /v1/track is closed."
+    )
     memory_mib: float = Field(
         0,
         ge=0,
@@ -308,6 +319,11 @@ class Settings(BaseSettings):
     def embedding_cache_bytes(self) -> int:
         """`embedding_cache_mib` in bytes."""
         return int(self.embedding_cache_mib * _MIB)
+
+    @property
+    def track_memory_bytes(self) -> int:
+        """`track_memory_mib` in bytes."""
+        return int(self.track_memory_mib * _MIB)
 
     @property
     def tls(self) -> Tls | None:

@@ -10,7 +10,7 @@ from typing import Final, get_args
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.observability.metrics import PrometheusObserver, exposition
-from service.observability.observer import STAGES, CacheEvent, Outcome
+from service.observability.observer import STAGES, CacheEvent, Outcome, SessionEvent
 from tests.fakes import LOADED, LOADED_UNET
 
 OWN: Final = "pomona_"
@@ -64,6 +64,9 @@ def expose_everything() -> str:
     for event in get_args(CacheEvent):
         observer.cache_event(event)
     observer.cache_bytes(4096)
+    for session in get_args(SessionEvent):
+        observer.track_session(session)
+    observer.track_held(1, 4096)
     observer.memory_used("work", 4096)
     observer.memory_limited(1 << 30)
     observer.image_decoded(0.1)

@@ -199,6 +199,7 @@ class FakeSam(FakeDevice):
 
     prompt_batches: tuple[int, ...] = (1, 2, 4)
     flexible: bool = True
+    stretched_to: int | None = None
     encode_s_per_batch: float = 0.0
     encode_s_per_megapixel: float = 0.0
     decode_s_per_batch: float = 0.0

@@ -53,6 +53,7 @@ class ColourEncoder:
     image_batches: tuple[int, ...] = (1,)
     prompt_batches: tuple[int, ...] = (1,)
     flexible = True
+    stretched_to: int | None = None
 
     def __init__(self) -> None:
         self.encoded = 0

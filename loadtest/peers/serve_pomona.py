@@ -45,6 +45,7 @@ class BenchSam:
     prompt_batches: tuple[int, ...] = (1,)
     """Counted in full squares: one is `BATCH` of the benchmark's images."""
     flexible: bool = True
+    stretched_to: int | None = None
 
     def __init__(self, work: Work) -> None:
         self._work = work

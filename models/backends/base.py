@@ -12,6 +12,8 @@ from models.detector.letterbox import DetectorLetterbox
 from models.letterbox import INPUT_SIDE, PADDING_STEP, Letterbox
 from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
+from models.sam2.frames import FrameInputs, TrackedMask
+from models.sam2.memory import TrackState
 from models.types import Logits, Pixels, Size
 from models.unet.letterbox import UNetLetterbox
 
@@ -27,7 +29,7 @@ _SHIFT: Final = (-np.asarray(PIXEL_MEAN) / np.asarray(PIXEL_STD)).astype(np.floa
 class Embedding(Protocol):
     """One image's embedding in the device's memory: float32 (256, h, w) for h x w cells of the letterbox.
 
-    It takes 4 MiB for the square of 1024.
+    It takes 4 MiB for the square of 1024; SAM 2's, with features at two finer scales, 16 MiB.
     """
 
     @property
@@ -48,7 +50,10 @@ class SamBackend(Protocol):
     """Candidate sizes of `decode` batches, rising; the last one bounds memory."""
 
     flexible: bool
-    """Whether letterboxes of any side and padding in multiples of 64 are supported, or only the square of 1024."""
+    """Whether letterboxes of any side and padding in multiples of 64 are supported, or only one square."""
+
+    stretched_to: int | None
+    """Side of the square that all images are stretched to, as for SAM 2; None where they keep their proportions."""
 
     def prepare(self, pixels: Pixels, letterbox: Letterbox) -> Any:
         """Convert an image to the input of `encode`.
@@ -94,6 +99,32 @@ class SamBackend(Protocol):
         Raises:
             ValueError: the embeddings have other cells than the prompts were packed for.
             BackendError: the device failed.
+        """
+        ...
+
+
+class Sam2Backend(SamBackend, Protocol):
+    """One SAM 2 on one device, which also follows objects; `track` is for the thread that encodes and decodes."""
+
+    side: int
+    """Of the square that images are stretched to."""
+
+    @property
+    def object_bytes(self) -> int | None:
+        """Most bytes that are remembered of an object; None where the checkpoint has no memory and cannot track."""
+        ...
+
+    def track(self, state: TrackState, embedding: Embedding, inputs: FrameInputs) -> list[TrackedMask]:
+        """Find the objects of a video on its next frame.
+
+        Args:
+            state: of the video.
+            embedding: of the frame.
+            inputs: what is said about it.
+
+        Raises:
+            ValueError: the checkpoint has no memory.
+            BackendError: the device failed; `state` is as before.
         """
         ...
 

@@ -18,7 +18,8 @@ from models.backends.precision import Effort, choose_precision
 from models.catalog import Architecture
 from models.letterbox import INPUT_SIDE
 from models.sam.build import build_sam
-from models.sam.constants import EMBEDDING_CHANNELS
+from models.sam.constants import EMBEDDING_CHANNELS, EMBEDDING_STRIDE
+from models.sam2.build import CONFIG, ImageDecoder, build_sam2
 from models.unet.build import PixelsToLogits, build_unet
 from models.weights.checkpoints import load_state_dict
 
@@ -56,6 +57,38 @@ def convert_sam(architecture: str, checkpoint: Path, folder: Path) -> None:
     _save(model.decoder, list(shapes.items()), example, folder / MASK_DECODER)
 
 
+def convert_sam2(architecture: str, checkpoint: Path, folder: Path) -> None:
+    """Write `ENCODER`, `DECODER` and `MASK_DECODER`, float32, into an existing folder."""
+    config = checkpoint.with_name(CONFIG) if architecture == Architecture.SAM2 else None
+    parts = build_sam2(architecture, load_state_dict(checkpoint, within="model"), config)
+    side, channels = parts.side, parts.network.hidden_dim
+    # One image at a time: on a CPU a batch gains nothing.
+    _save(parts.encoder, [[1, 3, side, side]], torch.zeros(1, 3, side, side), folder / ENCODER)
+
+    cells = side // EMBEDDING_STRIDE
+    example = {
+        "fine": torch.zeros(2, channels // 8, 4 * cells, 4 * cells),
+        "middle": torch.zeros(2, channels // 4, 2 * cells, 2 * cells),
+        "coarse": torch.zeros(2, channels, cells, cells),
+        "image_index": torch.tensor([0, 1]),
+        "points": torch.zeros(2, 3, 2),
+        "labels": torch.tensor([[1, -1, -2], [1, 0, -1]]),
+        "image_pe": torch.zeros(1, cells * cells, channels),
+    }
+    shapes: dict[str, list[int]] = {
+        **{name: [-1, *example[name].shape[1:]] for name in ("fine", "middle", "coarse")},
+        "image_index": [-1],
+        "points": [-1, -1, 2],
+        "labels": [-1, -1],
+        "image_pe": list(example["image_pe"].shape),
+    }
+    decoder = ImageDecoder(parts)
+    _save(decoder, list(shapes.items()), example, folder / DECODER)
+    example["mask_inputs"] = torch.zeros(2, 1, 4 * cells, 4 * cells)
+    shapes["mask_inputs"] = [-1, 1, 4 * cells, 4 * cells]
+    _save(decoder, list(shapes.items()), example, folder / MASK_DECODER)
+
+
 def convert_unet(architecture: str, checkpoint: Path, folder: Path) -> None:
     """Write `UNET`, from uint8 pixels to float32 output, into an existing folder.
 
@@ -80,6 +113,9 @@ def main(arguments: list[str]) -> None:
     architecture, checkpoint, folder = Architecture(arguments[0]), Path(arguments[1]), Path(arguments[2])
     if architecture.family == "sam":
         convert_sam(architecture, checkpoint, folder)
+        return
+    if architecture.family == "sam2":
+        convert_sam2(architecture, checkpoint, folder)
         return
     convert_unet(architecture, checkpoint, folder)
     if arguments[3:] == [TRY_INT8]:

@@ -61,6 +61,8 @@ def converted_folder(entry: CatalogueEntry, cache_dir: Path, precision: UNetPrec
     """
     if entry.architecture.family == "sam":
         options = "dynamic-fp32"
+    elif entry.architecture.family == "sam2":
+        options = "sam2-fp32"
     elif _tries_int8(entry, precision):
         options = f"unet-uint8-int8-nncf-{NNCF}"
     else:

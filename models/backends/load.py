@@ -7,16 +7,19 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pynvml
 
 from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
 from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, fault_of, is_int8
 from models.backends.cpu import has_bf16_instructions
-from models.catalog import CatalogueEntry, Family
+from models.catalog import Architecture, CatalogueEntry, Family
 from models.errors import BackendError, WeightsError
 from models.weights.fetch import fetch
+
+if TYPE_CHECKING:
+    from models.backends.torch_sam2 import TorchSam2
 
 __all__ = [
     "BackendChoice",
@@ -29,6 +32,7 @@ __all__ = [
     "ensure_files",
     "load_detector",
     "load_sam",
+    "load_sam2",
     "load_unet",
 ]
 
@@ -169,6 +173,45 @@ def load_sam(
     from models.weights.checkpoints import load_state_dict
 
     return TorchSam(entry.architecture, load_state_dict(path), _torch_device(device, device_index))
+
+
+def load_sam2(
+    entry: CatalogueEntry,
+    backend: BackendName,
+    model_store: ModelStore,
+    *,
+    device: DeviceChoice = "auto",
+    device_index: int = 0,
+    threads: int = 0,
+) -> TorchSam2:
+    """Load a SAM 2, whose memory runs on PyTorch with either backend.
+
+    Args:
+        entry: entry of the family "sam2".
+        backend: backend to run it.
+        model_store: folders of its files.
+        device: where to run it, on PyTorch.
+        device_index: index of the CUDA device, if there are several.
+        threads: CPU threads of one inference on OpenVINO; 0 for all cores.
+
+    Raises:
+        ValueError: the entry is of another family.
+        WeightsError: the checkpoint cannot be fetched, or does not fit its architecture.
+        BackendError: `transformers` is not installed, the device failed, or CUDA is required and there is none.
+    """
+    path = _files_of_family("sam2", entry, "torch", model_store)
+    folder = ensure_files(entry, backend, model_store)
+    from models.backends.torch_sam2 import TorchSam2
+    from models.sam2.build import CONFIG
+    from models.weights.checkpoints import load_state_dict
+
+    config = path.with_name(CONFIG) if entry.architecture is Architecture.SAM2 else None
+    tensors = load_state_dict(path, within="model")
+    if backend == "openvino":
+        from models.backends.openvino_sam2 import OpenVinoSam2
+
+        return OpenVinoSam2(folder, entry.architecture, tensors, config, threads=threads)
+    return TorchSam2(entry.architecture, tensors, _torch_device(device, device_index), config)
 
 
 def load_unet(

@@ -34,6 +34,7 @@ class OpenVinoSam:
 
     name: BackendName = "openvino"
     device = "cpu"
+    stretched_to: int | None = None
     image_batches: tuple[int, ...] = (1,)
     prompt_batches: tuple[int, ...] = (1, 2, 4)
     """A prompt takes about 40 ms on two cores, and 60 MB of memory that OpenVINO then keeps."""

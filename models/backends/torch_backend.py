@@ -25,16 +25,16 @@ from models.types import Logits, Pixels, Size
 from models.unet.build import PixelsToLogits, build_unet
 from models.unet.letterbox import UNetLetterbox, pad
 
-_IMAGE_BATCHES: Final = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16)}
+IMAGE_BATCHES: Final = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16)}
 """On a CPU, batches of SAM's encoder had 0.84 to 1.05 times the throughput and took twice the memory; images in a
 U-Net's batches of 2 and 4 took as long each as a single one."""
 
-_PROMPT_BATCHES: Final = {"cpu": (1, 2, 4), "cuda": (1, 4, 16, 64)}
+PROMPT_BATCHES: Final = {"cpu": (1, 2, 4), "cuda": (1, 4, 16, 64)}
 """On a CPU a prompt takes about 60 MB while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class PreparedImage:
     """An image on the device, or being copied to it.
 
     Attributes:
@@ -48,11 +48,76 @@ class _Prepared:
     padded: Size
 
 
+class TorchImages:
+    """Images on a device, in the form in which SAM's encoders take them.
+
+    They are copied to a CUDA device from page-locked memory and on a stream of their own, so that copies overlap with
+    the computation of other batches.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N".
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._cuda = device.type == "cuda"
+        self._mean = torch.tensor(PIXEL_MEAN, device=device)
+        self._std = torch.tensor(PIXEL_STD, device=device)
+        self._copying: torch.cuda.Stream | None = None
+        if self._cuda:
+            self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def prepare(self, pixels: Pixels, padded: Size) -> PreparedImage:
+        """Start copying an image to the device; the caller may modify `pixels` afterwards.
+
+        Raises:
+            DeviceOutOfMemory: the device has no memory for another waiting image.
+        """
+        with inference_on(self._device):
+            host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=self._cuda)
+            np.copyto(host.numpy(), pixels)
+            if self._copying is None:
+                return PreparedImage(host, None, padded)
+            with torch.cuda.stream(self._copying):
+                # PyTorch keeps page-locked memory until the copies from it are done.
+                on_device = host.to(self._device, non_blocking=True)
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                copied.record(self._copying)
+            return PreparedImage(on_device, copied, padded)
+
+    def batch(self, prepared: Sequence[PreparedImage], sizes: Sequence[int]) -> Tensor:
+        """Return normalised float32 (n, 3, height, width), zero right of and below each image; see `filled_size`.
+
+        Raises:
+            ValueError: the padded sizes differ.
+        """
+        padded = prepared[0].padded
+        if any(image.padded != padded for image in prepared):
+            raise ValueError("images of different padded sizes must go into separate batches")
+        images = [self._await_copy(image) for image in prepared]
+        count = filled_size(len(images), sizes)
+        if self._cuda:
+            # Channels last, as tensor cores take them.
+            batch = torch.zeros(count, padded.height, padded.width, 3, device=self._device).movedim(-1, 1)
+        else:
+            batch = torch.zeros(count, 3, padded.height, padded.width)
+        for row, pixels in zip(batch, images, strict=False):
+            height, width, _ = pixels.shape
+            row[:, :height, :width] = ((pixels.float() - self._mean) / self._std).movedim(-1, 0)
+        return batch
+
+    def _await_copy(self, image: PreparedImage) -> Tensor:
+        """Return the pixels for use on the current stream, which waits for the copy; the calling thread does not."""
+        if image.copied is not None:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_event(image.copied)
+            # Otherwise the memory could be reused for the next copy while the computation still reads it.
+            image.pixels.record_stream(computing)
+        return image.pixels
+
+
 class TorchSam:
     """Implements `SamBackend`. An embedding is a float32 tensor (256, h, w) on the device.
-
-    Images are copied to a CUDA device from page-locked memory and on a stream of their own, so that copies overlap with
-    the computation of other batches.
 
     Args:
         architecture: a key of `models.sam.build.ARCHITECTURES`.
@@ -65,13 +130,13 @@ class TorchSam:
     """
 
     name: BackendName = "torch"
+    stretched_to: int | None = None
 
     def __init__(self, architecture: str, state_dict: Mapping[str, Tensor], device: str) -> None:
         self.device = device
         self._device = torch.device(device)
-        self._cuda = self._device.type == "cuda"
-        self.image_batches: tuple[int, ...] = _IMAGE_BATCHES[self._device.type]
-        self.prompt_batches: tuple[int, ...] = _PROMPT_BATCHES[self._device.type]
+        self.image_batches: tuple[int, ...] = IMAGE_BATCHES[self._device.type]
+        self.prompt_batches: tuple[int, ...] = PROMPT_BATCHES[self._device.type]
         model = build_sam(architecture, state_dict)
         self.flexible = model.flexible
         matrix = model.decoder.position_matrix.numpy()
@@ -86,64 +151,22 @@ class TorchSam:
                 convert_weights_to_bf16(model.decoder)
             self._encoder = model.encoder.to(self._device)
             self._decoder = model.decoder.to(self._device)
-            self._mean = torch.tensor(PIXEL_MEAN, device=self._device)
-            self._std = torch.tensor(PIXEL_STD, device=self._device)
-            self._copying: torch.cuda.Stream | None = None
-            if self._cuda:
-                self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._images = TorchImages(self._device)
+            if self._device.type == "cuda":
                 self._encoder.to(memory_format=torch.channels_last)
                 bound_attention_memory(self._encoder)
 
-    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> _Prepared:
-        """Start copying an image to the device, see `SamBackend.prepare`; the caller may modify `pixels` afterwards.
-
-        Raises:
-            DeviceOutOfMemory: the device has no memory for another waiting image.
-        """
+    def prepare(self, pixels: Pixels, letterbox: Letterbox) -> PreparedImage:
+        """Start copying an image to the device, see `SamBackend.prepare` and `TorchImages.prepare`."""
         check_letterbox(pixels, letterbox, flexible=self.flexible)
-        with inference_on(self._device):
-            host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=self._cuda)
-            np.copyto(host.numpy(), pixels)
-            if self._copying is None:
-                return _Prepared(host, None, letterbox.padded)
-            with torch.cuda.stream(self._copying):
-                # PyTorch keeps page-locked memory until the copies from it are done.
-                on_device = host.to(self._device, non_blocking=True)
-                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                copied.record(self._copying)
-            return _Prepared(on_device, copied, letterbox.padded)
+        return self._images.prepare(pixels, letterbox.padded)
 
-    def encode(self, prepared: Sequence[_Prepared]) -> list[Embedding]:
+    def encode(self, prepared: Sequence[PreparedImage]) -> list[Embedding]:
         """Encode images, see `SamBackend.encode`."""
-        padded = prepared[0].padded
-        if any(image.padded != padded for image in prepared):
-            raise ValueError("images of different padded sizes must go into separate batches")
         with inference_on(self._device), self._autocast():
-            embeddings = self._encoder(self._batch([self._await_copy(image) for image in prepared], padded))
+            embeddings = self._encoder(self._images.batch(prepared, self.image_batches))
             # Copied one by one: a view of one embedding would keep its whole batch in memory.
             return [embedding.to(torch.float32, copy=True) for embedding in embeddings[: len(prepared)]]
-
-    def _await_copy(self, image: _Prepared) -> Tensor:
-        """Return the pixels for use on the current stream, which waits for the copy; the calling thread does not."""
-        if image.copied is not None:
-            computing = torch.cuda.current_stream(self._device)
-            computing.wait_event(image.copied)
-            # Otherwise the memory could be reused for the next copy while the computation still reads it.
-            image.pixels.record_stream(computing)
-        return image.pixels
-
-    def _batch(self, images: Sequence[Tensor], padded: Size) -> Tensor:
-        """Return normalised float32 (n, 3, height, width), zero right of and below each image; see `filled_size`."""
-        count = filled_size(len(images), self.image_batches)
-        if self._cuda:
-            # Channels last, as tensor cores take them.
-            batch = torch.zeros(count, padded.height, padded.width, 3, device=self._device).movedim(-1, 1)
-        else:
-            batch = torch.zeros(count, 3, padded.height, padded.width)
-        for row, pixels in zip(batch, images, strict=False):
-            height, width, _ = pixels.shape
-            row[:, :height, :width] = ((pixels.float() - self._mean) / self._std).movedim(-1, 0)
-        return batch
 
     def decode(
         self,
@@ -166,7 +189,7 @@ class TorchSam:
             )
             with self._autocast():
                 logits, scores = self._decoder(*arguments)
-            return _to_host(logits), _to_host(scores)
+            return to_host(logits), to_host(scores)
 
     def _autocast(self) -> torch.autocast:
         # The cache would hold nothing: all weights are converted already.
@@ -191,7 +214,7 @@ class TorchUNet:
     def __init__(self, architecture: str, state_dict: Mapping[str, Tensor], device: str) -> None:
         self.device = device
         self._device = torch.device(device)
-        self.image_batches: tuple[int, ...] = _IMAGE_BATCHES[self._device.type]
+        self.image_batches: tuple[int, ...] = IMAGE_BATCHES[self._device.type]
         network = PixelsToLogits(build_unet(architecture, state_dict))
         with inference_on(self._device), torch.inference_mode(mode=False):
             self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -209,7 +232,7 @@ class TorchUNet:
             pixels = torch.from_numpy(batch).to(self._device)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
                 output = self._network(pixels)
-            return list(_to_host(output[: len(prepared)]))
+            return list(to_host(output[: len(prepared)]))
 
 
 def filled_size(count: int, sizes: Sequence[int]) -> int:
@@ -240,7 +263,7 @@ def convert_weights_to_bf16(module: nn.Module) -> None:
             layer.to(torch.bfloat16)
 
 
-def _to_host(result: Tensor) -> NDArray[np.float32]:
+def to_host(result: Tensor) -> NDArray[np.float32]:
     """Copy a result to the host as a contiguous float32 array, from a CUDA device through page-locked memory."""
     result = result.float().contiguous()
     if not result.is_cuda:

@@ -2,8 +2,8 @@
 
 The reference upsamples the logits to the padded image, crops the padding and resizes to the original image, both
 bilinearly. Both steps are linear and separable, so together they are a product with four weights per row and per column
-of the image. It is computed only where the logits come near a threshold, one stripe of the image at a time: no float
-array of the image's size is ever made.
+of the image. SAM 2's reference takes the second step alone. It is computed only where the logits come near a threshold,
+one stripe of the image at a time: no float array of the image's size is ever made.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def crop_of(logits: Logits, score: float, letterbox: Letterbox) -> MaskCrop:
         letterbox: letterbox of the image.
     """
     left, top, right, bottom = bounding_box(logits > -_STABILITY_OFFSET - _ROUNDING)
-    down = _Axis(letterbox.logits.height, letterbox.resized.height, letterbox.original.height)
-    across = _Axis(letterbox.logits.width, letterbox.resized.width, letterbox.original.width)
+    down = _axis(letterbox.logits.height, letterbox.resized.height, letterbox.original.height, letterbox)
+    across = _axis(letterbox.logits.width, letterbox.resized.width, letterbox.original.width, letterbox)
     rows, columns = down.reach(top, bottom), across.reach(left, right)
     if not (rows and columns and bottom):
         rows = columns = range(1)
@@ -115,18 +115,20 @@ class _Axis:
         cells: cells of the logits, padding included.
         resized: pixels of the image in the model's input, without the padding.
         original: pixels of the image.
+        stride: pixels of the model's input per cell.
     """
 
     cells: int
     resized: int
     original: int
+    stride: int
 
     def reach(self, first: int, last: int) -> range:
         """Return the pixels of the image that may depend on the cells from `first` to before `last`."""
         scale = self.original / self.resized
         # Half a cell and, in the second step, one pixel further each way; then outwards to whole pixels.
-        start = (LOGITS_STRIDE * (first - 0.5) - 1) * scale - 1
-        stop = (LOGITS_STRIDE * (last + 0.5) + 1) * scale + 1
+        start = (self.stride * (first - 0.5) - 1) * scale - 1
+        stop = (self.stride * (last + 0.5) + 1) * scale + 1
         return range(max(0, math.floor(start)), min(self.original, math.ceil(stop)))
 
     def cells_of(self, pixels: range) -> slice:
@@ -165,7 +167,7 @@ class _Axis:
 
     def _step(self, pixels: int, others: int) -> int:
         """Return the number of pixels of a stripe."""
-        cells_per_pixel = self.resized / self.original / LOGITS_STRIDE
+        cells_per_pixel = self.resized / self.original / self.stride
         step = min(pixels, _BLOCK)
         while step > 1 and step * (step * cells_per_pixel + 3) * others > _PRODUCT:
             step //= 2
@@ -176,10 +178,15 @@ class _Axis:
         low, high, share = _bilinear(np.arange(start, stop), self.resized, self.resized / self.original)
         cells, shares = [], []
         for pixels, weight in ((low, 1 - share), (high, share)):
-            first, second, part = _bilinear(pixels, self.cells, 1 / LOGITS_STRIDE)
+            first, second, part = _bilinear(pixels, self.cells, 1 / self.stride)
             cells += [first, second]
             shares += [weight * (1 - part), weight * part]
         return np.stack(cells), np.stack(shares)
+
+
+def _axis(cells: int, resized: int, original: int, letterbox: Letterbox) -> _Axis:
+    """Return one axis of a letterbox; of a stretched one without the step to the model's input."""
+    return _Axis(cells, cells, original, 1) if letterbox.stretched else _Axis(cells, resized, original, LOGITS_STRIDE)
 
 
 def _bilinear(

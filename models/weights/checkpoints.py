@@ -25,11 +25,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def load_state_dict(path: Path, within: str | None = None) -> dict[str, torch.Tensor]:
     """Read a state dict onto the CPU, without running code that the file may carry.
 
     Args:
         path: a `.safetensors` file, or a file written by torch.save (any other suffix).
+        within: key under which the file may hold the state dict.
 
     Returns:
         Tensors by parameter name.
@@ -44,6 +45,8 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"{path} must be a .safetensors file, or a state dict of plain tensors written by torch.save; "
             f"reading it failed ({_first_line(error)})"
         ) from error
+    if within is not None and isinstance(content, dict):
+        content = content.get(within, content)
     return _named_tensors(path, content)
 
 

@@ -58,6 +58,26 @@ class BatchSizes:
 
 
 @dataclass(slots=True)
+class StreamScope:
+    """What frames of one stream share, and what ends with it.
+
+    Attributes:
+        track_session: session of `track` that was opened for its frames.
+        ending: called when the stream ends.
+    """
+
+    track_session: str | None = None
+    ending: list[Callable[[], None]] = field(default_factory=list)
+
+    def __enter__(self) -> StreamScope:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.ending:
+            self.ending.pop()()
+
+
+@dataclass(slots=True)
 class RequestContext:
     """See the module.
 
@@ -78,6 +98,7 @@ class RequestContext:
         model: the one that answers, or "" where none was chosen.
         log: further fields of the request's log line.
         report: receives what is found before the answer is ready, as the schema has it, where the caller listens.
+        stream: of the stream that the frame came in, or None.
     """
 
     endpoint: str = ""
@@ -96,6 +117,7 @@ class RequestContext:
     model: str = ""
     log: dict[str, Any] = field(default_factory=dict)
     report: Callable[[Any], Awaitable[None]] | None = None
+    stream: StreamScope | None = None
     timings: Timings = field(default_factory=Timings)
     batch: BatchSizes = field(default_factory=BatchSizes)
 

@@ -108,6 +108,16 @@ def _json_schemas(*models: type[BaseModel]) -> dict[str, Any]:
 
 def _operation(operation: Operation, settings: Settings, codes: Mapping[int, list[str]]) -> dict[str, Any]:
     described: dict[str, Any] = {"summary": operation.summary, "tags": ["Segmentation"]}
+    if operation.image == "none" and operation.posts:
+        content = {"schema": reference(operation.request), "example": operation.example}
+        return {
+            "post": {
+                **described,
+                "parameters": [each for each in _PARAMETERS if each["in"] == "header"],
+                "requestBody": {"required": True, "content": {"application/json": content}},
+                "responses": {"200": _answer(operation), **_problems(codes)},
+            }
+        }
     if operation.image == "none":
         return {"get": {**described, "responses": {"200": _answer(operation), **_problems(codes)}}}
     parts: dict[str, Any] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from models.catalog import Family
-from service.api import detection, proposals, schema
+from service.api import detection, proposals, schema, video
 from service.api.context import RequestContext
 from service.api.schema import Schema
 from service.pipelines import Pipelines
@@ -33,7 +33,8 @@ class Operation:
         request: its schema.
         response: its schema.
         run: does it.
-        image: whether it takes an image: `required`, `or_id` (the image or an image id) or `none`.
+        image: whether it takes an image: `required`, `or_id` (the image or an image id) or `none`; without one, a
+            request with fields is the body, JSON.
         streams: whether frames of a camera may be sent in a stream of `{rpc}Stream`.
         progress: schema of what is reported before the answer to a caller of `{rpc}Stream`, or None.
         log: fields of the log line: from request and response.
@@ -57,6 +58,11 @@ class Operation:
     def path(self) -> str:
         """Its path over HTTP."""
         return f"/v1/{self.name}"
+
+    @property
+    def posts(self) -> bool:
+        """Whether its request has a body over HTTP."""
+        return self.image != "none" or bool(self.request.model_fields)
 
     async def answer(self, pipelines: Pipelines, request: Schema, image: ImageInput, context: RequestContext) -> Schema:
         """Run the operation and note what its log line says, also where there is no answer.
@@ -83,6 +89,13 @@ async def _list_models(
 ) -> Schema:
     del request, image, context
     return pipelines.list_models()
+
+
+async def _end_track(
+    pipelines: Pipelines, request: video.EndTrackRequest, image: ImageInput, context: RequestContext
+) -> Schema:
+    del image
+    return await pipelines.track.end(request, context)
 
 
 OPERATIONS: Final = (
@@ -214,6 +227,33 @@ OPERATIONS: Final = (
         run=lambda pipelines, *request: pipelines.instances.text(*request),
         log=lambda request, answer: {"objects": len(answer.instances), "degraded": answer.degraded},  # noqa: ARG005
         example={"text": "oranges", "format": "rle", "overlay": False},
+    ),
+    Operation(
+        name="track",
+        rpc="Track",
+        summary="Masks of objects that are followed over the frames of a video, which come one by one",
+        family="sam2",
+        request=video.TrackRequest,
+        response=video.TrackResponse,
+        run=lambda pipelines, *request: pipelines.track.run(*request),
+        streams=True,
+        log=lambda request, answer: {  # noqa: ARG005
+            "session": answer.session[:8],
+            "frame_index": answer.frame_index,
+            "objects": len(answer.objects),
+        },
+        example={"prompts": [{"object_id": 1, "points": [[548, 190]]}], "format": "rle", "frame_id": "cam2-004711"},
+    ),
+    Operation(
+        name="track/end",
+        rpc="EndTrack",
+        summary="Close a session of track",
+        family=None,
+        request=video.EndTrackRequest,
+        response=video.EndTrackResponse,
+        run=_end_track,
+        image="none",
+        example={"session": "0123456789abcdef0123456789abcdef"},
     ),
     Operation(
         name="models",

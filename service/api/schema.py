@@ -185,8 +185,8 @@ _INPUT_SIZE: Final = (
     "By default the setting POMONA_INPUT_SIZE (1024)."
 )
 _PADDING: Final = (
-    "none saves the encoder's work on padding; square is how the model was trained. By default none where the model "
-    "supports it."
+    "none saves the encoder's work on padding; square is how SAM was trained, and stretch how SAM 2 was: to a square "
+    "whatever the proportions, which is the only one for it. By default none where the model supports it."
 )
 _OVERLAY: Final = "PNG of the image's size, where requested."
 
@@ -512,9 +512,9 @@ class Model(Schema):
     """A model of the catalogue."""
 
     name: str
-    family: Literal["sam", "unet", "detector"] = Field(
-        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. "
-        "detector answers /v1/detect, and with a SAM /v1/instances and /v1/text."
+    family: Literal["sam", "sam2", "unet", "detector"] = Field(
+        description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. sam2 "
+        "answers what sam does, and /v1/track. detector answers /v1/detect, and with a SAM /v1/instances and /v1/text."
     )
     revision: str
     licence: str

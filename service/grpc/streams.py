@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any, Final, Generic, TypeVar
 
 from models.inspection import Grade
-from service.api.context import RequestContext
+from service.api.context import RequestContext, StreamScope
 from service.api.handler import Dropped, Refusal
 from service.api.operations import Operation
 from service.api.parsing import parse_fields
@@ -236,6 +236,7 @@ class OperationStream:
             NotReady: the server stopped reading.
         """
         follower: Follower | None = None
+        scope = StreamScope()
 
         def settle(first: Received) -> tuple[StreamOptions, Received | None]:
             nonlocal follower
@@ -248,23 +249,30 @@ class OperationStream:
 
         async def answer(received: Received, number: int, turn: asyncio.Future[bool]) -> Any:
             try:
-                return await self._answer(call, received, number, turn, follower)
+                return await self._answer(call, received, number, turn, follower, scope)
             finally:
                 if follower is not None:
                     follower.finish(number)
 
         stream = FrameStream[Received, Any](settle, answer)
-        with self.open.opened(stream):
+        with self.open.opened(stream), scope:
             async with aclosing(stream.answers(requests)) as replies:
                 async for reply in replies:
                     yield reply
 
     async def _answer(
-        self, call: Call, received: Received, number: int, turn: asyncio.Future[bool], follower: Follower | None
+        self,
+        call: Call,
+        received: Received,
+        number: int,
+        turn: asyncio.Future[bool],
+        follower: Follower | None,
+        scope: StreamScope,
     ) -> Any:
         """Answer a frame, whatever goes wrong."""
         message = received.message
         context, frame = call.frame(number), _frame_of(message)
+        context.stream = scope
         following = None if follower is None else (number, follower)
         context.held.append(received.held)
         context.log.update({name: value for name in ("frame_id", "trigger_id") if (value := getattr(frame, name))})

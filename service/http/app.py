@@ -22,7 +22,7 @@ from service.api.operations import OPERATIONS, Operation
 from service.api.parsing import parse_json
 from service.api.schema import Problem
 from service.errors import MethodNotAllowed, NotFound, NotReady, Overloaded, RequestError
-from service.http.body import Parts, read_body
+from service.http.body import Parts, read_body, read_json
 from service.http.messages import HttpRequest, HttpResponse, Receive, Scope, Send
 from service.http.page import load_files
 from service.memory import MemoryBudget
@@ -38,6 +38,8 @@ ProblemResponse = Callable[[Refusal, str], HttpResponse]
 _LOG = logging.getLogger("pomona.http")
 _MAX_LOGGED_PATH: Final = 200
 _METRICS: Final = "/metrics"
+_MAX_JSON: Final = 64 * 1024
+"""Bytes of a request without an image."""
 _READ: Final = ("GET", "HEAD")
 _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "required": frozenset({"image", "request"}),
@@ -268,6 +270,9 @@ class HttpApp:
             if operation.image != "none":
                 async with self.drain.uploading():
                     parts = await read_body(request, _PARTS[operation.image], self.settings.max_upload_bytes)
+            elif operation.posts:
+                async with self.drain.uploading():
+                    parts = await read_json(request, min(_MAX_JSON, self.settings.max_upload_bytes))
             asked = parse_json(parts.request, operation.request, self.settings.max_values)
             context.arrived = context.clock()
             image = encoded(parts.image, parts.image_id)
@@ -276,7 +281,7 @@ class HttpApp:
             found = await (work if operation.image == "none" else request.while_connected(work))
             return HttpResponse(_dumped(found))
 
-        methods = _READ if operation.image == "none" else ("POST",)
+        methods = ("POST",) if operation.posts else _READ
         return Route(operation.path, answer, methods)
 
     async def _livez(self) -> HttpResponse:

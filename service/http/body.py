@@ -55,6 +55,23 @@ async def read_body(request: HttpRequest, allowed: frozenset[str], max_bytes: in
     )
 
 
+async def read_json(request: HttpRequest, max_bytes: int) -> Parts:
+    """Read a body that is JSON alone.
+
+    Args:
+        request: whose body was not read yet.
+        max_bytes: limit of the body.
+
+    Raises:
+        UploadTooLarge: as soon as the announced or the read bytes exceed the limit.
+        MalformedRequest: the body is announced as something else.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise MalformedRequest(f"The body must be application/json, got {kind or 'no content type'}.")
+    return Parts(request=await request.body(max_bytes))
+
+
 async def _read_image(request: HttpRequest, max_bytes: int) -> Parts:
     query = request.query()
     unknown = set(query) - {"request"}

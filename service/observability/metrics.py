@@ -24,7 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.catalog import CatalogueEntry
 from service.access import MAX_KEYS
-from service.observability.observer import STAGES, CacheEvent, Observer, Outcome, Stage
+from service.observability.observer import STAGES, CacheEvent, Observer, Outcome, SessionEvent, Stage
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3.5, 5, 10, 30)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -85,6 +85,15 @@ DEVICE_ERRORS: Final = Counter("pomona_device_errors", "Items that failed on a d
 CACHE: Final = Counter("pomona_embedding_cache_events", "Embeddings found, missed and evicted.", ["event"])
 CACHE_BYTES: Final = Gauge(
     "pomona_embedding_cache_bytes", "Bytes of the cached embeddings.", multiprocess_mode="livesum"
+)
+TRACK_SESSIONS: Final = Gauge("pomona_track_sessions_open", "Open sessions of track.", multiprocess_mode="livesum")
+TRACK_EVENTS: Final = Counter(
+    "pomona_track_sessions", "Sessions of track that were opened, closed, expired or refused.", ["event"]
+)
+TRACK_BYTES: Final = Gauge(
+    "pomona_track_bytes",
+    "Bytes set aside for what sessions of track remember of their objects.",
+    multiprocess_mode="livesum",
 )
 MEMORY: Final = Gauge(
     "pomona_memory_bytes",
@@ -191,6 +200,15 @@ class PrometheusObserver(Observer):
         """Set the gauge."""
         CACHE_BYTES.set(nbytes)
 
+    def track_session(self, event: SessionEvent) -> None:
+        """Count it."""
+        self._child(TRACK_EVENTS, event).inc()
+
+    def track_held(self, sessions: int, nbytes: int) -> None:
+        """Set the gauges."""
+        TRACK_SESSIONS.set(sessions)
+        TRACK_BYTES.set(nbytes)
+
     def memory_used(self, kind: str, nbytes: int) -> None:
         """Set the gauge."""
         self._child(MEMORY, kind).set(nbytes)
@@ -226,3 +244,5 @@ class PrometheusObserver(Observer):
             DEADLINES.labels(entry.name, result)
         for event in get_args(CacheEvent):
             CACHE.labels(event)
+        for event in get_args(SessionEvent) if entry.architecture.family == "sam2" else ():
+            TRACK_EVENTS.labels(event)

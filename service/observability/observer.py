@@ -8,11 +8,13 @@ from typing import Final, Literal
 from models.catalog import CatalogueEntry, Family
 
 CacheEvent = Literal["hit", "miss", "eviction"]
+SessionEvent = Literal["opened", "closed", "expired", "refused"]
 Outcome = Literal["ok", "refused", "shed", "failed", "gone"]
-Stage = Literal["encode", "mask_decode", "infer"]
+Stage = Literal["encode", "mask_decode", "track", "infer"]
 
 STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {
     "sam": ("encode", "mask_decode"),
+    "sam2": ("encode", "mask_decode", "track"),
     "unet": ("infer",),
     "detector": ("infer",),
 }
@@ -38,6 +40,12 @@ class Observer:
 
     def caller_answered(self, caller: str, outcome: Outcome) -> None:
         """Receive the end of a request whose API key has this name, beside `request_finished`."""
+
+    def track_session(self, event: SessionEvent) -> None:
+        """Receive that a session of `track` was opened, closed by its caller or its stream, expired, or refused."""
+
+    def track_held(self, sessions: int, nbytes: int) -> None:
+        """Receive how many sessions of `track` are open, and the bytes set aside for what they remember."""
 
     def problem_answered(self, code: str) -> None:
         """Receive the code of a problem that was answered."""

@@ -53,25 +53,28 @@ class Tensors:
 
 _IMAGE: Final = TensorSpec("image", (Form("BYTES", (1,)), Form("UINT8", (-1, -1, 3))))
 
-TENSORS: Final[Mapping[Family, Tensors]] = {
-    "sam": Tensors(
-        inputs=(
-            _IMAGE,
-            TensorSpec("points", (Form("FP32", (-1, -1, 2)), Form("FP64", (-1, -1, 2)))),
-            TensorSpec("labels", (Form("INT32", (-1, -1)), Form("INT64", (-1, -1)))),
-            TensorSpec("boxes", (Form("FP32", (-1, 4)), Form("FP64", (-1, 4)))),
-            TensorSpec("mask_input", (Form("FP32", (-1, -1, -1)), Form("BOOL", (-1, -1, -1)))),
-            TensorSpec("multimask", (Form("BOOL", (1,)),)),
-        ),
-        outputs=(
-            TensorSpec("masks", (Form("BOOL", (-1, -1, -1, -1)), Form("BYTES", (-1, -1)))),
-            TensorSpec("scores", (Form("FP32", (-1, -1)),)),
-            TensorSpec("stability_scores", (Form("FP32", (-1, -1)),)),
-            TensorSpec("boxes", (Form("INT64", (-1, -1, 4)),)),
-            TensorSpec("areas", (Form("INT64", (-1, -1)),)),
-            TensorSpec("logits", (Form("FP32", (-1, -1, -1, -1)),)),
-        ),
+_PROMPTED: Final = Tensors(
+    inputs=(
+        _IMAGE,
+        TensorSpec("points", (Form("FP32", (-1, -1, 2)), Form("FP64", (-1, -1, 2)))),
+        TensorSpec("labels", (Form("INT32", (-1, -1)), Form("INT64", (-1, -1)))),
+        TensorSpec("boxes", (Form("FP32", (-1, 4)), Form("FP64", (-1, 4)))),
+        TensorSpec("mask_input", (Form("FP32", (-1, -1, -1)), Form("BOOL", (-1, -1, -1)))),
+        TensorSpec("multimask", (Form("BOOL", (1,)),)),
     ),
+    outputs=(
+        TensorSpec("masks", (Form("BOOL", (-1, -1, -1, -1)), Form("BYTES", (-1, -1)))),
+        TensorSpec("scores", (Form("FP32", (-1, -1)),)),
+        TensorSpec("stability_scores", (Form("FP32", (-1, -1)),)),
+        TensorSpec("boxes", (Form("INT64", (-1, -1, 4)),)),
+        TensorSpec("areas", (Form("INT64", (-1, -1)),)),
+        TensorSpec("logits", (Form("FP32", (-1, -1, -1, -1)),)),
+    ),
+)
+
+TENSORS: Final[Mapping[Family, Tensors]] = {
+    "sam": _PROMPTED,
+    "sam2": _PROMPTED,
     "unet": Tensors(
         inputs=(_IMAGE,),
         outputs=(

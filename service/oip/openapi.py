@@ -151,7 +151,7 @@ _SCHEMAS: Final[tuple[type[BaseModel], ...]] = (
 _TAG: Final = "Open Inference Protocol"
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/versions/{version}"
-_FAMILIES: Final[Mapping[Family, str]] = {"sam": "SAMs", "unet": "U-Nets", "detector": "detectors"}
+_FAMILIES: Final[Mapping[Family, str]] = {"sam": "SAMs and SAM 2s", "unet": "U-Nets", "detector": "detectors"}
 _SIDE: Final = 64
 _LENGTH: Final = "Inference-Header-Content-Length"
 _PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -206,7 +206,7 @@ def describe(codes: Mapping[int, Sequence[str]]) -> Described:
 def _infer(errors: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "summary": "Tensors in, tensors out",
-        "description": "\n\n".join(_tensors(family) for family in TENSORS),
+        "description": "\n\n".join(_tensors(family) for family in _FAMILIES),
         "tags": [_TAG],
         "parameters": [_PARAMETERS["length"]],
         "requestBody": {

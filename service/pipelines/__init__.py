@@ -14,6 +14,8 @@ from service.pipelines.instances import InstancesPipeline
 from service.pipelines.refinement import Refiner
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.semantic import SemanticPipeline
+from service.pipelines.sessions import Sessions
+from service.pipelines.track import TrackPipeline
 from service.runners.embedding_cache import EmbeddingCache
 
 
@@ -29,6 +31,7 @@ class Pipelines:
     edges: EdgesPipeline
     detect: DetectPipeline
     instances: InstancesPipeline
+    track: TrackPipeline
 
     @classmethod
     def of(cls, engine: Engine, cache: EmbeddingCache) -> Pipelines:
@@ -43,6 +46,7 @@ class Pipelines:
             edges=EdgesPipeline(engine, segment),
             detect=detect,
             instances=InstancesPipeline(engine, detect, segment),
+            track=TrackPipeline(engine, segment, Sessions(engine.settings, engine.clock)),
         )
 
     def list_models(self) -> ListModelsResponse:

@@ -298,8 +298,7 @@ def _encode(proposal: Proposal, request: AutomaticRequest) -> ProposedMask:
 
 def _letterbox_of(crop: Crop, whole: Letterbox) -> Letterbox:
     """Return the letterbox of a crop, like that of the whole image."""
-    square = whole.padded == Size(whole.side, whole.side)
-    return letterbox_for(crop.size, whole.side, "square" if square else "none")
+    return letterbox_for(crop.size, whole.side, whole.padding)
 
 
 def _draw(pixels: Pixels, chosen: Sequence[Candidate]) -> bytes:

@@ -96,12 +96,11 @@ def describe_image(image_id: str, size: Size) -> schema.Image:
 
 def describe_sam(runner: Runner, letterbox: Letterbox) -> schema.SamModel:
     """Describe the SAM that answered."""
-    square = letterbox.padded == Size(letterbox.side, letterbox.side)
     return schema.SamModel.model_construct(
         name=runner.entry.name,
         revision=runner.entry.revision,
         input_size=letterbox.side,
-        padding="square" if square else "none",
+        padding=letterbox.padding,
     )
 
 

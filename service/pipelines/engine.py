@@ -28,9 +28,14 @@ R = TypeVar("R", bound=Runner)
 
 _KINDS: Final[Mapping[Family, str]] = {
     "sam": "a SAM, which masks what prompts point at",
+    "sam2": "a SAM 2, which masks what prompts point at and follows it over frames",
     "unet": "a U-Net, which separates healthy from infected fruit",
     "detector": "a detector, which finds objects of known classes",
 }
+
+
+_ABLE: Final[Mapping[Family, tuple[Family, ...]]] = {"sam": ("sam", "sam2")}
+"""Families whose models can do what this one can; others are on their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class Engine:
 
     def default(self, family: Family) -> str | None:
         """Return the model that answers requests that name none, where one is loaded."""
-        return next((name for name, runner in self.runners.items() if runner.family == family), None)
+        return next((name for name, runner in self.runners.items() if runner.family in _able(family)), None)
 
     def runner(self, kind: type[R], name: str | None) -> R:
         """Choose the runner that answers.
@@ -194,13 +199,13 @@ class Engine:
             raise TimeoutError
 
     def _refusal(self, family: Family, name: str | None) -> UnknownModel | WrongFamily:
-        fitting = [loaded for loaded, runner in self.runners.items() if runner.family == family]
+        fitting = [loaded for loaded, runner in self.runners.items() if runner.family in _able(family)]
         loaded = f"loaded: {', '.join(fitting)}" if fitting else f"none is loaded. {self._how_to_load(family)}"
         if name is None:
             return ModelNotLoaded(f"This operation needs {_KINDS[family]}; {loaded}")
         if name not in self.catalogue:
             return UnknownModel(f"There is no model {name!r}; {loaded}")
-        if (other := self.catalogue[name].architecture.family) != family:
+        if (other := self.catalogue[name].architecture.family) not in _able(family):
             return WrongFamily(f"{name} is {_KINDS[other]}. This operation needs {_KINDS[family]}; {loaded}")
         return self.not_loaded(name)
 
@@ -212,3 +217,7 @@ class Engine:
 
     def _loading(self, name: str) -> str:
         return f"POMONA_MODELS={','.join([*self.runners, name])}"
+
+
+def _able(family: Family) -> tuple[Family, ...]:
+    return _ABLE.get(family, (family,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from models.backends.base import SamBackend
 from models.letterbox import Letterbox, Padding, letterbox_for
 from models.sam.constants import INPUT_SIDE
 from models.types import Size
@@ -14,19 +15,26 @@ from service.errors import UnsupportedInput
 INPUT_SIZES: Final[tuple[Literal[1024, 768, 512], ...]] = (1024, 768, 512)
 
 
-def candidate_letterboxes(request: EmbedRequest, size: Size, *, flexible: bool, default: InputSize) -> list[Letterbox]:
+def candidate_letterboxes(
+    request: EmbedRequest, size: Size, backend: SamBackend, default: InputSize
+) -> list[Letterbox]:
     """Return the letterboxes to try for a new image, in order.
 
     Args:
         request: with the input size and the padding.
         size: of the image.
-        flexible: whether the model supports others than the padded square of 1024.
+        backend: of the model; says which letterboxes it supports.
         default: input size where the request has none.
 
     Raises:
         UnsupportedInput: the model does not support what the request asks for.
     """
+    if backend.stretched_to is not None:
+        return [_stretched(request, size, backend.stretched_to)]
+    flexible = backend.flexible
     padding: Padding = request.padding or ("none" if flexible else "square")
+    if padding == "stretch":
+        raise UnsupportedInput("For this model padding must be none or square, got stretch, which is for SAM 2.")
     wanted: InputSize = request.input_size or (default if flexible else INPUT_SIDE)
     if not flexible:
         if wanted not in (INPUT_SIDE, "auto") or padding != "square":
@@ -37,6 +45,16 @@ def candidate_letterboxes(request: EmbedRequest, size: Size, *, flexible: bool, 
         return [letterbox_for(size)]
     sides = INPUT_SIZES if wanted == "auto" else (wanted,)
     return [letterbox_for(size, side, padding) for side in sides]
+
+
+def _stretched(request: EmbedRequest, size: Size, side: int) -> Letterbox:
+    wanted, padding = request.input_size or side, request.padding or "stretch"
+    if wanted not in (side, "auto") or padding != "stretch":
+        raise UnsupportedInput(
+            f"For this model input_size must be {side} and padding stretch, got {wanted} and {padding}. Both may "
+            "be left out."
+        )
+    return letterbox_for(size, side, "stretch")
 
 
 def matching(request: EmbedRequest, letterboxes: Sequence[Letterbox]) -> list[Letterbox]:

@@ -10,6 +10,7 @@ from models.masks import EncodedLogits, Rle, decode_logits
 from models.sam.prompts import check, with_logits
 from models.types import FOREGROUND, Box, Logits, Point, Prompt
 from service.api import schema
+from service.api.video import ObjectPrompt
 from service.settings import Settings
 
 
@@ -22,8 +23,8 @@ def prompts_of(prompts: Sequence[schema.Prompt], settings: Settings) -> list[Pro
     """
     if not prompts:
         raise NoPrompt("prompts must contain at least one prompt.")
-    _check_count(len(prompts), settings)
-    return [_prompt(number, prompt) for number, prompt in enumerate(prompts)]
+    check_count(len(prompts), settings)
+    return [prompt_of(number, prompt, multimask=prompt.multimask) for number, prompt in enumerate(prompts)]
 
 
 def check_counts(prompts: Sequence[Prompt], settings: Settings) -> None:
@@ -32,12 +33,21 @@ def check_counts(prompts: Sequence[Prompt], settings: Settings) -> None:
     Raises:
         TooManyPrompts: there are more than allowed.
     """
-    _check_count(len(prompts), settings)
+    check_count(len(prompts), settings)
     for number, prompt in enumerate(prompts):
-        if len(prompt.points) > settings.max_points:
-            raise TooManyPrompts(
-                f"prompts[{number}].points must have at most {settings.max_points} points, got {len(prompt.points)}."
-            )
+        check_points(number, prompt, settings)
+
+
+def check_points(number: int, prompt: Prompt, settings: Settings) -> None:
+    """Check the number of points of a prompt.
+
+    Raises:
+        TooManyPrompts: there are more than allowed.
+    """
+    if len(prompt.points) > settings.max_points:
+        raise TooManyPrompts(
+            f"prompts[{number}].points must have at most {settings.max_points} points, got {len(prompt.points)}."
+        )
 
 
 def check_prompts(prompts: Sequence[Prompt], letterbox: Letterbox) -> None:
@@ -65,12 +75,22 @@ def read_mask(number: int, prompt: Prompt, letterbox: Letterbox) -> Prompt:
         raise MaskError(f"prompts[{number}].mask: {error.detail}") from error
 
 
-def _check_count(count: int, settings: Settings) -> None:
+def check_count(count: int, settings: Settings) -> None:
+    """Check the number of prompts.
+
+    Raises:
+        TooManyPrompts: there are more than allowed.
+    """
     if count > settings.max_prompts:
         raise TooManyPrompts(f"A request must have at most {settings.max_prompts} prompts, got {count}.")
 
 
-def _prompt(number: int, prompt: schema.Prompt) -> Prompt:
+def prompt_of(number: int, prompt: schema.Prompt | ObjectPrompt, *, multimask: bool) -> Prompt:
+    """Convert a prompt, of whose mask only logits are decoded.
+
+    Raises:
+        MalformedPrompt, MaskError: it is malformed; the error names it by its number.
+    """
     points = prompt.points or []
     labels = prompt.labels or ([FOREGROUND] * len(points) if prompt.labels is None else [])
     if len(points) != len(labels):
@@ -89,5 +109,5 @@ def _prompt(number: int, prompt: schema.Prompt) -> Prompt:
         points=tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)),
         box=None if prompt.box is None else Box(*prompt.box),
         mask=mask,
-        multimask=prompt.multimask,
+        multimask=multimask,
     )

@@ -157,7 +157,7 @@ class Refiner:
 
     def _letterboxes(self, sam: SamRunner, size: Size) -> list[Letterbox]:
         default = self.engine.settings.input_size
-        return candidate_letterboxes(_DEFAULTS, size, flexible=sam.backend.flexible, default=default)
+        return candidate_letterboxes(_DEFAULTS, size, sam.backend, default)
 
 
 def _outline(fruit: Fruit, decoded: Decoded, row: int, letterbox: Letterbox) -> CroppedMask | None:

@@ -46,8 +46,6 @@ MaskReceiver = Callable[[int, int, MaskCrop], None]
 _NO_PLACES: Final = Reservation(None, ())
 _DECODE: Final = "segment.decode"
 _POSTPROCESS: Final = "segment.postprocess"
-_HASHED_AT_ONCE: Final = 512 * 1024
-"""Bytes; about 0.3 ms of the event loop, which is less than a thread's round trip costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,12 +312,10 @@ class SegmentPipeline:
                     "evicted): send the image again."
                 )
             return _Lookup(image_id, None, letterboxes[:1], cached[letterboxes[0]])
-        small = source.nbytes <= _HASHED_AT_ONCE
+        small = source.nbytes <= costs.HASHED_AT_ONCE
         image_id = source.content_id() if small else await self.engine.in_worker(source.content_id)
         size = await self.engine.size(source)
-        letterboxes = candidate_letterboxes(
-            request, size, flexible=runner.backend.flexible, default=settings.input_size
-        )
+        letterboxes = candidate_letterboxes(request, size, runner.backend, settings.input_size)
         for letterbox in letterboxes:
             if (found := self.cache.get(_key(image_id, letterbox, runner))) is not None:
                 return _Lookup(image_id, source, [letterbox], found)

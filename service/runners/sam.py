@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.backends.base import Embedding, SamBackend
 from models.catalog import CatalogueEntry, Family
 from models.letterbox import Letterbox, letterbox_for
-from models.sam.constants import INPUT_SIDE, LOGITS_SIDE
+from models.sam.constants import INPUT_SIDE
 from models.sam.postprocess import MaskCrop, chosen_tokens, crop_of
 from models.sam.prompts import pack
 from models.types import Logits, Pixels, Point, Prompt, Size
@@ -221,8 +221,10 @@ class SamRunner(Runner):
         return WorkItem(key, request, deadline=deadline, cost=cost, ready_by=ready_by, margin=margin)
 
     def _warm_up(self) -> None:
-        letterbox = letterbox_for(Size(INPUT_SIDE, INPUT_SIDE))
-        prepared = self.prepare(np.zeros((INPUT_SIDE, INPUT_SIDE, 3), np.uint8), letterbox)
+        stretched = self.backend.stretched_to
+        side = stretched or INPUT_SIDE
+        letterbox = letterbox_for(Size(side, side), side, "square" if stretched is None else "stretch")
+        prepared = self.prepare(np.zeros((side, side, 3), np.uint8), letterbox)
         key, cost = self._encode_key(letterbox), megapixels(letterbox.padded)
         self._max_images = best_size(
             self.backend.image_batches, lambda size: self._timed(key, [prepared] * size, size * cost)
@@ -233,13 +235,13 @@ class SamRunner(Runner):
             pixels = np.zeros((small.resized.height, small.resized.width, 3), np.uint8)
             self._timed(self._encode_key(small), [self.prepare(pixels, small)], megapixels(small.padded))
         embedding = self.backend.encode([prepared])[0]
-        click, guess = (Point(8, 8),), np.zeros((LOGITS_SIDE, LOGITS_SIDE), np.float32)
+        click, guess = (Point(8, 8),), np.zeros((letterbox.logits.height, letterbox.logits.width), np.float32)
         with_mask = _Prompts(embedding, [Prompt(click, mask=guess)], letterbox)
-        self._timed(self._decode_key(letterbox, with_mask=True), [with_mask], 1)
+        self._timed(self._decode_key(letterbox, with_mask=True), [with_mask], share(letterbox))
         work = _Prompts(embedding, [Prompt(click)], letterbox)
         decoding = self._decode_key(letterbox, with_mask=False)
         self._max_prompts = best_size(
-            self.backend.prompt_batches, lambda size: self._timed(decoding, [work] * size, size)
+            self.backend.prompt_batches, lambda size: self._timed(decoding, [work] * size, size * share(letterbox))
         )
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:

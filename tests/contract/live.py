@@ -30,12 +30,14 @@ class LiveDoor:
         grpc_address: of gRPC over the same pipelines; empty where there is none.
         door: with the backends behind it; it belongs to another thread's event loop.
         loop: that event loop.
+        server: of gRPC, or None.
     """
 
     address: str
     grpc_address: str
     door: Door
     loop: asyncio.AbstractEventLoop
+    server: GrpcServer | None
     _stopping: asyncio.Event
     _thread: threading.Thread
 
@@ -81,7 +83,7 @@ def live_door(*, grpc: bool = False, **settings: Any) -> Iterator[LiveDoor]:
                 grpc_address = f"grpc://{host}:{await other.start(host, 0)}"
                 other.open(door.pipelines)
             address = f"http://{host}:{port}"
-            opened.put(LiveDoor(address, grpc_address, door, loop, stopping, threading.current_thread()))
+            opened.put(LiveDoor(address, grpc_address, door, loop, other, stopping, threading.current_thread()))
             await stopping.wait()
             door.let_go()
             await server.shutdown()

@@ -173,8 +173,13 @@ BY_TESTS_OF_THEIR_OWN: Final = {
     "unauthenticated",
     "permission_denied",
     "rate_limited",
+    "unknown_session",
+    "session_expired",
+    "frame_size_changed",
+    "too_many_objects",
+    "too_many_sessions",
 }
-"""In `test_deadlines`, `test_load`, `test_lifecycle` and `test_access`."""
+"""In `test_deadlines`, `test_load`, `test_lifecycle`, `test_access` and `test_track`."""
 
 
 async def test_every_code_has_a_test() -> None:

@@ -21,6 +21,7 @@ def models_file(tmp_path: Path) -> Path:
 
 
 OWN = ("unet-mobilenetv2-citrus",)
+SAM2 = ("sam2.1-tiny", "sam2.1-small", "sam2.1-base-plus", "sam2.1-large")
 DETECTORS = ("yolox-nano", "yolox-tiny", "yolox-s")
 ENTRY = {"architecture": "mobile-sam", "file": "my_oranges.safetensors", "licence": "proprietary"}
 
@@ -31,7 +32,7 @@ def as_yaml(name: str = "my-oranges", **changes: str | None) -> str:
 
 
 def test_the_built_in_models_are_there_without_a_models_file() -> None:
-    assert set(load_catalogue(None)) == {"mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", *OWN, *DETECTORS}
+    assert set(load_catalogue(None)) == {"mobile-sam", "sam-vit-b", "sam-vit-l", "sam-vit-h", *SAM2, *OWN, *DETECTORS}
 
 
 @pytest.mark.parametrize("name", list(CATALOGUE))

@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from models.errors import MalformedPrompt, PomonaError
-from service.api import detection, proposals, schema, tracking
+from service.api import detection, proposals, schema, tracking, video
 from service.errors import MalformedRequest, UnsupportedFormat, UnsupportedInput
 from service.grpc.codec import Mismatch, read_request, reader, writer
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
@@ -61,7 +61,7 @@ def test_every_message_is_of_the_schema_or_of_streams() -> None:
     of_shapes = {"Point", "Box", "PixelBox", "FractionInterval", "Ring", "Polygon", "EncodedMask", "MaskPrompt"}
     ours = {
         name
-        for module in (schema, proposals, detection, tracking)
+        for module in (schema, proposals, detection, tracking, video)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, schema.Schema) and not name.startswith("_")
     }

@@ -13,7 +13,7 @@ from typing import Final, get_args
 import pytest
 
 from service.errors import PROBLEMS
-from service.observability.observer import CacheEvent, Outcome, Stage
+from service.observability.observer import CacheEvent, Outcome, SessionEvent, Stage
 from tests.exposition import documented, expose_everything, families, series
 from tests.queries import FOLDER, TARGET, dashboard, queries, recorded, rules, selectors
 
@@ -23,7 +23,7 @@ needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="pr
 
 KNOWN: Final = {
     "outcome": set(get_args(Outcome)),
-    "event": set(get_args(CacheEvent)),
+    "event": {*get_args(CacheEvent), *get_args(SessionEvent)},
     "stage": set(get_args(Stage)),
     "result": {"met", "missed"},
     "code": {problem.code for problem in PROBLEMS.values()},

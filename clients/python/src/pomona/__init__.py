@@ -53,6 +53,7 @@ from pomona.results import (
 from pomona.retries import NO_RETRY, Retry, Timeout
 from pomona.streams import FrameAnswer
 from pomona.transports import AsyncTransport, Transport
+from pomona.video import EndTracking, TrackedFrame, TrackedObject, TrackFrame
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ __all__ = [
     "Edges",
     "Embed",
     "Embedding",
+    "EndTracking",
     "FindInstances",
     "FindText",
     "FloatBox",
@@ -109,6 +111,9 @@ __all__ = [
     "Semantic",
     "SemanticMap",
     "Timeout",
+    "TrackFrame",
+    "TrackedFrame",
+    "TrackedObject",
     "Transport",
     "Verdict",
     "jpeg",

@@ -38,10 +38,12 @@ class _Context:
     Attributes:
         size: height and width of the image.
         input_size: longest side of the image as a SAM saw it, for logits.
+        stretched: whether the image filled the SAM's square whatever its proportions.
     """
 
     size: tuple[int, int]
     input_size: int
+    stretched: bool = False
 
 
 _Convert: TypeAlias = Callable[[Any, _Context], Any]
@@ -62,7 +64,8 @@ def read_result(kind: type[R], body: Mapping[str, Any]) -> R:
         raise ValueError(f"an image must have pixels, got {size[1]} x {size[0]}")
     sam = body.get("model") or (body.get("models") or {}).get("sam") or {}
     input_size = sam.get("input_size", 0)
-    return cast("R", _converter(cast("Any", kind))(body, _Context(size, input_size)))
+    context = _Context(size, input_size, stretched=sam.get("padding") == "stretch")
+    return cast("R", _converter(cast("Any", kind))(body, context))
 
 
 def read_models(body: Mapping[str, Any]) -> tuple[Model, ...]:
@@ -140,8 +143,9 @@ def _mask(body: Mapping[str, Any], context: _Context) -> Mask:
         size = (int(height), int(width))
         return Mask(context.size if any(context.size) else size, Rle(size, str(body["counts"])))
     height, width = body["shape"]
-    window = logits_window(context.size, context.input_size)
-    return Mask(context.size, Logits((int(height), int(width)), _from_base64(body["data"]), window))
+    shape = (int(height), int(width))
+    window = shape if context.stretched else logits_window(context.size, context.input_size)
+    return Mask(context.size, Logits(shape, _from_base64(body["data"]), window))
 
 
 def _from_base64(value: str | bytes) -> bytes:

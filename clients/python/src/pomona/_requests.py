@@ -28,7 +28,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 InputSize: TypeAlias = Literal[1024, 768, 512, "auto"]
-Padding: TypeAlias = Literal["none", "square"]
+Padding: TypeAlias = Literal["none", "square", "stretch"]
 Mode: TypeAlias = Literal["fast", "accurate", "auto"]
 Preset: TypeAlias = Literal["full", "fast"]
 EdgeDepth: TypeAlias = Literal["8", "16"]
@@ -54,6 +54,8 @@ class Request(Generic[T_co]):
         needs_image: whether an image is sent.
         streams: whether the frames of a camera can be sent over one gRPC stream.
         by_id: whether the id of an image that the service knows may be sent instead of the image.
+        takes_frame: whether identifiers of a camera's frame are fields of the API.
+        has_body: whether it has fields although it has no image.
     """
 
     operation: ClassVar[str]
@@ -61,6 +63,8 @@ class Request(Generic[T_co]):
     needs_image: ClassVar[bool] = True
     streams: ClassVar[bool] = False
     by_id: ClassVar[bool] = False
+    takes_frame: ClassVar[bool] = False
+    has_body: ClassVar[bool] = False
 
     @property
     def needs_pixels(self) -> bool:
@@ -167,6 +171,7 @@ class Inspect(Request[Inspection]):
     operation = "inspect"
     result_type = Inspection
     streams = True
+    takes_frame = True
 
     mode: Mode = "auto"
     model: str | None = None
@@ -462,7 +467,7 @@ class Call(Generic[T_co]):
         image: to send, or None.
         image_id: of an image that the service knows, or None. Where both are given the id is sent, and the image only
             after the service has said that it does not know the id.
-        frame: identifiers of a camera's frame, for `Inspect`.
+        frame: identifiers of a camera's frame, for requests that take them.
     """
 
     request: Request[T_co]
@@ -508,7 +513,7 @@ class Call(Generic[T_co]):
         Left out, they cannot be unknown to an older service.
         """
         fields = self.request.to_json()
-        if isinstance(self.request, Inspect):
+        if self.request.takes_frame:
             fields |= self.frame.to_json()
         return {name: value for name, value in fields.items() if value is not None and value is not False}
 

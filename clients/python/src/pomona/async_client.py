@@ -59,6 +59,7 @@ from pomona.results import (
 from pomona.retries import Plan, Retry, Timeout, Wait, attempts, first_attempt
 from pomona.streams import FrameAnswer, Frames, StreamOptions, TakenFrame, astream_frames, failed
 from pomona.transports import AsyncStreamingTransport, AsyncTransport, ClientCertificate, following, with_api_key
+from pomona.video import EndTracking, TrackedFrame, TrackFrame
 
 T = TypeVar("T")
 
@@ -354,6 +355,31 @@ class AsyncClient(BaseClient):
                 yield update
         finally:
             await asyncio.to_thread(updates.close)
+
+    async def track(
+        self,
+        image: ImageSource,
+        prompts: Mapping[int, Prompts] | None = None,
+        *,
+        session: str | None = None,
+        remove: Sequence[int] = (),
+        model: str | None = None,
+        logits: bool = False,
+        frame_id: str | None = None,
+        trigger_id: str | None = None,
+        captured_at_ns: int | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> TrackedFrame:
+        """Return masks of objects that are followed over frames; see `Client.track`."""
+        request = TrackFrame(prompts=prompts or {}, session=session, remove=remove, model=model, logits=logits)
+        frame = FrameInfo(frame_id, trigger_id, captured_at_ns)
+        return await self.send(request, image, frame, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    async def end_tracking(self, session: str) -> int:
+        """Close a session of `track`; see `Client.end_tracking`."""
+        return await self.send(EndTracking(session))
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models of the catalogue, loaded ones first."""

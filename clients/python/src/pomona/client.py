@@ -49,6 +49,7 @@ from pomona.results import Detections, Embedding, FrameInfo, Inspection, Instanc
 from pomona.retries import Plan, Retry, Timeout, Wait, attempts, first_attempt
 from pomona.streams import FrameAnswer, StreamOptions, TakenFrame, failed, stream_frames
 from pomona.transports import ClientCertificate, StreamingTransport, Transport, following, with_api_key
+from pomona.video import EndTracking, TrackedFrame, TrackFrame
 
 T = TypeVar("T")
 
@@ -500,6 +501,50 @@ class Client(BaseClient):
         transport = following(self._transport)
         send = first_attempt(Call.of(request, image), self._plan(deadline, urgency, request_id))
         yield from transport.follow(send.call, send.attempt)
+
+    def track(
+        self,
+        image: ImageSource,
+        prompts: Mapping[int, Prompts] | None = None,
+        *,
+        session: str | None = None,
+        remove: Sequence[int] = (),
+        model: str | None = None,
+        logits: bool = False,
+        frame_id: str | None = None,
+        trigger_id: str | None = None,
+        captured_at_ns: int | None = None,
+        deadline: float | None = None,
+        urgency: int | None = None,
+        request_id: str | None = None,
+    ) -> TrackedFrame:
+        """Return masks of objects that are followed over the frames of a video, which come one by one; needs a SAM 2.
+
+        Args:
+            image: the next frame of the session, of the same size as those before it.
+            prompts: by ids of your choice, from 1: a new object is followed from this frame on, a known one corrected.
+                A prompt is points, a box, or points with a box; or a mask, which is taken as it is.
+            session: of the answer to the frame before; None for the first frame, which must have prompts.
+            remove: ids of objects that are followed no longer.
+            model: name of a SAM 2 in the catalogue; None for the service's default, or the session's.
+            logits: get masks as low-resolution logits, see `segment`.
+            frame_id: the camera's; returned with the result.
+            trigger_id: of the trigger; returned with the result.
+            captured_at_ns: nanoseconds on the camera's clock; returned with the result.
+            deadline: seconds from now after which the answer is too late; the session then goes on without the frame.
+            urgency: RFC 9218, 0 the most urgent to 7 the least.
+            request_id: identifies the request in the service's log.
+
+        Raises:
+            PomonaError: see `pomona.errors`; `SessionExpired` where no frame came for too long.
+        """
+        request = TrackFrame(prompts=prompts or {}, session=session, remove=remove, model=model, logits=logits)
+        frame = FrameInfo(frame_id, trigger_id, captured_at_ns)
+        return self.send(request, image, frame, deadline=deadline, urgency=urgency, request_id=request_id)
+
+    def end_tracking(self, session: str) -> int:
+        """Close a session of `track`, and return how many frames were answered; else it expires by itself."""
+        return self.send(EndTracking(session))
 
     def models(self) -> tuple[Model, ...]:
         """Return the models of the catalogue, loaded ones first."""

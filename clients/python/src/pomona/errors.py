@@ -24,6 +24,11 @@ PomonaError
 │   │   ├── WrongModelFamily       wrong_model_family
 │   │   ├── UnsupportedInput       unsupported_input
 │   │   └── UnknownClass           unknown_class
+│   ├── SessionError               the session of `track` cannot be used
+│   │   ├── UnknownSession         unknown_session
+│   │   ├── SessionExpired         session_expired: it had no frame for too long
+│   │   ├── FrameSizeChanged       frame_size_changed
+│   │   └── TooManyObjects         too_many_objects
 │   ├── AccessError                the caller may not do this
 │   │   ├── Unauthenticated        unauthenticated: no API key, or none that is valid
 │   │   └── PermissionDenied       permission_denied: the API key is for something else
@@ -35,6 +40,7 @@ PomonaError
 │       └── MethodNotAllowed       method_not_allowed
 ├── TryLater                       nothing is wrong with the request
 │   ├── RateLimited                rate_limited: the API key has as many requests as it may have
+│   ├── TooManySessions            too_many_sessions
 │   ├── Overloaded                 overloaded
 │   └── NotReady                   not_ready
 ├── TooLate                        no answer in time
@@ -153,6 +159,34 @@ class UnknownImageId(ImageError):
     """The service does not know this image id, or no longer."""
 
     default_code = "unknown_image_id"
+
+
+class SessionError(RequestRefused):
+    """The session of `track` cannot be used."""
+
+
+class UnknownSession(SessionError):
+    """There is no such session: it was never opened, or it was ended."""
+
+    default_code = "unknown_session"
+
+
+class SessionExpired(SessionError):
+    """The session had no frame for too long, and was closed."""
+
+    default_code = "session_expired"
+
+
+class FrameSizeChanged(SessionError):
+    """The frame has another size than those of its session before it."""
+
+    default_code = "frame_size_changed"
+
+
+class TooManyObjects(SessionError):
+    """The session would follow more objects than the service allows."""
+
+    default_code = "too_many_objects"
 
 
 class PromptError(RequestRefused):
@@ -277,6 +311,12 @@ class RateLimited(TryLater):
     """The API key has as many requests, at a time or per second, as it may have."""
 
     default_code = "rate_limited"
+
+
+class TooManySessions(TryLater):
+    """As many sessions are open, or they remember as much, as the service allows."""
+
+    default_code = "too_many_sessions"
 
 
 class Overloaded(TryLater):

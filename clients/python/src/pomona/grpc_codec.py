@@ -47,7 +47,7 @@ MAX_IN_FLIGHT: Final = 64
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"]
 # ListModels is answered once the models are loaded, and refused as not ready before.
-_METHODS: Final = {"models": "ListModels", "ready": "ListModels"}
+_METHODS: Final = {"models": "ListModels", "ready": "ListModels", "track/end": "EndTrack"}
 _LISTS: Final = frozenset({"Point", "Box", "PixelBox", "FractionInterval"})
 _METADATA_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
 

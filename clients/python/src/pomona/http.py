@@ -85,10 +85,12 @@ def build_request(call: Call[Any], attempt: Attempt) -> HttpRequest:
     Raises:
         InvalidArgument: the call has neither an image nor an id.
     """
-    headers = attempt.headers()
+    headers, path = attempt.headers(), f"/v1/{call.request.operation}"
     if not call.request.needs_image:
-        return HttpRequest("GET", "/readyz" if isinstance(call.request, Ready) else "/v1/models", headers)
-    path = f"/v1/{call.request.operation}"
+        if call.request.has_body:
+            body = json.dumps(call.to_json()).encode()
+            return HttpRequest("POST", path, headers | {"content-type": "application/json"}, content=body)
+        return HttpRequest("GET", "/readyz" if isinstance(call.request, Ready) else path, headers)
     text = json.dumps(call.to_json(), separators=(",", ":"), default=_base64)
     name, value = call.image_field()
     if isinstance(value, str) or call.image is None:

@@ -577,8 +577,8 @@ class Model:
 
     Attributes:
         name: in the catalogue.
-        family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`. `detector`
-            answers `detect`, and with a SAM `instances` and `text`.
+        family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`. `sam2` answers
+            what `sam` does, and `track`. `detector` answers `detect`, and with a SAM `instances` and `text`.
         revision: first 12 hex digits of the checkpoint's SHA-256.
         licence: of the weights.
         loaded: whether it answers here.

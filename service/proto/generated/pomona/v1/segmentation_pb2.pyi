@@ -143,21 +143,25 @@ class _Padding:
 class _PaddingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Padding.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PADDING_UNSPECIFIED: _Padding.ValueType  # 0
-    """NONE where the model supports it, else SQUARE."""
+    """STRETCH of SAM 2; else NONE where the model supports it, else SQUARE."""
     PADDING_NONE: _Padding.ValueType  # 1
     """Not padded to a square, which saves the encoder's work on padding."""
     PADDING_SQUARE: _Padding.ValueType  # 2
-    """Padded to a square, as the model was trained."""
+    """Padded to a square, as SAM was trained."""
+    PADDING_STRETCH: _Padding.ValueType  # 3
+    """Stretched to a square whatever its proportions, as SAM 2 was trained."""
 
 class Padding(_Padding, metaclass=_PaddingEnumTypeWrapper):
     """How the image is padded for the encoder."""
 
 PADDING_UNSPECIFIED: Padding.ValueType  # 0
-"""NONE where the model supports it, else SQUARE."""
+"""STRETCH of SAM 2; else NONE where the model supports it, else SQUARE."""
 PADDING_NONE: Padding.ValueType  # 1
 """Not padded to a square, which saves the encoder's work on padding."""
 PADDING_SQUARE: Padding.ValueType  # 2
-"""Padded to a square, as the model was trained."""
+"""Padded to a square, as SAM was trained."""
+PADDING_STRETCH: Padding.ValueType  # 3
+"""Stretched to a square whatever its proportions, as SAM 2 was trained."""
 Global___Padding: _TypeAlias = Padding  # noqa: Y015
 
 class _PixelClass:
@@ -254,6 +258,8 @@ class _ModelFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFami
     """Answers Semantic and Inspect."""
     MODEL_FAMILY_DETECTOR: _ModelFamily.ValueType  # 3
     """Answers Detect; with a SAM, Instances and Text."""
+    MODEL_FAMILY_SAM2: _ModelFamily.ValueType  # 4
+    """Answers what a SAM does, and Track."""
 
 class ModelFamily(_ModelFamily, metaclass=_ModelFamilyEnumTypeWrapper):
     """Kind of model."""
@@ -266,6 +272,8 @@ MODEL_FAMILY_UNET: ModelFamily.ValueType  # 2
 """Answers Semantic and Inspect."""
 MODEL_FAMILY_DETECTOR: ModelFamily.ValueType  # 3
 """Answers Detect; with a SAM, Instances and Text."""
+MODEL_FAMILY_SAM2: ModelFamily.ValueType  # 4
+"""Answers what a SAM does, and Track."""
 Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 class _FrameOutcome:
@@ -3227,3 +3235,394 @@ class EdgesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EdgesResponse: _TypeAlias = EdgesResponse  # noqa: Y015
+
+@_typing.final
+class ObjectPrompt(_message.Message):
+    """Where an object is on a frame: points, a box, points with a box, or a mask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_ID_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    object_id: _builtins.int
+    """The caller's, at least 1: a new one is followed from this frame on, a known one corrected."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """Clicks."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per point: 1 foreground, 0 background. All points are foreground where empty."""
+
+    @_builtins.property
+    def box(self) -> Global___Box:
+        """Around the object."""
+
+    @_builtins.property
+    def mask(self) -> Global___MaskPrompt:
+        """Taken as it is; without points and box."""
+
+    def __init__(
+        self,
+        *,
+        object_id: _builtins.int = ...,
+        points: _abc.Iterable[Global___Point] | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+        box: Global___Box | None = ...,
+        mask: Global___MaskPrompt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box", b"_box", "_mask", b"_mask", "box", b"box", "mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box", b"_box", "_mask", b"_mask", "box", b"box", "labels", b"labels", "mask", b"mask", "object_id", b"object_id", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__box: _TypeAlias = _typing.Literal["box"]  # noqa: Y015
+    _WhichOneofArgType__box: _TypeAlias = _typing.Literal["_box", b"_box"]  # noqa: Y015
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__box) -> _WhichOneofReturnType__box | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+
+Global___ObjectPrompt: _TypeAlias = ObjectPrompt  # noqa: Y015
+
+@_typing.final
+class TrackRequest(_message.Message):
+    """A frame whose objects are looked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    FRAME_ID_FIELD_NUMBER: _builtins.int
+    TRIGGER_ID_FIELD_NUMBER: _builtins.int
+    CAPTURED_AT_NS_FIELD_NUMBER: _builtins.int
+    image: _builtins.bytes
+    """JPEG, PNG, WebP, BMP or TIFF."""
+    model: _builtins.str
+    """Name of a SAM 2, where a session is opened; the first loaded one where absent."""
+    session: _builtins.str
+    """Of an earlier answer. Without it a session is opened; in a stream all frames without it share one."""
+    format: Global___MaskFormat.ValueType
+    """RLE where unspecified."""
+    frame_id: _builtins.str
+    """Of the camera; returned."""
+    trigger_id: _builtins.str
+    """Of the trigger; returned."""
+    captured_at_ns: _builtins.int
+    """Nanoseconds on the camera's clock; returned."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectPrompt]:
+        """Of objects that are new, or corrected, on this frame."""
+
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of objects that are followed no longer."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.bytes | None = ...,
+        model: _builtins.str | None = ...,
+        session: _builtins.str | None = ...,
+        prompts: _abc.Iterable[Global___ObjectPrompt] | None = ...,
+        remove: _abc.Iterable[_builtins.int] | None = ...,
+        format: Global___MaskFormat.ValueType = ...,
+        frame_id: _builtins.str | None = ...,
+        trigger_id: _builtins.str | None = ...,
+        captured_at_ns: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_session", b"_session", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "frame_id", b"frame_id", "image", b"image", "model", b"model", "session", b"session", "trigger_id", b"trigger_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns", "_frame_id", b"_frame_id", "_image", b"_image", "_model", b"_model", "_session", b"_session", "_trigger_id", b"_trigger_id", "captured_at_ns", b"captured_at_ns", "format", b"format", "frame_id", b"frame_id", "image", b"image", "model", b"model", "prompts", b"prompts", "remove", b"remove", "session", b"session", "trigger_id", b"trigger_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__captured_at_ns: _TypeAlias = _typing.Literal["captured_at_ns"]  # noqa: Y015
+    _WhichOneofArgType__captured_at_ns: _TypeAlias = _typing.Literal["_captured_at_ns", b"_captured_at_ns"]  # noqa: Y015
+    _WhichOneofReturnType__frame_id: _TypeAlias = _typing.Literal["frame_id"]  # noqa: Y015
+    _WhichOneofArgType__frame_id: _TypeAlias = _typing.Literal["_frame_id", b"_frame_id"]  # noqa: Y015
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__session: _TypeAlias = _typing.Literal["session"]  # noqa: Y015
+    _WhichOneofArgType__session: _TypeAlias = _typing.Literal["_session", b"_session"]  # noqa: Y015
+    _WhichOneofReturnType__trigger_id: _TypeAlias = _typing.Literal["trigger_id"]  # noqa: Y015
+    _WhichOneofArgType__trigger_id: _TypeAlias = _typing.Literal["_trigger_id", b"_trigger_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__captured_at_ns) -> _WhichOneofReturnType__captured_at_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_id) -> _WhichOneofReturnType__frame_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session) -> _WhichOneofReturnType__session | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trigger_id) -> _WhichOneofReturnType__trigger_id | None: ...
+
+Global___TrackRequest: _TypeAlias = TrackRequest  # noqa: Y015
+
+@_typing.final
+class TrackedObject(_message.Message):
+    """An object on a frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_ID_FIELD_NUMBER: _builtins.int
+    VISIBLE_FIELD_NUMBER: _builtins.int
+    PRESENCE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    STABILITY_SCORE_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    object_id: _builtins.int
+    """As in the prompt that began it."""
+    visible: _builtins.bool
+    """Whether it is in view; else the mask is empty."""
+    presence: _builtins.float
+    """0 to 1: how sure it is that the object is in view."""
+    score: _builtins.float
+    """Predicted IoU, 0 to 1."""
+    stability_score: _builtins.float
+    """0 to 1: IoU of the masks at thresholds 1 above and 1 below."""
+    area: _builtins.int
+    """Pixels in the mask."""
+    @_builtins.property
+    def mask(self) -> Global___EncodedMask:
+        """In the requested format."""
+
+    @_builtins.property
+    def box(self) -> Global___PixelBox:
+        """Tight box; all 0 for an empty mask."""
+
+    def __init__(
+        self,
+        *,
+        object_id: _builtins.int = ...,
+        visible: _builtins.bool = ...,
+        presence: _builtins.float = ...,
+        mask: Global___EncodedMask | None = ...,
+        score: _builtins.float = ...,
+        stability_score: _builtins.float = ...,
+        box: Global___PixelBox | None = ...,
+        area: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "mask", b"mask", "object_id", b"object_id", "presence", b"presence", "score", b"score", "stability_score", b"stability_score", "visible", b"visible"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrackedObject: _TypeAlias = TrackedObject  # noqa: Y015
+
+@_typing.final
+class TrackResponse(_message.Message):
+    """The answer of Track: all objects that are followed, in the order in which they were added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    FRAME_INDEX_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TIMING_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    session: _builtins.str
+    """To be sent with the next frame."""
+    frame_index: _builtins.int
+    """Of the session, from 0; frames that were not answered do not count."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The frame."""
+
+    @_builtins.property
+    def model(self) -> Global___SamModel:
+        """What answered."""
+
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackedObject]:
+        """All objects that are followed."""
+
+    @_builtins.property
+    def frame(self) -> Global___Frame:
+        """What the camera said about it, as sent."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """What ran together."""
+
+    @_builtins.property
+    def timing_ms(self) -> Global___Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        session: _builtins.str = ...,
+        frame_index: _builtins.int = ...,
+        image: Global___Image | None = ...,
+        model: Global___SamModel | None = ...,
+        objects: _abc.Iterable[Global___TrackedObject] | None = ...,
+        frame: Global___Frame | None = ...,
+        batch: Global___Batch | None = ...,
+        timing_ms: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "frame", b"frame", "image", b"image", "model", b"model", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "frame", b"frame", "frame_index", b"frame_index", "image", b"image", "model", b"model", "objects", b"objects", "request_id", b"request_id", "session", b"session", "timing_ms", b"timing_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrackResponse: _TypeAlias = TrackResponse  # noqa: Y015
+
+@_typing.final
+class EndTrackRequest(_message.Message):
+    """A session of Track to close."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """Of an answer of Track."""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndTrackRequest: _TypeAlias = EndTrackRequest  # noqa: Y015
+
+@_typing.final
+class EndTrackResponse(_message.Message):
+    """The answer of EndTrack."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's, or a new one."""
+    frames: _builtins.int
+    """That were answered."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        frames: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndTrackResponse: _TypeAlias = EndTrackResponse  # noqa: Y015
+
+@_typing.final
+class TrackStreamRequest(_message.Message):
+    """A frame of a camera, the stream's settings, or both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    URGENCY_FIELD_NUMBER: _builtins.int
+    deadline_ms: _builtins.float
+    """Milliseconds from the frame's arrival until its answer is too late; as in the stream's metadata where absent."""
+    urgency: _builtins.int
+    """0, the most urgent, to 7; as in the stream's metadata where absent."""
+    @_builtins.property
+    def settings(self) -> Global___StreamSettings:
+        """In the first message of a stream only, with a frame or without."""
+
+    @_builtins.property
+    def request(self) -> Global___TrackRequest:
+        """The image and its prompts; the frame's identifiers are returned with the answer."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___StreamSettings | None = ...,
+        request: Global___TrackRequest | None = ...,
+        deadline_ms: _builtins.float | None = ...,
+        urgency: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_ms", b"_deadline_ms", "_urgency", b"_urgency", "deadline_ms", b"deadline_ms", "request", b"request", "settings", b"settings", "urgency", b"urgency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_ms", b"_deadline_ms", "_urgency", b"_urgency", "deadline_ms", b"deadline_ms", "request", b"request", "settings", b"settings", "urgency", b"urgency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deadline_ms: _TypeAlias = _typing.Literal["deadline_ms"]  # noqa: Y015
+    _WhichOneofArgType__deadline_ms: _TypeAlias = _typing.Literal["_deadline_ms", b"_deadline_ms"]  # noqa: Y015
+    _WhichOneofReturnType__urgency: _TypeAlias = _typing.Literal["urgency"]  # noqa: Y015
+    _WhichOneofArgType__urgency: _TypeAlias = _typing.Literal["_urgency", b"_urgency"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_ms) -> _WhichOneofReturnType__deadline_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__urgency) -> _WhichOneofReturnType__urgency | None: ...
+
+Global___TrackStreamRequest: _TypeAlias = TrackStreamRequest  # noqa: Y015
+
+@_typing.final
+class TrackStreamResponse(_message.Message):
+    """What became of a frame; in the order in which frames are finished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The stream's id, a dot, and the frame's number from 1."""
+    outcome: Global___FrameOutcome.ValueType
+    """What became of it."""
+    @_builtins.property
+    def frame(self) -> Global___Frame:
+        """As sent."""
+
+    @_builtins.property
+    def response(self) -> Global___TrackResponse:
+        """Where it was answered."""
+
+    @_builtins.property
+    def problem(self) -> Global___Problem:
+        """Where it was not."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        frame: Global___Frame | None = ...,
+        outcome: Global___FrameOutcome.ValueType = ...,
+        response: Global___TrackResponse | None = ...,
+        problem: Global___Problem | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "problem", b"problem", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "outcome", b"outcome", "problem", b"problem", "request_id", b"request_id", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrackStreamResponse: _TypeAlias = TrackStreamResponse  # noqa: Y015

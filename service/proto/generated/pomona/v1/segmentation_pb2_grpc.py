@@ -105,6 +105,21 @@ class SegmentationStub:
                 request_serializer=pomona_dot_v1_dot_segmentation__pb2.InspectStreamRequest.SerializeToString,
                 response_deserializer=pomona_dot_v1_dot_segmentation__pb2.InspectStreamResponse.FromString,
                 _registered_method=True)
+        self.Track = channel.unary_unary(
+                '/pomona.v1.Segmentation/Track',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.TrackRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.TrackResponse.FromString,
+                _registered_method=True)
+        self.TrackStream = channel.stream_stream(
+                '/pomona.v1.Segmentation/TrackStream',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.TrackStreamRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.TrackStreamResponse.FromString,
+                _registered_method=True)
+        self.EndTrack = channel.unary_unary(
+                '/pomona.v1.Segmentation/EndTrack',
+                request_serializer=pomona_dot_v1_dot_segmentation__pb2.EndTrackRequest.SerializeToString,
+                response_deserializer=pomona_dot_v1_dot_segmentation__pb2.EndTrackResponse.FromString,
+                _registered_method=True)
 
 
 class SegmentationServicer:
@@ -207,6 +222,27 @@ class SegmentationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Track(self, request, context):
+        """Masks of objects that are followed over the frames of a video, which come one by one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrackStream(self, request_iterator, context):
+        """The same for the frames of a stream, which share a session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndTrack(self, request, context):
+        """Close a session of Track.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SegmentationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -274,6 +310,21 @@ def add_SegmentationServicer_to_server(servicer, server):
                     servicer.InspectStream,
                     request_deserializer=pomona_dot_v1_dot_segmentation__pb2.InspectStreamRequest.FromString,
                     response_serializer=pomona_dot_v1_dot_segmentation__pb2.InspectStreamResponse.SerializeToString,
+            ),
+            'Track': grpc.unary_unary_rpc_method_handler(
+                    servicer.Track,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.TrackRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.TrackResponse.SerializeToString,
+            ),
+            'TrackStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.TrackStream,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.TrackStreamRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.TrackStreamResponse.SerializeToString,
+            ),
+            'EndTrack': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndTrack,
+                    request_deserializer=pomona_dot_v1_dot_segmentation__pb2.EndTrackRequest.FromString,
+                    response_serializer=pomona_dot_v1_dot_segmentation__pb2.EndTrackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -633,6 +684,87 @@ class Segmentation:
             '/pomona.v1.Segmentation/InspectStream',
             pomona_dot_v1_dot_segmentation__pb2.InspectStreamRequest.SerializeToString,
             pomona_dot_v1_dot_segmentation__pb2.InspectStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Track(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/Track',
+            pomona_dot_v1_dot_segmentation__pb2.TrackRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.TrackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrackStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pomona.v1.Segmentation/TrackStream',
+            pomona_dot_v1_dot_segmentation__pb2.TrackStreamRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.TrackStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndTrack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pomona.v1.Segmentation/EndTrack',
+            pomona_dot_v1_dot_segmentation__pb2.EndTrackRequest.SerializeToString,
+            pomona_dot_v1_dot_segmentation__pb2.EndTrackResponse.FromString,
             options,
             channel_credentials,
             insecure,

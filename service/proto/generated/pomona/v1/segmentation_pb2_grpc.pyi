@@ -53,6 +53,12 @@ class SegmentationStub:
     """Segments the frames of a camera. Responses come as they are ready, each with the identifiers of its frame."""
     InspectStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.InspectStreamRequest, _segmentation_pb2.InspectStreamResponse]
     """Inspects the frames of a camera. Responses come as they are ready, each with the identifiers of its frame."""
+    Track: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.TrackRequest, _segmentation_pb2.TrackResponse]
+    """Masks of objects that are followed over the frames of a video, which come one by one."""
+    TrackStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.TrackStreamRequest, _segmentation_pb2.TrackStreamResponse]
+    """The same for the frames of a stream, which share a session."""
+    EndTrack: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.EndTrackRequest, _segmentation_pb2.EndTrackResponse]
+    """Close a session of Track."""
 
 class SegmentationServicer(metaclass=_abc_1.ABCMeta):
     """Segmentation of images.
@@ -166,5 +172,29 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_segmentation_pb2.InspectStreamRequest], _abc.AsyncIterator[_segmentation_pb2.InspectStreamResponse]],
     ) -> _abc.AsyncIterator[_segmentation_pb2.InspectStreamResponse]:
         """Inspects the frames of a camera. Responses come as they are ready, each with the identifiers of its frame."""
+
+    @_abc_1.abstractmethod
+    def Track(
+        self,
+        request: _segmentation_pb2.TrackRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.TrackRequest, _abc.Awaitable[_segmentation_pb2.TrackResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.TrackResponse]:
+        """Masks of objects that are followed over the frames of a video, which come one by one."""
+
+    @_abc_1.abstractmethod
+    def TrackStream(
+        self,
+        request_iterator: _abc.AsyncIterator[_segmentation_pb2.TrackStreamRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_segmentation_pb2.TrackStreamRequest], _abc.AsyncIterator[_segmentation_pb2.TrackStreamResponse]],
+    ) -> _abc.AsyncIterator[_segmentation_pb2.TrackStreamResponse]:
+        """The same for the frames of a stream, which share a session."""
+
+    @_abc_1.abstractmethod
+    def EndTrack(
+        self,
+        request: _segmentation_pb2.EndTrackRequest,
+        context: _aio.ServicerContext[_segmentation_pb2.EndTrackRequest, _abc.Awaitable[_segmentation_pb2.EndTrackResponse]],
+    ) -> _abc.Awaitable[_segmentation_pb2.EndTrackResponse]:
+        """Close a session of Track."""
 
 def add_SegmentationServicer_to_server(servicer: SegmentationServicer, server: _aio.Server) -> None: ...
