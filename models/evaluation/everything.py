@@ -119,9 +119,14 @@ def measure_everything(
             yield Row("edges", images.title, count, objects, name, found)
 
 
+def _propose(sam: SamCandidate, pixels: Pixels, per_side: int, limits: Limits) -> tuple[list[Proposal], Letterbox]:
+    padding: Padding = "square" if sam.backend.stretched_to is None else "stretch"
+    return propose(sam.backend, pixels, per_side, limits, side=sam.setup.side, padding=padding)
+
+
 def _proposed(sam: SamCandidate, image: EncodedSample, truth: InstanceMap, per_side: int) -> ProposedImage:
     objects: list[BinaryMask] = [truth == one.id for one in image.sample.instances]
-    found, _ = propose(sam.backend, image.sample.pixels, per_side, _RECALL, side=sam.setup.side)
+    found, _ = _propose(sam, image.sample.pixels, per_side, _RECALL)
     areas = np.array([np.count_nonzero(one) for one in objects], np.float64)
     ious = np.zeros((len(found), len(objects)), np.float64)
     for row, proposal in enumerate(found):
@@ -137,7 +142,7 @@ def _maps(sams: Sequence[SamCandidate], image: EncodedSample, per_side: int) -> 
     """Yield the maps of edges of all methods, with their names."""
     pixels = image.sample.pixels
     for sam in sams:
-        found, letterbox = propose(sam.backend, pixels, max(1, per_side // 2), _EDGES, side=sam.setup.side)
+        found, letterbox = _propose(sam, pixels, max(1, per_side // 2), _EDGES)
         accumulator = EdgeAccumulator(letterbox)
         for proposal in found:
             candidate = proposal.candidate

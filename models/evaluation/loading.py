@@ -11,7 +11,7 @@ from typing import Final
 import safetensors
 
 from models.backends.base import BackendName, DetectorBackend, SamBackend
-from models.backends.load import ModelStore, load_detector, load_sam, load_unet
+from models.backends.load import ModelStore, load_detector, load_sam, load_sam2, load_unet
 from models.catalog import Architecture, CatalogueEntry, Family, LocalFile, read_models_file
 from models.errors import UnknownModel, WeightsError
 from models.evaluation.candidates import Candidates, SamCandidate, SamSetup, UNetCandidate
@@ -103,10 +103,17 @@ def _load_sams(setups: Sequence[SamSetup], loader: Loader, finder: str | None) -
     for setup in setups:
         key = setup.entry.sha256
         if key not in backends:
-            backends[key] = load_sam(setup.entry, loader.backend, loader.model_store, threads=loader.threads)
-        supported = setup if backends[key].flexible else replace(setup, padding="square")
-        sams.append(SamCandidate(supported, backends[key], finder))
+            load = load_sam2 if setup.entry.architecture.family == "sam2" else load_sam
+            backends[key] = load(setup.entry, loader.backend, loader.model_store, threads=loader.threads)
+        sams.append(SamCandidate(_supported(setup, backends[key]), backends[key], finder))
     return sams
+
+
+def _supported(setup: SamSetup, backend: SamBackend) -> SamSetup:
+    """Return the setup with the letterbox that a backend takes, where it takes but one."""
+    if backend.stretched_to is not None:
+        return replace(setup, side=backend.stretched_to, padding="stretch")
+    return setup if backend.flexible else replace(setup, padding="square")
 
 
 def sam_setups(selection: Selection, catalogue: Mapping[str, CatalogueEntry]) -> list[SamSetup]:
@@ -136,7 +143,7 @@ def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntr
 
     Args:
         word: a name of the catalogue, a run folder, a models file or a training's `.safetensors` file.
-        family: of the models to return.
+        family: of the models to return; a SAM 2 is a SAM, too.
         catalogue: known models.
 
     Returns:
@@ -160,7 +167,8 @@ def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntr
         raise UnknownModel(
             f"there is no model, run folder or file {word!r}; models of the catalogue are {', '.join(catalogue)}"
         )
-    fitting = [entry for entry in found if entry.architecture.family == family]
+    able = ("sam", "sam2") if family == "sam" else (family,)
+    fitting = [entry for entry in found if entry.architecture.family in able]
     if not fitting:
         kinds = ", ".join(f"{entry.name} ({entry.architecture})" for entry in found)
         raise CannotEvaluate(f"{word} must hold a model of the family {family!r}, got {kinds}")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models.backends.load import ModelStore
 from models.data.samples import Instance, Sample
 from models.errors import DataError
 from models.evaluation.candidates import SamCandidate, SamSetup
+from models.evaluation.everything import measure_everything
+from models.evaluation.loading import Loader, Selection, load_sams
 from models.evaluation.rounds import (
     BEST_OF_THREE,
     PlayedImage,
@@ -24,6 +28,7 @@ from models.masks import bounding_box
 from models.types import BinaryMask, Mask, PixelClass, Point, Prompt
 from tests.fakes import LOADED, SIZE, DecodeCall, FakeSam
 from tests.knowing_unet import encoded
+from tests.tiny_sam2 import SIDE, write_checkpoint, write_models_file
 
 COUNTED = np.ones((40, 70), np.bool_)
 
@@ -192,3 +197,16 @@ def test_kinds_of_images_are_also_measured_apart_and_sets_without_separate_objec
         measure_rounds([SamCandidate(SamSetup(LOADED), FakeSam())], [images, unknown], clicks=1, seed=0, progress=False)
     )
     assert [(row.images, row.count) for row in rows] == [("Set", 2), ("Set: belt", 1), ("Set: tree", 1)]
+
+
+def test_a_sam_2_is_clicked_at_in_its_own_square(tmp_path: Path) -> None:
+    models = write_models_file(tmp_path, write_checkpoint(tmp_path / "tiny"))
+    loader = Loader({}, ModelStore(tmp_path / "cache", None, "auto"), "torch")
+    (sam,) = load_sams(Selection(sams=(str(models),)), loader)
+    assert (sam.setup.side, sam.setup.padding) == (SIDE, "stretch")
+    (row,) = measure_rounds([sam], [set_of(squares("a", (20, 30, 34, 44)))], clicks=3, seed=0, progress=False)
+    assert [clicks for clicks, _ in reached(row.measures)] == [1, 2, 3]
+    (row,) = measure_everything(
+        [sam], [set_of(squares("a", (20, 30, 34, 44)))], proposals=True, edges=False, per_side=2, progress=False
+    )
+    assert 0 <= row.measures["AR@1000"].value <= 1
