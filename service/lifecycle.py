@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.backends.base import BackendName
-from models.backends.load import choose_backend, ensure_files, load_detector, load_sam, load_sam2, load_unet
+from models.backends.load import (
+    choose_backend,
+    ensure_files,
+    load_detector,
+    load_grounding,
+    load_sam,
+    load_sam2,
+    load_unet,
+)
 from models.catalog import CatalogueEntry, load_catalogue
 from models.confidence import read_intervals
 from models.errors import UnknownModel
@@ -22,6 +30,7 @@ from service.pipelines.warmup import warm_up
 from service.runners.base import Runner
 from service.runners.detector import DetectorRunner
 from service.runners.embedding_cache import EmbeddingCache
+from service.runners.grounding import GroundingRunner
 from service.runners.sam import SamRunner
 from service.runners.sam2 import Sam2Runner
 from service.runners.unet import UNetRunner
@@ -148,6 +157,11 @@ async def _load(
             load_detector, entry, backend, settings.model_store, threads=settings.threads
         )
         return DetectorRunner(entry, detector, queue_of(detector.device))
+    if entry.architecture.family == "grounding":
+        grounding = await asyncio.to_thread(
+            load_grounding, entry, settings.model_store, device=settings.device, device_index=device_index
+        )
+        return GroundingRunner(entry, grounding, queue_of(grounding.device))
     if entry.architecture.family == "sam2":
         sam2 = await asyncio.to_thread(load_sam2, entry, backend, settings.model_store, **where)
         return Sam2Runner(entry, sam2, queue_of(sam2.device))
