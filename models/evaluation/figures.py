@@ -200,7 +200,8 @@ def clicks_figure(rows: Sequence[Row]) -> EmbeddedFigure:
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         for axis in axes.flat[len(sets) :]:
             axis.set_visible(False)
-        for axis, images in zip(axes.flat, sets, strict=False):
+        for place, (axis, images) in enumerate(zip(axes.flat, sets, strict=False)):
+            axis.tick_params(labelbottom=place + columns >= len(sets))  # nothing below it
             for row in (row for row in rows if row.images == images):
                 found = reached(row.measures)
                 colour = methods[row.method]
