@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 from models.errors import CatalogueError
 from models.weights.checkpoints import sha256_of
 
-Family: TypeAlias = Literal["sam", "sam2", "unet", "detector"]
+Family: TypeAlias = Literal["sam", "sam2", "unet", "detector", "grounding"]
 """Kind of model: "sam" segments by prompts, "sam2" too and follows objects over frames, "unet" classifies every pixel,
-"detector" finds boxes of known classes."""
+"detector" finds boxes of known classes, "grounding" those of whatever a text names."""
 
 
 class Architecture(StrEnum):
@@ -38,12 +38,16 @@ class Architecture(StrEnum):
     UNET_RESNET18 = "unet-resnet18"
     UNET_MOBILENETV2 = "unet-mobilenetv2"
     YOLOX = "yolox"
+    GROUNDING_DINO = "grounding-dino"
+    CLIPSEG = "clipseg"
 
     @property
     def family(self) -> Family:
         """The family of models of this architecture."""
         if self is Architecture.YOLOX:
             return "detector"
+        if self in {Architecture.GROUNDING_DINO, Architecture.CLIPSEG}:
+            return "grounding"
         if self.startswith("sam2"):
             return "sam2"
         return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
@@ -227,7 +231,7 @@ def _problem(details: ErrorDetails) -> str:
 
 def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
     path = models_file.absolute().parent / model.file
-    if model.architecture.family == "sam2" and path.is_dir():
+    if model.architecture.family in {"sam2", "grounding"} and path.is_dir():
         path /= _FOLDER_WEIGHTS
     classes = model.classes or ()
     if classes and model.architecture.family != "detector":

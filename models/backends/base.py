@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.detector.letterbox import DetectorLetterbox
+from models.detector.postprocess import Detection, Thresholds
+from models.grounding.build import Phrases
+from models.grounding.letterbox import GroundingLetterbox
 from models.letterbox import INPUT_SIDE, PADDING_STEP, Letterbox
 from models.sam.constants import PIXEL_MEAN, PIXEL_STD
 from models.sam.prompts import PackedPrompts
@@ -201,6 +204,61 @@ class DetectorBackend(Protocol):
         Raises:
             BackendError: the device failed.
         """
+        ...
+
+
+class GroundingBackend(Protocol):
+    """One model of an open vocabulary on one device. `infer` may be called by one thread at a time."""
+
+    name: BackendName
+    device: str
+    image_batches: tuple[int, ...]
+    """Candidate sizes of `infer` batches: one image with its own nouns."""
+
+    def letterbox(self, size: Size) -> GroundingLetterbox:
+        """Fit an image of a size into the network's input."""
+        ...
+
+    def read(self, nouns: Sequence[str]) -> Phrases:
+        """Return nouns as the network reads them; for one thread.
+
+        Args:
+            nouns: at least one.
+
+        Raises:
+            MalformedPrompt: they are more than the network can read.
+        """
+        ...
+
+    def prepare(self, pixels: Pixels, letterbox: GroundingLetterbox) -> Any:
+        """Convert an image to the input of `infer`; thread-safe.
+
+        Args:
+            pixels: uint8 (height, width, 3) of size `letterbox.resized`.
+            letterbox: of the image.
+
+        Raises:
+            ValueError: the pixels have another size.
+        """
+        ...
+
+    def infer(self, prepared: Any, phrases: Phrases) -> NDArray[np.float32]:
+        """Look for what nouns name in an image.
+
+        Returns:
+            the input of `boxes`, with `output_values` numbers.
+
+        Raises:
+            BackendError: the device failed.
+        """
+        ...
+
+    def output_values(self, nouns: int) -> int:
+        """Return the number of values of the output for so many nouns."""
+        ...
+
+    def boxes(self, output: NDArray[np.float32], letterbox: GroundingLetterbox, kept: Thresholds) -> list[Detection]:
+        """Return what was found, best first; the classes are the nouns in their order. Thread-safe."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pynvml
 
-from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
+from models.backends.base import BackendName, DetectorBackend, GroundingBackend, SamBackend, UNetBackend
 from models.backends.converted_models import UNetPrecision, converted_folder, ensure_converted, fault_of, is_int8
 from models.backends.cpu import has_bf16_instructions
 from models.catalog import Architecture, CatalogueEntry, Family
@@ -32,6 +32,7 @@ __all__ = [
     "ensure_files",
     "is_prepared",
     "load_detector",
+    "load_grounding",
     "load_sam",
     "load_sam2",
     "load_unet",
@@ -119,7 +120,8 @@ def ensure_files(entry: CatalogueEntry, backend: BackendName, model_store: Model
     """
     if entry.architecture.family == "sam2":
         _check_packages(entry)
-    if backend == "torch" or entry.architecture.family == "detector":  # OpenVINO reads ONNX as it is
+    # OpenVINO reads a detector's ONNX as it is, and models of an open vocabulary run on PyTorch with either backend.
+    if backend == "torch" or entry.architecture.family in {"detector", "grounding"}:
         return fetch(entry, cache_dir=model_store.cache_dir, weights_dir=model_store.weights_dir)
     folder = _converted(entry, model_store)
     fault = fault_of(folder) if folder.is_dir() else None
@@ -255,6 +257,32 @@ def load_detector(
     from models.backends.openvino_detector import OpenVinoDetector
 
     return OpenVinoDetector(path, classes=entry.classes, threads=threads)
+
+
+def load_grounding(
+    entry: CatalogueEntry,
+    model_store: ModelStore,
+    *,
+    device: DeviceChoice = "auto",
+    device_index: int = 0,
+) -> GroundingBackend:
+    """Load a model of an open vocabulary, which runs on PyTorch with either backend.
+
+    Args:
+        entry: entry of the family "grounding".
+        model_store: folders of its files.
+        device: where to run it.
+        device_index: index of the CUDA device, if there are several.
+
+    Raises:
+        ValueError: the entry is of another family.
+        WeightsError: the checkpoint or a file beside it cannot be used.
+        BackendError: `transformers` is not installed, the device failed, or CUDA is required and there is none.
+    """
+    path = _files_of_family("grounding", entry, "torch", model_store)
+    from models.backends.torch_grounding import load_torch_grounding
+
+    return load_torch_grounding(entry.architecture, path.parent, _torch_device(device, device_index))
 
 
 def _files_of_family(family: Family, entry: CatalogueEntry, backend: BackendName, model_store: ModelStore) -> Path:

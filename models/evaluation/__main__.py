@@ -1,6 +1,7 @@
 """Evaluate models, or render the report of an earlier evaluation.
 
 python -m models.evaluation --data FOLDER --classes 1=fruit,2=fruit --unet RUN --fine-tuned RUN --out REPORT
+python -m models.evaluation --data FOLDER --rounds --proposals --edges --detection --tracking --out REPORT
 python -m models.evaluation --render REPORT
 """
 
@@ -9,34 +10,34 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
-import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
 
 from platformdirs import user_cache_path
 
-from models.backends.cpu import cpu_quota
-from models.backends.load import ModelStore, choose_backend, load_sam
+from models.backends.load import ModelStore, choose_backend
 from models.catalog import load_catalogue
-from models.data.sources import DataSource, add_data_arguments
+from models.data.sources import DataSource
 from models.errors import PomonaError
+from models.evaluation.belts import Belts
 from models.evaluation.gallery import GalleryImage, contact_sheet, read_gallery
-from models.evaluation.loading import NONE, Loader, Selection, find_models, load_candidates
+from models.evaluation.loading import Loader, Selection, load_candidates
+from models.evaluation.operations import (
+    OPERATIONS_FILE,
+    PROTOCOLS,
+    OperationsResults,
+    Protocol,
+    read_operations,
+    write_operations,
+)
+from models.evaluation.options import parser
+from models.evaluation.protocols import Settings, measure_operations, needs_images
+from models.evaluation.provenance import commit, machine
 from models.evaluation.results import RESULTS_FILE, Group, Results, read_results, write_results
-from models.evaluation.samples import ALL, CannotEvaluate, ImageSet, data_sets, rendered_set
+from models.evaluation.samples import CannotEvaluate, ImageSet, data_sets, rendered_set
 from models.evaluation.segmentation import measure_set
-
-UNKNOWN: Final = "unknown"
-_MOST_PER_SIDE: Final = 128
-
-_PROJECT: Final = Path(__file__).parents[2]
-_PACKAGES: Final = ("openvino", "torch", "numpy", "opencv-python-headless", "pillow")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,10 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.failures and not options.render:
             raise CannotEvaluate("--failures needs --render, with the folder of a report")
-        if options.proposals or options.edges:
-            report = run_everything(options)
-            sys.stdout.write(report.read_text("utf-8"))
-            sys.stderr.write(f"{report}\n")
+        protocols = [name for name in PROTOCOLS if getattr(options, name)]
+        if options.render and (options.render / OPERATIONS_FILE).is_file():
+            _print_operations(*render_operations(options.render))
+            if not (options.render / RESULTS_FILE).is_file():
+                return 0
+        elif protocols and not options.render:
+            _print_operations(*run_operations(options, protocols))
             return 0
         results, report = render(options.render, options.failures) if options.render else run(options)
     except (PomonaError, OSError) as error:
@@ -64,65 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all options."""
-    whole = argparse.ArgumentParser(
-        prog="python -m models.evaluation",
-        description="Measure U-Nets and SAMs, zero-shot and fine-tuned, on annotated images and rendered scenes.",
-    )
-    whole.add_argument(
-        "--out", type=Path, default=Path("runs/evaluation"), metavar="FOLDER", help="for the report (%(default)s)"
-    )
-    whole.add_argument(
-        "--render",
-        type=Path,
-        metavar="FOLDER",
-        help="only write report.html again from results.json in FOLDER, with the images of the report.html there",
-    )
-    whole.add_argument(
-        "--failures", type=Path, metavar="FILE", help="with --render: also tile the worst images of the first U-Net"
-    )
-    add_data_arguments(whole)
-    group = whole.add_argument_group("images")
-    group.add_argument(
-        "--part",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help=f"part of the data's split, or {ALL!r}; repeatable (test, and extra_test where the split has it)",
-    )
-    group.add_argument(
-        "--rendered", type=int, default=100, metavar="N", help="rendered scenes, 0 for none (%(default)s)"
-    )
-    _add_candidates(whole)
-    group = whole.add_argument_group(
-        "everything in an image", "Measured instead of the above, for the SAMs; written to everything.md and .json."
-    )
-    group.add_argument(
-        "--proposals", action="store_true", help="average recall of the masks of everything (AR@10, @100, @1000)"
-    )
-    group.add_argument(
-        "--edges", action="store_true", help="edges (ODS, OIS, AP, R50), beside Sobel's and Canny's filters"
-    )
-    group.add_argument(
-        "--points-per-side",
-        type=int,
-        default=32,
-        metavar="N",
-        help="ask at N x N points for proposals, and at half as many per side for edges (%(default)s)",
-    )
-    group = whole.add_argument_group("machine")
-    group.add_argument(
-        "--backend",
-        choices=("auto", "torch", "openvino"),
-        default="auto",
-        help="runs the models (torch with a CUDA device, else openvino)",
-    )
-    group.add_argument("--threads", type=int, default=0, help="CPU threads on OpenVINO, 0 for all cores")
-    group.add_argument("--cache", type=Path, help="folder of downloads (POMONA_CACHE_DIR, or the user's cache)")
-    group.add_argument("--seed", type=int, default=0, help="of box jitter and intervals (%(default)s)")
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
-    return whole
+def _print_operations(results: OperationsResults, report: Path) -> None:
+    from models.evaluation.operations_report import operations_markdown
+
+    sys.stdout.write(operations_markdown(results))
+    for note in results.notes:
+        sys.stderr.write(f"{note}\n")
+    sys.stderr.write(f"{report}\n{report.with_name(OPERATIONS_FILE)}\n")
 
 
 def run(options: argparse.Namespace) -> tuple[Results, Path]:
@@ -138,18 +90,12 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
         PomonaError: an image, a model or an option cannot be used.
         OSError: the folder cannot be written.
     """
-    if options.seed < 0 or options.threads < 0 or options.rendered < 0:
-        raise CannotEvaluate("--seed, --threads and --rendered must be at least 0")
+    _check_numbers(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    loader = _loader(options)
-    sets = data_sets(options.data, options.part, progress=not options.quiet)
-    if options.rendered:
-        sets.append(rendered_set(options.rendered))
+    loader, selection = _loader(options), _selection(options)
+    sets = _image_sets(options)
     if not sets:
         raise CannotEvaluate("there are no images to measure; name --data, or a number of scenes for --rendered")
-    selection = Selection(
-        tuple(options.unet), tuple(options.sam or Selection().sams), tuple(options.fine_tuned), options.input_size
-    )
     candidates, notes = load_candidates(selection, loader)
     groups, gallery = list[Group](), list[GalleryImage]()
     for images in sets:
@@ -158,8 +104,8 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
         gallery += shown
     results = Results(
         groups=tuple(groups),
-        machine=_machine(loader),
-        commit=_commit(),
+        machine=machine(loader),
+        commit=commit(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=options.seed,
         options=_recorded(options, selection),
@@ -172,39 +118,45 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
     return results, write_report(results, gallery, options.out)
 
 
-def run_everything(options: argparse.Namespace) -> Path:
-    """Measure the proposals and the edges of SAMs; return the file of the tables.
+def run_operations(options: argparse.Namespace, protocols: Collection[Protocol]) -> tuple[OperationsResults, Path]:
+    """Measure the service's operations, and write `operations.json`, `operations.md` and `operations.html`.
+
+    Args:
+        options: of `parser`.
+        protocols: what to measure.
+
+    Returns:
+        The results, and the file of the page.
 
     Raises:
         PomonaError: an image, a model or an option cannot be used.
         OSError: the folder cannot be written.
     """
-    from models.evaluation.everything import measure_everything, write_everything
-
-    if options.rendered < 0 or not 1 <= options.points_per_side <= _MOST_PER_SIDE:
-        raise CannotEvaluate(f"--rendered must be at least 0, and --points-per-side 1 to {_MOST_PER_SIDE}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    loader = _loader(options)
-    sets = data_sets(options.data, options.part, progress=not options.quiet)
-    if options.rendered:
-        sets.append(rendered_set(options.rendered))
-    if not any(each.has_instances for each in sets):
-        raise CannotEvaluate("there are no images whose annotations separate objects; name --data, or --rendered")
-    words = tuple(options.sam or Selection().sams)
-    entries = [entry for word in words for entry in find_models(word, "sam", loader.catalogue)]
-    sams = [
-        (entry.name, load_sam(entry, loader.backend, loader.model_store, threads=loader.threads)) for entry in entries
-    ]
-    rows = measure_everything(
-        sams,
-        sets,
-        proposals=options.proposals,
-        edges=options.edges,
+    settings = Settings(
+        clicks=options.clicks,
         per_side=options.points_per_side,
+        least_score=options.least_score,
+        belts=Belts(options.belts, options.seconds, tuple(options.fps), options.drop),
+        seed=options.seed,
         progress=not options.quiet,
     )
-    recorded = _machine(loader) | {"commit": _commit(), "points per side": str(options.points_per_side)}
-    return write_everything(rows, recorded, options.out)
+    _check_numbers(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    loader, selection = _loader(options), _selection(options)
+    sets = _image_sets(options) if needs_images(protocols) else []
+    rows, notes = measure_operations(protocols, sets, selection, loader, settings)
+    results = OperationsResults(
+        rows=tuple(rows),
+        machine=machine(loader),
+        commit=commit(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        options=_recorded(options, selection) | _recorded_settings(options, protocols),
+        notes=(*notes, *_notes_on(sets)),
+    )
+    from models.evaluation.operations_report import write_operations_report
+
+    write_operations(results, options.out / OPERATIONS_FILE)
+    return results, write_operations_report(results, options.out)
 
 
 def render(folder: Path, failures: Path | None = None) -> tuple[Results, Path]:
@@ -228,6 +180,19 @@ def render(folder: Path, failures: Path | None = None) -> tuple[Results, Path]:
     return results, write_report(results, gallery, folder)
 
 
+def render_operations(folder: Path) -> tuple[OperationsResults, Path]:
+    """Write `operations.html` and `operations.md` again from `operations.json`.
+
+    Raises:
+        DataError: the results cannot be read.
+        OSError: the folder cannot be written.
+    """
+    from models.evaluation.operations_report import write_operations_report
+
+    results = read_operations(folder / OPERATIONS_FILE)
+    return results, write_operations_report(results, folder)
+
+
 def _loader(options: argparse.Namespace) -> Loader:
     cache = options.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
     return Loader(
@@ -238,34 +203,41 @@ def _loader(options: argparse.Namespace) -> Loader:
     )
 
 
-def _add_candidates(whole: argparse.ArgumentParser) -> None:
-    group = whole.add_argument_group(
-        "models", "NAME is a model of the catalogue, a run folder, a models file or a training's .safetensors file."
+def _check_numbers(options: argparse.Namespace) -> None:
+    if options.seed < 0 or options.threads < 0 or options.rendered < 0:
+        raise CannotEvaluate("--seed, --threads and --rendered must be at least 0")
+    if options.most_images is not None and options.most_images < 1:
+        raise CannotEvaluate(f"--most-images must be at least 1, got {options.most_images}")
+
+
+def _image_sets(options: argparse.Namespace) -> list[ImageSet]:
+    sets = data_sets(options.data, options.part, progress=not options.quiet)
+    if options.most_images is not None:
+        sets = [each.at_most(options.most_images) for each in sets]
+    return [*sets, rendered_set(options.rendered)] if options.rendered else sets
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    defaults = Selection()
+    return Selection(
+        unets=tuple(options.unet),
+        sams=tuple(options.sam or defaults.sams),
+        tuned=tuple(options.fine_tuned),
+        input_size=options.input_size,
+        detectors=tuple(options.detector or defaults.detectors),
     )
-    add = group.add_argument
-    add(
-        "--unet",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help=f"a U-Net; repeatable; the first finds fruits for the SAMs (the catalogue's; {NONE!r} for none)",
-    )
-    add(
-        "--sam",
-        action="append",
-        default=[],
-        metavar="NAME[@SIZE]",
-        help=f"a zero-shot SAM; repeatable ({Selection().sams[0]}; {NONE!r} for none)",
-    )
-    add("--fine-tuned", action="append", default=[], metavar="NAME[@SIZE]", help="a fine-tuned SAM; repeatable")
-    add(
-        "--input-size",
-        type=int,
-        metavar="SIZE",
-        help="longest side of a SAM's input, where NAME has no @SIZE (a fine-tuned model's own, else 1024)",
-    )
-    add("--models-file", type=Path, metavar="FILE", help="adds your own models to the catalogue")
-    add("--weights", type=Path, metavar="FOLDER", help="checkpoints under their official names")
+
+
+def _recorded_settings(options: argparse.Namespace, protocols: Collection[Protocol]) -> dict[str, str]:
+    """Return for the report those options that the measured protocols use."""
+    used: dict[Protocol, dict[str, object]] = {
+        "rounds": {"clicks": options.clicks},
+        "proposals": {"points per side": options.points_per_side},
+        "edges": {"points per side": options.points_per_side},
+        "detection": {"detector": ", ".join(_selection(options).detectors), "least score": options.least_score},
+        "tracking": {"belts": options.belts, "seconds": options.seconds, "dropped frames": options.drop},
+    }
+    return {name: str(value) for protocol in protocols for name, value in used[protocol].items()}
 
 
 def _recorded(options: argparse.Namespace, selection: Selection) -> dict[str, str]:
@@ -274,6 +246,7 @@ def _recorded(options: argparse.Namespace, selection: Selection) -> dict[str, st
         "data": ", ".join(_described(source) for source in options.data),
         "part": ", ".join(options.part),
         "rendered": str(options.rendered),
+        "most images": str(options.most_images or ""),
         "unet": ", ".join(Path(word).name for word in selection.unets),
         "sam": ", ".join(Path(word).name for word in selection.sams),
         "fine-tuned": ", ".join(Path(word).name for word in selection.tuned),
@@ -293,40 +266,6 @@ def _notes_on(sets: Sequence[ImageSet]) -> list[str]:
         for each in sets
         if not each.has_instances
     ]
-
-
-def _machine(loader: Loader) -> dict[str, str]:
-    """Return processor, cores, backend and versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    machine = {
-        "processor": names[0] if names else platform.processor() or UNKNOWN,
-        "cores": str(cpu_quota() or os.cpu_count() or UNKNOWN),
-        "backend": loader.backend,
-        "threads": str(loader.threads) if loader.threads else "all",
-        "python": platform.python_version(),
-    }
-    for package in _PACKAGES:
-        try:
-            machine[package] = version(package)
-        except PackageNotFoundError:
-            machine[package] = "not installed"
-    return machine
-
-
-def _commit() -> str:
-    """Return the project's commit, with "-dirty" where tracked files are changed; `UNKNOWN` without git."""
-    git = shutil.which("git")
-    if git is None:
-        return UNKNOWN
-    described = subprocess.run(  # noqa: S603 constant arguments
-        [git, "-C", str(_PROJECT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or UNKNOWN
 
 
 if __name__ == "__main__":

@@ -1,49 +1,38 @@
-"""Measure how well fruit is followed along rendered belts, and draw one of them.
-
-python -m models.evaluation.belts --seeds 6 --seconds 4 --fps 15
-python -m models.evaluation.belts --truth --seeds 40 --fps 10 15 30 --drop 0.1
-python -m models.evaluation.belts --draw docs/belt.webp --first-seed 102 --fps 10
-
-The first lets the default U-Net find the fruit, the second takes it from the truth. The third made docs/belt.webp.
-"""
+"""Measure how well fruit is followed along rendered belts, of which everything is known."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import numpy as np
-import PIL.Image
-from platformdirs import user_cache_path
 from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
 
-from models.backends.load import ModelStore, choose_backend, load_unet
-from models.catalog import CATALOGUE
+from models.backends.base import UNetBackend
+from models.evaluation.operations import Row, without_intervals
+from models.evaluation.samples import CannotEvaluate
 from models.inspection import GRADES, Grade, grade_of, inspect
 from models.letterbox import resize
 from models.masks import PixelBox
-from models.overlay import draw_detections
 from models.synthetic.belts import BeltFrame, BeltOptions, render_belt
 from models.tracking import Tracker, Verdict, View, credible_views
-from models.types import Box, PixelClass, Pixels, Size
-from models.unet.letterbox import input_area, unet_letterbox
+from models.types import PixelClass, Size
+from models.unet.letterbox import unet_letterbox
 
 Finder: TypeAlias = Callable[[BeltFrame], list[View]]
 """Finds the fruit of a frame."""
 
 SIZE: Final = Size(224, 448)
+FIRST_BELT: Final = 100
+"""Seed of the first belt that is measured."""
+
 _MATCH: Final = 0.5
-_UNET: Final = "unet-mobilenetv2-citrus"
 _LEAST_SEEN: Final = 2
 """Frames that a fruit must be in to be counted."""
-
-_DRAWN: Final = (640, 320)
 
 
 @dataclass
@@ -88,6 +77,44 @@ class Score:
         """Sum over belts of the wrongly counted fruits, as a share of all."""
         return sum(map(abs, self.count_errors)) / max(1, self.fruits)
 
+    def measures(self) -> dict[str, float]:
+        """Return all of them by name; NaN for verdicts where no fruit was judged."""
+        judged = self.judged or math.nan
+        return {
+            "IDF1": self.idf1,
+            "identity switches": float(self.switches),
+            "count error": self.count_error,
+            "verdicts": self.right / judged,
+            "single frames": self.by_frame / judged,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Belts:
+    """Belts to follow fruit along.
+
+    Attributes:
+        count: of belts at each frame rate.
+        seconds: length of each.
+        fps: frames per second.
+        drop: share of the frames that are dropped, 0 to 1.
+
+    Raises:
+        CannotEvaluate: a number is out of range.
+    """
+
+    count: int = 6
+    seconds: float = 4.0
+    fps: tuple[float, ...] = (15.0,)
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not self.seconds > 0 or not all(each > 0 for each in self.fps) or not 0 <= self.drop < 1:
+            raise CannotEvaluate(
+                "--belts must be at least 1, --seconds and --fps above 0, and --drop from 0 to below 1, "
+                f"got {self.count}, {self.seconds:g}, {', '.join(f'{each:g}' for each in self.fps)} and {self.drop:g}"
+            )
+
 
 def of_truth(frame: BeltFrame) -> list[View]:
     """Return the fruit of a frame as it is."""
@@ -101,11 +128,8 @@ def of_truth(frame: BeltFrame) -> list[View]:
     return found
 
 
-def by_unet(cache: Path, threads: int = 0) -> Finder:
-    """Return what finds fruit as the service's mode `fast` does."""
-    entry = CATALOGUE[_UNET]
-    backend = load_unet(entry, choose_backend("auto"), ModelStore(cache, None, "auto"), threads=threads)
-    area = input_area(entry.input_area, fast=True)
+def by_unet(backend: UNetBackend, area: int) -> Finder:
+    """Return what finds fruit as the service does without a SAM, with at most `area` pixels of a frame."""
 
     def find(frame: BeltFrame) -> list[View]:
         letterbox = unet_letterbox(frame.sample.size, area)
@@ -182,34 +206,32 @@ def measure(
         score.by_frame += grade_of(central[fruit][1].infected_fraction, grades) == true_grade
 
 
-def draw(path: Path, find: Finder, *, seed: int, options: BeltOptions) -> None:
-    """Draw a belt as an animation: each fruit with its track, and its verdict so far."""
-    tracker, shown = Tracker(), []
-    for frame in render_belt(seed, SIZE, options):
-        views = find(frame)
-        update = tracker.update(frame.number, frame.time, frame.sample.size, views)
-        verdicts = {verdict.track_id: verdict for verdict in tracker.in_view()}
-        shown.append(PIL.Image.fromarray(_drawn(frame.sample.pixels, views, update.track_ids, verdicts)))
-    shown[0].save(
-        path, save_all=True, append_images=shown[1:], duration=round(1000 / options.fps), loop=0, quality=60, method=4
-    )
+def measure_belts(finders: Mapping[str, Finder], options: Belts, *, progress: bool) -> Iterator[Row]:
+    """Follow the fruit of rendered belts.
 
+    Args:
+        finders: find the fruit of a frame, by name.
+        options: which belts.
+        progress: show progress bars on a terminal.
 
-def _drawn(pixels: Pixels, views: Sequence[View], ids: Sequence[int], verdicts: dict[int, Verdict]) -> Pixels:
-    width, height = _DRAWN
-    large = np.array(PIL.Image.fromarray(pixels).resize(_DRAWN, PIL.Image.Resampling.BICUBIC))
-    scale = width / pixels.shape[1], height / pixels.shape[0]
-    followed = [(view, track_id) for view, track_id in zip(views, ids, strict=True) if track_id]
-    boxes = [
-        Box(view.box[0] * scale[0], view.box[1] * scale[1], view.box[2] * scale[0], view.box[3] * scale[1])
-        for view, _ in followed
-    ]
-    labels = []
-    for _, track_id in followed:
-        verdict = verdicts.get(track_id)
-        grade = "" if verdict is None else f" {grade_of(verdict.infected, GRADES)} {verdict.infected:.0%}"
-        labels.append(f"#{track_id}{grade}")
-    return draw_detections(large, boxes, labels, [track_id for _, track_id in followed])
+    Yields:
+        What was measured, for each frame rate and finder.
+
+    Raises:
+        BackendError: a device failed.
+        CannotRender: the options do not fit a belt.
+    """
+    for fps in options.fps:
+        seeds = range(FIRST_BELT, FIRST_BELT + options.count)
+        for name, find in finders.items():
+            score = Score()
+            bar = tqdm(seeds, f"{name}, {fps:g} fps", leave=False, unit="belt", disable=None if progress else True)
+            for seed in bar:
+                belt = render_belt(seed, SIZE, BeltOptions(seconds=options.seconds, fps=fps))
+                measure(belt, find, score, belt=seed, drop=options.drop)
+            dropped = f", {options.drop:.0%} of the frames dropped" if options.drop else ""
+            title = f"Rendered belts of {options.seconds:g} s, {fps:g} fps{dropped}"
+            yield Row("tracking", title, options.count, score.fruits, name, without_intervals(score.measures()))
 
 
 def _matches(truth: Sequence[PixelBox], found: Sequence[PixelBox]) -> list[tuple[int, int]]:
@@ -231,41 +253,3 @@ def _iou(one: PixelBox, other: PixelBox) -> float:
 
 def _at_edge(box: PixelBox, size: Size) -> bool:
     return box[0] == 0 or box[1] == 0 or box[2] == size.width or box[3] == size.height
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, or draw."""
-    parser = argparse.ArgumentParser(prog="python -m models.evaluation.belts", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=6, help="belts (%(default)s)")
-    parser.add_argument("--first-seed", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each belt (%(default)s)")
-    parser.add_argument("--fps", type=float, nargs="+", default=[15.0], help="frames per second (15)")
-    parser.add_argument("--drop", type=float, default=0.0, help="share of the frames that are dropped (%(default)s)")
-    parser.add_argument("--truth", action="store_true", help="take the fruit from the truth, without a U-Net")
-    parser.add_argument("--draw", type=Path, metavar="FILE", help="draw one belt as an animated WebP instead")
-    parser.add_argument("--cache", type=Path, help="folder of converted models (POMONA_CACHE_DIR, or the user's cache)")
-    given = parser.parse_args(arguments)
-    cache = given.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
-    find = of_truth if given.truth else by_unet(cache)
-    options = BeltOptions(seconds=given.seconds)
-    if given.draw is not None:
-        draw(given.draw, find, seed=given.first_seed, options=replace(options, fps=given.fps[0]))
-        return 0
-    sys.stdout.write("| fps | belts | fruits | IDF1 | identity switches | count error | verdicts | single frames |\n")
-    sys.stdout.write("|---:|---:|---:|---:|---:|---:|---:|---:|\n")
-    for fps in given.fps:
-        score = Score()
-        for seed in range(given.first_seed, given.first_seed + given.seeds):
-            belt = render_belt(seed, SIZE, replace(options, fps=fps))
-            measure(belt, find, score, belt=seed, drop=given.drop)
-        sys.stdout.write(
-            f"| {fps:g} | {given.seeds} | {score.fruits} | {score.idf1:.3f} | {score.switches} | "
-            f"{score.count_error:.1%} | {score.right / max(1, score.judged):.1%} | "
-            f"{score.by_frame / max(1, score.judged):.1%} |\n"
-        )
-        sys.stdout.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -118,8 +118,8 @@ class UNetCandidate:
     """
 
     def __init__(self, entry: CatalogueEntry, backend: UNetBackend, *, fast: bool = False) -> None:
-        self._backend = backend
-        self._area = input_area(entry.input_area, fast=fast)
+        self.backend = backend
+        self.area = input_area(entry.input_area, fast=fast)
         self._intervals = read_intervals(entry)
         self.candidate = Candidate(
             name=f"{entry.name}@fast" if fast else entry.name,
@@ -131,7 +131,7 @@ class UNetCandidate:
                 "architecture": entry.architecture,
                 "backend": backend.name,
                 "device": backend.device,
-                "input": f"at most {self._area:,} pixels",
+                "input": f"at most {self.area:,} pixels",
             },
         )
 
@@ -142,11 +142,11 @@ class UNetCandidate:
             BackendError: the device failed.
         """
         watch = Stopwatch()
-        letterbox = unet_letterbox(image.sample.size, self._area)
+        letterbox = unet_letterbox(image.sample.size, self.area)
         with watch.stage("decode"):
             pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=True)
         with watch.stage("infer"):
-            (output,) = self._backend.infer([self._backend.prepare(pixels, letterbox)])
+            (output,) = self.backend.infer([self.backend.prepare(pixels, letterbox)])
         with watch.stage("postprocess"):
             inspection = inspect(output, letterbox)
         answer = Answer(
@@ -182,9 +182,17 @@ class SamSetup:
         """Unique among models and input sizes."""
         return self.entry.name if self.side == INPUT_SIDE else f"{self.entry.name}-{self.side}"
 
+    @property
+    def title(self) -> str:
+        """The model's name as tables show it."""
+        size = "" if self.side == INPUT_SIDE else f" at {self.side}"
+        return f"{self.entry.name}{size}{', fine-tuned' if self.tuned else ''}"
+
 
 @dataclass(frozen=True, slots=True)
-class _Embedded:
+class Embedded:
+    """An image that a SAM has encoded, and how long that took."""
+
     letterbox: Letterbox
     embedding: Embedding
     timing_ms: Mapping[str, float]
@@ -200,8 +208,8 @@ class SamCandidate:
     """
 
     def __init__(self, setup: SamSetup, backend: SamBackend, finder: str | None = None) -> None:
-        self._setup = setup
-        self._backend = backend
+        self.setup = setup
+        self.backend = backend
         self.finder = finder
         self._box = self._candidate("box", "box", f"A box around each annotated fruit, {_BOX_JITTER}.", _SINGLE_MASK)
         self._point = self._candidate(
@@ -235,38 +243,43 @@ class SamCandidate:
         Raises:
             BackendError: the device failed.
         """
-        embedded = self._embed(image)
+        embedded = self.embed(image)
         if image.sample.instance_map is not None:
             fruits = prompted_fruits(image.sample, seed)
             by_box, _ = self._prompt(image, embedded, fruits, [each.by_box for each in fruits])
             yield self._box, by_box
             by_point, by_oracle = self._prompt(image, embedded, fruits, [each.by_point for each in fruits])
             yield self._point, by_point
-            if not self._setup.tuned:
+            if not self.setup.tuned:
                 yield self._oracle, by_oracle
         if found is not None:
             yield self._refined, self._refine(embedded, found)
 
-    def _embed(self, image: EncodedSample) -> _Embedded:
+    def embed(self, image: EncodedSample) -> Embedded:
+        """Encode an image as the service does.
+
+        Raises:
+            BackendError: the device failed.
+        """
         watch = Stopwatch()
-        letterbox = letterbox_for(image.sample.size, self._setup.side, self._setup.padding)
+        letterbox = letterbox_for(image.sample.size, self.setup.side, self.setup.padding)
         # As the service does: large JPEGs at half their size, except for the letterbox of the reference.
         scaled = letterbox.side == INPUT_SIDE and not letterbox.is_reference
         with watch.stage("decode"):
             pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=scaled)
         with watch.stage("encode"):
-            (embedding,) = self._backend.encode([self._backend.prepare(pixels, letterbox)])
-        return _Embedded(letterbox, embedding, watch.timing_ms)
+            (embedding,) = self.backend.encode([self.backend.prepare(pixels, letterbox)])
+        return Embedded(letterbox, embedding, watch.timing_ms)
 
     def _prompt(
-        self, image: EncodedSample, embedded: _Embedded, fruits: Sequence[PromptedFruit], prompts: Sequence[Prompt]
+        self, image: EncodedSample, embedded: Embedded, fruits: Sequence[PromptedFruit], prompts: Sequence[Prompt]
     ) -> tuple[Answer, Answer]:
         """Return the answer with the best scored masks and that with the best ones by the annotation."""
         ignored = image.sample.semantic == PixelClass.IGNORE
         watch = Stopwatch(embedded.timing_ms)
         by_score: list[tuple[Mask, PromptResult]] = []
         by_truth: list[tuple[Mask, PromptResult]] = []
-        for fruit, masks in zip(fruits, self._masks(embedded, prompts, watch), strict=True):
+        for fruit, masks in zip(fruits, self.masks(embedded, prompts, watch), strict=True):
             scored = [
                 (mask, PromptResult(mask.score, mask_iou(mask.pixels, fruit.mask, ignored=ignored))) for mask in masks
             ]
@@ -279,12 +292,12 @@ class SamCandidate:
 
         return answer(by_score), answer(by_truth)
 
-    def _refine(self, embedded: _Embedded, found: Inspected) -> Answer:
+    def _refine(self, embedded: Embedded, found: Inspected) -> Answer:
         """Refine a U-Net's fruits as `/v1/inspect` does in its mode `accurate`, but decode for both models."""
         watch = Stopwatch(found.answer.timing_ms, embedded.timing_ms)
         prompts = [prompt_for(fruit) for fruit in found.inspection.fruits]
         masks = {
-            number: whole(each[0].pixels).tight() for number, each in enumerate(self._masks(embedded, prompts, watch))
+            number: whole(each[0].pixels).tight() for number, each in enumerate(self.masks(embedded, prompts, watch))
         }
         with watch.stage("postprocess"):
             inspection = refine(found.inspection, masks)
@@ -296,32 +309,31 @@ class SamCandidate:
             inside[fruit.infected.pixels] = PixelClass.INFECTED
         return Answer(classes, tuple(fruit.mask.full() for fruit in inspection.fruits), watch.timing_ms)
 
-    def _masks(self, embedded: _Embedded, prompts: Sequence[Prompt], watch: Stopwatch) -> Iterator[tuple[Mask, ...]]:
+    def masks(self, embedded: Embedded, prompts: Sequence[Prompt], watch: Stopwatch) -> Iterator[tuple[Mask, ...]]:
         """Yield the masks of each prompt, in batches that keep memory bounded."""
-        batch_size = self._backend.prompt_batches[-1]
+        batch_size = self.backend.prompt_batches[-1]
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             with watch.stage("prompt"):
                 packed = pack(batch, [embedded.letterbox] * len(batch))
-                logits, scores = self._backend.decode([embedded.embedding], np.zeros(len(batch), np.int64), packed)
+                logits, scores = self.backend.decode([embedded.embedding], np.zeros(len(batch), np.int64), packed)
             for row, prompt in enumerate(batch):
                 with watch.stage("postprocess"):
                     masks = masks_of(logits[row], scores[row], embedded.letterbox, multimask=prompt.multimask)
                 yield masks
 
     def _candidate(self, suffix: str, prompting: str, description: str, mask: str) -> Candidate:
-        setup = self._setup
-        size = "" if setup.side == INPUT_SIDE else f" at {setup.side}"
+        setup = self.setup
         return Candidate(
             name=f"{setup.name}-{suffix}",
-            title=f"{setup.entry.name}{size}{', fine-tuned' if setup.tuned else ''}: {prompting}",
+            title=f"{setup.title}: {prompting}",
             family="sam",
             description=description,
             revision=setup.entry.revision,
             settings={
                 "architecture": setup.entry.architecture,
-                "backend": self._backend.name,
-                "device": self._backend.device,
+                "backend": self.backend.name,
+                "device": self.backend.device,
                 "input": f"longest side {setup.side}, padding {setup.padding}",
                 "mask": mask,
             },

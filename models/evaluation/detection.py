@@ -1,40 +1,39 @@
 """Measure what finds fruit in images: COCO's average precision of boxes, by pycocotools, and precision and recall.
 
-python -m models.evaluation.detection --data FOLDER --classes 1=healthy,2=infected --part val --models-file FILE
-
 A detector finds what its classes `orange` and `apple` are; a U-Net finds fruit as inspect does; both together, the
 U-Net's fruits and those of the detector's that the U-Net missed, with pieces of one fruit joined by the detector's box.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from platformdirs import user_cache_path
+from tqdm import tqdm
 
-from models.backends.load import ModelStore, choose_backend, load_detector, load_unet
-from models.catalog import load_catalogue
+from models.backends.base import DetectorBackend, UNetBackend
 from models.data.samples import Sample
-from models.data.sources import add_data_arguments
 from models.detector.classes import FRUIT
 from models.detector.letterbox import detector_letterbox
 from models.detector.nouns import find_class
 from models.detector.postprocess import Thresholds, detections
-from models.errors import PomonaError
-from models.evaluation.samples import CannotEvaluate, data_sets
+from models.evaluation.operations import Row, without_intervals
+from models.evaluation.samples import CannotEvaluate, ImageSet
 from models.inspection import inspect
 from models.letterbox import resize
 from models.types import BinaryMask, Box, PixelClass, Pixels, Size
 from models.unet.letterbox import unet_letterbox
+
+LEAST_SCORE: Final = 0.3
+"""Of boxes that count for precision and recall: the service's default."""
+
+BOTH: Final = "both"
+"""Method: a U-Net and a detector together."""
 
 _FOR_AP: Final = Thresholds(score=0.01, nms=0.65, most=100)
 """YOLOX's own for COCO's measure, which takes boxes of any score."""
@@ -132,6 +131,8 @@ def average_precision(truths: Sequence[Truth], found: Sequence[Sequence[Found]])
             for image, boxes in enumerate(found, start=1)
             for each in boxes
         ]
+        if not any(truth.boxes for truth in truths):
+            return dict.fromkeys(_MEASURES, -1.0)
         if not results:
             return dict.fromkeys(_MEASURES, 0.0)
         measured = COCOeval(coco, coco.loadRes(results), "bbox")
@@ -186,31 +187,105 @@ def _shared(one: Box, other: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def _finders(options: argparse.Namespace) -> Mapping[str, Finder]:
-    catalogue = load_catalogue(options.models_file)
-    cache = options.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
-    store, backend = ModelStore(cache, options.weights, "auto"), choose_backend("auto")
-    unet, area = load_unet(catalogue[options.unet], backend, store), catalogue[options.unet].input_area
-    detector = load_detector(catalogue[options.detector], backend, store)
-    numbers = [find_class(name, detector.classes) for name in options.classes_of_detector]
+def detector_finder(detector: DetectorBackend, classes: Sequence[str] = FRUIT) -> Finder:
+    """Return what finds fruit as a detector's classes, with boxes of any score.
+
+    Raises:
+        CannotEvaluate: the detector has none of the classes.
+    """
+    numbers = [find_class(name, detector.classes) for name in classes]
     wanted = [number for number in numbers if number is not None]
     if not wanted:
-        raise CannotEvaluate(f"{options.detector} knows none of {', '.join(options.classes_of_detector)}")
-    thresholds = replace(_FOR_AP, class_ids=wanted)
+        known = ", ".join(detector.classes)
+        raise CannotEvaluate(f"the detector must know one of {', '.join(classes)}; its classes are {known}")
+    # One class of fruit: what is an orange and an apple at once is one box.
+    thresholds = replace(_FOR_AP, class_ids=wanted, nms=1.0, most=300)
 
-    def by_unet(pixels: Pixels) -> list[Found]:
+    def find(pixels: Pixels) -> list[Found]:
+        letterbox = detector_letterbox(Size(*pixels.shape[:2]), detector.input_size)
+        (output,) = detector.infer([detector.prepare(resize(pixels, letterbox), letterbox)])
+        found = detections(output, letterbox, thresholds)
+        return _suppressed([Found(each.box, each.score) for each in found], _FOR_AP.nms)[: _FOR_AP.most]
+
+    return find
+
+
+def unet_finder(unet: UNetBackend, area: int) -> Finder:
+    """Return what finds fruit as `inspect` does without a SAM, with its confidence as the score."""
+
+    def find(pixels: Pixels) -> list[Found]:
         letterbox = unet_letterbox(Size(*pixels.shape[:2]), area)
         (output,) = unet.infer([unet.prepare(resize(pixels, letterbox), letterbox)])
         return [Found(Box(*map(float, each.box)), each.confidence) for each in inspect(output, letterbox).fruits]
 
-    def by_detector(pixels: Pixels) -> list[Found]:
-        letterbox = detector_letterbox(Size(*pixels.shape[:2]), detector.input_size)
-        (output,) = detector.infer([detector.prepare(resize(pixels, letterbox), letterbox)])
-        # One class of fruit: what is an orange and an apple at once is one box.
-        found = detections(output, letterbox, replace(thresholds, nms=1.0, most=300))
-        return _suppressed([Found(each.box, each.score) for each in found], _FOR_AP.nms)[: _FOR_AP.most]
+    return find
 
-    return {options.unet: by_unet, options.detector: by_detector}
+
+def measure_detection(
+    detectors: Mapping[str, Finder],
+    unets: Mapping[str, Finder],
+    sets: Sequence[ImageSet],
+    *,
+    least: float = LEAST_SCORE,
+    progress: bool,
+) -> Iterator[Row]:
+    """Measure what finds fruit, and the first U-Net and the first detector together; kinds of images also apart.
+
+    Args:
+        detectors: by name.
+        unets: by name.
+        sets: those whose annotations separate fruits; others are left out.
+        least: score of boxes that count for precision and recall.
+        progress: show progress bars on a terminal.
+
+    Yields:
+        What was measured, set by set.
+
+    Raises:
+        DataError: an image can no longer be used.
+        BackendError: a device failed.
+    """
+    finders = {**unets, **detectors}
+    for images in sets:
+        if not images.has_instances:
+            continue
+        truths: dict[str, list[Truth]] = {}
+        found: dict[str, dict[str, list[list[Found]]]] = {}
+        bar = tqdm(images, images.name, len(images.names), leave=False, disable=None if progress else True)
+        for image in bar:
+            truth = truth_of(image.sample)
+            boxes = {name: find(image.sample.pixels) for name, find in finders.items()}
+            if unets and detectors:
+                sure = [one for one in boxes[next(iter(detectors))] if one.score >= least]
+                boxes[BOTH] = together(boxes[next(iter(unets))], sure)
+            for kind in dict.fromkeys(("", images.kind_of(image.sample.name))):
+                truths.setdefault(kind, []).append(truth)
+                for name, some in boxes.items():
+                    found.setdefault(kind, {}).setdefault(name, []).append(counted(some, truth))
+        for kind, of_kind in sorted(truths.items()):
+            title = f"{images.title}: {kind}" if kind else images.title
+            objects = sum(len(truth.boxes) for truth in of_kind)
+            for name, each in found[kind].items():
+                measures = without_intervals(box_measures(of_kind, each, least))
+                yield Row("detection", title, len(of_kind), objects, name, measures)
+
+
+def box_measures(truths: Sequence[Truth], found: Sequence[Sequence[Found]], least: float) -> dict[str, float]:
+    """Return COCO's average precisions, and precision, recall and false boxes per image; NaN for what is undefined.
+
+    Args:
+        truths: of each image, at least one.
+        found: boxes of each image.
+        least: score of boxes that count for the last three.
+    """
+    measures = {name: value if value >= 0 else math.nan for name, value in average_precision(truths, found).items()}
+    sure = [[one for one in some if one.score >= least] for some in found]
+    right = sum(matched(truth, some) for truth, some in zip(truths, sure, strict=True))
+    total, fruits = sum(map(len, sure)), sum(len(truth.boxes) for truth in truths)
+    measures["precision"] = right / total if total else math.nan
+    measures["recall"] = right / fruits if fruits else math.nan
+    measures["false per image"] = (total - right) / len(truths)
+    return measures
 
 
 def _suppressed(found: Sequence[Found], threshold: float) -> list[Found]:
@@ -219,67 +294,3 @@ def _suppressed(found: Sequence[Found], threshold: float) -> list[Found]:
         if all(iou(each.box, other.box) <= threshold for other in kept):
             kept.append(each)
     return kept
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, and print a table per part of the data."""
-    parser = argparse.ArgumentParser(prog="python -m models.evaluation.detection", description=__doc__.splitlines()[0])
-    add_data_arguments(parser)
-    parser.add_argument("--part", action="append", default=[], help="part of the data's split; repeatable (test)")
-    parser.add_argument("--unet", default="unet-mobilenetv2-citrus", help="(%(default)s)")
-    parser.add_argument("--detector", default="yolox-nano", help="(%(default)s)")
-    parser.add_argument("--classes-of-detector", nargs="+", default=list(FRUIT), help="that are fruit (orange apple)")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of boxes that are counted (%(default)s)")
-    parser.add_argument("--models-file", type=Path, help="adds your own models to the catalogue")
-    parser.add_argument("--weights", type=Path, help="folder of checkpoints under their official names")
-    parser.add_argument("--cache", type=Path, help="folder of downloads (POMONA_CACHE_DIR, or the user's cache)")
-    options = parser.parse_args(arguments)
-    try:
-        sets = data_sets(options.data, options.part, progress=False)
-        finders = _finders(options)
-    except PomonaError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    for images in sets:
-        truths: dict[str, list[Truth]] = {}
-        found: dict[str, dict[str, list[list[Found]]]] = {}
-        for name, encoded in zip(images.names, images, strict=True):
-            truth = truth_of(encoded.sample)
-            each = {finder: find(encoded.sample.pixels) for finder, find in finders.items()}
-            unet, detector = each.values()
-            sure = [one for one in detector if one.score >= options.score]
-            each["both"] = together(unet, sure)
-            for kind in dict.fromkeys(("all", images.kind_of(name) or "all")):
-                truths.setdefault(kind, []).append(truth)
-                for finder, boxes in each.items():
-                    found.setdefault(kind, {}).setdefault(finder, []).append(counted(boxes, truth))
-        _print(images.title, truths, found, options.score)
-    return 0
-
-
-def _print(
-    title: str,
-    truths: Mapping[str, Sequence[Truth]],
-    found: Mapping[str, Mapping[str, Sequence[Sequence[Found]]]],
-    least: float,
-) -> None:
-    write = sys.stdout.write
-    write(f"\n{title}\n\n| images | finder | {' | '.join(_MEASURES)} | precision | recall | false per image |\n")
-    write(f"|---|---|{'---:|' * (len(_MEASURES) + 3)}\n")
-    for kind, of_kind in truths.items():
-        for finder, boxes in found[kind].items():
-            precisions = average_precision(of_kind, boxes)
-            sure = [[one for one in some if one.score >= least] for some in boxes]
-            right = sum(matched(truth, some) for truth, some in zip(of_kind, sure, strict=True))
-            total, fruits = sum(map(len, sure)), sum(len(truth.boxes) for truth in of_kind)
-            row = [f"{precisions[name]:.3f}" for name in _MEASURES]
-            row += [
-                f"{right / max(1, total):.3f}",
-                f"{right / max(1, fruits):.3f}",
-                f"{(total - right) / len(of_kind):.2f}",
-            ]
-            write(f"| {kind}, {len(of_kind)} | {finder} | {' | '.join(row)} |\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

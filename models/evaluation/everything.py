@@ -7,11 +7,8 @@ the precision of edges.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,7 +19,9 @@ from models.backends.base import Embedding, SamBackend
 from models.data.samples import InstanceMap
 from models.edges import EdgeAccumulator, EdgeMap, canny_edges, enlarged, sobel_edges
 from models.evaluation.average_recall import ProposedImage, average_recalls
+from models.evaluation.candidates import SamCandidate
 from models.evaluation.edge_measures import EdgeCounts, boundaries, count_edges, edge_measures
+from models.evaluation.operations import Row, without_intervals
 from models.evaluation.samples import EncodedSample, ImageSet
 from models.letterbox import INPUT_SIDE, Letterbox, Padding, letterbox_for, resize
 from models.sam.grid import crops_of, point_grid, spread
@@ -31,24 +30,12 @@ from models.sam.prompts import pack
 from models.sam.proposals import Limits, Proposal, Selection, candidates_of
 from models.types import BinaryMask, Pixels, Point, Prompt, Size
 
-REPORT: Final = "everything.md"
-RESULTS: Final = "everything.json"
-
 _MAX_BYTES: Final = 256 << 20
 _EDGES: Final = Limits(score=-math.inf, stability=-math.inf)
 _RECALL: Final = Limits(score=-math.inf, stability=0.9, box_iou=0.9)
 """For recall at up to 1000 proposals, as in the paper: nothing is left out for its score, and little as a duplicate."""
 
 _LEVELS: Final = np.arange(1, 20) / 20
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The measures of one method on one set of images."""
-
-    images: str
-    method: str
-    measures: dict[str, float]
 
 
 def propose(
@@ -83,73 +70,63 @@ def propose(
 
 
 def measure_everything(
-    sams: Sequence[tuple[str, SamBackend]],
+    sams: Sequence[SamCandidate],
     sets: Sequence[ImageSet],
     *,
     proposals: bool,
     edges: bool,
     per_side: int,
     progress: bool,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Measure SAMs, and for edges Sobel's and Canny's filters too.
 
     Args:
-        sams: names and backends.
+        sams: the models; each image is padded to a square, as by the reference.
         sets: images whose annotations separate objects; others are left out.
         proposals: measure the recall of masks.
         edges: measure edges.
         per_side: points along each side of the grid for proposals; edges are asked at half as many.
         progress: show progress bars on a terminal.
+
+    Yields:
+        What was measured, set by set.
+
+    Raises:
+        DataError: an image can no longer be used.
+        BackendError: a device failed.
     """
-    rows = []
     for images in sets:
         if not images.has_instances:
             continue
-        recalled: dict[str, list[ProposedImage]] = {name: [] for name, _ in sams if proposals}
+        recalled: dict[str, list[ProposedImage]] = {}
         drawn: dict[str, list[EdgeCounts]] = {}
+        count = objects = 0
         for image in tqdm(images, images.name, len(images.names), leave=False, disable=None if progress else True):
             truth = image.sample.instance_map
             if truth is None:
                 continue
-            for name, sam in sams:
-                if proposals:
-                    recalled[name].append(_proposed(sam, image, truth, per_side))
+            count, objects = count + 1, objects + len(image.sample.instances)
+            for sam in sams if proposals else ():
+                recalled.setdefault(sam.setup.title, []).append(_proposed(sam, image, truth, per_side))
             if edges:
                 for method, edge_map in _maps(sams, image, per_side):
                     drawn.setdefault(method, []).append(count_edges(edge_map, [boundaries(truth)], thresholds=_LEVELS))
-        rows += [Row(images.title, name, average_recalls(of)) for name, of in recalled.items() if of]
-        rows += [Row(images.title, name, edge_measures(of, _LEVELS)) for name, of in drawn.items()]
-    return rows
+        for name, recalls in recalled.items():
+            found = without_intervals(average_recalls(recalls))
+            yield Row("proposals", images.title, count, objects, name, found)
+        for name, counts in drawn.items():
+            found = without_intervals(edge_measures(counts, _LEVELS))
+            yield Row("edges", images.title, count, objects, name, found)
 
 
-def write_everything(rows: Sequence[Row], machine: dict[str, str], folder: Path) -> Path:
-    """Write the measures as JSON and as tables of Markdown; return the file of the tables."""
-    found = [{"images": row.images, "method": row.method, "measures": _known(row.measures)} for row in rows]
-    (folder / RESULTS).write_text(json.dumps({"rows": found, "machine": machine}, indent=1) + "\n", "utf-8")
-    report = folder / REPORT
-    report.write_text("\n\n".join(_tables(rows)) + "\n", "utf-8")
-    return report
+def _propose(sam: SamCandidate, pixels: Pixels, per_side: int, limits: Limits) -> tuple[list[Proposal], Letterbox]:
+    padding: Padding = "square" if sam.backend.stretched_to is None else "stretch"
+    return propose(sam.backend, pixels, per_side, limits, side=sam.setup.side, padding=padding)
 
 
-def _tables(rows: Sequence[Row]) -> Iterator[str]:
-    kinds: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(tuple(row.measures), []).append(row)
-    for names, alike in kinds.items():
-        lines = [f"| images | method | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
-        for row in alike:
-            values = ("-" if math.isnan(value) else f"{value:.3f}" for value in row.measures.values())
-            lines.append(f"| {row.images} | {row.method} | {' | '.join(values)} |")
-        yield "\n".join(lines)
-
-
-def _known(measures: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else round(value, 5) for name, value in measures.items()}
-
-
-def _proposed(sam: SamBackend, image: EncodedSample, truth: InstanceMap, per_side: int) -> ProposedImage:
+def _proposed(sam: SamCandidate, image: EncodedSample, truth: InstanceMap, per_side: int) -> ProposedImage:
     objects: list[BinaryMask] = [truth == one.id for one in image.sample.instances]
-    found, _ = propose(sam, image.sample.pixels, per_side, _RECALL)
+    found, _ = _propose(sam, image.sample.pixels, per_side, _RECALL)
     areas = np.array([np.count_nonzero(one) for one in objects], np.float64)
     ious = np.zeros((len(found), len(objects)), np.float64)
     for row, proposal in enumerate(found):
@@ -161,16 +138,16 @@ def _proposed(sam: SamBackend, image: EncodedSample, truth: InstanceMap, per_sid
     return ProposedImage(ious, areas)
 
 
-def _maps(sams: Sequence[tuple[str, SamBackend]], image: EncodedSample, per_side: int) -> Iterator[tuple[str, EdgeMap]]:
+def _maps(sams: Sequence[SamCandidate], image: EncodedSample, per_side: int) -> Iterator[tuple[str, EdgeMap]]:
     """Yield the maps of edges of all methods, with their names."""
     pixels = image.sample.pixels
-    for name, sam in sams:
-        found, letterbox = propose(sam, pixels, max(1, per_side // 2), _EDGES)
+    for sam in sams:
+        found, letterbox = _propose(sam, pixels, max(1, per_side // 2), _EDGES)
         accumulator = EdgeAccumulator(letterbox)
         for proposal in found:
             candidate = proposal.candidate
             accumulator.add(candidate.logits, candidate.top, candidate.left)
-        yield name, enlarged(accumulator.finish(thin=True), image.sample.size)
+        yield sam.setup.title, enlarged(accumulator.finish(thin=True), image.sample.size)
     yield "Sobel", sobel_edges(pixels)
     yield "Canny", canny_edges(pixels)
 

@@ -22,7 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.evaluation.measures import FRUIT_IOU, interval_of
+from models.evaluation.operations import Row
 from models.evaluation.results import TOTAL, Calibration, CandidateResult
+from models.evaluation.rounds import BEST_OF_THREE, iou_after, reached
 
 STAGES: Final = ("decode", "encode", "prompt", "infer", "postprocess")
 """Stages in the order in which they run; others follow."""
@@ -69,6 +71,8 @@ _WIDTH: Final = 10.0  # inches
 _ROW: Final = 0.36
 _TITLE_WIDTH: Final = 38  # characters
 _COLUMNS: Final = 4
+_PANELS: Final = 3
+_LINES: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#5b6470")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,71 @@ def reliability_figure(results: Sequence[CandidateResult]) -> EmbeddedFigure | N
         figure.supxlabel("mean score", fontsize=9, color=_QUIET)
         figure.supylabel("mean IoU", fontsize=9, color=_QUIET)
         return _embedded(figure, "Mean IoU of masks against their mean score, by candidate; numbers in the table")
+
+
+def clicks_figure(rows: Sequence[Row]) -> EmbeddedFigure:
+    """Draw the mean IoU over the number of clicks with its interval, a panel for each set of images."""
+    sets, methods = _distinct(rows)
+    columns = min(_PANELS, len(sets))
+    lines = math.ceil(len(sets) / columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure((max(4.0, 3.3 * columns), 0.4 + 2.8 * lines), layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        for axis in axes.flat[len(sets) :]:
+            axis.set_visible(False)
+        for place, (axis, images) in enumerate(zip(axes.flat, sets, strict=False)):
+            axis.tick_params(labelbottom=place + columns >= len(sets))  # nothing below it
+            for row in (row for row in rows if row.images == images):
+                found = reached(row.measures)
+                colour = methods[row.method]
+                clicks = [number for number, _ in found]
+                axis.fill_between(
+                    clicks, [each.low for _, each in found], [each.high for _, each in found], color=colour, alpha=0.15
+                )
+                axis.plot(clicks, [each.value for _, each in found], "o-", color=colour, markersize=3.5)
+            axis.set_title("\n".join(textwrap.wrap(printable(images), _TITLE_WIDTH)))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        figure.supxlabel("clicks", fontsize=9, color=_QUIET)
+        figure.supylabel("mean IoU", fontsize=9, color=_QUIET)
+        for method, colour in methods.items():
+            axes.flat[0].plot([], [], "o-", color=colour, markersize=3.5, label=printable(method))
+        figure.legend(loc="outside upper left", ncols=min(4, len(methods)))
+        return _embedded(figure, "Mean IoU over the number of clicks, by set of images and model; numbers in the table")
+
+
+def single_point_figure(rows: Sequence[Row]) -> EmbeddedFigure:
+    """Draw the mean IoU of a single point for each set, and what the annotation would choose of its three masks."""
+    sets, methods = _distinct(rows)
+    titles = ["\n".join(textwrap.wrap(printable(images), _TITLE_WIDTH)) for images in sets]
+    with mpl.rc_context(_STYLE):
+        figure = Figure((_WIDTH, 1.1 + _ROW * sum(1 + title.count("\n") for title in titles)), layout="constrained")
+        axis = figure.subplots()
+        axis.grid(visible=False, axis="y")
+        axis.spines["left"].set_visible(False)
+        for row in rows:
+            place, number = sets.index(row.images), list(methods).index(row.method)
+            at = place + 0.5 * (number + 0.5) / len(methods) - 0.25
+            single, best = row.measures[iou_after(1)], row.measures[BEST_OF_THREE]
+            colour = methods[row.method]
+            axis.plot((single.low, single.high), (at, at), color=colour, linewidth=2.5, solid_capstyle="round")
+            axis.plot(single.value, at, "o", markersize=6, color=colour)
+            axis.plot(best.value, at, "o", markersize=6, color=colour, markerfacecolor="white")
+        for method, colour in methods.items():
+            axis.plot([], [], "o", color=colour, label=printable(method))
+        axis.plot([], [], "o", color=_QUIET, markerfacecolor="white", label="best of three by the annotation")
+        axis.set_yticks(range(len(sets)), titles)
+        axis.set_ylim(len(sets) - 0.4, -0.6)
+        axis.set_xlabel("mean IoU after one click, with its 95 % interval")
+        figure.legend(loc="outside upper left", ncols=min(4, len(methods) + 1))
+        return _embedded(figure, "Mean IoU after one click, by set of images and model; numbers in the table")
+
+
+def _distinct(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
+    """Return the sets of images, and the methods with their colours."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    return list(dict.fromkeys(row.images for row in rows)), {
+        method: _LINES[number % len(_LINES)] for number, method in enumerate(methods)
+    }
 
 
 def _reliability(axis: Axes, calibration: Calibration) -> None:

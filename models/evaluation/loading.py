@@ -10,8 +10,8 @@ from typing import Final
 
 import safetensors
 
-from models.backends.base import BackendName, SamBackend
-from models.backends.load import ModelStore, load_sam, load_unet
+from models.backends.base import BackendName, DetectorBackend, SamBackend
+from models.backends.load import ModelStore, load_detector, load_sam, load_sam2, load_unet
 from models.catalog import Architecture, CatalogueEntry, Family, LocalFile, read_models_file
 from models.errors import UnknownModel, WeightsError
 from models.evaluation.candidates import Candidates, SamCandidate, SamSetup, UNetCandidate
@@ -34,12 +34,14 @@ class Selection:
         sams: zero-shot; each may end with `@` and an input size.
         tuned: fine-tuned SAMs; likewise.
         input_size: of SAMs without their own; None for that of a fine-tuned model's card, else 1024.
+        detectors: find fruit as boxes.
     """
 
     unets: tuple[str, ...] = ()
     sams: tuple[str, ...] = ("mobile-sam",)
     tuned: tuple[str, ...] = ()
     input_size: int | None = None
+    detectors: tuple[str, ...] = ("yolox-nano",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +74,47 @@ def load_candidates(selection: Selection, loader: Loader) -> tuple[Candidates, t
         WeightsError, BackendError: a model that was named cannot be loaded.
     """
     setups = sam_setups(selection, loader.catalogue)
-    unets, notes = _load_unets(selection, loader)
+    unets, notes = load_unets(selection, loader)
     _check_unique([each.candidate.name for each in unets])
     _check_unique([each.name for each in setups])
     if not setups:
         notes.append("No SAM was selected.")
     elif not selection.tuned:
         notes.append("No fine-tuned SAM was selected (--fine-tuned).")
+    sams = _load_sams(setups, loader, unets[0].candidate.name if unets else None)
+    if not unets and not sams:
+        raise CannotEvaluate(f"there are no models to evaluate: {' '.join(notes)}")
+    return Candidates(unets, sams), tuple(notes)
+
+
+def load_sams(selection: Selection, loader: Loader) -> list[SamCandidate]:
+    """Load the selected SAMs alone.
+
+    Raises:
+        UnknownModel, CannotEvaluate, CatalogueError, WeightsError, BackendError: see `load_candidates`.
+    """
+    setups = sam_setups(selection, loader.catalogue)
+    _check_unique([each.name for each in setups])
+    return _load_sams(setups, loader, None)
+
+
+def _load_sams(setups: Sequence[SamSetup], loader: Loader, finder: str | None) -> list[SamCandidate]:
     backends: dict[str, SamBackend] = {}
     sams = []
     for setup in setups:
         key = setup.entry.sha256
         if key not in backends:
-            backends[key] = load_sam(setup.entry, loader.backend, loader.model_store, threads=loader.threads)
-        supported = setup if backends[key].flexible else replace(setup, padding="square")
-        sams.append(SamCandidate(supported, backends[key], unets[0].candidate.name if unets else None))
-    if not unets and not sams:
-        raise CannotEvaluate(f"there are no models to evaluate: {' '.join(notes)}")
-    return Candidates(unets, sams), tuple(notes)
+            load = load_sam2 if setup.entry.architecture.family == "sam2" else load_sam
+            backends[key] = load(setup.entry, loader.backend, loader.model_store, threads=loader.threads)
+        sams.append(SamCandidate(_supported(setup, backends[key]), backends[key], finder))
+    return sams
+
+
+def _supported(setup: SamSetup, backend: SamBackend) -> SamSetup:
+    """Return the setup with the letterbox that a backend takes, where it takes but one."""
+    if backend.stretched_to is not None:
+        return replace(setup, side=backend.stretched_to, padding="stretch")
+    return setup if backend.flexible else replace(setup, padding="square")
 
 
 def sam_setups(selection: Selection, catalogue: Mapping[str, CatalogueEntry]) -> list[SamSetup]:
@@ -119,7 +144,7 @@ def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntr
 
     Args:
         word: a name of the catalogue, a run folder, a models file or a training's `.safetensors` file.
-        family: of the models to return.
+        family: of the models to return; a SAM 2 is a SAM, too.
         catalogue: known models.
 
     Returns:
@@ -143,7 +168,8 @@ def find_models(word: str, family: Family, catalogue: Mapping[str, CatalogueEntr
         raise UnknownModel(
             f"there is no model, run folder or file {word!r}; models of the catalogue are {', '.join(catalogue)}"
         )
-    fitting = [entry for entry in found if entry.architecture.family == family]
+    able = ("sam", "sam2") if family == "sam" else (family,)
+    fitting = [entry for entry in found if entry.architecture.family in able]
     if not fitting:
         kinds = ", ".join(f"{entry.name} ({entry.architecture})" for entry in found)
         raise CannotEvaluate(f"{word} must hold a model of the family {family!r}, got {kinds}")
@@ -166,7 +192,15 @@ def _entry_of(file: Path) -> CatalogueEntry:
     )
 
 
-def _load_unets(selection: Selection, loader: Loader) -> tuple[list[UNetCandidate], list[str]]:
+def load_unets(selection: Selection, loader: Loader) -> tuple[list[UNetCandidate], list[str]]:
+    """Load the selected U-Nets alone.
+
+    Returns:
+        The U-Nets, and notes on those that were left out.
+
+    Raises:
+        UnknownModel, CannotEvaluate, CatalogueError, WeightsError, BackendError: see `load_candidates`.
+    """
     if NONE in selection.unets:
         return [], ["No U-Net was selected."]
     notes, unets = [], []
@@ -186,6 +220,24 @@ def _load_unets(selection: Selection, loader: Loader) -> tuple[list[UNetCandidat
     if not (unets or notes):
         notes.append("The catalogue has no U-Net, and none was selected (--unet): no SAM is prompted with its fruits.")
     return unets, notes
+
+
+def load_detectors(words: Sequence[str], loader: Loader) -> list[tuple[str, DetectorBackend]]:
+    """Load detectors.
+
+    Args:
+        words: see `find_models`.
+        loader: where they come from.
+
+    Returns:
+        Their names and backends.
+
+    Raises:
+        UnknownModel, CannotEvaluate, CatalogueError, WeightsError, BackendError: see `load_candidates`.
+    """
+    entries = [entry for word in words if word != NONE for entry in find_models(word, "detector", loader.catalogue)]
+    _check_unique([entry.name for entry in entries])
+    return [(entry.name, load_detector(entry, loader.backend, loader.model_store)) for entry in entries]
 
 
 def _as_trained(entry: CatalogueEntry) -> SamSetup:

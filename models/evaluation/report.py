@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.evaluation.figures import (
     EmbeddedFigure,
@@ -33,7 +33,7 @@ from models.evaluation.results import TOTAL, Candidate, CandidateResult, Group, 
 
 REPORT_FILE: Final = "report.html"
 
-_TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
+_TEMPLATE: Final = "report.html.j2"
 
 _DASH: Final = "–"  # noqa: RUF001 a dash as wide as a digit
 
@@ -81,18 +81,25 @@ def write_report(results: Results, gallery: Sequence[GalleryImage], folder: Path
         DataError: an image that is not a JPEG.
         OSError: the file cannot be written.
     """
-    page = render(results, fit_gallery(gallery))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / REPORT_FILE
+    return write_page(render(results, fit_gallery(gallery)), folder / REPORT_FILE)
+
+
+def write_page(page: str, file: Path) -> Path:
+    """Write a page in a folder that is made where it does not exist; an older page is replaced.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text(page, "utf-8")
     return part.replace(file)
 
 
-def render(results: Results, gallery: Sequence[GalleryImage]) -> str:
-    """Return the report as HTML."""
-    every = [each for group in results.groups for each in group.results]
+def page_environment() -> Environment:
+    """Return what renders the templates of reports, with the filters that they share."""
     environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         extensions=["jinja2.ext.do"],
         finalize=lambda value: printable(value) if type(value) is str else value,  # not of Markup
@@ -100,20 +107,22 @@ def render(results: Results, gallery: Sequence[GalleryImage]) -> str:
         trim_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {
-        "share": share,
-        "milliseconds": milliseconds,
-        "ends": interval_ends,
-        "plural": counted,
-        "spread": _spread,
-    }
+    environment.filters |= {"share": share, "ends": interval_ends, "plural": counted}
+    return environment
+
+
+def render(results: Results, gallery: Sequence[GalleryImage]) -> str:
+    """Return the report as HTML."""
+    every = [each for group in results.groups for each in group.results]
+    environment = page_environment()
+    environment.filters |= {"milliseconds": milliseconds, "spread": _spread}
     environment.globals |= {
         "interval_of": interval_of,
         "from_annotation": _from_annotation,
         "total": TOTAL,
         "nan": math.nan,
     }
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+    return environment.get_template(_TEMPLATE).render(
         results=results,
         sections=[_section(group, f"group-{number}", gallery) for number, group in enumerate(results.groups, start=1)],
         candidates=list({each.candidate.name: each.candidate for each in every}.values()),
@@ -232,8 +241,10 @@ def _group_markdown(group: Group) -> str:
         for each in group.results
     ]
     fruits = f", {counted(group.fruits, 'fruit')}" if group.fruits else ""
-    lines = [f"**{_markdown(group.title)}** ({counted(group.images, 'image')}{fruits})", "", _row(header)]
-    return "\n".join([*lines, _row(["---", *("---:" for _ in header[1:])]), *(_row(row) for row in rows)])
+    lines = [f"**{_markdown(group.title)}** ({counted(group.images, 'image')}{fruits})", "", markdown_row(header)]
+    return "\n".join(
+        [*lines, markdown_row(["---", *("---:" for _ in header[1:])]), *(markdown_row(row) for row in rows)]
+    )
 
 
 def _with_ends(interval: Interval) -> str:
@@ -241,7 +252,8 @@ def _with_ends(interval: Interval) -> str:
     return f"{share(interval.value)} ({ends})" if ends else share(interval.value)
 
 
-def _row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return a row of a table of Markdown."""
     return f"| {' | '.join(_markdown(cell) for cell in cells)} |"
 
 

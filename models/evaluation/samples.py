@@ -82,6 +82,22 @@ class ImageSet:
         """Return the kind of an image, empty if it is not known."""
         return self.kinds.get(name, "")
 
+    def at_most(self, count: int) -> ImageSet:
+        """Return so many of the images, evenly spaced; the set itself if it has no more.
+
+        Args:
+            count: at least 1.
+        """
+        total = len(self.names)
+        if total <= count:
+            return self
+        return replace(
+            self,
+            title=f"{self.title} ({count} of {total})",
+            description=f"{count} of {total} images, evenly spaced. {self.description}",
+            names=tuple(self.names[place * total // count] for place in range(count)),
+        )
+
     def __iter__(self) -> Iterator[EncodedSample]:
         return map(self.load, self.names)
 

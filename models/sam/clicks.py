@@ -6,14 +6,17 @@ A pixel is named by its upper left corner.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from models.masks import bounding_box
 from models.sam.constants import INPUT_SIDE
-from models.types import BinaryMask, Box, Point, Size
+from models.types import BACKGROUND, FOREGROUND, BinaryMask, Box, Point, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,7 @@ def centre_of(mask: BinaryMask) -> tuple[int, int]:
     Returns:
         x, y.
     """
-    framed = np.pad(mask.astype(np.uint8), 1)
-    depth = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    depth = _depth(mask)
     y, x = divmod(int(depth.argmax()), mask.shape[1])
     return x, y
 
@@ -130,3 +132,47 @@ def click_on_error(
         return None
     x, y = point_within(wrong, rng)
     return x, y, bool(truth[y, x])
+
+
+def centre_of_error(
+    predicted: BinaryMask, truth: BinaryMask, counted: BinaryMask, clicked: Sequence[Point] = ()
+) -> Point | None:
+    """Choose the next click of a simulated user: the centre of the largest error region, positive where it was missed.
+
+    As in the code of RITM (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive
+    Segmentation", ICIP 2022), the largest region is the deepest one: the click is the pixel farthest from the border of
+    the missed pixels or of those that are too many, whichever is farther; at equal distances the latter. The border of
+    the image counts as a border, and no pixel is clicked twice.
+
+    Args:
+        predicted: bool (height, width).
+        truth: bool (height, width).
+        counted: bool (height, width), pixels that count.
+        clicked: earlier clicks.
+
+    Returns:
+        The click, or None if nothing is left to click on.
+    """
+    wrong = (predicted ^ truth) & counted
+    x0, y0, x1, y1 = bounding_box(wrong)
+    if x1 == 0:
+        return None
+    wrong, missed = wrong[y0:y1, x0:x1], truth[y0:y1, x0:x1]
+    depths = [_depth(wrong & missed), _depth(wrong & ~missed)]
+    for point in clicked:
+        x, y = int(point.x) - x0, int(point.y) - y0
+        if 0 <= x < x1 - x0 and 0 <= y < y1 - y0:
+            for depth in depths:
+                depth[y, x] = 0
+    deepest = [float(depth.max()) for depth in depths]
+    if not any(deepest):
+        return None
+    label = FOREGROUND if deepest[0] > deepest[1] else BACKGROUND
+    y, x = divmod(int(depths[0 if label == FOREGROUND else 1].argmax()), x1 - x0)
+    return Point(x0 + x, y0 + y, label)
+
+
+def _depth(mask: BinaryMask) -> NDArray[np.float32]:
+    """Return the distance of each pixel of a mask to the nearest one outside, also beyond the border of the array."""
+    framed = np.pad(mask.astype(np.uint8), 1)
+    return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1], np.float32)

@@ -27,10 +27,17 @@ MAX_CLASSES: Final = 100
 """Classes that a request may name."""
 
 MAX_DETECTIONS: Final = 300
+
+MAX_NOUNS: Final = 16
+"""Things that a text may name."""
+
 _LONGEST: Final = 64
 _DEFAULTS: Final = Thresholds()
 
-_DETECTOR: Final = "Name of a detector in the catalogue; by default the first loaded one."
+_DETECTOR: Final = (
+    "Name of a detector in the catalogue; by default the first loaded one. For text also a model of an open "
+    "vocabulary, which by default answers what the detector does not know."
+)
 _SAM: Final = "Outlines the objects: name of a SAM in the catalogue; by default the first loaded one."
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -106,8 +113,8 @@ class TextRequest(_Outlined):
     text: str = Field(
         min_length=1,
         max_length=256,
-        description="What to segment: nouns of the detector's classes, in the singular or the plural, separated by "
-        "commas or full stops.",
+        description="What to segment: nouns, separated by commas or full stops. A detector knows its classes, in the "
+        "singular or the plural; a model of an open vocabulary whatever they name.",
     )
     points: list[tuple[Coordinate, Coordinate]] | None = Field(
         None,
@@ -123,7 +130,7 @@ class Instance(Schema):
     """One object with its mask."""
 
     class_name: str = Field(alias="class", description="Name of its class.")
-    class_id: int = Field(description="Index of its class in the detector's output.")
+    class_id: int = Field(description="Index of its class in the detector's output, or of its noun in the text.")
     score: float = Field(description="0 to 1: the detector's, of box and class.")
     detected_box: _Corners = Field(description="[x0, y0, x1, y1] as the detector found it: the SAM's prompt.")
     mask: EncodedMask
@@ -156,4 +163,4 @@ class InstancesResponse(Schema):
 class TextResponse(InstancesResponse):
     """The answer of `/v1/text`."""
 
-    classes: list[str] = Field(description="The classes that the text names.")
+    classes: list[str] = Field(description="The classes that the text names; of an open vocabulary its nouns.")

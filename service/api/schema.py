@@ -528,9 +528,10 @@ class Model(Schema):
     """A model of the catalogue."""
 
     name: str
-    family: Literal["sam", "sam2", "unet", "detector"] = Field(
+    family: Literal["sam", "sam2", "unet", "detector", "grounding"] = Field(
         description="sam answers /v1/segment and /v1/embed, unet answers /v1/semantic; both answer /v1/inspect. sam2 "
-        "answers what sam does, and /v1/track. detector answers /v1/detect, and with a SAM /v1/instances and /v1/text."
+        "answers what sam does, and /v1/track. detector answers /v1/detect, and with a SAM /v1/instances and /v1/text; "
+        "grounding answers /v1/text with a SAM, whatever the text names."
     )
     revision: str = Field(description="That answers, where the model is loaded.")
     licence: str

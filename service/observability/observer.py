@@ -20,6 +20,7 @@ STAGES: Final[Mapping[Family, tuple[Stage, ...]]] = {
     "sam2": ("encode", "mask_decode", "track"),
     "unet": ("infer",),
     "detector": ("infer",),
+    "grounding": ("infer",),
 }
 """Of a model's work on a device."""
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from models.catalog import CatalogueEntry, Family
 from models.errors import UnknownModel
+from service.errors import WrongFamily
 from service.pipelines import Pipelines
 
 SERVER_NAME: Final = "pomona"
@@ -137,10 +138,13 @@ def find(pipelines: Pipelines, name: str, version: str) -> CatalogueEntry:
     Raises:
         UnknownModel: the catalogue has no such model, or another revision of it.
         ModelNotLoaded: it is in the catalogue but not loaded.
+        WrongFamily: its family is not served over this protocol.
     """
     entry = _entry(pipelines, name, version)
     if name not in pipelines.engine.runners:
         raise pipelines.engine.not_loaded(name)
+    if entry.architecture.family not in TENSORS:
+        raise WrongFamily(f"{name} finds what a text names, which this protocol has no tensors for; use /v1/text.")
     return entry
 
 

@@ -1,19 +1,22 @@
-"""Boxes of objects of known classes, by a detector: reserve, decode, infer, suppress, draw."""
+"""Boxes of objects, by a detector or a model of an open vocabulary: reserve, decode, infer, suppress, draw."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from models.detector.letterbox import DetectorLetterbox
 from models.detector.nouns import find_class, similar_classes
-from models.detector.postprocess import BOX_VALUES, Detection, Thresholds, cell_count, detections
+from models.detector.postprocess import Detection, Thresholds
 from models.images import Stop
-from models.letterbox import resize
+from models.letterbox import HasResized, resize
 from models.overlay import draw_detections, encode_overlay
-from models.types import Pixels
+from models.types import Pixels, Size
 from service.api import detection as schema
 from service.api.context import RequestContext
 from service.api.schema import DetectorModel
@@ -23,11 +26,72 @@ from service.pipelines import costs
 from service.pipelines.encoding import describe_image
 from service.pipelines.engine import Engine
 from service.pipelines.source import ImageInput, ImageSource
+from service.runners.base import Runner
 from service.runners.detector import DetectorRunner
+from service.scheduler.policy import Requester
+from service.scheduler.queue import BatchResult, Ticket
 
 _DECODE: Final = "detect.decode"
 _FIND: Final = "detect.find"
 _DRAW: Final = "detect.draw"
+
+
+class BoxLetterbox(HasResized, Protocol):
+    """How an image fits into what finds boxes."""
+
+    @property
+    def original(self) -> Size:
+        """Size of the image."""
+        ...
+
+    @property
+    def padded(self) -> Size:
+        """Size of the input."""
+        ...
+
+
+L = TypeVar("L", bound=BoxLetterbox)
+
+
+class BoxFinder(Protocol[L]):
+    """Finds boxes of some classes: a detector those that it knows, a model of an open vocabulary those that it is told.
+
+    See `DetectorRunner`.
+    """
+
+    @property
+    def runner(self) -> Runner:
+        """On a device."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by their indices."""
+        ...
+
+    def letterbox(self, size: Size) -> L:
+        """Fit an image into the input."""
+        ...
+
+    def output_values(self, letterbox: L) -> int:
+        """Return the number of values of an output."""
+        ...
+
+    def prepare(self, pixels: Pixels, letterbox: L) -> Any:
+        """Return the input from a resized image; for worker threads."""
+        ...
+
+    def reserve(self, request: Requester, letterbox: L, *, deadline: float | None, ready_by: float) -> Ticket:
+        """Reserve the place of one image on arrival."""
+        ...
+
+    async def infer(self, ticket: Ticket, prepared: Any) -> BatchResult[NDArray[np.float32]]:
+        """Run the network on a prepared image."""
+        ...
+
+    def boxes(self, output: NDArray[np.float32], letterbox: L, thresholds: Thresholds) -> list[Detection]:
+        """Return the objects in an output, best first; for worker threads."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +104,11 @@ class _Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
-    """What a detector found in an image, best first, and the image's pixels where an overlay needs them."""
+class Detected(Generic[L]):
+    """What was found in an image, best first, and the image's pixels where an overlay needs them."""
 
     image_id: str
-    letterbox: DetectorLetterbox
+    letterbox: L
     found: Sequence[Detection]
     pixels: Pixels | None = None
 
@@ -110,14 +174,14 @@ class DetectPipeline:
         image: ImageInput,
         context: RequestContext,
         held: AsyncExitStack,
-    ) -> Detected:
+    ) -> Detected[DetectorLetterbox]:
         wanted = class_ids(request.classes, runner) if request.classes else None
         thresholds = Thresholds(request.score_threshold, request.nms_threshold, request.max_detections, wanted)
         return await self.find(runner, image.required(), thresholds, context, held, overlay=request.overlay)
 
     async def find(
         self,
-        runner: DetectorRunner,
+        finder: BoxFinder[L],
         source: ImageSource,
         thresholds: Thresholds,
         context: RequestContext,
@@ -125,11 +189,11 @@ class DetectPipeline:
         *,
         overlay: bool = False,
         before: float = 0.0,
-    ) -> Detected:
-        """Return what the detector finds.
+    ) -> Detected[L]:
+        """Return what a detector or a model of an open vocabulary finds.
 
         Args:
-            runner: of the detector.
+            finder: finds boxes.
             source: the image.
             thresholds: which boxes are kept.
             context: of the request.
@@ -138,24 +202,23 @@ class DetectPipeline:
             before: seconds of the work that follows, for which time must be left.
         """
         engine = self.engine
-        letterbox = runner.letterbox(await engine.size(source))
+        letterbox = finder.letterbox(await engine.size(source))
         size = letterbox.original
         following = before + engine.predict_cost(_FIND, 1) + (engine.predict(_DRAW, size) if overlay else 0.0)
         ready_by = engine.clock() + engine.predict(_DECODE, size)
-        ticket = runner.reserve(context, deadline=context.due(before=following), ready_by=ready_by)
-        output = cell_count(letterbox.padded) * (BOX_VALUES + len(runner.backend.classes))
+        ticket = finder.reserve(context, letterbox, deadline=context.due(before=following), ready_by=ready_by)
         try:
-            waiting = costs.queued_detector(letterbox.padded, size, output, whole=overlay)
+            waiting = costs.queued_detector(letterbox.padded, size, finder.output_values(letterbox), whole=overlay)
             await held.enter_async_context(context.hold(Kind.QUEUED, waiting))
-            decoded = await self._decode(runner, source, letterbox, context, overlay=overlay)
-            result = await runner.infer(ticket, decoded.prepared)
+            decoded = await self._decode(finder, source, letterbox, context, overlay=overlay)
+            result = await finder.infer(ticket, decoded.prepared)
         finally:
             ticket.release()
         context.timings.queue += result.queued
         context.timings.infer = result.ran
         context.batch.infer = result.batch_size
         tick = engine.clock()
-        found = await engine.in_worker(detections, result.value, letterbox, thresholds)
+        found = await engine.in_worker(finder.boxes, result.value, letterbox, thresholds)
         seconds = engine.clock() - tick
         engine.learn_cost(_FIND, 1, seconds)
         context.took("postprocess", seconds)
@@ -164,9 +227,9 @@ class DetectPipeline:
 
     async def _decode(
         self,
-        runner: DetectorRunner,
+        finder: BoxFinder[L],
         source: ImageSource,
-        letterbox: DetectorLetterbox,
+        letterbox: L,
         context: RequestContext,
         *,
         overlay: bool,
@@ -176,12 +239,14 @@ class DetectPipeline:
         def decode(stop: Stop) -> _Decoded:
             pixels = source.pixels(limit, stop) if overlay else None
             small = source.resized([letterbox], limit, stop)[0] if pixels is None else resize(pixels, letterbox)
-            return _Decoded(source.content_id(), runner.prepare(small, letterbox), pixels)
+            return _Decoded(source.content_id(), finder.prepare(small, letterbox), pixels)
 
         async with context.hold(Kind.WORK, source.decoding(letterbox.original)):
             return await self.engine.decode(context, _DECODE, letterbox.original, decode)
 
-    async def _draw(self, detected: Detected, runner: DetectorRunner, context: RequestContext) -> bytes | None:
+    async def _draw(
+        self, detected: Detected[DetectorLetterbox], runner: DetectorRunner, context: RequestContext
+    ) -> bytes | None:
         """Draw the boxes into the image, where it was kept."""
         if detected.pixels is None:
             return None
@@ -207,15 +272,15 @@ def class_ids(names: Collection[str], runner: DetectorRunner) -> list[int]:
             near = similar_classes(name, classes)
             raise UnknownClass(
                 f"{runner.entry.name} knows no class {name!r}{f', but {near[0]!r}' if near else ''}. A detector of "
-                "other classes can be described in POMONA_MODELS_FILE and named in POMONA_MODELS; there is no model "
-                f"of an open vocabulary in the catalogue. Known: {', '.join(classes)}."
+                "other classes, or for /v1/text a model of an open vocabulary (grounding-dino or clipseg), can be "
+                f"described in POMONA_MODELS_FILE and named in POMONA_MODELS. Known: {', '.join(classes)}."
             )
         found.append(number)
     return found
 
 
-def describe_detector(runner: DetectorRunner, letterbox: DetectorLetterbox) -> DetectorModel:
-    """Describe the detector that answered."""
+def describe_detector(runner: Runner, letterbox: HasResized) -> DetectorModel:
+    """Describe the model that found the boxes."""
     return DetectorModel.model_construct(
         name=runner.entry.name,
         revision=runner.entry.revision,

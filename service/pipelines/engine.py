@@ -31,6 +31,7 @@ _KINDS: Final[Mapping[Family, str]] = {
     "sam2": "a SAM 2, which masks what prompts point at and follows it over frames",
     "unet": "a U-Net, which separates healthy from infected fruit",
     "detector": "a detector, which finds objects of known classes",
+    "grounding": "a model of an open vocabulary, which finds what a text names",
 }
 
 

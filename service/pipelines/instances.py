@@ -1,4 +1,4 @@
-"""Masks of what a detector finds: its boxes prompt a SAM, all in one request to the decoder.
+"""Masks of what a detector or a model of an open vocabulary finds: boxes prompt a SAM, in one request to the decoder.
 
 The SAM's part is the pipeline of segment, with its cache of embeddings: an image that was seen before is not encoded.
 """
@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from models.detector.nouns import nouns_of
+from models.detector.nouns import find_class, nouns_of
 from models.detector.postprocess import Detection, Thresholds
 from models.errors import MalformedPrompt, TooManyPrompts
 from models.letterbox import letterbox_for
@@ -20,13 +20,14 @@ from service.api import detection as schema
 from service.api.context import RequestContext
 from service.api.schema import SegmentRequest, SegmentResponse
 from service.errors import UnknownClass
-from service.pipelines.detect import Detected, DetectPipeline, class_ids, describe_detector
+from service.pipelines.detect import BoxFinder, DetectPipeline, L, class_ids, describe_detector
 from service.pipelines.encoding import describe_image
 from service.pipelines.engine import Engine
 from service.pipelines.letterboxes import candidate_letterboxes
 from service.pipelines.segment import SegmentPipeline
 from service.pipelines.source import ImageInput
 from service.runners.detector import DetectorRunner
+from service.runners.grounding import GroundingRunner
 from service.runners.sam import SamRunner
 
 _Request: TypeAlias = schema.InstancesRequest | schema.TextRequest
@@ -66,24 +67,46 @@ class InstancesPipeline:
     ) -> schema.TextResponse:
         """Find and outline what a text names, refined by clicks.
 
+        A detector that knows all of the nouns answers, else a model of an open vocabulary, where one is loaded.
+
         Raises:
-            UnknownClass: the text names nothing that the detector knows.
+            UnknownClass: the text names nothing, or something that neither knows.
+            MalformedPrompt: the text is more than the model can read.
             PomonaError: see `DetectPipeline.run` and `SegmentPipeline.run`.
         """
-        runner = self.engine.runner(DetectorRunner, request.model)
-        nouns = nouns_of(request.text)
+        nouns = list(dict.fromkeys(nouns_of(request.text)))
         if not nouns:
             raise UnknownClass(f"text must name what to segment, got {request.text!r}.")
-        wanted = list(dict.fromkeys(class_ids(nouns, runner)))
+        if len(nouns) > schema.MAX_NOUNS:
+            raise MalformedPrompt(f"text must name at most {schema.MAX_NOUNS} things, got {len(nouns)}.")
         points = self._points(request)
+        grounding = self._grounding(request.model, nouns)
+        if grounding is not None:
+            asked = grounding.asked(nouns)
+            fields = await self._find(request, asked, None, points, image, context)
+            return schema.TextResponse.model_construct(**fields, classes=nouns)
+        runner = self.engine.runner(DetectorRunner, request.model)
+        wanted = list(dict.fromkeys(class_ids(nouns, runner)))
         fields = await self._find(request, runner, wanted, points, image, context)
-        names = [runner.backend.classes[number] for number in wanted]
-        return schema.TextResponse.model_construct(**fields, classes=names)
+        return schema.TextResponse.model_construct(**fields, classes=[runner.classes[number] for number in wanted])
+
+    def _grounding(self, name: str | None, nouns: Sequence[str]) -> GroundingRunner | None:
+        """Return the model of an open vocabulary that answers, or None where a detector does."""
+        runners = self.engine.runners
+        if name is not None:
+            entry = self.engine.catalogue.get(name)
+            named = entry is not None and entry.architecture.family == "grounding"
+            return self.engine.runner(GroundingRunner, name) if named else None
+        by_default = next((each for each in runners.values() if isinstance(each, GroundingRunner)), None)
+        detector = next((each for each in runners.values() if isinstance(each, DetectorRunner)), None)
+        if detector is not None and all(find_class(noun, detector.classes) is not None for noun in nouns):
+            return None
+        return by_default
 
     async def _find(
         self,
         request: _Request,
-        runner: DetectorRunner,
+        finder: BoxFinder[L],
         wanted: Sequence[int] | None,
         points: Sequence[Point],
         image: ImageInput,
@@ -91,7 +114,7 @@ class InstancesPipeline:
     ) -> dict[str, Any]:
         """Return the fields of the answer."""
         engine, source = self.engine, image.required()
-        sam = engine.runner(SamRunner, request.sam_model)
+        sam, runner = engine.runner(SamRunner, request.sam_model), finder.runner
         context.model = runner.entry.name
         thresholds = Thresholds(request.score_threshold, request.nms_threshold, self._most(request), wanted)
         answer: SegmentResponse | None = None
@@ -104,7 +127,7 @@ class InstancesPipeline:
                 check(Prompt(tuple(points)), letterbox_for(size))
             outlining = engine.predict(_OUTLINE, size)
             async with AsyncExitStack() as held:
-                detected = await self.detect.find(runner, source, thresholds, context, held, before=outlining)
+                detected = await self.detect.find(finder, source, thresholds, context, held, before=outlining)
             if detected.found:
                 tick = engine.clock()
                 prompts = _prompts(detected.found, points)
@@ -117,7 +140,7 @@ class InstancesPipeline:
             "models": schema.InstancesModels.model_construct(
                 detector=describe_detector(runner, detected.letterbox), sam=None if answer is None else answer.model
             ),
-            "instances": _instances(detected, answer, runner),
+            "instances": _instances(detected.found, answer, finder.classes),
             "overlay": None if answer is None else answer.overlay,
             "degraded": answer is not None and answer.degraded,
             "batch": context.batch_sizes(),
@@ -180,12 +203,14 @@ def _area(each: Detection) -> float:
     return (box.x1 - box.x0) * (box.y1 - box.y0)
 
 
-def _instances(detected: Detected, answer: SegmentResponse | None, runner: DetectorRunner) -> list[schema.Instance]:
+def _instances(
+    found: Sequence[Detection], answer: SegmentResponse | None, classes: Sequence[str]
+) -> list[schema.Instance]:
     if answer is None:
         return []
     return [
         schema.Instance.model_construct(
-            class_name=runner.backend.classes[each.class_id],
+            class_name=classes[each.class_id],
             class_id=each.class_id,
             score=each.score,
             detected_box=(each.box.x0, each.box.y0, each.box.x1, each.box.y1),
@@ -195,5 +220,5 @@ def _instances(detected: Detected, answer: SegmentResponse | None, runner: Detec
             box=result.masks[0].box,
             area=result.masks[0].area,
         )
-        for each, result in zip(detected.found, answer.results, strict=True)
+        for each, result in zip(found, answer.results, strict=True)
     ]

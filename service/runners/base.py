@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
-from models.backends.base import BackendName, DetectorBackend, SamBackend, UNetBackend
+from models.backends.base import BackendName, DetectorBackend, GroundingBackend, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry, Family
 from models.errors import DeviceOutOfMemory
 from models.letterbox import Letterbox
@@ -34,7 +34,10 @@ class Runner(ABC):
     family: ClassVar[Family]
 
     def __init__(
-        self, entry: CatalogueEntry, backend: SamBackend | UNetBackend | DetectorBackend, queue: DeviceQueue
+        self,
+        entry: CatalogueEntry,
+        backend: SamBackend | UNetBackend | DetectorBackend | GroundingBackend,
+        queue: DeviceQueue,
     ) -> None:
         self.entry = entry
         self.device = backend.device

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.backends.base import DetectorBackend
 from models.catalog import CatalogueEntry, Family
 from models.detector.letterbox import DetectorLetterbox, detector_letterbox
+from models.detector.postprocess import BOX_VALUES, Detection, Thresholds, cell_count, detections
 from models.types import Pixels, Size
 from service.runners.base import Runner, best_size, sizes_like
 from service.scheduler.policy import Limits, Requester, WorkItem
@@ -27,6 +28,26 @@ class DetectorRunner(Runner):
         super().__init__(entry, backend, queue)
         self.backend = backend
 
+    @property
+    def runner(self) -> DetectorRunner:
+        """Itself: it finds boxes whatever is asked for; see `service.pipelines.detect.BoxFinder`."""
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the output."""
+        return self.backend.classes
+
+    def output_values(self, letterbox: DetectorLetterbox) -> int:
+        """Return the number of values of an output."""
+        return cell_count(letterbox.padded) * (BOX_VALUES + len(self.classes))
+
+    def boxes(
+        self, output: NDArray[np.float32], letterbox: DetectorLetterbox, thresholds: Thresholds
+    ) -> list[Detection]:
+        """Return the objects in an output, best first; for worker threads."""
+        return detections(output, letterbox, thresholds)
+
     def letterbox(self, size: Size) -> DetectorLetterbox:
         """Fit an image into the network's input."""
         return detector_letterbox(size, self.backend.input_size)
@@ -35,7 +56,14 @@ class DetectorRunner(Runner):
         """Return the network's input from a resized image; for worker threads."""
         return self.backend.prepare(pixels, letterbox)
 
-    def reserve(self, request: Requester, *, deadline: float | None, ready_by: float) -> Ticket:
+    def reserve(
+        self,
+        request: Requester,
+        letterbox: DetectorLetterbox,  # noqa: ARG002 (all images have the same size in it)
+        *,
+        deadline: float | None,
+        ready_by: float,
+    ) -> Ticket:
         """Reserve the place of one image on arrival; see `UNetRunner.reserve`."""
         item: WorkItem[BatchKey, Any] = WorkItem(self._key(), request, deadline=deadline, cost=1.0, ready_by=ready_by)
         (ticket,) = self._queue.reserve(item)

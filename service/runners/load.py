@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.backends.base import BackendName
-from models.backends.load import is_prepared, load_detector, load_sam, load_sam2, load_unet
+from models.backends.load import is_prepared, load_detector, load_grounding, load_sam, load_sam2, load_unet
 from models.catalog import CatalogueEntry
 from models.confidence import read_intervals
 from models.drift import read_reference
 from service.runners.base import Runner
 from service.runners.detector import DetectorRunner
+from service.runners.grounding import GroundingRunner
 from service.runners.sam import SamRunner
 from service.runners.sam2 import Sam2Runner
 from service.runners.unet import UNetRunner
@@ -85,6 +86,15 @@ class RunnerLoader:
                 load_detector, entry, self.backend, settings.model_store, threads=settings.threads
             )
             return DetectorRunner(entry, detector, self.queue_of(detector.device))
+        if entry.architecture.family == "grounding":
+            grounding = await asyncio.to_thread(
+                load_grounding,
+                entry,
+                settings.model_store,
+                device=settings.device,
+                device_index=self.device_index,
+            )
+            return GroundingRunner(entry, grounding, self.queue_of(grounding.device))
         if entry.architecture.family == "sam2":
             sam2 = await asyncio.to_thread(load_sam2, entry, self.backend, settings.model_store, **where)
             return Sam2Runner(entry, sam2, self.queue_of(sam2.device))

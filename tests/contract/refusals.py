@@ -232,6 +232,8 @@ EVERYWHERE: Final = [
     Refusal("a class that is spelt like one", "unknown_class", "'orangse', but 'orange'", detect(classes=["orangse"])),
     Refusal("a class", "unknown_class", "Known: orange, apple.", instances(classes=["apples", "plums"])),
     Refusal("a noun", "unknown_class", "knows no class 'plums'", text("oranges, plums")),
+    Refusal("a noun", "unknown_class", "(grounding-dino or clipseg)", text("plums")),
+    Refusal("many nouns", "malformed_prompt", "at most 16 things, got 17", text(",".join("abcdefghijklmnopq"))),
     Refusal("a text without nouns", "unknown_class", "must name what to segment", text(" . , ")),
     Refusal("an empty text", "malformed_request", "text: ", text("")),
     Refusal("a long text", "malformed_request", "text: ", text("orange," * 37)),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 from google.protobuf import descriptor_pb2
 
+from models.catalog import Family
 from service.grpc.streams import DEFAULT_IN_FLIGHT, MAX_IN_FLIGHT
 from service.proto.generate import GENERATED, SOURCES, generate
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
@@ -50,6 +52,11 @@ def test_every_declaration_has_a_comment() -> None:
         and not above.startswith("//")
     ]
     assert silent == []
+
+
+def test_every_family_of_models_has_its_number() -> None:
+    names = {f"MODEL_FAMILY_{family.upper()}" for family in get_args(Family)}
+    assert set(pb.ModelFamily.keys()) == {*names, "MODEL_FAMILY_UNSPECIFIED"}
 
 
 def test_a_gap_in_the_numbers_of_fields_is_reserved() -> None:

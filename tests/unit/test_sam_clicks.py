@@ -5,7 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from models.sam.clicks import centre_of, centre_point, click_on_error, jittered_box, point_within, training_jitter
+from models.sam.clicks import (
+    centre_of,
+    centre_of_error,
+    centre_point,
+    click_on_error,
+    jittered_box,
+    point_within,
+    training_jitter,
+)
 from models.types import Point, Size
 
 BOX = (300, 200, 360, 320)
@@ -70,3 +78,53 @@ def test_a_click_lands_where_prediction_and_truth_differ() -> None:
     clicks = {click_on_error(predicted, truth, counted, rng) for _ in range(50)}
     assert clicks == {(1, 0, True), (3, 0, False)}
     assert click_on_error(truth, truth, counted, rng) is None
+
+
+# The next click of a simulated user.
+
+EMPTY = np.zeros((40, 70), np.bool_)
+ALL = np.ones_like(EMPTY)
+
+
+def area(*boxes: tuple[int, int, int, int]) -> np.ndarray:
+    mask = EMPTY.copy()
+    for x0, y0, x1, y1 in boxes:
+        mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_the_first_click_is_at_the_centre_of_the_object() -> None:
+    truth = area((10, 8, 31, 29), (50, 10, 55, 15))
+    assert centre_of_error(EMPTY, truth, ALL) == Point(20, 18, 1)
+
+
+def test_the_deepest_error_is_clicked_and_not_the_one_of_the_most_pixels() -> None:
+    long, round_ = (0, 1, 70, 4), (20, 20, 31, 31)
+    assert centre_of_error(EMPTY, area(long, round_), ALL) == Point(25, 25, 1)
+
+
+def test_a_mask_that_is_too_large_gets_a_negative_click_and_one_that_is_too_small_a_positive_one() -> None:
+    truth = area((10, 10, 30, 30))
+    assert centre_of_error(area((10, 10, 30, 30), (50, 10, 59, 19)), truth, ALL) == Point(54, 14, 0)
+    assert centre_of_error(area((10, 10, 30, 23)), truth, ALL) == Point(13, 26, 1)
+    # As deep too many as missing: RITM takes what is too many.
+    assert centre_of_error(area((50, 10, 59, 19)), area((10, 10, 19, 19)), ALL) == Point(54, 14, 0)
+
+
+def test_pixels_that_do_not_count_are_no_errors() -> None:
+    truth, counted = area((10, 10, 21, 21)), ~area((10, 10, 21, 16))
+    assert centre_of_error(EMPTY, truth, counted) == Point(12, 18, 1)
+    assert centre_of_error(truth, area((10, 16, 21, 21)), counted) is None
+
+
+def test_the_border_of_the_image_is_a_border() -> None:
+    assert centre_of_error(EMPTY, ALL, ALL) == Point(19, 19, 1)
+
+
+def test_no_pixel_is_clicked_twice() -> None:
+    truth = area((10, 10, 12, 11))
+    first = centre_of_error(EMPTY, truth, ALL)
+    assert first == Point(10, 10, 1)
+    second = centre_of_error(EMPTY, truth, ALL, [first])
+    assert second == Point(11, 10, 1)
+    assert centre_of_error(EMPTY, truth, ALL, [first, second]) is None

@@ -579,7 +579,8 @@ class Model:
     Attributes:
         name: in the catalogue.
         family: `sam` answers `segment` and `embed`, `unet` answers `semantic`; both answer `inspect`. `sam2` answers
-            what `sam` does, and `track`. `detector` answers `detect`, and with a SAM `instances` and `text`.
+            what `sam` does, and `track`. `detector` answers `detect`, and with a SAM `instances` and `text`;
+            `grounding` answers `text` with a SAM, whatever it names.
         revision: first 12 hex digits of the checkpoint's SHA-256.
         licence: of the weights.
         loaded: whether it answers here.

@@ -260,6 +260,8 @@ class _ModelFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFami
     """Answers Detect; with a SAM, Instances and Text."""
     MODEL_FAMILY_SAM2: _ModelFamily.ValueType  # 4
     """Answers what a SAM does, and Track."""
+    MODEL_FAMILY_GROUNDING: _ModelFamily.ValueType  # 5
+    """With a SAM, answers Text, whatever it names."""
 
 class ModelFamily(_ModelFamily, metaclass=_ModelFamilyEnumTypeWrapper):
     """Kind of model."""
@@ -274,6 +276,8 @@ MODEL_FAMILY_DETECTOR: ModelFamily.ValueType  # 3
 """Answers Detect; with a SAM, Instances and Text."""
 MODEL_FAMILY_SAM2: ModelFamily.ValueType  # 4
 """Answers what a SAM does, and Track."""
+MODEL_FAMILY_GROUNDING: ModelFamily.ValueType  # 5
+"""With a SAM, answers Text, whatever it names."""
 Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 class _FrameOutcome:
@@ -1975,7 +1979,9 @@ class TextRequest(_message.Message):
     image: _builtins.bytes
     """Encoded image: JPEG, PNG, WebP, BMP or TIFF. Required."""
     model: _builtins.str
-    """Name of a detector in the catalogue; the first loaded one where absent."""
+    """Name of a detector or of a model of an open vocabulary; where absent the first loaded detector, or for what it does
+    not know the first loaded model of an open vocabulary.
+    """
     score_threshold: _builtins.float
     """Least score of a box, 0 to 1; 0.3 where absent."""
     nms_threshold: _builtins.float
@@ -1993,7 +1999,7 @@ class TextRequest(_message.Message):
     overlay: _builtins.bool
     """Also return a PNG of the image with masks and boxes drawn in."""
     text: _builtins.str
-    """Nouns of the detector's classes, separated by commas or full stops."""
+    """Nouns, separated by commas or full stops: classes of the detector, or anything for a model of an open vocabulary."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Clicks that refine: each goes to the smallest box around it."""
