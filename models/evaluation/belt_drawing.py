@@ -26,6 +26,7 @@ from models.overlay import draw_detections
 from models.synthetic.belts import BeltOptions, render_belt
 from models.tracking import Tracker, Verdict, View
 from models.types import Box, Pixels
+from models.unet.letterbox import input_area
 
 _UNET: Final = "unet-mobilenetv2-citrus"
 _DRAWN: Final = (640, 320)
@@ -73,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="folder of converted models (POMONA_CACHE_DIR, or the user's cache)")
     given = parser.parse_args(arguments)
     cache = given.cache or Path(os.environ.get("POMONA_CACHE_DIR") or user_cache_path("pomona"))
-    unet = load_unet(CATALOGUE[_UNET], choose_backend("auto"), ModelStore(cache, None, "auto"))
-    draw(given.file, by_unet(unet), seed=given.seed, options=BeltOptions(seconds=given.seconds, fps=given.fps))
+    entry = CATALOGUE[_UNET]
+    unet = load_unet(entry, choose_backend("auto"), ModelStore(cache, None, "auto"))
+    find = by_unet(unet, input_area(entry.input_area, fast=True))
+    draw(given.file, find, seed=given.seed, options=BeltOptions(seconds=given.seconds, fps=given.fps))
     return 0
 
 
