@@ -73,7 +73,8 @@ def build_grounding(architecture: str, folder: Path) -> GroundingParts:
         network, report = network_type.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Of a folder on this machine, which has no revision.
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615
     except Exception as error:  # a folder is checked by whatever it makes fail
         raise BadCheckpoint(
             f"{folder} must hold a {architecture} as transformers writes it, with model.safetensors and the "

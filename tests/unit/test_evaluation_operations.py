@@ -204,11 +204,13 @@ def test_tables_of_markdown_have_the_same_numbers() -> None:
     assert text.count("## ") == 2
 
 
-@pytest.mark.parametrize("folder", ["operations", "proposals-and-edges"])
-def test_the_committed_reports_show_the_committed_results(folder: str) -> None:
-    results = read_operations(REPORTS / folder / "operations.json")
-    assert operations_markdown(results) == (REPORTS / folder / "operations.md").read_text("utf-8")
-    page = (REPORTS / folder / "operations.html").read_text("utf-8")
+@pytest.mark.parametrize(
+    "folder", sorted(file.parent for file in REPORTS.glob("*/operations.json")), ids=lambda folder: folder.name
+)
+def test_the_committed_reports_show_the_committed_results(folder: Path) -> None:
+    results = read_operations(folder / "operations.json")
+    assert operations_markdown(results) == (folder / "operations.md").read_text("utf-8")
+    page = (folder / "operations.html").read_text("utf-8")
     assert results.created_at in page
     for row in results.rows:
         shown = [each for name, each in row.measures.items() if not re.fullmatch(r"IoU@[689]", name)]
