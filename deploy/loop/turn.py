@@ -34,7 +34,7 @@ _WEIGHTS: Final = _ROOT / "models" / "weights" / f"{MODEL}.safetensors"
 _SETTINGS: Final = {
     "models": MODEL,
     "capture_per_hour": "1000",  # a morning in a minute
-    "capture_sample": "0.2",
+    "capture_sample": "0.5",
 }
 _KEEP_FLOAT32: Final = "Serve best.safetensors"
 """What a training says whose weights lose too much as float16."""
