@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help serve sam2 test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability try-label-studio docs lock clean
+.PHONY: help serve sam2 test test-fast check format bench bench-gpu soak fuzz loadtest train-unet finetune-sam evaluate client-wheel test-client proto bento image test-image attack-image manifests check-manifests kind-test audit observe check-observability try-label-studio loop docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -119,6 +119,10 @@ check-observability: $(VENV)/dev.stamp  ## check the alert rules (needs promtool
 
 try-label-studio: $(VENV)/label-studio.stamp $(VENV)/dev.stamp  ## start the real Label Studio and connect Pomona to it; ARGS="--browser FOLDER" also clicks in Chromium
 	$(BIN)/python -m deploy.label_studio --label-studio $(VENV)/label-studio/bin/label-studio $(ARGS)
+
+loop: export PYTHONPATH = clients/python/src
+loop: $(VENV)/dev.stamp  ## show on rendered fruit how captured frames become a better model, without a stop; writes OUT (runs/loop)
+	$(BIN)/python -m deploy.loop --out $(or $(OUT),runs/loop) $(ARGS)
 
 docs: $(VENV)/docs.stamp $(VENV)/runtime.stamp  ## build the documentation's site into dist/site; a broken link fails
 	$(BIN)/python -m docs.generate_settings

@@ -9,10 +9,10 @@ from models.data.samples import Sample
 from models.synthetic.output import encode_jpeg
 from models.synthetic.painting import paint
 from models.synthetic.sampling import sample_scene
-from models.synthetic.scene import Background, CannotRender, Layout, RenderOptions
+from models.synthetic.scene import Background, CannotRender, Layout, RenderOptions, Species
 from models.types import Size
 
-__all__ = ["Background", "CannotRender", "Layout", "RenderOptions", "encode_jpeg", "render"]
+__all__ = ["Background", "CannotRender", "Layout", "RenderOptions", "Species", "encode_jpeg", "render"]
 
 _SIZE: Final = Size(224, 448)
 _SHORTEST: Final = 16

@@ -135,7 +135,7 @@ def _fruits(seed: int, extent: tuple[float, float], belt: BeltOptions) -> list[F
     fruits = []
     for number, (x, y, radius) in enumerate(sorted(places, reverse=True)):
         own = generator(seed, 23, number)
-        shape = shape_of(own, usual.species, _FROM_ABOVE)
+        shape = shape_of(own, usual, _FROM_ABOVE)
         ball = Ball(x, y, radius, radius, number)
         infected = bool(own.random() < belt.infected_share)
         fruits.append(fruit_of(own, ball, shape, usual, options, infected=infected))

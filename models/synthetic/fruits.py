@@ -71,12 +71,13 @@ _WHOLLY: Final = 0.12  # share of soft rots that have covered all
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What the fruits of one image have in common."""
+    """What the fruits of one image have in common; where they are `mixed`, a few are of another species."""
 
     species: Species
     ripeness: float
     spread: float
     blush: float
+    mixed: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,33 +95,35 @@ def pick(rng: np.random.Generator, shares: dict[_Kind, float]) -> _Kind:
     return list(shares)[int(rng.choice(len(chances), p=chances / chances.sum()))]
 
 
-def usual_of(rng: np.random.Generator, *, hanging: bool) -> Usual:
+def usual_of(rng: np.random.Generator, *, hanging: bool, species: Species | None = None) -> Usual:
     """Draw what the fruits of an image have in common; on trees much fruit is green still."""
-    species = pick(rng, _SPECIES)
+    drawn = pick(rng, _SPECIES)
     green = rng.random() < (_GREEN_ON_TREES if hanging else _GREEN_PICKED)
     ripeness = rng.beta(1, 7) if green else rng.beta(2.6, 0.9)
     spread = rng.uniform(0, 0.25) if rng.random() < 0.7 else 0.5
     if green:
         spread *= 0.4
     blush = 0.0 if rng.random() < 0.3 else rng.random()
-    return Usual(species, ripeness, spread, blush)
+    return Usual(species or drawn, ripeness, spread, blush, mixed=species is None)
 
 
-def shape_of(rng: np.random.Generator, usual: Species, elevation: float | None) -> Shape:
+def shape_of(rng: np.random.Generator, usual: Usual, elevation: float | None) -> Shape:
     """Draw half axes and rotation: flat fruit lies on its flat side, long fruit on its long side, round fruit anyhow.
 
     Args:
         rng: random generator.
-        usual: species of most fruit of the image.
+        usual: what the fruits of the image have in common.
         elevation: angle of the camera above the ground; None for hanging fruit.
     """
-    species = pick(rng, _SPECIES) if rng.random() < 0.08 else usual
-    pole = {
+    other = pick(rng, _SPECIES) if rng.random() < 0.08 else usual.species
+    species = other if usual.mixed else usual.species
+    poles = {
         Species.ORANGE: rng.uniform(0.9, 1.07),
         Species.MANDARIN: rng.uniform(0.72, 0.92),
         Species.LEMON: rng.uniform(1.12, 1.4),
         Species.APPLE: rng.uniform(0.8, 1.0),
-    }[species]
+    }
+    pole = rng.uniform(1.0, 1.3) if species is Species.PLUM else poles[species]
     axes = np.array([1.0, pole, rng.uniform(0.96, 1.0)])
     axes /= axes.max() * (1.15 if species is Species.LEMON else 1)  # room for its nipple
     stem = rng.standard_normal(3)

@@ -68,9 +68,9 @@ def sample_scene(seed: int, extent: tuple[float, float], options: RenderOptions)
     elevation = _elevation(rng, background)
     ground = Ground(extent, elevation)
     lighting = lighting_of(rng, background, elevation)
-    usual = usual_of(rng, hanging=background is Background.FOLIAGE)
+    usual = usual_of(rng, hanging=background is Background.FOLIAGE, species=options.species)
     resting = None if background is Background.FOLIAGE else elevation
-    shapes = [shape_of(generator(seed, 1, number), usual.species, resting) for number in range(count)]
+    shapes = [shape_of(generator(seed, 1, number), usual, resting) for number in range(count)]
     balls, pitch = _balls(rng, ground, background, shapes, options.layout)
     infected = _infected(rng, count, options.infected_share)
     fruits = tuple(

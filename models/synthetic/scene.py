@@ -40,6 +40,16 @@ class Background(StrEnum):
     BLACK = "black"
 
 
+class Species(StrEnum):
+    """Species of fruit: citrus, apples so that shape and skin vary, and plums only where they are asked for."""
+
+    ORANGE = "orange"
+    MANDARIN = "mandarin"
+    LEMON = "lemon"
+    APPLE = "apple"
+    PLUM = "plum"
+
+
 class Layout(StrEnum):
     """How the fruits lie.
 
@@ -69,6 +79,7 @@ class RenderOptions:
         russet_share: share of the fruits that have russet or wind scars, which are harmless, 0 to 1.
         distractors: whether fruit has harmless marks: russet, wind scars, stickers, drops, dust, leaf fragments.
         camera: whether there is blur, noise, vignetting and JPEG compression.
+        species: of all fruits; None for any but plums, so that plums are fruit that no model was trained on.
 
     Raises:
         CannotRender: a number is out of range, or fruit in cups cannot have the layout.
@@ -82,6 +93,7 @@ class RenderOptions:
     russet_share: float = 0.2
     distractors: bool = True
     camera: bool = True
+    species: Species | None = None
 
     def __post_init__(self) -> None:
         if self.fruits is not None and not 0 <= self.fruits <= MAX_FRUITS:
@@ -99,14 +111,6 @@ class RenderOptions:
 Vector: TypeAlias = NDArray[np.float64]
 """float64 (3,)."""
 
-
-class Species(StrEnum):
-    """Species of fruit: citrus, and apples so that shape and skin vary."""
-
-    ORANGE = "orange"
-    MANDARIN = "mandarin"
-    LEMON = "lemon"
-    APPLE = "apple"
 
 
 class LesionKind(StrEnum):

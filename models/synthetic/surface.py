@@ -137,6 +137,7 @@ def _bumps(fruit: Fruit, x: Field, y: Field) -> Field:
         Species.MANDARIN: (rng.uniform(0, 0.06), 0.0, 14.0),
         Species.ORANGE: (0.0, 0.0, 14.0),
         Species.APPLE: (-rng.uniform(0.03, 0.09), -rng.uniform(0.01, 0.06), 7.0),
+        Species.PLUM: (0.0, 0.0, 14.0),
     }
     *heights, narrow = ends[fruit.species]
     for sign, height in zip((1, -1), heights, strict=True):

@@ -179,8 +179,17 @@ def test_scenes_have_no_to_many_fruits_from_12_pixels_to_the_whole_image() -> No
     counts = [len(scene.fruits) for scene in scenes]
     assert {0, 1, 24} <= set(counts)
     assert 0.05 < counts.count(0) / len(counts) < 0.15
-    assert {fruit.species for scene in scenes for fruit in scene.fruits} == set(Species)
+    assert {fruit.species for scene in scenes for fruit in scene.fruits} == set(Species) - {Species.PLUM}
     assert {scene.background for scene in scenes} == set(Background)
+
+
+def test_fruit_of_a_species_that_is_asked_for_lies_where_other_fruit_would() -> None:
+    extent, cups = (1.5**0.5, 1.5**-0.5), RenderOptions(Background.CUPS, 5)
+    for seed in range(20):
+        usual = sample_scene(seed, extent, cups).fruits
+        plums = sample_scene(seed, extent, replace(cups, species=Species.PLUM)).fruits
+        assert {fruit.species for fruit in plums} == {Species.PLUM}
+        assert [fruit.centre.tolist() for fruit in plums] == [fruit.centre.tolist() for fruit in usual]
 
 
 def test_a_hand_hides_a_part_of_the_fruit_that_it_holds() -> None:
