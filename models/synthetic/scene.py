@@ -112,7 +112,6 @@ Vector: TypeAlias = NDArray[np.float64]
 """float64 (3,)."""
 
 
-
 class LesionKind(StrEnum):
     """Diseases and injuries of peel; their pixels are infected."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ WORK_BYTES: Final = 64 << 20
 """Most that reading a frame for its fingerprint may take; larger images are not kept."""
 
 RESERVED_BYTES: Final = QUEUE_BYTES + WORK_BYTES
+_SILENT_S: Final = 60.0
 """What capturing may take, which requests cannot have."""
 
 _QUEUED: Final = 32
@@ -126,7 +128,8 @@ class Captures:
         self._busy: Offer | None = None
         self._until: float | None = None
         self._thread: threading.Thread | None = None
-        self._failing = False
+        self._clock = clock
+        self._failing, self._silent_until = False, -math.inf
         self._count_kept()
 
     def offer(self, offer: Offer) -> None:
@@ -233,9 +236,10 @@ class Captures:
         return "kept"
 
     def _failed(self, error: OSError) -> None:
-        """Log the first of a row of failures: a full disk stays full for a while."""
-        if not self._failing:
-            self._failing = True
+        """Log a failure, at most one a minute: a small frame may fit on a full disk now and then."""
+        now = self._clock()
+        if not self._failing and now >= self._silent_until:
+            self._failing, self._silent_until = True, now + _SILENT_S
             _LOG.error(
                 "frames cannot be captured; the service goes on without, and tries again with the next ones",
                 extra={"folder": str(self._folder.root), "detail": error.strerror or str(error)},
