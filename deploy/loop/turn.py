@@ -72,8 +72,8 @@ class Amounts:
     validation: int = 24
     held_out: int = 40
     epochs: int = 3
-    shown: int = 100
-    rendered: int = 60
+    shown: int = 50
+    rendered: int = 110
     compared: int = 20
     checked: int = 12
     area: int = 100_352
@@ -220,7 +220,7 @@ class Turn:
             "epochs": str(amounts.epochs),
             "patience": "0",
             "schedule": "constant",
-            "learning-rate": "3e-4",
+            "learning-rate": "2e-4",
             "averaging": "0.95",
             "rendered": str(amounts.rendered),
             "rendered-validation": str(amounts.checked),
