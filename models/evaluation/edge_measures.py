@@ -85,7 +85,8 @@ def edge_measures(images: Sequence[EdgeCounts], thresholds: NDArray[np.float64] 
     best = int(f_measures.argmax())
     own = []
     for image in images:
-        at = int(_f_measure(*_ratios(image)).argmax())
+        # The last of equal ones: where there is nothing to find, the threshold with the fewest wrong pixels.
+        at = len(thresholds) - 1 - int(_f_measure(*_ratios(image))[::-1].argmax())
         own.append(EdgeCounts(*(values[at : at + 1] for values in _rows(image))))
     ois = float(_f_measure(*_ratios(_summed(own)))[0])
     return {

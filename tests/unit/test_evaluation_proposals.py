@@ -181,6 +181,13 @@ def test_each_image_has_its_own_threshold_in_ois_and_a_common_one_in_ods() -> No
     assert found["ODS"] < 1
 
 
+def test_an_image_without_edges_has_its_best_threshold_where_the_least_is_drawn() -> None:
+    right = drawn(30)
+    full = count_edges(right, [right > 0])
+    empty = count_edges(0.5 * drawn(60), [np.zeros((100, 100), np.bool_)])
+    assert edge_measures([full, empty])["OIS"] == 1
+
+
 def test_average_precision_is_the_area_under_the_curve() -> None:
     # Precision 1 up to a recall of a half, and falling to a half at a recall of 1.
     edges = np.maximum(drawn(20), 0.5 * drawn(40, 60, 80))
