@@ -146,6 +146,20 @@ def test_two_pixels_do_not_match_one() -> None:
     assert (counts.matched[0], counts.drawn[0], counts.found[0]) == (80, 160, 80)
 
 
+@pytest.mark.parametrize(("drawn_rows", "annotated"), [((30, 31, 32), (31,)), ((31,), (30, 31, 32))])
+def test_as_many_pairs_are_matched_whichever_side_has_more_pixels(
+    drawn_rows: tuple[int, ...], annotated: tuple[int, ...]
+) -> None:
+    edges, lines = np.zeros((100, 100), np.float32), np.zeros((100, 100), np.bool_)
+    for row in drawn_rows:
+        edges[row, 10:90:3] = 1  # single pixels, which are not thinned
+    for row in annotated:
+        lines[row, 10:90:3] = True
+    counts = count_edges(edges, [lines])
+    assert counts.matched[0] == counts.found[0]
+    assert counts.found[0] >= 27
+
+
 def test_a_pixel_is_right_if_any_annotation_has_it_and_all_are_to_be_found() -> None:
     counts = count_edges(drawn(30), [drawn(30) > 0, drawn(60) > 0])
     assert (counts.matched[0], counts.drawn[0], counts.found[0], counts.annotated[0]) == (80, 80, 80, 160)
@@ -165,6 +179,13 @@ def test_each_image_has_its_own_threshold_in_ois_and_a_common_one_in_ods() -> No
     found = edge_measures([strong, weak])
     assert found["OIS"] == 1
     assert found["ODS"] < 1
+
+
+def test_an_image_without_edges_has_its_best_threshold_where_the_least_is_drawn() -> None:
+    right = drawn(30)
+    full = count_edges(right, [right > 0])
+    empty = count_edges(0.5 * drawn(60), [np.zeros((100, 100), np.bool_)])
+    assert edge_measures([full, empty])["OIS"] == 1
 
 
 def test_average_precision_is_the_area_under_the_curve() -> None:
