@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(
         None,
         description="Folder from which POST /v1/models/load may load new revisions of models while the service runs, "
-        "for callers whose API key has the scope admin; without it none are loaded. Whoever can write to it decides "
+        "for callers whose API key has the scope admin; without it none are loaded. Users who can write to it decide "
         "what is served.",
     )
     weights_dir: Path | None = Field(

@@ -108,7 +108,7 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def picture(seed: int, size: Size) -> Pixels:
+def sample_image(seed: int, size: Size) -> Pixels:
     """Smooth noise: every image differs, and none is a surface of one colour."""
     cells = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     shape = (size.width, size.height)

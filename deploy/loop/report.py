@@ -135,7 +135,9 @@ def write_report(report: Report, folder: Path) -> None:
     (folder / "report.md").write_text(as_markdown(report), "utf-8")
 
 
-def picture(truth: Sequence[Sample], before: Sequence[SemanticMap], after: Sequence[SemanticMap]) -> PIL.Image.Image:
+def before_and_after(
+    truth: Sequence[Sample], before: Sequence[SemanticMap], after: Sequence[SemanticMap]
+) -> PIL.Image.Image:
     """Show some frames, from the worst to the best before: left before, right after.
 
     Returns:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from deploy.loop.frames import Use, all_rendered, rendered, use_of
 from deploy.loop.labels import label
 from deploy.loop.line import Line
-from deploy.loop.report import Figures, Report, figures_of, picture, write_report
+from deploy.loop.report import Figures, Report, before_and_after, figures_of, write_report
 from loadtest.server import Server, running
 from models.data.samples import Sample
 from models.synthetic import encode_jpeg
@@ -86,7 +86,7 @@ class Turn:
 
     Args:
         folder: for the service's files, the captures and the training run.
-        out: for the report and the picture; it exists.
+        out: for the report and the image; it exists.
         amounts: how much of everything.
         say: receives each line of progress.
     """
@@ -162,7 +162,7 @@ class Turn:
             seconds=self.seconds,
         )
         write_report(report, self.out)
-        shown = picture(truth["new fruit"], said["new fruit"], said_after["new fruit"])
+        shown = before_and_after(truth["new fruit"], said["new fruit"], said_after["new fruit"])
         shown.save(self.out / "before-after.webp", quality=80)
         return report
 

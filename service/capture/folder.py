@@ -1,8 +1,8 @@
 """The folder of captures: each a folder of its own that is complete or not there, together within a number of bytes.
 
 A capture is written to a folder with another name, which is then renamed; the name begins with the time, so that the
-oldest sorts first, and ends with the fingerprint. Nothing is remembered between calls: whoever deletes captures by hand
-needs to tell nobody, and workers share the folder.
+oldest sorts first, and ends with the fingerprint. Nothing is remembered between calls: captures may be deleted by hand,
+and workers share the folder.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class CaptureFolder:
         shutil.rmtree(gone)
 
     def _remove_parts(self) -> None:
-        """Remove what nobody completes any more: the lock is ours."""
+        """Remove what will not be completed: no other process writes while the lock is held."""
         for part in self.root.glob(f"{_PART}*"):
             shutil.rmtree(part, ignore_errors=True)
 

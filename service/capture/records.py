@@ -65,7 +65,7 @@ class Offer:
             None where there is none.
         answer_bytes: what `answer` keeps in memory.
         problem: code of the problem that was answered instead, or None.
-        remark: what whoever offers it has to say about it, for people; None for nothing.
+        remark: a note for people; None for none.
     """
 
     source: FrameSource

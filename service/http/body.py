@@ -9,7 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from models.errors import NotAnImage
-from service.errors import MalformedRequest, UnknownField
+from service.errors import MalformedRequest, UnknownField, UploadTooLarge
 from service.http.messages import HttpRequest
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ async def read_json(request: HttpRequest) -> Parts:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise MalformedRequest(f"The body must be JSON, as application/json; got {kind or 'no content type'}.")
-    return Parts(request=await request.body(_MAX_JSON))
+    try:
+        return Parts(request=await request.body(_MAX_JSON))
+    except UploadTooLarge as error:
+        raise UploadTooLarge(f"The JSON of this operation must have at most {_MAX_JSON >> 10} KiB.") from error
 
 
 async def _read_image(request: HttpRequest, max_bytes: int) -> Parts:

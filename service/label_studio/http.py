@@ -119,7 +119,7 @@ class _Endpoints:
             if len(body.tasks) > 1:
                 raise MalformedRequest(f"With clicks or boxes there must be one task, got {len(body.tasks)}.")
         else:
-            request.context.urgency = LEAST_URGENT  # nobody waits, and lines go first
+            request.context.urgency = LEAST_URGENT  # no person waits for it, and lines go first
         pipelines = replace(pipelines, inspect=pipelines.inspect.unwatched())
         results = []
         for task in body.tasks:

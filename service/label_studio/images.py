@@ -1,8 +1,8 @@
 """Fetches the images of tasks from Label Studio's own storage, with its token, and from nowhere else.
 
 A task's data may name anything. What is fetched has the scheme, host and port of POMONA_LABEL_STUDIO_URL and a path
-under which Label Studio serves the files of tasks; redirects are not followed. So nobody who can create a task can make
-this service read another host, another part of Label Studio's API, or a file of this machine.
+under which Label Studio serves the files of tasks; redirects are not followed. So a person who can create tasks cannot
+make this service read another host, another part of Label Studio's API, or a file of this machine.
 """
 
 from __future__ import annotations

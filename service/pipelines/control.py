@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from models.catalog import Architecture, CatalogueEntry, LocalFile, read_models_file
+from models.catalog import Architecture, CatalogueEntry, Family, LocalFile, read_models_file
 from models.errors import BackendError, CatalogueError, DeviceOutOfMemory, PomonaError, UnknownModel, WeightsError
 from models.weights.checkpoints import sha256_of
 from models.weights.model_folder import file_in
@@ -41,6 +41,9 @@ from service.runners.embedding_cache import EmbeddingCache
 from service.runners.load import LoadingCost
 
 _LOG: Final = logging.getLogger("pomona.models")
+_LOADABLE: Final[tuple[Family, ...]] = ("sam", "unet", "detector")
+"""Families whose models are one file, and of which nothing is remembered between requests but by revision."""
+
 _PATIENCE: Final = 0.8
 """Part of the request timeout after which a load is answered before it has ended."""
 
@@ -118,10 +121,10 @@ class ModelControl:
         folder, loader, room = self._means(context)
         name = request.model
         active = self._active(name)
-        if active.entry.architecture.family == "sam2":
+        if active.entry.architecture.family not in _LOADABLE:
             raise LoadingDisabled(
-                f"{name} is a SAM 2, whose sessions remember what one revision saw: change POMONA_MODELS or the models "
-                "file, and restart."
+                f"{name} is of the family {active.entry.architecture.family}, of which no revisions are loaded while "
+                f"the service runs, only of {', '.join(_LOADABLE)}: change the models file, and restart."
             )
         if self._reserved:
             raise ModelConflict(f"{self._reserved} is being loaded: one model is loaded at a time.")

@@ -54,7 +54,7 @@ L = TypeVar("L", bound=BoxLetterbox)
 
 
 class BoxFinder(Protocol[L]):
-    """Finds boxes of some classes: a detector those that it knows, a model of an open vocabulary those that it is told.
+    """Finds boxes of some classes: a detector those that it knows, a model of an open vocabulary those in the request.
 
     See `DetectorRunner`.
     """

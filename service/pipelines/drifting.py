@@ -15,7 +15,7 @@ from service.runners.unet import UNetRunner
 
 @dataclass(frozen=True, slots=True)
 class DriftWatches:
-    """Watches the active revision of each U-Net that has a reference; a promoted one begins anew.
+    """Watches the active revision of each U-Net that has a reference; a promoted one begins again.
 
     Attributes:
         engine: knows which revision is active.

@@ -163,7 +163,7 @@ class Shadows:
     Attributes:
         engine: with the runners, and the threads that compare.
         observer: receives what is compared.
-        hook: receives the worst disagreements with their images; None where nobody wants them.
+        hook: receives the worst disagreements with their images; None for no such receiver.
     """
 
     engine: Engine

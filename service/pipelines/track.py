@@ -76,7 +76,7 @@ class TrackPipeline:
             async with session.turn() as turn, self.engine.in_time(context, session.runner):
                 found = await self._find(session, request, prompts, source, turn, context)
         except BaseException:
-            if opened:  # its name was never told
+            if opened:  # its caller never learned its name
                 self.sessions.end(session, context.observer)
             raise
         return video.TrackResponse.model_construct(
@@ -202,7 +202,7 @@ class TrackPipeline:
         return _Found(index, image_id, letterbox, objects)
 
     def _stepped(self, session: Session, done: asyncio.Future[Any], context: RequestContext) -> None:
-        """Note that the device is done with a frame, also where nobody waits for it any more."""
+        """Note that the device is done with a frame, also where its caller has left."""
         if not done.cancelled():
             done.exception()  # retrieved
         self.sessions.settle(session, context.observer)

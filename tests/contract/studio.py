@@ -1,4 +1,4 @@
-"""A server that stands in for Label Studio's storage: it serves files to who has its token, and misbehaves as told."""
+"""A server that stands in for Label Studio's storage: it serves files to its token, and misbehaves on request."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ CONFIG: Final = """<View>
     <Label value="Healthy"/><Label value="Leaf"/>
   </RectangleLabels>
 </View>"""
-POLYGONS: Final = """<View><Image name="photo" value="$picture"/>
+POLYGONS: Final = """<View><Image name="photo" value="$photo"/>
   <PolygonLabels name="outline" toName="photo"><Label value="healthy"/><Label value="infected"/></PolygonLabels>
 </View>"""
 
@@ -193,7 +193,7 @@ async def test_fruit_and_its_infected_part_are_brush_regions_that_read_back(conn
 
 
 async def test_where_there_is_no_brush_fruit_are_polygons(connected: Door) -> None:
-    (prediction,) = results(await predict(connected, UPLOAD, config=POLYGONS, key="picture"))
+    (prediction,) = results(await predict(connected, UPLOAD, config=POLYGONS, key="photo"))
     assert [region["value"]["polygonlabels"] for region in prediction["result"]] == [
         ["healthy"],
         ["healthy"],

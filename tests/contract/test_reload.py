@@ -11,11 +11,13 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from models.catalog import Architecture
 from models.errors import BackendError, BadCheckpoint, DeviceOutOfMemory
 from service.memory import Holding, Kind
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
@@ -164,7 +166,7 @@ async def test_unloading_waits_for_the_requests_that_use_the_revision(reloading:
     unloading = asyncio.create_task(reloading.unload(OLD))
     await until(lambda: (NAME, OLD) not in reloading.control.engine.beside)
     late = await reloading.door.post_inspect(PEEL, reloading.line, model=f"{NAME}@{OLD}")
-    problem(late, "model_not_loaded")  # nobody begins with it any more
+    problem(late, "model_not_loaded")  # no request begins with it any more
     assert not unloading.done()
     gate.set()
     assert await using == BEFORE
@@ -299,6 +301,17 @@ async def test_another_file_than_the_hash_says_is_refused(reloading: Reloading) 
 async def test_the_architecture_must_be_of_the_models_family(reloading: Reloading, architecture: str) -> None:
     answer = await reloading.post("load", model=NAME, file=FILE, architecture=architecture)
     assert "unet-resnet18, unet-mobilenetv2" in problem(answer, "unusable_model").detail
+
+
+@pytest.mark.parametrize("architecture", [Architecture.SAM2_TINY, Architecture.GROUNDING_DINO])
+async def test_models_of_folders_and_sessions_change_with_a_restart(
+    reloading: Reloading, architecture: Architecture
+) -> None:
+    runner = reloading.control.engine.runners[SAM_NAME]
+    runner.entry = replace(runner.entry, architecture=architecture)
+    detail = problem(await reloading.post("load", model=SAM_NAME, file=FILE), "loading_disabled").detail
+    assert "only of sam, unet, detector: change the models file, and restart" in detail
+    assert reloading.loader.loads == 0
 
 
 async def test_a_revision_may_have_another_network_of_the_family(reloading: Reloading) -> None:
@@ -524,7 +537,7 @@ async def test_the_log_says_who_changed_what(reloading: Reloading, caplog: pytes
         ({"json": {"model": NAME, "file": FILE, "shadow": 2}}, "malformed_request", "shadow"),
         ({"json": {"model": NAME, "file": FILE, "sha256": "abc"}}, "malformed_request", "sha256"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, "malformed_json", "JSON"),
-        ({"content": b" " * 70_000, "headers": {"content-type": "application/json"}}, "upload_too_large", "body"),
+        ({"content": b" " * 70_000, "headers": {"content-type": "application/json"}}, "upload_too_large", "at most 64 KiB"),
     ],
 )
 async def test_a_request_of_another_form_is_refused(

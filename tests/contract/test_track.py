@@ -33,10 +33,10 @@ from tests.contract.grpc_door import Caller, frames_of, open_grpc, refused
 from tests.contract.live import LiveDoor, live_door
 from tests.contract.messages import to_message
 from tests.fakes import PATIENCE_S, FakeClock, encode_image, make_settings
-from tests.tiny_sam2 import SIDE, one_thread, picture, tiny_pipelines
+from tests.tiny_sam2 import SIDE, one_thread, sample_image, tiny_pipelines
 
 SIZE: Final = Size(60, 100)
-FRAMES: Final = [encode_image(picture(seed, SIZE)) for seed in range(4)]
+FRAMES: Final = [encode_image(sample_image(seed, SIZE)) for seed in range(4)]
 ONE: Final = {"object_id": 1, "points": [[50, 30]]}
 TWO: Final[dict[str, Any]] = {"object_id": 2, "box": [10, 10, 60, 50]}
 LIMITS: Final[dict[str, Any]] = {"track_sessions": 2, "track_objects": 3, "track_idle_s": 60}
@@ -122,7 +122,7 @@ async def test_objects_are_followed_from_frame_to_frame_as_the_tracker_finds_the
 
     runner, state, letterbox = tracking.runner, TrackState(), letterbox_for(SIZE, SIDE, "stretch")
     for number, answer in enumerate(answers):
-        prepared = runner.prepare(resize(picture(number, SIZE), letterbox), letterbox)
+        prepared = runner.prepare(resize(sample_image(number, SIZE), letterbox), letterbox)
         (embedding,) = runner.backend.encode([prepared])
         prompts = {1: Prompt((Point(50, 30),)), 2: Prompt(box=Box(*TWO["box"]))} if number == 0 else {}
         for wanted, got in zip(
@@ -284,7 +284,7 @@ async def test_all_sessions_together_remember_only_so_much(tmp_path: Path) -> No
 
 async def test_frames_of_a_session_have_one_size(tracking: Tracking) -> None:
     first = await tracking.track(prompts=[ONE])
-    other = encode_image(picture(1, Size(60, 101)))
+    other = encode_image(sample_image(1, Size(60, 101)))
     answer = problem(await tracking.post(other, session=first.session), "frame_size_changed")
     assert "100 x 60 pixels in this one, got 101 x 60" in answer.detail
     assert (await tracking.track(FRAMES[1], session=first.session)).frame_index == 1

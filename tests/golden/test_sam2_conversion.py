@@ -16,7 +16,7 @@ from models.sam.prompts import pack
 from models.sam2.frames import FrameInputs
 from models.sam2.memory import TrackState
 from models.types import Box, Point, Prompt, Size
-from tests.tiny_sam2 import SIDE, one_thread, picture, write_checkpoint, write_models_file
+from tests.tiny_sam2 import SIDE, one_thread, sample_image, write_checkpoint, write_models_file
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def error_of(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 
 
 def embeddings(backend: TorchSam2) -> list[Sam2Embedding]:
-    prepared = [backend.prepare(resize(picture(seed, SIZE), LETTERBOX), LETTERBOX) for seed in (1, 2)]
+    prepared = [backend.prepare(resize(sample_image(seed, SIZE), LETTERBOX), LETTERBOX) for seed in (1, 2)]
     found = backend.encode(prepared)
     return [each for each in found if isinstance(each, Sam2Embedding)]
 

@@ -91,7 +91,7 @@ def test_each_click_is_at_the_centre_of_the_largest_error_and_carries_the_logits
     for prompt, answer in ((second, 1), (third, 2)):
         assert isinstance(prompt.mask, np.ndarray)
         assert (prompt.mask == answer).all()
-    # The third answer is perfect: nobody clicks again.
+    # The third answer is perfect: there is no further click.
     np.testing.assert_allclose(played.ious, [[400 / 500, 400 / 436, 1, 1, 1]])
     assert played.best_of_three.tolist() == [1]
 

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.loop.frames import frame_ids, rendered, use_of
 from deploy.loop.labels import CannotLabel, label
-from deploy.loop.report import Figures, Report, as_markdown, failures, figures_of, picture
+from deploy.loop.report import Figures, Report, as_markdown, before_and_after, failures, figures_of
 from models.data.samples import Sample
 from models.data.sources import open_dataset
 from models.synthetic import RenderOptions, encode_jpeg, render
@@ -126,7 +126,7 @@ def test_the_report_shows_both_revisions_side_by_side() -> None:
 def test_the_picture_outlines_the_answers_before_on_the_left_and_after_on_the_right() -> None:
     truth = [TRUTH["train-0"]]
     empty = np.zeros_like(truth[0].semantic)
-    drawn = np.asarray(picture(truth, [empty], [truth[0].semantic]))
+    drawn = np.asarray(before_and_after(truth, [empty], [truth[0].semantic]))
     orange = (drawn == (255, 140, 0)).all(axis=-1)
     middle = drawn.shape[1] // 2
     assert not orange[:, :middle].any()

@@ -25,7 +25,7 @@ from models.sam2.build import build_sam2
 from models.sam2.names import translate_names
 from models.sam2.prompts import with_padding_points
 from models.types import Box, Logits, Pixels, Point, Prompt, Size
-from tests.tiny_sam2 import SIDE, picture, published_tensors, tiny_network, write_checkpoint, write_models_file
+from tests.tiny_sam2 import SIDE, published_tensors, sample_image, tiny_network, write_checkpoint, write_models_file
 
 WIDE, TALL = Size(90, 160), Size(200, 70)
 CLICKS = (Point(40, 30), Point(60, 60, 0))
@@ -104,7 +104,7 @@ def test_logits_and_scores_are_the_librarys(
     backend: TorchSam2, library: tuple[Any, Any], prompt: Prompt, size: Size
 ) -> None:
     model, processor = library
-    pixels = picture(1, size)
+    pixels = sample_image(1, size)
     letterbox = stretched(size)
     prepared = backend.prepare(resize(pixels, letterbox), letterbox)
     seen = prepared.pixels.movedim(-1, 0)[None]
@@ -120,7 +120,7 @@ def test_logits_and_scores_are_the_librarys(
 @pytest.mark.parametrize("size", [WIDE, TALL], ids=["wide", "tall"])
 def test_masks_of_an_image_are_the_librarys(backend: TorchSam2, library: tuple[Any, Any], size: Size) -> None:
     model, processor = library
-    pixels = picture(2, size)
+    pixels = sample_image(2, size)
     inputs = processor(images=pixels, return_tensors="pt")
     theirs = model(pixel_values=inputs["pixel_values"], **asked(Prompt(CLICKS), size, processor))
     best = theirs.iou_scores[0, 0].argsort(descending=True)
@@ -146,7 +146,7 @@ def test_upsampled_logits_are_the_librarys(library: tuple[Any, Any], size: Size)
 
 
 def test_a_prompt_is_answered_the_same_alone_and_among_others_on_other_images(backend: TorchSam2) -> None:
-    images = [embed(backend, picture(seed, WIDE)) for seed in (3, 4)]
+    images = [embed(backend, sample_image(seed, WIDE)) for seed in (3, 4)]
     many = [Prompt(CLICKS), Prompt(box=BOX), Prompt((Point(1, 2),))]
     index = np.array([0, 1, 1])
     together, scores = backend.decode(images, index, pack(many, [stretched(WIDE)] * 3))
@@ -158,7 +158,7 @@ def test_a_prompt_is_answered_the_same_alone_and_among_others_on_other_images(ba
 
 def test_images_are_encoded_the_same_alone_and_in_a_batch(backend: TorchSam2) -> None:
     letterboxes = [stretched(WIDE), stretched(TALL)]
-    pixels = [resize(picture(5, WIDE), letterboxes[0]), resize(picture(6, TALL), letterboxes[1])]
+    pixels = [resize(sample_image(5, WIDE), letterboxes[0]), resize(sample_image(6, TALL), letterboxes[1])]
     prepared = [backend.prepare(image, letterbox) for image, letterbox in zip(pixels, letterboxes, strict=True)]
     for together, image in zip(backend.encode(prepared), prepared, strict=True):
         (alone,) = backend.encode([image])
@@ -170,7 +170,7 @@ def test_images_are_encoded_the_same_alone_and_in_a_batch(backend: TorchSam2) ->
 
 def test_an_embedding_counts_the_bytes_of_all_scales(backend: TorchSam2) -> None:
     cells = (SIDE // 16) ** 2
-    assert embed(backend, picture(7, WIDE)).nbytes == 4 * cells * (16 * 16 + 4 * 32 + 128)
+    assert embed(backend, sample_image(7, WIDE)).nbytes == 4 * cells * (16 * 16 + 4 * 32 + 128)
 
 
 def test_padding_points_follow_points_and_boxes_and_stand_alone_with_masks() -> None:
@@ -218,9 +218,9 @@ def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path: Path) -> 
 
 def test_only_images_stretched_to_its_square_are_prepared(backend: TorchSam2) -> None:
     with pytest.raises(ValueError, match="stretched to the square of 128"):
-        backend.prepare(picture(0, Size(72, 128)), letterbox_for(WIDE, SIDE))
+        backend.prepare(sample_image(0, Size(72, 128)), letterbox_for(WIDE, SIDE))
     with pytest.raises(ValueError, match=r"must have the shape \(128, 128, 3\)"):
-        backend.prepare(picture(0, WIDE), stretched(WIDE))
+        backend.prepare(sample_image(0, WIDE), stretched(WIDE))
 
 
 def test_published_models_have_two_official_addresses() -> None:

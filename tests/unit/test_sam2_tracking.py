@@ -25,7 +25,7 @@ from models.sam2.build import CONFIG
 from models.sam2.frames import FrameInputs, TrackedMask, mask_for
 from models.sam2.memory import MAX_PROMPTED, TrackState
 from models.types import BinaryMask, Box, Point, Prompt, Size
-from tests.tiny_sam2 import SIDE, one_thread, picture, tiny_network, video_processor, write_checkpoint
+from tests.tiny_sam2 import SIDE, one_thread, sample_image, tiny_network, video_processor, write_checkpoint
 
 SIZE = Size(90, 160)
 LETTERBOX = letterbox_for(SIZE, SIDE, "stretch")
@@ -75,8 +75,8 @@ class Video:
 
 @pytest.fixture(scope="module")
 def video(backend: TorchSam2) -> Video:
-    """A picture that moves by a pixel a frame, a little noisy."""
-    still = picture(8, Size(SIDE, SIDE)).astype(np.int16)
+    """An image that moves by a pixel a frame, a little noisy."""
+    still = sample_image(8, Size(SIDE, SIDE)).astype(np.int16)
     noise = np.random.default_rng(9)
     values, embeddings = [], []
     for number in range(FRAMES):

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pomona import NO_RETRY, Call, Client, ListModels, Point, Retry, Segment, Timeout, errors
+from pomona._model_requests import UnloadModel
 from pomona.images import EncodedImage
 from pomona.retries import Plan, RetryBudget, Send, Wait, attempts, to_timeout
 from pomona.testing import MockTransport
+from pomona.video import EndTracking, TrackFrame
 
 
 @dataclass
@@ -115,6 +117,16 @@ def test_other_errors_are_not_tried_again(error: errors.PomonaError) -> None:
     with pytest.raises(type(error)):
         simulation.run()
     assert len(simulation.sent) == 1
+
+
+@pytest.mark.parametrize("request_", [TrackFrame(session="s"), EndTracking("s"), UnloadModel("m", "r")])
+def test_what_the_service_may_have_done_is_tried_again_only_where_it_says_so(request_: Any) -> None:
+    call: Call[Any] = Call(request=request_)
+    simulation = Simulation([broken(), "answer"])
+    with pytest.raises(errors.ConnectionFailed):
+        simulation.run(call)
+    assert len(simulation.sent) == 1
+    assert Simulation([busy(), "answer"]).run(call) == "answer"
 
 
 def test_a_wait_that_would_end_after_the_deadline_is_not_begun() -> None:

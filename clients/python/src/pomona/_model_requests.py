@@ -78,6 +78,7 @@ class UnloadModel(Request[int]):
     operation = "models/unload"
     needs_image = False
     posts = True
+    idempotent = False  # the revision would be unknown then
 
     model: str
     revision: str

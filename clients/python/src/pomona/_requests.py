@@ -56,6 +56,8 @@ class Request(Generic[T_co]):
         posts: whether it has fields to send although it has no image.
         by_id: whether the id of an image that the service knows may be sent instead of the image.
         takes_frame: whether identifiers of a camera's frame are fields of the API.
+        idempotent: whether it may be answered twice without harm; if not, it is not sent again after its connection
+            broke.
     """
 
     operation: ClassVar[str]
@@ -65,6 +67,7 @@ class Request(Generic[T_co]):
     posts: ClassVar[bool] = False
     by_id: ClassVar[bool] = False
     takes_frame: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = True
 
     @property
     def needs_pixels(self) -> bool:

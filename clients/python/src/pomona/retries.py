@@ -58,8 +58,9 @@ class Timeout:
 class Retry:
     """How often to try again after a failed connection, or an answer that says to send the request again later.
 
-    All of Pomona's operations are idempotent, so a connection that broke before the answer counts as failed. Requests
-    that were refused or that took too long are not tried again.
+    A connection that broke before the answer counts as failed, except for `track`, `end_tracking` and `unload_model`,
+    which the service may have carried out: those are tried again only where it said so. Requests that were refused or
+    that took too long are not tried again.
 
     Attributes:
         attempts: largest number, the first included; 1 for no retries.
@@ -213,6 +214,8 @@ def attempts(call: Call[T], plan: Plan) -> Generator[Step[T], Any, None]:
                 raise
             call = replace(call, image_id=None)
         except (ConnectionFailed, TryLater) as error:
+            if isinstance(error, ConnectionFailed) and not call.request.idempotent:
+                raise
             delay = _delay(error, retries, plan)
             # A retry that would come too late is not made: the caller gets the error at once.
             if retries + 1 >= plan.retry.attempts or plan.clock() + delay >= until or not plan.budget.spend():

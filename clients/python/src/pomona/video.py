@@ -86,6 +86,7 @@ class TrackFrame(Request[TrackedFrame]):
     operation = "track"
     result_type = TrackedFrame
     takes_frame = True
+    idempotent = False  # the service would take it for the frame after itself
 
     prompts: Mapping[int, Prompts] = field(default_factory=dict)
     session: str | None = None
@@ -128,6 +129,7 @@ class EndTracking(Request[int]):
     operation = "track/end"
     needs_image = False
     posts = True
+    idempotent = False  # the session would be unknown then
 
     session: str
 
