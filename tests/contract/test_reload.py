@@ -537,7 +537,7 @@ async def test_the_log_says_who_changed_what(reloading: Reloading, caplog: pytes
         ({"json": {"model": NAME, "file": FILE, "shadow": 2}}, "malformed_request", "shadow"),
         ({"json": {"model": NAME, "file": FILE, "sha256": "abc"}}, "malformed_request", "sha256"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, "malformed_json", "JSON"),
-        ({"content": b" " * 70_000, "headers": {"content-type": "application/json"}}, "upload_too_large", "at most 64 KiB"),
+        ({"content": b" " * 70_000, "headers": {"content-type": "application/json"}}, "upload_too_large", "64 KiB"),
     ],
 )
 async def test_a_request_of_another_form_is_refused(
