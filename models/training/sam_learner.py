@@ -20,7 +20,7 @@ from models.sam.decoder import PromptDecoder
 from models.sam.prompts import pack
 from models.training.options import SamLossWeights
 from models.training.sam_data import PromptBatch, Tasks, next_prompts
-from models.training.sam_validation import PANELS, SamValidator, decode
+from models.training.sam_validation import SamValidator, decode
 from models.training.trainer import Validation
 
 _GAMMA: Final = 2.0
@@ -210,7 +210,7 @@ class SamLearner:
     @property
     def panels(self) -> Mapping[str, Sequence[str]]:
         """Measures to plot together."""
-        return PANELS
+        return self._validator.panels
 
     def batches(self, epoch: int) -> Iterable[PromptBatch]:
         """Return the batches of an epoch."""

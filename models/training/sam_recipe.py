@@ -17,7 +17,6 @@ from models.catalog import CatalogueEntry, load_catalogue
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import UnknownModel
 from models.sam.build import build_sam
-from models.sam.decoder import PromptDecoder
 from models.training.errors import CannotTrain
 from models.training.model_card import ModelCard, check_name, write_card
 from models.training.options import Machine, Product, SamOptions
@@ -103,8 +102,10 @@ def train_sam(
     )
     decoder = build_sam(entry.architecture, tensors).decoder
 
-    tasks, validator = _prepare(options, opened, _store(folder, entry, options, origin), device)
-    before = _validate(validator, decoder.to(device))
+    store = _store(folder, entry, options, origin)
+    validator = SamValidator(opened, store, original=decoder.to(device), device=device)
+    images = [(load_images(each.dataset, names, store), weight) for each in opened for names, weight in each.weighted]
+    tasks = Tasks.of(images, batch=options.batch, seed=options.fit.seed)
     learner = SamLearner(
         decoder, tasks=tasks, validator=validator, weights=options.loss, rounds=options.rounds, device=device
     )
@@ -113,8 +114,11 @@ def train_sam(
     fitted = trainer.fit()
 
     export(folder, tensors, metadata)
-    after = _validate(validator, build_sam(entry.architecture, load_state_dict(folder.model)).decoder.to(device))
-    written = write_card(folder, _card(options, entry, opened, product, folder, fitted, (before, after)))
+    with torch.inference_mode():
+        after = validator.validate(build_sam(entry.architecture, load_state_dict(folder.model)).decoder.to(device))
+    if after.score <= 0:
+        _log.warning("The model is not better than %s on every set, by box and by centre: see its card.", entry.name)
+    written = write_card(folder, _card(options, entry, opened, product, folder, fitted, (validator.before, after)))
     _log.info("%s\nAn entry for a models file, also in %s:\n%s", folder.card_text, folder.models_file, written)
     return fitted
 
@@ -160,19 +164,6 @@ def _store(folder: RunFolder, entry: CatalogueEntry, options: SamOptions, origin
     )
 
 
-def _prepare(
-    options: SamOptions, opened: Sequence[OpenedSource], store: EmbeddingStore, device: torch.device
-) -> tuple[Tasks, SamValidator]:
-    validator = SamValidator([(each.dataset, each.validation) for each in opened], store, device=device)
-    images = [(load_images(each.dataset, names, store), weight) for each in opened for names, weight in each.weighted]
-    return Tasks.of(images, batch=options.batch, seed=options.fit.seed), validator
-
-
-def _validate(validator: SamValidator, decoder: PromptDecoder) -> Validation:
-    with torch.inference_mode():
-        return validator.validate(decoder)
-
-
 def _card(
     options: SamOptions,
     entry: CatalogueEntry,
@@ -180,7 +171,7 @@ def _card(
     product: Product,
     folder: RunFolder,
     fitted: FitResult,
-    validations: tuple[Validation, Validation],
+    validations: tuple[Mapping[str, float], Validation],
 ) -> ModelCard:
     before, after = validations
     return ModelCard(
@@ -197,11 +188,12 @@ def _card(
         score=after.score,
         best_epoch=fitted.best_epoch,
         epochs=len(fitted.rows),
-        validation={**after.measures, **{f"{name} before": value for name, value in before.measures.items()}},
+        validation={**after.measures, **{f"{name} before": value for name, value in before.items()}},
         options=dataclasses.asdict(options),
         remarks=(
             f"Serve it at the input size and padding that it was trained at: {options.side}, {options.padding}.",
             *(f"{name}: {meaning}." for name, meaning in MEASURES.items()),
-            "Measures with 'before' are those of the original model for the same prompts.",
+            "Measures with 'before' are those of the original model for the same prompts. A score above 0 means that "
+            "the masks are better on every set, by box and by centre.",
         ),
     )

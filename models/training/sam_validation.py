@@ -1,12 +1,14 @@
 """Validation of a SAM: how good its masks are for typical prompts, and how accurate its scores.
 
 Every fruit is prompted for twice: by a box with jitter, the same at every validation and for every input size, and by
-its centre. Masks are made and compared at the size of the image, as the service makes them.
+its centre. Masks are made and compared at the size of the image, as the service makes them. Each source has its own
+measures. The score that chooses the best epoch is the smallest gain over the original model among all sources, by box
+and by centre: a model with a score above 0 is better on every set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.backends.base import MAX_GRIDS
-from models.data.dataset import Dataset, Item
+from models.data.dataset import Item
+from models.data.sources import OpenedSource
 from models.errors import DataError
 from models.evaluation.calibration import calibrate
 from models.letterbox import Letterbox
@@ -34,7 +37,7 @@ from models.training.sam_data import EmbeddingStore, check_separated, load_embed
 from models.training.trainer import Validation
 from models.types import BinaryMask, Mask, PixelClass, Prompt, Size
 
-PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
+_PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     "mean IoU by box": ["box_iou", "box_iou_single", "box_iou_oracle"],
     "mean IoU by centre point": ["point_iou", "point_iou_single", "point_iou_oracle"],
     "predicted and true IoU": [
@@ -42,7 +45,9 @@ PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     ],
 })  # fmt: skip
 
-SCORE: Final = "the mean of `box_iou` and `point_iou`"
+_JUDGED: Final = ("box_iou", "point_iou")
+
+SCORE: Final = "the smallest gain over the original model among the sources, in `box_iou` or `point_iou`"
 
 MEASURES: Final[Mapping[str, str]] = MappingProxyType({
     "box_iou": "mean IoU of the best-scored of three masks, for boxes with jitter",
@@ -86,9 +91,13 @@ class SamValidator:
     """Validates decoders on the validation parts of sources.
 
     Args:
-        sources: sets and the names of their images to validate on.
+        sources: sets; those without a fruit to validate on are left out.
         store: store of embeddings.
+        original: decoder of the model to start from, on the device; the score is the gain over it.
         device: device of the networks.
+
+    Attributes:
+        before: measures of the original model.
 
     Raises:
         CannotTrain: the annotation does not separate fruits, or there are none.
@@ -98,18 +107,26 @@ class SamValidator:
     """
 
     def __init__(
-        self, sources: Sequence[tuple[Dataset, Sequence[str]]], store: EmbeddingStore, *, device: torch.device
+        self, sources: Sequence[OpenedSource], store: EmbeddingStore, *, original: PromptDecoder, device: torch.device
     ) -> None:
         self._device = device
-        self._images: list[_Image] = []
-        for dataset, names in sources:
-            for name in names:
-                sample = dataset.load(name)
-                check_separated(sample, dataset.root)
-                if sample.instances:
-                    self._images.append(_Image(dataset.items[name], *store.ensure(sample.pixels)))
-        if not self._images:
+        images = {each.name: tuple(_images(each, store)) for each in sources}
+        self._sources = {name: some for name, some in images.items() if some}
+        if not self._sources:
             raise CannotTrain("At least one image to validate on must show a fruit.")
+        with torch.inference_mode():
+            self.before: Final[Mapping[str, float]] = self._measure(original)
+
+    @property
+    def panels(self) -> Mapping[str, Sequence[str]]:
+        """Names of measures to plot together."""
+        return {
+            "smallest gain over the original model": ["score"],
+            **{
+                title: [f"{name}/{measure}" for name in self._sources for measure in measures]
+                for title, measures in _PANELS.items()
+            },
+        }
 
     def validate(self, network: nn.Module) -> Validation:
         """Prompt for every fruit.
@@ -118,7 +135,7 @@ class SamValidator:
             network: a `PromptDecoder` on the device.
 
         Returns:
-            The score, see `SCORE`, and the measures, see `MEASURES`.
+            The score, see `SCORE`, and `SOURCE/MEASURE` for each of `MEASURES`.
 
         Raises:
             CannotTrain: an embedding cannot be read, or all fruits are ignored.
@@ -126,21 +143,33 @@ class SamValidator:
         """
         if not isinstance(network, PromptDecoder):
             raise TypeError(f"network must be a PromptDecoder, got {type(network).__name__}")
+        measures = self._measure(network)
+        judged = [f"{name}/{measure}" for name in self._sources for measure in _JUDGED]
+        return Validation(min(measures[each] - self.before[each] for each in judged), measures)
+
+    def _measure(self, decoder: PromptDecoder) -> dict[str, float]:
+        return {
+            f"{name}/{measure}": value
+            for name, images in self._sources.items()
+            for measure, value in self._measure_source(decoder, name, images).items()
+        }
+
+    def _measure_source(self, decoder: PromptDecoder, name: str, images: Sequence[_Image]) -> dict[str, float]:
         boxes: list[_Answer] = []
         points: list[_Answer] = []
-        for number, image in enumerate(self._images):
-            by_box, by_point = self._answers(network, image, np.random.default_rng([_SEED, number]))
+        for number, image in enumerate(images):
+            by_box, by_point = self._answers(decoder, image, np.random.default_rng([_SEED, number]))
             boxes += by_box
             points += by_point
         if not boxes:
-            raise CannotTrain("At least one image to validate on must show a fruit that is not ignored.")
+            raise CannotTrain(f"{name}: at least one image to validate on must show a fruit that is not ignored.")
         means = {f"box_{name}": value for name, value in _means(boxes).items()}
         means |= {f"point_{name}": value for name, value in _means(points).items()}
         answers = boxes + points
         scores = np.array([answer.scores for answer in answers])
         ious = np.array([answer.ious for answer in answers])
         agreement, chosen = calibrate(scores.ravel(), ious.ravel()), calibrate(scores[:, 0], ious[:, 0])
-        measures = {
+        return {
             **means,
             "score_error": agreement.mean_absolute_error,
             "score_bias": agreement.bias,
@@ -148,7 +177,6 @@ class SamValidator:
             "chosen_score_error": chosen.mean_absolute_error,
             "chosen_score_correlation": chosen.correlation,
         }
-        return Validation((measures["box_iou"] + measures["point_iou"]) / 2, measures)
 
     def _answers(
         self, decoder: PromptDecoder, image: _Image, rng: np.random.Generator
@@ -175,6 +203,14 @@ class SamValidator:
             for row, score, (_, mask) in zip(logits, scores, fruits * 2, strict=True)
         ]
         return answers[: len(fruits)], answers[len(fruits) :]
+
+
+def _images(source: OpenedSource, store: EmbeddingStore) -> Iterator[_Image]:
+    for name in source.validation:
+        sample = source.dataset.load(name)
+        check_separated(sample, source.dataset.root)
+        if sample.instances:
+            yield _Image(source.dataset.items[name], *store.ensure(sample.pixels))
 
 
 def _decoded(
