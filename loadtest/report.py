@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
+
+from models.provenance import commit, processor, versions
 
 REPORTS: Final = Path(__file__).parent / "reports"
 
@@ -64,31 +63,18 @@ class Report:
 
 def machine(*packages: str) -> dict[str, Any]:
     """Describe the machine, the commit, and the versions of Python and of the packages that matter to all reports."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
-        "commit": commit.stdout.strip() or None,
-        "python": platform.python_version(),
-        "versions": {name: found for name in (*_PACKAGES, *packages) if (found := _version(name)) is not None},
+        "commit": commit(),
+        "versions": versions((*_PACKAGES, *packages)),
     }
-
-
-def _version(package: str) -> str | None:
-    """Return the version of a package; None if it is not installed, as OpenVINO on a machine with a card."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def footer(where: Mapping[str, Any]) -> str:
     """Return what `machine` described as a line of Markdown."""
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    return f"{where['cpu']}, {where['cores']} cores; Python {where['python']}; {versions}; commit {where['commit']}."
+    listed = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    return f"{where['cpu']}, {where['cores']} cores; {listed}; commit {where['commit']}."
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> list[str]:

@@ -7,17 +7,13 @@ promises the coverage for fruit like that of the validation images alone.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from models.catalog import CatalogueEntry, LocalFile
-from models.errors import WeightsError
+from models.sidecar import Sidecar
 
 COVERAGE: Final = 0.9
 """Share of the fruits whose annotated fraction lies in the interval."""
@@ -27,8 +23,6 @@ FEWEST: Final = 19
 
 _EDGES: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Largest predicted fractions of the ranges, before those with too few fruits are joined to their neighbours."""
-
-_LOG = logging.getLogger("pomona.weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +51,9 @@ class FractionIntervals:
         coverage: share of the validation fruits in their intervals, by design.
         covered: the same, measured: each half of the fruits in the intervals of the other half; None of few fruits.
         ranges: by rising `most`; the last one's is 1.
+
+    Raises:
+        ValueError: there is no range.
     """
 
     sha256: str
@@ -64,13 +61,18 @@ class FractionIntervals:
     covered: float | None
     ranges: tuple[FractionRange, ...]
 
+    def __post_init__(self) -> None:
+        if not self.ranges:
+            raise ValueError("at least one range is needed")
+
     def of(self, fraction: float) -> tuple[float, float]:
         """Return the least and the largest infected fraction, 0 to 1, for a predicted one; it lies between them."""
         found = next((each for each in self.ranges if fraction <= each.most), self.ranges[-1])
         return max(0.0, fraction + found.below), min(1.0, fraction + found.above)
 
 
-_JSON: Final = TypeAdapter(FractionIntervals)
+INTERVALS: Final = Sidecar(FractionIntervals, ".calibration.json")
+"""The intervals of a checkpoint, beside it."""
 
 
 def fit_intervals(fractions: Sequence[tuple[float, float]], sha256: str) -> FractionIntervals | None:
@@ -95,45 +97,6 @@ def fit_intervals(fractions: Sequence[tuple[float, float]], sha256: str) -> Frac
             bounds = [(intervals.of(predicted), annotated) for predicted, annotated in others]
             covered += [low <= annotated <= high for (low, high), annotated in bounds]
     return FractionIntervals(sha256, COVERAGE, float(np.mean(covered)) if covered else None, ranges)
-
-
-def intervals_file(weights: Path) -> Path:
-    """Return the path of the intervals of a checkpoint, beside it."""
-    return weights.with_suffix(".calibration.json")
-
-
-def write_intervals(intervals: FractionIntervals, weights: Path) -> None:
-    """Write intervals beside the checkpoint that they belong to.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    intervals_file(weights).write_bytes(_JSON.dump_json(intervals, indent=1) + b"\n")
-
-
-def read_intervals(entry: CatalogueEntry) -> FractionIntervals | None:
-    """Read the intervals of a model.
-
-    Returns:
-        The intervals; None if there are none beside its checkpoint, or if they belong to other weights.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
-    for source in entry.sources:
-        if not (isinstance(source, LocalFile) and intervals_file(source.path).is_file()):
-            continue
-        file = intervals_file(source.path)
-        try:
-            intervals = _JSON.validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise WeightsError(
-                f"{file} cannot be read; calibrate the model again or remove the file: {error}"
-            ) from error
-        if intervals.ranges and intervals.sha256 == entry.sha256:
-            return intervals
-        _LOG.warning("%s belongs to other weights and is not used", file)
-    return None
 
 
 def _ranges(fractions: Sequence[tuple[float, float]]) -> tuple[FractionRange, ...]:

@@ -10,20 +10,16 @@ another population. The bins hold equal shares of the reference.
 from __future__ import annotations
 
 import bisect
-import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, get_args
 
 import cv2
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from models.catalog import CatalogueEntry, LocalFile
-from models.errors import WeightsError
+from models.sidecar import Sidecar
 from models.types import Pixels, Size
 
 Statistic = Literal[
@@ -46,9 +42,6 @@ _BINS: Final = (3, 10)
 _EVERY: Final = 20
 _ROUGH: Final = 0.5
 """Added to the count of every bin, so that an empty one has a logarithm."""
-
-_LOG = logging.getLogger("pomona.weights")
-
 
 _MOST_PIXELS: Final = 448 * 224
 
@@ -85,10 +78,17 @@ class Distribution:
     Attributes:
         edges: largest value of each bin but the last, rising.
         counts: numbers in each bin.
+
+    Raises:
+        ValueError: there is not one count more than there are edges.
     """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges need {len(self.edges) + 1} counts, got {len(self.counts)}")
 
     def bin_of(self, value: float) -> int:
         """Return the bin of a number."""
@@ -108,6 +108,10 @@ class Reference:
     sha256: str
     images: int
     statistics: Mapping[Statistic, Distribution]
+
+
+REFERENCES: Final = Sidecar(Reference, ".reference.json")
+"""The reference of a checkpoint, beside it."""
 
 
 def fit_distribution(values: Sequence[float]) -> Distribution | None:
@@ -155,48 +159,6 @@ class Window:
             return None
         self._since = 0
         return population_stability(self._reference.counts, self._counts)
-
-
-_JSON: Final = TypeAdapter(Reference)
-
-
-def reference_file(weights: Path) -> Path:
-    """Return the path of the reference of a checkpoint, beside it."""
-    return weights.with_suffix(".reference.json")
-
-
-def write_reference(reference: Reference, weights: Path) -> None:
-    """Write a reference beside the checkpoint that it belongs to.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    reference_file(weights).write_bytes(_JSON.dump_json(reference, indent=1) + b"\n")
-
-
-def read_reference(entry: CatalogueEntry) -> Reference | None:
-    """Read the reference of a model.
-
-    Returns:
-        The reference; None if there is none beside its checkpoint, or if it belongs to other weights.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
-    for source in entry.sources:
-        if not (isinstance(source, LocalFile) and reference_file(source.path).is_file()):
-            continue
-        file = reference_file(source.path)
-        try:
-            reference = _JSON.validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise WeightsError(f"{file} cannot be read; make it again or remove it: {error}") from error
-        if any(len(each.counts) != len(each.edges) + 1 for each in reference.statistics.values()):
-            raise WeightsError(f"{file} must have a count for every bin; make it again or remove it.")
-        if reference.sha256 == entry.sha256:
-            return reference
-        _LOG.warning("%s belongs to other weights and is not used", file)
-    return None
 
 
 def _shares(counts: Sequence[int]) -> list[float]:

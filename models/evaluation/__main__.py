@@ -14,9 +14,11 @@ import sys
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from platformdirs import user_cache_path
 
+from models.backends.cpu import cpu_quota
 from models.backends.load import ModelStore, choose_backend
 from models.catalog import load_catalogue
 from models.data.sources import DataSource
@@ -34,10 +36,12 @@ from models.evaluation.operations import (
 )
 from models.evaluation.options import parser
 from models.evaluation.protocols import Settings, measure_operations, needs_images
-from models.evaluation.provenance import commit, machine
 from models.evaluation.results import RESULTS_FILE, Group, Results, read_results, write_results
 from models.evaluation.samples import CannotEvaluate, ImageSet, data_sets, rendered_set
 from models.evaluation.segmentation import measure_set
+from models.provenance import commit, processor, versions
+
+_PACKAGES: Final = ("openvino", "torch", "numpy", "opencv-python-headless", "pillow")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +108,7 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
         gallery += shown
     results = Results(
         groups=tuple(groups),
-        machine=machine(loader),
+        machine=_machine(loader),
         commit=commit(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=options.seed,
@@ -116,6 +120,16 @@ def run(options: argparse.Namespace) -> tuple[Results, Path]:
     from models.evaluation.report import write_report
 
     return results, write_report(results, gallery, options.out)
+
+
+def _machine(loader: Loader) -> dict[str, str]:
+    return {
+        "processor": processor(),
+        "cores": str(cpu_quota() or os.cpu_count()),
+        "backend": loader.backend,
+        "threads": str(loader.threads) if loader.threads else "all",
+        **versions(_PACKAGES),
+    }
 
 
 def run_operations(options: argparse.Namespace, protocols: Collection[Protocol]) -> tuple[OperationsResults, Path]:
@@ -147,7 +161,7 @@ def run_operations(options: argparse.Namespace, protocols: Collection[Protocol])
     rows, notes = measure_operations(protocols, sets, selection, loader, settings)
     results = OperationsResults(
         rows=tuple(rows),
-        machine=machine(loader),
+        machine=_machine(loader),
         commit=commit(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         options=_recorded(options, selection) | _recorded_settings(options, protocols),

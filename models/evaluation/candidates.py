@@ -16,7 +16,7 @@ import numpy as np
 from models import images
 from models.backends.base import Embedding, SamBackend, UNetBackend
 from models.catalog import CatalogueEntry
-from models.confidence import read_intervals
+from models.confidence import INTERVALS
 from models.evaluation.prompts import PromptedFruit, prompted_fruits
 from models.evaluation.results import Candidate
 from models.evaluation.samples import EncodedSample
@@ -120,7 +120,7 @@ class UNetCandidate:
     def __init__(self, entry: CatalogueEntry, backend: UNetBackend, *, fast: bool = False) -> None:
         self.backend = backend
         self.area = input_area(entry.input_area, fast=fast)
-        self._intervals = read_intervals(entry)
+        self._intervals = INTERVALS.read(entry)
         self.candidate = Candidate(
             name=f"{entry.name}@fast" if fast else entry.name,
             title=f"U-Net {entry.name}{', mode fast' if fast else ''}",

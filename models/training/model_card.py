@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
 
 from models.catalog import CATALOGUE
+from models.provenance import versions
 from models.training.errors import CannotTrain
 from models.weights.run_folder import RunFolder
 
@@ -90,7 +89,7 @@ def write_card(folder: RunFolder, card: ModelCard) -> str:
     Raises:
         OSError: the folder cannot be written.
     """
-    content = {**dataclasses.asdict(card), "versions": versions()}
+    content = {**dataclasses.asdict(card), "versions": versions(_PACKAGES)}
     folder.card_json.write_text(json.dumps(_plain(content), indent=1, default=str) + "\n", "utf-8")
     folder.card_text.write_text(_markdown(card), "utf-8")
     entry = models_entry(card)
@@ -109,17 +108,6 @@ def models_entry(card: ModelCard) -> str:
     if card.input_area is not None:
         keys["input_area"] = card.input_area
     return str(yaml.safe_dump({"models": {card.name: keys}}, sort_keys=False, allow_unicode=True))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that influence the outcome of a training."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _markdown(card: ModelCard) -> str:
@@ -151,7 +139,7 @@ def _markdown(card: ModelCard) -> str:
         *_table("option", "value", card.options),
         "## Versions",
         "",
-        *_table("package", "version", versions()),
+        *_table("package", "version", versions(_PACKAGES)),
         "## Remarks",
         "",
         *[f"- {remark}" for remark in card.remarks],

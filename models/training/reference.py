@@ -11,14 +11,13 @@ import torch
 
 from models.data.sources import DataSource, open_sources
 from models.drift import (
+    REFERENCES,
     STATISTICS,
     Reference,
     Statistic,
     fit_distribution,
     fruit_size,
     image_statistics,
-    reference_file,
-    write_reference,
 )
 from models.inspection import inspect
 from models.letterbox import resize
@@ -66,5 +65,5 @@ def write_weights_reference(
     fitted = {name: found for name in STATISTICS if (found := fit_distribution(values[name])) is not None}
     if not fitted:
         raise CannotTrain(f"A reference needs at least 30 validation images, got {images}.")
-    write_reference(Reference(sha256_of(weights), images, fitted), weights)
-    _log.info("%s: %d images, %s", reference_file(weights), images, ", ".join(fitted))
+    REFERENCES.write(Reference(sha256_of(weights), images, fitted), weights)
+    _log.info("%s: %d images, %s", REFERENCES.path(weights), images, ", ".join(fitted))

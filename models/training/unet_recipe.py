@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.catalog import Architecture, CatalogueEntry, SourcePackage
-from models.confidence import FEWEST, FractionIntervals, fit_intervals, intervals_file, write_intervals
+from models.confidence import FEWEST, INTERVALS, FractionIntervals, fit_intervals
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import BadCheckpoint
 from models.training.errors import CannotTrain
@@ -216,7 +216,7 @@ def calibrate(weights: Path, architecture: str, validator: UNetValidator, machin
     order = np.random.default_rng(0).permutation(len(fractions)).tolist()
     intervals = fit_intervals([fractions[place] for place in order], sha256_of(weights))
     if intervals is None:
-        intervals_file(weights).unlink(missing_ok=True)
+        INTERVALS.path(weights).unlink(missing_ok=True)
         _log.warning(
             "Answers will have no interval of the infected fraction: at least %d validation fruits of known health "
             "must be found, got %d.",
@@ -224,7 +224,7 @@ def calibrate(weights: Path, architecture: str, validator: UNetValidator, machin
             len(fractions),
         )
         return None
-    write_intervals(intervals, weights)
+    INTERVALS.write(intervals, weights)
     covered = "" if intervals.covered is None else f"; {intervals.covered:.0%} of one half lie in those of the other"
     _log.info("Infected fractions calibrated on %d fruits%s", len(fractions), covered)
     return intervals

@@ -10,8 +10,8 @@ from typing import Any, Final
 from models.backends.base import BackendName
 from models.backends.load import is_prepared, load_detector, load_grounding, load_sam, load_sam2, load_unet
 from models.catalog import CatalogueEntry
-from models.confidence import read_intervals
-from models.drift import read_reference
+from models.confidence import INTERVALS
+from models.drift import REFERENCES
 from service.runners.base import Runner
 from service.runners.detector import DetectorRunner
 from service.runners.grounding import GroundingRunner
@@ -78,8 +78,8 @@ class RunnerLoader:
         }
         if entry.architecture.family == "unet":
             unet = await asyncio.to_thread(load_unet, entry, self.backend, settings.model_store, **where)
-            intervals = await asyncio.to_thread(read_intervals, entry)
-            reference = await asyncio.to_thread(read_reference, entry)
+            intervals = await asyncio.to_thread(INTERVALS.read, entry)
+            reference = await asyncio.to_thread(REFERENCES.read, entry)
             return UNetRunner(entry, unet, self.queue_of(unet.device), intervals, reference)
         if entry.architecture.family == "detector":
             detector = await asyncio.to_thread(

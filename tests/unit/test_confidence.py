@@ -13,12 +13,10 @@ from models.catalog import Architecture, CatalogueEntry, LocalFile
 from models.confidence import (
     COVERAGE,
     FEWEST,
+    INTERVALS,
     FractionIntervals,
     FractionRange,
     fit_intervals,
-    intervals_file,
-    read_intervals,
-    write_intervals,
 )
 from models.errors import WeightsError
 
@@ -79,24 +77,24 @@ def test_nineteen_fruits_have_the_interval_of_their_largest_errors() -> None:
 
 def test_a_file_beside_the_weights_is_read_with_them(tmp_path: Path) -> None:
     weights, intervals = tmp_path / "model.safetensors", fitted(noisy(100))
-    write_intervals(intervals, weights)
-    assert read_intervals(entry_of(weights)) == intervals
+    INTERVALS.write(intervals, weights)
+    assert INTERVALS.read(entry_of(weights)) == intervals
 
 
 def test_intervals_of_other_weights_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = tmp_path / "model.safetensors"
-    assert read_intervals(entry_of(weights)) is None
-    write_intervals(replace(fitted(noisy(100)), sha256="cd" * 32), weights)
-    assert read_intervals(entry_of(weights)) is None
+    assert INTERVALS.read(entry_of(weights)) is None
+    INTERVALS.write(replace(fitted(noisy(100)), sha256="cd" * 32), weights)
+    assert INTERVALS.read(entry_of(weights)) is None
     assert "belongs to other weights" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"sha256": SHA256, "ranges": []})])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     weights = tmp_path / "model.safetensors"
-    intervals_file(weights).write_text(content)
+    INTERVALS.path(weights).write_text(content)
     with pytest.raises(WeightsError, match=r"model\.calibration\.json cannot be read"):
-        read_intervals(entry_of(weights))
+        INTERVALS.read(entry_of(weights))
 
 
 def test_an_interval_ends_at_0_and_1() -> None:

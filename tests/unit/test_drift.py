@@ -14,6 +14,7 @@ import pytest
 from models.catalog import CATALOGUE, CatalogueEntry, LocalFile
 from models.drift import (
     LEAST,
+    REFERENCES,
     STATISTICS,
     WINDOW,
     Distribution,
@@ -23,9 +24,6 @@ from models.drift import (
     fruit_size,
     image_statistics,
     population_stability,
-    read_reference,
-    reference_file,
-    write_reference,
 )
 from models.errors import WeightsError
 from models.training.__main__ import main
@@ -104,28 +102,28 @@ REFERENCE = Reference("ab" * 32, 43, {"brightness": Distribution((0.2, 0.4), (10
 
 def test_a_reference_is_kept_beside_its_weights_and_read_for_these_alone(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
-    write_reference(REFERENCE, weights)
-    assert reference_file(weights) == tmp_path / "model.reference.json"
-    assert read_reference(entry_of(weights, "ab" * 32)) == REFERENCE
-    assert read_reference(entry_of(weights, "cd" * 32)) is None
-    assert read_reference(entry_of(tmp_path / "other.safetensors", "ab" * 32)) is None
+    REFERENCES.write(REFERENCE, weights)
+    assert REFERENCES.path(weights) == tmp_path / "model.reference.json"
+    assert REFERENCES.read(entry_of(weights, "ab" * 32)) == REFERENCE
+    assert REFERENCES.read(entry_of(weights, "cd" * 32)) is None
+    assert REFERENCES.read(entry_of(tmp_path / "other.safetensors", "ab" * 32)) is None
 
 
 def test_a_damaged_reference_is_named(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
-    write_reference(REFERENCE, weights)
-    content = json.loads(reference_file(weights).read_text())
+    REFERENCES.write(REFERENCE, weights)
+    content = json.loads(REFERENCES.path(weights).read_text())
     content["statistics"]["brightness"]["counts"] = [1]
-    reference_file(weights).write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match="must have a count for every bin"):
-        read_reference(entry_of(weights, "ab" * 32))
-    reference_file(weights).write_text("{")
+    REFERENCES.path(weights).write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match="2 edges need 3 counts, got 1"):
+        REFERENCES.read(entry_of(weights, "ab" * 32))
+    REFERENCES.path(weights).write_text("{")
     with pytest.raises(WeightsError, match="make it again or remove it"):
-        read_reference(entry_of(weights, "ab" * 32))
+        REFERENCES.read(entry_of(weights, "ab" * 32))
 
 
 def test_the_shipped_u_net_has_a_reference_of_every_statistic() -> None:
-    reference = read_reference(CATALOGUE["unet-mobilenetv2-citrus"])
+    reference = REFERENCES.read(CATALOGUE["unet-mobilenetv2-citrus"])
     assert reference is not None
     assert set(reference.statistics) == set(STATISTICS)
 
@@ -145,7 +143,7 @@ def test_the_command_describes_validation_images_and_answers(
     split = {"train": names[30:], "val": names[:30], "test": []}
     (data / "split.json").write_text(json.dumps(split))
     assert main(command) == 0
-    content = json.loads(reference_file(weights).read_text())
+    content = json.loads(REFERENCES.path(weights).read_text())
     assert content["images"] == 30
     assert content["statistics"]["brightness"]["counts"] == [10, 10, 10]
     (data / "split.json").write_text(json.dumps(split | {"train": names[5:], "val": names[:5]}))

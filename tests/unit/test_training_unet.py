@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.backends.load import ModelStore, load_unet
 from models.catalog import CATALOGUE, LocalFile, read_models_file
-from models.confidence import FEWEST, read_intervals
+from models.confidence import FEWEST, INTERVALS
 from models.data.sources import DataSource, OpenedSource, open_sources
 from models.errors import BadCheckpoint, DataError
 from models.synthetic import Background, Layout, RenderOptions, render
@@ -109,7 +109,7 @@ def test_a_run_makes_a_model_that_is_served_from_its_models_file(fruit_folder: P
     assert entry.size < 30e6
 
     # Too few fruits of known health are found after so little training to say how far their fractions are off.
-    assert read_intervals(entry) is None
+    assert INTERVALS.read(entry) is None
 
     card = json.loads((out / "card.json").read_text())
     assert (card["sha256"], card["size"]) == (entry.sha256, entry.size)
@@ -138,10 +138,10 @@ def test_a_network_is_calibrated_on_the_fruits_that_it_finds(tmp_path: Path) -> 
     annotated = sum(len(scene.instances) for scene in scenes)
     assert FEWEST <= sum(each.fruits for each in intervals.ranges) <= annotated
     entry = replace(CATALOGUE["unet-mobilenetv2-citrus"], sources=(LocalFile(weights),))
-    assert read_intervals(entry) == intervals
+    assert INTERVALS.read(entry) == intervals
     few = UNetValidator((), scenes[:1], machine(tmp_path))
     assert calibrate(weights, "unet-mobilenetv2", few, machine(tmp_path)) is None
-    assert read_intervals(entry) is None
+    assert INTERVALS.read(entry) is None
 
 
 def test_the_score_is_the_mean_of_the_sources_and_unknown_health_is_validated_by_fruit(

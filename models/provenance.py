@@ -1,37 +1,32 @@
-"""What a report says about where its figures come from: machine, versions and commit."""
+"""Where figures come from: the processor, the versions of packages, the project's commit."""
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from models.backends.cpu import cpu_quota
-from models.evaluation.loading import Loader
-
 UNKNOWN: Final = "unknown"
 
-_PROJECT: Final = Path(__file__).parents[2]
-_PACKAGES: Final = ("openvino", "torch", "numpy", "opencv-python-headless", "pillow")
+_PROJECT: Final = Path(__file__).parents[1]
 
 
-def machine(loader: Loader) -> dict[str, str]:
-    """Return processor, cores, backend and versions."""
+def processor() -> str:
+    """Return the name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    found = {
-        "processor": names[0] if names else platform.processor() or UNKNOWN,
-        "cores": str(cpu_quota() or os.cpu_count() or UNKNOWN),
-        "backend": loader.backend,
-        "threads": str(loader.threads) if loader.threads else "all",
-        "python": platform.python_version(),
-    }
-    for package in _PACKAGES:
+    return names[0] if names else platform.processor() or UNKNOWN
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of packages, "not installed" of those that are not."""
+    found = {"python": platform.python_version()}
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
