@@ -114,9 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = parser().parse_args(arguments)
     if parsed.command == "all":
-        # A process each: tritonclient's messages and the server's own cannot be in one, and memory is not shared.
-        for name in (name for name, command in COMMANDS.items() if command.in_all):
-            subprocess.run([sys.executable, "-m", "loadtest", name], check=True)
+        sys.exit(_all())
     elif parsed.command == "locust":
         sys.exit(_locust(parsed, arguments[1:]))
     else:
@@ -128,6 +126,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         effort = replace(command.effort, rounds=rounds, seconds=getattr(parsed, "seconds", 0.0))
         options = {name: getattr(parsed, name) for name in command.options}
         getattr(importlib.import_module(f"loadtest.{module}"), function)(effort, parsed.out, **options)
+
+
+def _all() -> int:
+    """Run the benchmarks one after the other; return 1 if any failed, after the others."""
+    # A process each: tritonclient's messages and the server's own cannot be in one, and memory is not shared.
+    failed = [
+        name
+        for name, command in COMMANDS.items()
+        if command.in_all and subprocess.run([sys.executable, "-m", "loadtest", name], check=False).returncode
+    ]
+    if failed:
+        sys.stderr.write(f"Failed: {', '.join(failed)}\n")
+    return 1 if failed else 0
 
 
 def _locust(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
