@@ -159,7 +159,7 @@ def load_images(dataset: Dataset, names: Sequence[str], store: EmbeddingStore) -
         The images with at least one fruit.
 
     Raises:
-        CannotTrain: the annotation does not separate fruits, or there are none.
+        CannotTrain: the annotation does not separate fruits.
         DataError: an image or its annotation cannot be used.
         BackendError: the encoder cannot be loaded or fails.
         OSError: an embedding cannot be written.
@@ -173,8 +173,6 @@ def load_images(dataset: Dataset, names: Sequence[str], store: EmbeddingStore) -
         left_out += len(sample.instances) - len(image.fruits)
         if image.fruits:
             images.append(image)
-    if not images:
-        raise CannotTrain(f"{dataset.root}: at least one image must show a fruit.")
     if left_out:
         _log.warning("%s: %d fruits are too small to learn from at this input size", dataset.root, left_out)
     return tuple(images)
@@ -284,10 +282,15 @@ class Tasks:
             sources: images, and how often an epoch shows each, on average.
             batch: largest number of prompts in a batch, at least 1.
             seed: seed, at least 0.
+
+        Raises:
+            CannotTrain: no image shows a fruit.
         """
         weighted = [
             ((image, fruit), weight) for images, weight in sources for image in images for fruit in image.fruits
         ]
+        if not weighted:
+            raise CannotTrain("At least one image to train on must show a fruit.")
         weighted.sort(key=lambda each: _shape(each[0]))
         groups = []
         for _, group in groupby(weighted, key=lambda each: _shape(each[0])):

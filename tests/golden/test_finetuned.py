@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -31,9 +32,12 @@ PROMPTS = (Prompt(box=Box(60, 40, 130, 120)), Prompt((Point(128, 96),)))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, model_store: ModelStore) -> RunFolder:
-    """Fine-tuned for one epoch on three scenes."""
+    """Fine-tuned for one epoch on three scenes, one of a kind without fruit."""
     data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "run"
-    write_scenes(data, 4, IMAGE)
+    first = write_scenes(data, 4, IMAGE).train[0]
+    for part in ("masks", "instances"):
+        PIL.Image.new("L", (IMAGE.width, IMAGE.height)).save(data / part / f"{first}.png")
+    (data / "meta.json").write_text(json.dumps({first: {"kind": "negative"}}))
     weights = ["--weights", str(model_store.weights_dir)] if model_store.weights_dir else []
     options = ["--size", str(SIDE), "--padding", "none", "--epochs", "1", "--batch", "4", "--name", "scenes"]
     machine = ["--device", "cpu", "--cache", str(model_store.cache_dir), "--backend", "openvino", "--quiet"]

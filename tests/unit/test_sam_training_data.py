@@ -115,16 +115,19 @@ def test_images_without_separate_fruits_are_rejected(tmp_path: Path) -> None:
         load_images(source.dataset, source.train, tiny_store(tmp_path / "store", ColourEncoder()))
 
 
-def test_images_without_fruit_are_rejected(tmp_path: Path) -> None:
+def test_images_without_fruit_teach_nothing_and_alone_are_rejected(tmp_path: Path) -> None:
     bare = replace(
         SCENE,
         semantic=np.zeros_like(SCENE.semantic),
         instances=(),
         instance_map=np.zeros((SCENE.size.height, SCENE.size.width), np.uint16),
     )
-    source = write_image(tmp_path, bare)
-    with pytest.raises(CannotTrain, match="at least one image must show a fruit"):
-        load_images(source.dataset, source.train, tiny_store(tmp_path / "store", ColourEncoder()))
+    store = tiny_store(tmp_path / "store", ColourEncoder())
+    without, some = (write_image(tmp_path / name, each) for name, each in (("bare", bare), ("some", SCENE)))
+    nothing, fruits = (load_images(each.dataset, each.train, store) for each in (without, some))
+    assert Tasks.of([(nothing, 1.0), (fruits, 1.0)], batch=16, seed=0).steps == 1
+    with pytest.raises(CannotTrain, match="must show a fruit"):
+        Tasks.of([(nothing, 1.0)], batch=16, seed=0)
 
 
 @pytest.fixture(scope="module")
