@@ -35,14 +35,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the project's commit, with "-dirty" where tracked files are changed; `UNKNOWN` without git."""
+    """Return the project's commit, with "-dirty" where tracked files but reports differ; `UNKNOWN` without git."""
+    revision = _git("rev-parse", "--short=12", "HEAD")
+    if not revision:
+        return UNKNOWN
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)**/reports/**")
+    return f"{revision}-dirty" if changed else revision
+
+
+def _git(*arguments: str) -> str:
     git = shutil.which("git")
     if git is None:
-        return UNKNOWN
-    described = subprocess.run(  # noqa: S603 constant arguments
-        [git, "-C", str(_PROJECT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or UNKNOWN
+        return ""
+    done = subprocess.run([git, "-C", str(_PROJECT), *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip()
