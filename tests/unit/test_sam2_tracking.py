@@ -181,6 +181,16 @@ def test_a_removed_object_is_forgotten_and_the_others_are_found_as_before(backen
     np.testing.assert_allclose(found.logits, alone[1][2].logits, atol=1e-4)
 
 
+def test_all_that_is_kept_of_an_object_is_counted(backend: TorchSam2, video: Video) -> None:
+    state = TrackState()
+    for frame, embedding in enumerate(video.embeddings[:4]):
+        backend.track(state, embedding, inputs_for(PLAN, frame))
+    for bank in state.objects.values():
+        recalled = bank.recall(state.frames)
+        kept = [tensor for tensor, _ in (*recalled.memories, *recalled.pointers)]
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept) == bank.nbytes
+
+
 def test_a_frame_that_fails_leaves_what_is_remembered_as_it_was(backend: TorchSam2, video: Video) -> None:
     state = TrackState()
     backend.track(state, video.embeddings[0], inputs_for(PLAN, 0))
