@@ -287,12 +287,13 @@ def test_no_weights_are_downloaded_to_build_an_edgetam(monkeypatch: pytest.Monke
     assert network_of(Architecture.EDGETAM).config.vision_config.backbone_config.architecture == "repvit_m1"
 
 
+@pytest.mark.parametrize(("model", "package"), [("sam2.1-tiny", "transformers"), ("edgetam", "timm")])
 def test_without_its_packages_a_sam_2_is_refused_with_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, package: str
 ) -> None:
-    monkeypatch.setattr("models.backends.load.find_spec", lambda name: None if name == "transformers" else name)
-    with pytest.raises(BackendError, match="needs transformers, which the environment has not: make sam2"):
-        ensure_files(CATALOGUE["sam2.1-tiny"], "torch", ModelStore(tmp_path))
+    monkeypatch.setattr("models.backends.load.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(BackendError, match=f"needs {package}, which the environment has not: make sam2"):
+        ensure_files(CATALOGUE[model], "torch", ModelStore(tmp_path))
 
 
 def test_serving_without_a_sam_2_imports_no_transformers() -> None:
