@@ -33,6 +33,7 @@ class Architecture(StrEnum):
     SAM2_SMALL = "sam2.1-small"
     SAM2_BASE_PLUS = "sam2.1-base-plus"
     SAM2_LARGE = "sam2.1-large"
+    EDGETAM = "edgetam"
     SAM2 = "sam2"
     """As config.json beside the weights describes it."""
     UNET_RESNET18 = "unet-resnet18"
@@ -48,7 +49,7 @@ class Architecture(StrEnum):
             return "detector"
         if self in {Architecture.GROUNDING_DINO, Architecture.CLIPSEG}:
             return "grounding"
-        if self.startswith("sam2"):
+        if self is Architecture.EDGETAM or self.startswith("sam2"):
             return "sam2"
         return "unet" if self in {Architecture.UNET_RESNET18, Architecture.UNET_MOBILENETV2} else "sam"
 
@@ -281,6 +282,9 @@ def _own(name: str, architecture: Architecture, size: int, sha256: str, input_ar
 
 _SAM2_ADDRESS: Final = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 _HUGGING_FACE: Final = "https://huggingface.co/facebook"
+_EDGETAM_ADDRESS: Final = (
+    "https://github.com/facebookresearch/EdgeTAM/raw/7711e012a30a2402c4eaab637bdb00a521302c91/checkpoints"
+)
 
 
 def _sam2(architecture: Architecture, filename: str, size: int, sha256: str) -> CatalogueEntry:
@@ -364,6 +368,18 @@ _BUILT_IN: Final = (
         "sam2.1_hiera_large.pt",
         size=898_083_611,
         sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+    ),
+    CatalogueEntry(
+        name="edgetam",
+        architecture=Architecture.EDGETAM,
+        licence="Apache-2.0",
+        filename="edgetam.pt",
+        size=56_116_523,
+        sha256="ed2d4850b8792c239689b043c47046ec239b6e808a3d9b6ae676c803fd8780df",
+        sources=(
+            OfficialAddress(f"{_EDGETAM_ADDRESS}/edgetam.pt"),
+            OfficialAddress(f"{_HUGGING_FACE}/EdgeTAM/resolve/main/edgetam.pt"),
+        ),
     ),
     _own(
         "unet-mobilenetv2-citrus",

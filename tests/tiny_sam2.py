@@ -1,4 +1,4 @@
-"""A SAM 2 of random weights, small enough to follow objects over a thousand frames in a test."""
+"""A SAM 2 and an EdgeTAM of random weights, small enough to follow objects over a thousand frames in a test."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 from transformers import (
+    EdgeTamVideoConfig,
+    EdgeTamVideoModel,
     Sam2ImageProcessor,
     Sam2VideoConfig,
     Sam2VideoModel,
@@ -36,14 +38,65 @@ from service.settings import Settings
 SIDE = 128
 """Of the square that images are stretched to; its coarsest features have 8 x 8 cells."""
 
+KINDS: Final = ("sam2", "edgetam")
+
 _CHANNELS = 128
+_MEMORY_CHANNELS = 64
 _PRESENCE: Final = 19.0
 """Objects are then in view on some frames, and out of it on others."""
 
 
-def tiny_config(side: int = SIDE) -> Sam2VideoConfig:
+def tiny_config(side: int = SIDE, *, kind: str = "sam2") -> Any:
     """The published architecture with few channels and a small square; memories keep their 64 channels."""
     cells = side // 16
+    vision = {
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[4 * cells, 4 * cells], [2 * cells, 2 * cells], [cells, cells]],
+        "fpn_hidden_size": _CHANNELS,
+    }
+    memory = {
+        "prompt_encoder_config": {"hidden_size": _CHANNELS, "image_size": side},
+        "mask_decoder_config": {
+            "hidden_size": _CHANNELS,
+            "mlp_dim": 64,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+        },
+        "image_size": side,
+        "memory_attention_hidden_size": _CHANNELS,
+        "memory_attention_num_layers": 2,
+        "memory_attention_rope_feat_sizes": [cells, cells],
+        "memory_encoder_hidden_size": _CHANNELS,
+        "memory_encoder_output_channels": _MEMORY_CHANNELS,
+        "mask_downsampler_embed_dim": _CHANNELS,
+        "memory_fuser_embed_dim": _CHANNELS,
+        "memory_fuser_intermediate_dim": 64,
+    }
+    if kind == "edgetam":
+        backbone = {
+            "model_type": "timm_wrapper",
+            "architecture": "repvit_m1",
+            "num_classes": 0,
+            "model_args": {
+                "in_chans": 3,
+                "features_only": True,
+                "out_indices": [0, 1, 2, 3],
+                "embed_dim": [8, 16, 32, 64],
+                "depth": [1, 1, 2, 1],
+            },
+        }
+        windows = cells // 2
+        return EdgeTamVideoConfig(
+            vision_config={**vision, "model_type": "edgetam_vision_model", "backbone_config": backbone},
+            **memory,
+            memory_attention_mlp_hidden_size=64,
+            memory_attention_rope_k_sizes=[windows, windows],
+            perceiver_resampler_num_latents=12,
+            perceiver_resampler_num_latents_2d=windows**2,
+            perceiver_resampler_mlp_intermediate_size=32,
+            enable_temporal_pos_encoding_for_object_pointers=False,
+            enable_occlusion_spatial_embedding=False,
+        )
     backbone = {
         "model_type": "sam2_hiera_det_model",
         "hidden_size": 8,
@@ -54,41 +107,19 @@ def tiny_config(side: int = SIDE) -> Sam2VideoConfig:
         "window_size_per_stage": [8, 4, 4, 2],
         "global_attention_blocks": [4],
     }
-    vision = {
-        "model_type": "sam2_vision_model",
-        "backbone_config": backbone,
-        "backbone_channel_list": [64, 32, 16, 8],
-        "backbone_feature_sizes": [[4 * cells, 4 * cells], [2 * cells, 2 * cells], [cells, cells]],
-        "fpn_hidden_size": _CHANNELS,
-    }
     return Sam2VideoConfig(
-        vision_config=vision,
-        prompt_encoder_config={"hidden_size": _CHANNELS, "image_size": side},
-        mask_decoder_config={
-            "hidden_size": _CHANNELS,
-            "mlp_dim": 64,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 32,
-        },
-        image_size=side,
-        memory_attention_hidden_size=_CHANNELS,
-        memory_attention_num_layers=2,
+        vision_config={**vision, "model_type": "sam2_vision_model", "backbone_config": backbone},
+        **memory,
         memory_attention_feed_forward_hidden_size=64,
-        memory_attention_rope_feat_sizes=[cells, cells],
-        memory_encoder_hidden_size=_CHANNELS,
-        memory_encoder_output_channels=64,
-        mask_downsampler_embed_dim=_CHANNELS,
-        memory_fuser_embed_dim=_CHANNELS,
-        memory_fuser_intermediate_dim=64,
     )
 
 
 @cache
-def tiny_network(seed: int = 0) -> Any:
+def tiny_network(kind: str = "sam2") -> Any:
     """Random weights, in evaluation mode; parameters that begin at zero have random values too, so that they count."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Sam2VideoModel(tiny_config())
+        torch.manual_seed(0)
+        network = (EdgeTamVideoModel if kind == "edgetam" else Sam2VideoModel)(tiny_config(kind=kind))
         network.requires_grad_(requires_grad=False)
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -102,9 +133,9 @@ def tiny_network(seed: int = 0) -> Any:
     return network.eval().requires_grad_(requires_grad=False)
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, kind: str = "sam2") -> Path:
     """Write a network as `transformers` writes it; return the folder."""
-    tiny_network(seed).save_pretrained(folder)
+    tiny_network(kind).save_pretrained(folder)
     return folder
 
 
@@ -127,6 +158,7 @@ _PUBLISHED: Final = (
     (r"^vision_encoder\.backbone\.(.*?)mlp\.proj_in\.", r"image_encoder.trunk.\1mlp.layers.0."),
     (r"^vision_encoder\.backbone\.(.*?)mlp\.proj_out\.", r"image_encoder.trunk.\1mlp.layers.1."),
     (r"^vision_encoder\.backbone\.(.*?)layer_norm", r"image_encoder.trunk.\1norm"),
+    (r"^vision_encoder\.backbone\.timm_model\.", "image_encoder.trunk.body."),
     (r"^vision_encoder\.backbone\.", "image_encoder.trunk."),
     (r"^vision_encoder\.neck\.convs\.(\d)\.", r"image_encoder.neck.convs.\1.conv."),
     (r"^prompt_encoder\.mask_embed\.conv1\.", "sam_prompt_encoder.mask_downscaling.0."),
@@ -145,6 +177,22 @@ _PUBLISHED: Final = (
     (r"^mask_decoder\.", "sam_mask_decoder."),
     (r"^memory_attention\.layer_norm\.", "memory_attention.norm."),
     (r"^memory_attention\.(.*?)layer_norm", r"memory_attention.\1norm"),
+    (r"^memory_attention\.(.*?)mlp\.up_proj\.", r"memory_attention.\1linear1."),
+    (r"^memory_attention\.(.*?)mlp\.down_proj\.", r"memory_attention.\1linear2."),
+    (r"^spatial_perceiver\.latents_1d$", "spatial_perceiver.latents"),
+    (r"^spatial_perceiver\.layer_norm\.", "spatial_perceiver.norm."),
+    (r"^spatial_perceiver\.(.*?)layer_norm_input\.", r"spatial_perceiver.\1attn.norm_x."),
+    (r"^spatial_perceiver\.(.*?)layer_norm_latents\.", r"spatial_perceiver.\1attn.norm_latents."),
+    (r"^spatial_perceiver\.(.*?)layer_norm_self\.", r"spatial_perceiver.\1self_attn.norm."),
+    (r"^spatial_perceiver\.(.*?)cross_attention\.q_proj\.", r"spatial_perceiver.\1attn.to_q."),
+    (r"^spatial_perceiver\.(.*?)cross_attention\.k_proj\.", r"spatial_perceiver.\1attn.to_kv."),
+    (r"^spatial_perceiver\.(.*?)cross_attention\.o_proj\.", r"spatial_perceiver.\1attn.to_out."),
+    (r"^spatial_perceiver\.(.*?)self_attention\.q_proj\.", r"spatial_perceiver.\1self_attn.to_q."),
+    (r"^spatial_perceiver\.(.*?)self_attention\.k_proj\.", r"spatial_perceiver.\1self_attn.to_kv."),
+    (r"^spatial_perceiver\.(.*?)self_attention\.o_proj\.", r"spatial_perceiver.\1self_attn.to_out."),
+    (r"^spatial_perceiver\.(.*?)mlp\.layer_norm\.", r"spatial_perceiver.\1ff.0."),
+    (r"^spatial_perceiver\.(.*?)mlp\.up_proj\.", r"spatial_perceiver.\1ff.1."),
+    (r"^spatial_perceiver\.(.*?)mlp\.down_proj\.", r"spatial_perceiver.\1ff.3."),
     (r"^memory_encoder\.mask_downsampler\.layers\.0\.conv\.", "memory_encoder.mask_downsampler.encoder.0."),
     (r"^memory_encoder\.mask_downsampler\.layers\.0\.layer_norm\.", "memory_encoder.mask_downsampler.encoder.1."),
     (r"^memory_encoder\.mask_downsampler\.layers\.1\.conv\.", "memory_encoder.mask_downsampler.encoder.3."),
@@ -182,6 +230,10 @@ def published_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif name == "prompt_encoder.point_embed.weight":
             for kind, row in enumerate(tensor):
                 published[f"sam_prompt_encoder.point_embeddings.{kind}.weight"] = row[None]
+        elif name.startswith("spatial_perceiver.") and ".k_proj." in name:
+            published[_published(name)] = torch.cat([tensor, tensors[name.replace(".k_proj.", ".v_proj.")]])
+        elif name.startswith("spatial_perceiver.") and ".v_proj." in name:
+            continue
         elif name != "prompt_encoder.shared_embedding.positional_embedding":
             published[_published(name)] = tensor
     return published

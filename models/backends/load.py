@@ -305,7 +305,10 @@ def _check_packages(entry: CatalogueEntry) -> None:
     Raises:
         BackendError: it is not.
     """
-    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    needed = ["torch", "transformers"]
+    if entry.architecture is Architecture.EDGETAM:
+        needed.append("timm")
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise BackendError(
             f"{entry.name} needs {' and '.join(missing)}, which the environment has not: make sam2 installs what SAM 2 "

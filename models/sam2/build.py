@@ -1,4 +1,4 @@
-"""Builds a SAM 2 of `transformers` from the tensors of a checkpoint."""
+"""Builds a SAM 2, or an EdgeTAM, of `transformers` from the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from models.catalog import Architecture
 from models.errors import BadCheckpoint
 from models.letterbox import PADDING_STEP
 from models.sam2.decoder import Sam2Decoder
@@ -44,6 +45,25 @@ _BACKBONES: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """How the published encoders differ from the tiny one."""
+
+_EDGETAM: Final[Mapping[str, Any]] = {
+    "model_type": "edgetam_video",
+    "vision_config": {
+        "model_type": "edgetam_vision_model",
+        "backbone_config": {
+            "model_type": "timm_wrapper",
+            "architecture": "repvit_m1",
+            "num_classes": 0,
+            "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+        },
+    },
+    "enable_temporal_pos_encoding_for_object_pointers": False,
+    "enable_occlusion_spatial_embedding": False,
+}
+"""How the published EdgeTAM differs from what `transformers` takes by default."""
+
+_EDGETAM_TYPES: Final = ("edgetam", "edgetam_video")
+_MODEL_TYPES: Final = ("sam2", "sam2_video", *_EDGETAM_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,9 @@ def network_of(architecture: str, config: Path | None = None, *, tracks: bool = 
     return _network(_published(architecture) if config is None else _read(config), tracks=tracks)
 
 
-def _published(architecture: str) -> dict[str, Any]:
+def _published(architecture: str) -> Mapping[str, Any]:
+    if architecture == Architecture.EDGETAM:
+        return _EDGETAM
     backbone = dict(_BACKBONES[architecture])
     widths = backbone.get("embed_dim_per_stage", [96, 192, 384, 768])
     vision = {"model_type": "sam2_vision_model", "backbone_config": {"model_type": "sam2_hiera_det_model", **backbone}}
@@ -170,20 +192,21 @@ def _read(config: Path) -> dict[str, Any]:
         raise BadCheckpoint(
             f"{config} must be the configuration that transformers wrote beside the weights: {error}"
         ) from error
-    if not isinstance(described, dict) or described.get("model_type") not in ("sam2", "sam2_video"):
+    if not isinstance(described, dict) or described.get("model_type") not in _MODEL_TYPES:
         kind = described.get("model_type") if isinstance(described, dict) else type(described).__name__
-        raise BadCheckpoint(f"{config}: model_type must be sam2 or sam2_video, got {kind!r}.")
+        raise BadCheckpoint(f"{config}: model_type must be one of {', '.join(_MODEL_TYPES)}, got {kind!r}.")
     return described
 
 
 def _network(described: Mapping[str, Any], *, tracks: bool) -> Any:
     # Imported here: it takes seconds, and only this family needs it.
-    from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
+    import transformers
 
+    family = "EdgeTam" if described.get("model_type") in _EDGETAM_TYPES else "Sam2"
+    kind = f"{family}Video" if tracks else family
     try:
-        if tracks:
-            return Sam2VideoModel(Sam2VideoConfig.from_dict(dict(described)))
-        return Sam2Model(Sam2Config.from_dict(dict(described)))
+        config = getattr(transformers, f"{kind}Config").from_dict(dict(described))
+        return getattr(transformers, f"{kind}Model")(config)
     except Exception as error:  # a configuration is checked by whatever it makes fail
         raise BadCheckpoint(
             f"The configuration of the SAM 2 cannot be used: {type(error).__name__}: {error}"

@@ -45,7 +45,7 @@ class Memory:
     """One object on one frame.
 
     Attributes:
-        features: where it was and what it looked like, bfloat16 (h * w, m).
+        features: where it was and what it looked like, bfloat16 (h * w, m); of EdgeTAM float32 (latents, m).
         pointer: what it was, float32 (c,).
     """
 

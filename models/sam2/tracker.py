@@ -1,4 +1,4 @@
-"""Follows objects from frame to frame with SAM 2's memory: the work of `transformers`' video model on a bounded bank.
+"""Follows objects from frame to frame with the memory of SAM 2 or EdgeTAM, as `transformers` does, on a bounded bank.
 
 Objects do not influence each other: each is followed as if it were alone, and those of which equally much is remembered
 are looked for in one batch.
@@ -6,6 +6,7 @@ are looked for in one batch.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,16 +84,20 @@ class Sam2Tracker:
         self._grid = torch.from_numpy(grid).to(self._device)
         channels = network.hidden_dim
         neck = network.vision_encoder.neck.position_encoding
-        encoder = network.memory_encoder.position_encoding
         with torch.inference_mode():
-            shape = (1, channels, cells.height, cells.width)
-            self._positions = _rows(neck(torch.Size(shape), self._device, torch.float32))
-            shape = (1, network.mem_dim, cells.height, cells.width)
-            self._memory_positions = _rows(encoder(torch.Size(shape), self._device, torch.float32))
+            self._positions = _encoded_positions(neck, channels, cells, self._device)
+            self._perceiver = _Perceiver(network, cells) if hasattr(network, "spatial_perceiver") else None
+            if self._perceiver is None:
+                encoder = network.memory_encoder.position_encoding
+                self._memory_positions = _encoded_positions(encoder, network.mem_dim, cells, self._device)
+            else:
+                self._memory_positions = self._perceiver.positions
+        # The library keeps the few latents in full.
+        self._kept_as = torch.bfloat16 if self._perceiver is None else torch.float32
         self.sizes = BankSizes(
             memories=network.num_maskmem - 1,
             pointers=self._config.max_object_pointers_in_encoder - 1,
-            memory_bytes=2 * cells.pixels * network.mem_dim,
+            memory_bytes=self._kept_as.itemsize * self._memory_positions.numel(),
             pointer_bytes=4 * channels,
         )
 
@@ -191,12 +196,15 @@ class Sam2Tracker:
         positions = torch.stack([torch.cat(each) for each in placed], dim=1)
         pointers, pointer_positions = self._pointer_tokens(recollections)
         features = _rows(coarse)[:, None].expand(-1, count, -1)
+        # EdgeTAM rotates the keys of each memory alike.
+        groups = {} if self._perceiver is None else {"num_spatial_memory_tokens": len(placed[0])}
         mixed: Tensor = network.memory_attention(
             current_vision_features=features,
             current_vision_position_embeddings=self._positions[:, None],
             memory=torch.cat([memories.to(torch.float32), pointers]),
             memory_posision_embeddings=torch.cat([positions, pointer_positions]),
             num_object_pointer_tokens=len(pointers),
+            **groups,
         )
         return mixed.reshape(-1, count, *mixed.shape[-2:])[0].transpose(1, 2).reshape(count, *coarse.shape[1:])
 
@@ -255,7 +263,8 @@ class Sam2Tracker:
         hidden = network.occlusion_spatial_embedding_parameter
         if hidden is not None:
             features = features + (found.presence <= 0).float()[..., None, None] * hidden[..., None, None]
-        rows = features.to(torch.bfloat16).flatten(2).transpose(1, 2)
+        rows = features.flatten(2).transpose(1, 2) if self._perceiver is None else self._perceiver(features)
+        rows = rows.to(self._kept_as)
         # Copied one by one: a view of one memory would keep its whole batch.
         return [
             Memory(rows[at].contiguous().clone(), found.pointers[at].float().clone()) for at in range(len(found.ids))
@@ -268,6 +277,36 @@ class Sam2Tracker:
             and (prompted or config.multimask_output_for_tracking)
             and config.multimask_min_pt_num <= points <= config.multimask_max_pt_num
         )
+
+
+class _Perceiver:
+    """Sums a memory up in latents, as EdgeTAM does: some for the whole of it, then one for each of its windows.
+
+    Args:
+        network: a video model of `transformers` on its device.
+        cells: size of memories.
+    """
+
+    def __init__(self, network: Any, cells: Size) -> None:
+        device, channels = network.no_memory_embedding.device, network.mem_dim
+        self._resampler = network.spatial_perceiver
+        shape = torch.Size((1, channels, cells.height, cells.width))
+        self._encoding = network.memory_encoder.position_encoding(shape, device, torch.float32)
+        config = network.config
+        windows = math.isqrt(config.perceiver_resampler_num_latents_2d)
+        placed = _encoded_positions(self._resampler.positional_encoding, channels, Size(windows, windows), device)
+        self.positions = torch.cat([placed.new_zeros(config.perceiver_resampler_num_latents, channels), placed])
+        """Encodings of where the latents are, float32 (latents, m)."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the latents (n, latents, m) of memories (n, m, h, w)."""
+        # One by one: the library's layer fails for more.
+        return torch.cat([self._resampler(each[None], self._encoding)[0] for each in features])
+
+
+def _encoded_positions(encoding: Any, channels: int, size: Size, device: torch.device) -> Tensor:
+    """Return a layer's encodings of the cells of a map, float32 (h * w, channels)."""
+    return _rows(encoding(torch.Size((1, channels, size.height, size.width)), device, torch.float32))
 
 
 def _nothing(count: int, side: int) -> PackedPrompts:

@@ -1,4 +1,4 @@
-"""A SAM 2 converted for OpenVINO computes what it computes on PyTorch, with seeded random weights."""
+"""A SAM 2 or EdgeTAM converted for OpenVINO computes what it computes on PyTorch, with seeded random weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.sam.prompts import pack
 from models.sam2.frames import FrameInputs
 from models.sam2.memory import TrackState
 from models.types import Box, Point, Prompt, Size
-from tests.tiny_sam2 import SIDE, one_thread, sample_image, write_checkpoint, write_models_file
+from tests.tiny_sam2 import KINDS, SIDE, one_thread, sample_image, write_checkpoint, write_models_file
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +34,11 @@ def quick() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def backends(tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchSam2, TorchSam2]:
+@pytest.fixture(scope="module", params=KINDS)
+def backends(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[TorchSam2, TorchSam2]:
     """The same checkpoint on PyTorch and on OpenVINO."""
     folder = tmp_path_factory.mktemp("converted")
-    entry = load_catalogue(write_models_file(folder, write_checkpoint(folder / "tiny")))["tiny-sam2"]
+    entry = load_catalogue(write_models_file(folder, write_checkpoint(folder / "tiny", request.param)))["tiny-sam2"]
     store = ModelStore(folder / "cache")
     return load_sam2(entry, "torch", store, device="cpu"), load_sam2(entry, "openvino", store, threads=1)
 

@@ -21,7 +21,7 @@ def models_file(tmp_path: Path) -> Path:
 
 
 OWN = ("unet-mobilenetv2-citrus",)
-SAM2 = ("sam2.1-tiny", "sam2.1-small", "sam2.1-base-plus", "sam2.1-large")
+SAM2 = ("sam2.1-tiny", "sam2.1-small", "sam2.1-base-plus", "sam2.1-large", "edgetam")
 DETECTORS = ("yolox-nano", "yolox-tiny", "yolox-s")
 ENTRY = {"architecture": "mobile-sam", "file": "my_oranges.safetensors", "licence": "proprietary"}
 

@@ -1,9 +1,10 @@
-"""SAM 2 on images: equal to `transformers` from the image's pixels to its masks, with seeded random weights."""
+"""SAM 2 and EdgeTAM on images: equal to `transformers` from pixels to masks, with seeded random weights."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
+from transformers import EdgeTamConfig, EdgeTamModel, Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
 import models
 from models.backends.load import ModelStore, ensure_files, load_sam2
@@ -21,30 +22,65 @@ from models.errors import BackendError, BadCheckpoint
 from models.letterbox import Letterbox, letterbox_for, resize
 from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
-from models.sam2.build import build_sam2
+from models.sam2.build import build_sam2, network_of
 from models.sam2.names import translate_names
 from models.sam2.prompts import with_padding_points
 from models.types import Box, Logits, Pixels, Point, Prompt, Size
-from tests.tiny_sam2 import SIDE, published_tensors, sample_image, tiny_network, write_checkpoint, write_models_file
+from tests.tiny_sam2 import (
+    KINDS,
+    SIDE,
+    one_thread,
+    published_tensors,
+    sample_image,
+    tiny_network,
+    write_checkpoint,
+    write_models_file,
+)
 
 WIDE, TALL = Size(90, 160), Size(200, 70)
 CLICKS = (Point(40, 30), Point(60, 60, 0))
 BOX = Box(12, 10, 60, 70)
+MILLIONS = {
+    "sam2.1-tiny": 38.9,
+    "sam2.1-small": 46,
+    "sam2.1-base-plus": 80.8,
+    "sam2.1-large": 224.4,
+    "edgetam": 13.9,
+}
+"""Of parameters: from the table in the README of SAM 2's authors; of EdgeTAM from its authors' package."""
 GUESS: Logits = np.random.default_rng(0).normal(0, 5, (SIDE // 4, SIDE // 4)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> TorchSam2:
-    folder = write_checkpoint(tmp_path_factory.mktemp("tiny"))
+def backend(tmp_path_factory: pytest.TempPathFactory, kind: str) -> TorchSam2:
+    folder = write_checkpoint(tmp_path_factory.mktemp("tiny"), kind)
     entry = load_catalogue(write_models_file(folder.parent, folder))["tiny-sam2"]
     return load_sam2(entry, "torch", ModelStore(folder.parent / "cache"), device="cpu")
 
 
+def images_only(kind: str) -> Any:
+    """The library's own model for images, of random weights."""
+    described = {**tiny_network(kind).config.to_dict(), "model_type": kind}
+    if kind == "edgetam":
+        return EdgeTamModel(EdgeTamConfig.from_dict(described)).eval()
+    return Sam2Model(Sam2Config.from_dict(described)).eval()
+
+
 @pytest.fixture(scope="module")
-def library() -> tuple[Any, Any]:
+def library(kind: str) -> tuple[Any, Any]:
     """The library's own model for images, with the same weights, and its processor."""
-    network = tiny_network()
-    model = Sam2Model(Sam2Config.from_dict({**network.config.to_dict(), "model_type": "sam2"})).eval()
+    network, model = tiny_network(kind), images_only(kind)
     model.load_state_dict(network.state_dict(), strict=False)
     model.requires_grad_(requires_grad=False)
     images = Sam2ImageProcessor(
@@ -186,21 +222,21 @@ def test_padding_points_follow_points_and_boxes_and_stand_alone_with_masks() -> 
     assert [label for label in alone if label != -2] == [-1, -1]
 
 
-def test_published_names_are_translated(library: tuple[Any, Any]) -> None:
-    wanted = tiny_network().state_dict()
+def test_published_names_are_translated(kind: str) -> None:
+    wanted = tiny_network(kind).state_dict()
     translated = translate_names(published_tensors(wanted))
     assert translated.keys() == wanted.keys()
     assert all(torch.equal(translated[name], wanted[name]) for name in wanted)
     assert translate_names(wanted) == dict(wanted)
 
 
-def test_image_weights_alone_do_not_track(tmp_path: Path) -> None:
-    network = tiny_network()
-    image = Sam2Model(Sam2Config.from_dict({**network.config.to_dict(), "model_type": "sam2"}))
+def test_image_weights_alone_do_not_track(kind: str, tmp_path: Path) -> None:
+    image = images_only(kind)
     image.save_pretrained(tmp_path)
     parts = build_sam2("sam2", image.state_dict(), tmp_path / "config.json")
     assert (parts.side, parts.tracks) == (SIDE, False)
-    assert build_sam2("sam2", network.state_dict(), write_checkpoint(tmp_path / "all") / "config.json").tracks
+    everything = write_checkpoint(tmp_path / "all", kind) / "config.json"
+    assert build_sam2("sam2", tiny_network(kind).state_dict(), everything).tracks
 
 
 def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -209,7 +245,7 @@ def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path: Path) -> 
     with pytest.raises(BadCheckpoint, match=r"does not fit the architecture sam2\.1-tiny"):
         build_sam2("sam2.1-tiny", tensors)
     config.write_text('{"model_type": "bert"}')
-    with pytest.raises(BadCheckpoint, match="model_type must be sam2 or sam2_video, got 'bert'"):
+    with pytest.raises(BadCheckpoint, match="must be one of sam2, sam2_video, edgetam, edgetam_video, got 'bert'"):
         build_sam2("sam2", tensors, config)
     config.unlink()
     with pytest.raises(BadCheckpoint, match="must be the configuration that transformers wrote"):
@@ -225,33 +261,39 @@ def test_only_images_stretched_to_its_square_are_prepared(backend: TorchSam2) ->
 
 def test_published_models_have_two_official_addresses() -> None:
     entries = [entry for entry in CATALOGUE.values() if entry.architecture.family == "sam2"]
-    assert [entry.name for entry in entries] == ["sam2.1-tiny", "sam2.1-small", "sam2.1-base-plus", "sam2.1-large"]
+    assert [entry.name for entry in entries] == [*MILLIONS]
     assert all(len([s for s in entry.sources if isinstance(s, OfficialAddress)]) == 2 for entry in entries)
     (first, second) = CATALOGUE["sam2.1-base-plus"].sources
     assert str(first) == "https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_base_plus.pt"
     assert str(second) == (
         "https://huggingface.co/facebook/sam2.1-hiera-base-plus/resolve/main/sam2.1_hiera_base_plus.pt"
     )
+    assert str(CATALOGUE["edgetam"].sources[1]) == "https://huggingface.co/facebook/EdgeTAM/resolve/main/edgetam.pt"
 
 
-@pytest.mark.parametrize("architecture", ["sam2.1-tiny", "sam2.1-small", "sam2.1-base-plus", "sam2.1-large"])
+@pytest.mark.parametrize("architecture", MILLIONS)
 def test_a_published_architecture_has_the_published_number_of_parameters(architecture: str) -> None:
-    # From the table in the README of SAM 2's authors, in millions.
-    millions = {"sam2.1-tiny": 38.9, "sam2.1-small": 46, "sam2.1-base-plus": 80.8, "sam2.1-large": 224.4}
     with torch.device("meta"):
-        from models.sam2.build import network_of
-
         network = network_of(Architecture(architecture))
     count = sum(parameter.numel() for parameter in network.parameters())
-    assert count / 1e6 == pytest.approx(millions[architecture], rel=0.005)
+    assert count / 1e6 == pytest.approx(MILLIONS[architecture], rel=0.005)
 
 
+def test_no_weights_are_downloaded_to_build_an_edgetam(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    assert network_of(Architecture.EDGETAM).config.vision_config.backbone_config.architecture == "repvit_m1"
+
+
+@pytest.mark.parametrize(("model", "package"), [("sam2.1-tiny", "transformers"), ("edgetam", "timm")])
 def test_without_its_packages_a_sam_2_is_refused_with_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, package: str
 ) -> None:
-    monkeypatch.setattr("models.backends.load.find_spec", lambda name: None if name == "transformers" else name)
-    with pytest.raises(BackendError, match="needs transformers, which the environment has not: make sam2"):
-        ensure_files(CATALOGUE["sam2.1-tiny"], "torch", ModelStore(tmp_path))
+    monkeypatch.setattr("models.backends.load.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(BackendError, match=f"needs {package}, which the environment has not: make sam2"):
+        ensure_files(CATALOGUE[model], "torch", ModelStore(tmp_path))
 
 
 def test_serving_without_a_sam_2_imports_no_transformers() -> None:

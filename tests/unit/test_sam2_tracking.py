@@ -1,4 +1,4 @@
-"""Objects followed by SAM 2's memory: equal to `transformers` for each object alone, and bounded for ever."""
+"""Objects followed by SAM 2 and EdgeTAM: equal to `transformers` for each object alone, and bounded for ever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from torch import Tensor
-from transformers import Sam2VideoInferenceSession
+from transformers import EdgeTamVideoInferenceSession, Sam2VideoInferenceSession
 
 from models.backends.base import Sam2Backend
 from models.backends.torch_sam2 import TorchSam2
@@ -25,7 +25,7 @@ from models.sam2.build import CONFIG
 from models.sam2.frames import FrameInputs, TrackedMask, mask_for
 from models.sam2.memory import MAX_PROMPTED, TrackState
 from models.types import BinaryMask, Box, Point, Prompt, Size
-from tests.tiny_sam2 import SIDE, one_thread, sample_image, tiny_network, video_processor, write_checkpoint
+from tests.tiny_sam2 import KINDS, SIDE, one_thread, sample_image, tiny_network, video_processor, write_checkpoint
 
 SIZE = Size(90, 160)
 LETTERBOX = letterbox_for(SIZE, SIDE, "stretch")
@@ -40,6 +40,7 @@ _MEMORY = (
     "no_object_pointer",
     "object_pointer_proj.",
     "occlusion_",
+    "spatial_perceiver.",
     "temporal_positional",
 )
 """Beginnings of the names of tensors that images do not need."""
@@ -59,10 +60,15 @@ def quick() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> TorchSam2:
-    config = write_checkpoint(tmp_path_factory.mktemp("tiny")) / CONFIG
-    return TorchSam2("sam2", tiny_network().state_dict(), "cpu", config)
+def backend(tmp_path_factory: pytest.TempPathFactory, kind: str) -> TorchSam2:
+    config = write_checkpoint(tmp_path_factory.mktemp("tiny"), kind) / CONFIG
+    return TorchSam2("sam2", tiny_network(kind).state_dict(), "cpu", config)
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,11 @@ def follow(
     ]
 
 
-def by_the_library(video: Video, prompts: Mapping[int, Prompt | BinaryMask]) -> dict[int, tuple[Any, float]]:
+def by_the_library(kind: str, video: Video, prompts: Mapping[int, Prompt | BinaryMask]) -> dict[int, tuple[Any, float]]:
     """Follow one object with a session of the library, which keeps all frames: logits and presence by frame."""
-    network, processor = tiny_network(), video_processor()
-    session = Sam2VideoInferenceSession(video_height=SIZE.height, video_width=SIZE.width, dtype=torch.float32)
+    network, processor = tiny_network(kind), video_processor()
+    of_kind = EdgeTamVideoInferenceSession if kind == "edgetam" else Sam2VideoInferenceSession
+    session = of_kind(video_height=SIZE.height, video_width=SIZE.width, dtype=torch.float32)
     found = {}
     for frame, values in enumerate(video.values):
         said = prompts.get(frame)
@@ -142,9 +149,9 @@ def by_the_library(video: Video, prompts: Mapping[int, Prompt | BinaryMask]) -> 
 
 @pytest.mark.parametrize("object_id", PLAN)
 def test_an_object_among_others_is_found_as_the_library_finds_it_alone(
-    backend: TorchSam2, video: Video, object_id: int
+    kind: str, backend: TorchSam2, video: Video, object_id: int
 ) -> None:
-    theirs = by_the_library(video, PLAN[object_id])
+    theirs = by_the_library(kind, video, PLAN[object_id])
     ours = follow(backend, video, PLAN)
     assert sorted(theirs) == [frame for frame, found in enumerate(ours) if object_id in found]
     for frame, (logits, presence) in theirs.items():
@@ -174,6 +181,16 @@ def test_a_removed_object_is_forgotten_and_the_others_are_found_as_before(backen
     np.testing.assert_allclose(found.logits, alone[1][2].logits, atol=1e-4)
 
 
+def test_all_that_is_kept_of_an_object_is_counted(backend: TorchSam2, video: Video) -> None:
+    state = TrackState()
+    for frame, embedding in enumerate(video.embeddings[:4]):
+        backend.track(state, embedding, inputs_for(PLAN, frame))
+    for bank in state.objects.values():
+        recalled = bank.recall(state.frames)
+        kept = [tensor for tensor, _ in (*recalled.memories, *recalled.pointers)]
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept) == bank.nbytes
+
+
 def test_a_frame_that_fails_leaves_what_is_remembered_as_it_was(backend: TorchSam2, video: Video) -> None:
     state = TrackState()
     backend.track(state, video.embeddings[0], inputs_for(PLAN, 0))
@@ -184,8 +201,10 @@ def test_a_frame_that_fails_leaves_what_is_remembered_as_it_was(backend: TorchSa
     assert (state.frames, list(state.objects), state.nbytes) == before
 
 
-def test_a_checkpoint_without_memory_does_not_track(backend: TorchSam2, video: Video, tmp_path: Path) -> None:
-    network = tiny_network()
+def test_a_checkpoint_without_memory_does_not_track(
+    kind: str, backend: TorchSam2, video: Video, tmp_path: Path
+) -> None:
+    network = tiny_network(kind)
     network.config.save_pretrained(tmp_path)
     tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(_MEMORY)}
     images_only = TorchSam2("sam2", tensors, "cpu", tmp_path / CONFIG)
