@@ -215,6 +215,7 @@ def test_a_checkpoint_without_memory_does_not_track(
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("kind", KINDS[:1], indirect=True)  # all kinds share the bank, and it takes a minute
 def test_a_thousand_frames_take_no_more_memory_and_no_more_time_than_the_first(
     backend: TorchSam2, video: Video
 ) -> None:
