@@ -77,7 +77,7 @@ class Amounts:
     compared: int = 20
     checked: int = 12
     area: int = 100_352
-    train_within_s: float = 1200.0
+    train_within_s: float = 3600.0
 
 
 @dataclass
@@ -200,9 +200,9 @@ class Turn:
 
     def _export(self) -> Path:
         tasks = self.folder / "to-label"
+        log = self.folder / "export.log"
         command = ["-m", "service.capture", "--captures", str(self.folder / "captures"), "export"]
-        status, output = _run([*command, "--to", "label-studio", str(tasks)], _TIMEOUT_S)
-        _check(status, output, "exporting")
+        _check(_run([*command, "--to", "label-studio", str(tasks)], log, _TIMEOUT_S), log, "exporting")
         return tasks
 
     def _train(self, data: Path, images: int) -> str:
@@ -230,12 +230,11 @@ class Turn:
         data_words = ["--data", str(data), "--data-weight", f"{amounts.shown / images:.3f}"]
         log = self.out / "training.log"
         self.say(f"training for {amounts.epochs} epochs at a low priority; see {log}")
-        status, output = _run(["-m", "models.training", "unet", *words, *data_words], amounts.train_within_s)
-        log.write_text(output, "utf-8")
-        if status and _KEEP_FLOAT32 in output:
+        status = _run(["-m", "models.training", "unet", *words, *data_words], log, amounts.train_within_s)
+        if status and _KEEP_FLOAT32 in log.read_text("utf-8"):
             self.say("float16 would change the answers too much on so few images: the float32 weights are served")
             return f"{RUN}/best.safetensors"
-        _check(status, output, "training")
+        _check(status, log, "training")
         return RUN
 
     def _load(self, client: Client, file: str) -> str:
@@ -302,27 +301,32 @@ def _wait_for(done: Callable[[], bool], within_s: float, problem: str) -> None:
         time.sleep(_POLL_S)
 
 
-def _run(arguments: Sequence[str], within_s: float) -> tuple[int, str]:
+def _run(arguments: Sequence[str], log: Path, within_s: float) -> int:
     """Run a module of ours in a process of its own at a low priority, as the service answers meanwhile.
 
+    Args:
+        arguments: of Python.
+        log: what it prints, as it does.
+        within_s: after which it is ended.
+
     Returns:
-        Its exit status, and what it printed.
+        Its exit status.
     """
     try:
-        done = subprocess.run(  # noqa: S603 (our own module)
-            ["nice", "-n", "5", sys.executable, *arguments],  # noqa: S607 (coreutils)
-            cwd=_ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=within_s,
-            check=False,
-        )
+        with log.open("wb") as output:
+            done = subprocess.run(  # noqa: S603 (our own module)
+                ["nice", "-n", "5", sys.executable, *arguments],  # noqa: S607 (coreutils)
+                cwd=_ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=within_s,
+                check=False,
+            )
     except subprocess.TimeoutExpired as error:
-        raise TurnFailed(f"{' '.join(arguments[:3])} took longer than {within_s:.0f} s.") from error
-    return done.returncode, done.stdout
+        raise TurnFailed(f"{' '.join(arguments[:3])} took longer than {within_s:.0f} s; see {log}.") from error
+    return done.returncode
 
 
-def _check(status: int, output: str, step: str) -> None:
+def _check(status: int, log: Path, step: str) -> None:
     if status:
-        raise TurnFailed(f"{step} ended with {status}:\n{output[-4000:]}")
+        raise TurnFailed(f"{step} ended with {status}:\n{log.read_text('utf-8')[-4000:]}")
