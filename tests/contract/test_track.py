@@ -12,7 +12,9 @@ from typing import Any, Final
 import grpc
 import httpx
 import numpy as np
+import PIL.Image
 import pytest
+from click.testing import CliRunner
 
 from models.letterbox import letterbox_for, resize
 from models.masks import Rle, decode_rle, encode_rle
@@ -20,7 +22,9 @@ from models.sam2.frames import FrameInputs
 from models.sam2.memory import TrackState
 from models.types import Box, Point, Prompt, Size
 from pomona import AsyncClient, AsyncHttpTransport, Client, TrackFrame, errors
+from pomona import Box as Rectangle
 from pomona import Point as Click
+from pomona.cli.main import pomona as command_line
 from service.access import SCOPES, Access, new_key
 from service.api import schema, video
 from service.keys import add
@@ -405,6 +409,46 @@ def test_the_client_follows_objects(live: LiveDoor, way: str) -> None:
         assert pomona.end_tracking(first.session) == 3
         with pytest.raises(errors.UnknownSession):
             pomona.track(FRAMES[3], session=first.session)
+
+
+def test_the_command_follows_objects_and_leaves_out_what_is_no_image(live: LiveDoor, tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for name, data in zip(names, [FRAMES[0], b"no image", *FRAMES[1:3]], strict=True):
+        Path(name).write_bytes(data)
+    boxes = ["--box", "10,10,60,50", "--box", "30,5,90,55"]
+    arguments = ["track", "--url", live.address, *names, *boxes, "-o", str(tmp_path / "masks")]
+    done = CliRunner().invoke(command_line, arguments)
+    assert done.exit_code == 1
+    assert [line.split(": 1 ")[0] for line in done.stdout.splitlines()] == [names[0], *names[2:]]
+    assert "; 2 " in done.stdout
+    assert "1 of 4 failed: 1 not_an_image" in done.stderr
+    for number in (0, 2, 3):
+        with PIL.Image.open(tmp_path / "masks" / f"{number}.png") as written:
+            assert (written.size, set(np.unique(np.asarray(written))) <= {0, 1, 2}) == ((100, 60), True)
+    nothing = CliRunner().invoke(command_line, ["track", "--url", live.address, names[1], *names, *boxes])
+    assert nothing.exit_code == 1
+    assert "1 of 1 failed" in nothing.stderr  # the others have nothing to follow
+
+
+def test_a_frames_map_has_the_ids_of_its_objects(live: LiveDoor) -> None:
+    with Client(live.address) as pomona:
+        found = pomona.track(FRAMES[0], {7: Rectangle(10, 10, 60, 50)})
+        assert np.count_nonzero(found.index_map() == 7) == found.objects[0].area > 0
+        pomona.end_tracking(found.session)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "A prompt is needed"),
+        (["--box", "1,1,9,9", "--box", "2,2,8,8", "--point", "3,3"], "an object each"),
+        (["--box", "1,1,9"], "a box must be"),
+        (["--box", "1,1,9,9", "--overlay"], "--overlay needs -o"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_its_options(options: list[str], says: str) -> None:
+    done = CliRunner().invoke(command_line, ["track", "0.png", *options])
+    assert (done.exit_code, says in done.stderr) == (2, True)
 
 
 async def test_the_async_client_follows_objects(tracking: Tracking) -> None:

@@ -344,7 +344,7 @@ def start(*arguments: str, address: str, **options: Any) -> subprocess.Popen[str
     return subprocess.Popen(program, env=environment, text=True, preexec_fn=reachable, **streams)  # noqa: PLW1509
 
 
-@pytest.mark.parametrize("command", [[], ["segment"], ["inspect"], ["models"], ["ping"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["segment"], ["inspect"], ["track"], ["models"], ["ping"], ["bench"]])
 def test_help_shows_examples(command: list[str]) -> None:
     done = CliRunner().invoke(pomona, [*command, "--help"])
     assert done.exit_code == 0

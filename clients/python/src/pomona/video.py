@@ -74,6 +74,19 @@ class TrackedFrame(MaskResult):
             if each.visible
         )
 
+    def index_map(self) -> NDArray[np.uint16]:
+        """Return uint16 (height, width): 0 outside all masks, else the object's id, the same on every frame.
+
+        Raises:
+            InvalidArgument: an id is above 65,535.
+        """
+        pixels = np.zeros(self.image.size, np.uint16)
+        for each in self.objects:
+            if each.visible:
+                checks.whole(each.object_id, "an object's id in a map", low=1, high=(1 << 16) - 1)
+                pixels[each.array] = each.object_id
+        return pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackFrame(Request[TrackedFrame]):

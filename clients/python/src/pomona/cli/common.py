@@ -24,6 +24,7 @@ from pomona._calling import DEFAULT_URL
 from pomona.client import Client
 from pomona.errors import ConnectionFailed, InvalidArgument, MissingPackage, NotReady, PomonaError
 from pomona.images import may_replace
+from pomona.prompts import Box, Point
 from pomona.retries import NO_RETRY, Retry
 
 T = TypeVar("T")
@@ -113,6 +114,34 @@ def seconds(value: str | float) -> float:
     if not 0 < parsed < math.inf:
         raise click.BadParameter(f"seconds must be a number above 0, got {value!r}.")
     return parsed
+
+
+def point(value: str) -> Point:
+    """Parse a point.
+
+    Raises:
+        click.BadParameter: it is not X,Y or X,Y,LABEL.
+    """
+    try:
+        x, y, *label = value.split(",")
+        return Point(float(x), float(y), *map(int, label))
+    except (ValueError, TypeError, PomonaError) as error:
+        raise click.BadParameter(
+            f"a point must be X,Y or X,Y,LABEL, as 500,375 or for background 20,20,0, got {value!r}."
+        ) from error
+
+
+def box(value: str) -> Box:
+    """Parse a box.
+
+    Raises:
+        click.BadParameter: it is not left,top,right,bottom.
+    """
+    try:
+        x0, y0, x1, y1 = map(float, value.split(","))
+        return Box(x0, y0, x1, y1)
+    except (ValueError, PomonaError) as error:
+        raise click.BadParameter(f"a box must be left,top,right,bottom, as 426,74,669,306, got {value!r}.") from error
 
 
 deadline_option = click.option("--deadline", type=seconds, metavar="SECONDS", help="After which an answer is too late.")

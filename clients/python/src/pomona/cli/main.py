@@ -21,6 +21,7 @@ from pomona.cli.edges import edges
 from pomona.cli.inspect import inspect
 from pomona.cli.models import models
 from pomona.cli.segment import segment
+from pomona.cli.track import track
 from pomona.errors import PomonaError
 
 _EPILOG = """\b
@@ -101,5 +102,5 @@ def ping(*, wait: float, service: Service) -> None:
             time.sleep(min(0.5, max(0.0, until - time.monotonic())))
 
 
-for _command in (segment, inspect, automatic, edges, detect, models, bench):
+for _command in (segment, inspect, automatic, edges, detect, track, models, bench):
     pomona.add_command(_command)

@@ -28,30 +28,12 @@ Examples:
 """
 
 
-def _point(value: str) -> Point:
-    try:
-        x, y, *label = value.split(",")
-        return Point(float(x), float(y), *map(int, label))
-    except (ValueError, TypeError, PomonaError) as error:
-        raise click.BadParameter(
-            f"a point must be X,Y or X,Y,LABEL, as 500,375 or for background 20,20,0, got {value!r}."
-        ) from error
-
-
-def _box(value: str) -> Box:
-    try:
-        x0, y0, x1, y1 = map(float, value.split(","))
-        return Box(x0, y0, x1, y1)
-    except (ValueError, PomonaError) as error:
-        raise click.BadParameter(f"a box must be left,top,right,bottom, as 426,74,669,306, got {value!r}.") from error
-
-
 @click.command(epilog=_EXAMPLES)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--point",
     "points",
-    type=_point,
+    type=common.point,
     metavar="X,Y[,LABEL]",
     multiple=True,
     help="On the object; with ,0 on the background.",
@@ -59,7 +41,7 @@ def _box(value: str) -> Box:
 @click.option(
     "--box",
     "boxes",
-    type=_box,
+    type=common.box,
     metavar="X0,Y0,X1,Y1",
     multiple=True,
     help="Around the object; several are an object each.",
