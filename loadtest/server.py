@@ -39,7 +39,7 @@ MODEL: Final = "mobile-sam"
 STRIP_POINT: Final = Point(STRIP.width / 2, STRIP.height / 2)
 
 _ROOT: Final = Path(__file__).parent.parent
-_READY_WITHIN_S: Final = 300
+_READY_WITHIN_S: Final = 600
 _GONE_WITHIN_S: Final = 30
 _TERMINATED_WITHIN_S: Final = 10
 _MIB: Final = 1024 * 1024
