@@ -243,7 +243,7 @@ def test_bench_counts_answers_and_failures(http: StandIn, task: str) -> None:
 
     def answer(received: Received) -> Any:
         seen.append(received)
-        return Problem("overloaded") if len(seen) % 5 == 0 else ANSWERS[received.operation]
+        return Problem("overloaded") if len(seen) % 5 == 1 else ANSWERS[received.operation]
 
     http.answer = answer
     options = ["--url", http.address, "--task", task, "--seconds", "0.3", "-j", "2", "--json"]
@@ -251,7 +251,7 @@ def test_bench_counts_answers_and_failures(http: StandIn, task: str) -> None:
     assert done.exit_code == 1
     figures = json.loads(done.stdout)
     assert figures["answered"] + figures["failed"] == len(seen)
-    assert figures["failures"] == {"overloaded": len(seen) // 5}
+    assert figures["failures"] == {"overloaded": -(-len(seen) // 5)}
     assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["worst_ms"]
     assert figures["per_second"] == pytest.approx(figures["answered"] / figures["seconds"], rel=0.01)
     assert len({received.image for received in seen}) == len(seen)
