@@ -3,7 +3,8 @@
 Without it a container would live on after its worker died, as BentoML ends with 0 or does not end at all. It starts the
 server, forwards SIGTERM and SIGINT, and polls `/livez` every second. A server that reports that it is unhealthy drains;
 one that is silent three times, or that no longer listens, is killed with all its processes: it has nothing to drain.
-Either way it ends with `UNHEALTHY`, so that the container is replaced. A server whose supervisor is killed drains.
+Either way it ends with `UNHEALTHY`, or the status other than 0 that the server itself ended with, so that the container
+is replaced. A server whose supervisor is killed drains.
 `--check` requests `/readyz` once, for HEALTHCHECK.
 It imports only the standard library, so that it costs little beside the server.
 """
