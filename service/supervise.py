@@ -3,8 +3,8 @@
 Without it a container would live on after its worker died, as BentoML ends with 0 or does not end at all. It starts the
 server, forwards SIGTERM and SIGINT, and polls `/livez` every second. A server that reports that it is unhealthy drains;
 one that is silent three times, or that no longer listens, is killed with all its processes: it has nothing to drain.
-Either way it ends with `UNHEALTHY`, or the status other than 0 that the server itself ended with, so that the container
-is replaced. A server whose supervisor is killed drains.
+Either way it ends with `UNHEALTHY`, as where a server that had answered ends by itself, so that the container is
+replaced. A server whose supervisor is killed drains.
 `--check` requests `/readyz` once, for HEALTHCHECK.
 It imports only the standard library, so that it costs little beside the server.
 """
@@ -107,7 +107,7 @@ def supervise(server: subprocess.Popen[bytes], check: Callable[[], Health], *, e
         drain: seconds that a server has to end once it should.
 
     Returns:
-        The server's exit status, or `UNHEALTHY` where it had to be given up or killed.
+        The server's exit status where it was told to stop or could not start; else `UNHEALTHY`.
     """
     stopping: float | None = None
 
@@ -147,8 +147,8 @@ def supervise(server: subprocess.Popen[bytes], check: Callable[[], Health], *, e
             except subprocess.TimeoutExpired:
                 kill_all(server)
             return UNHEALTHY
-        # Without a signal it ended because its workers died.
-        return status if stopping else status or UNHEALTHY
+        # Without a signal, one that had answered ended because its workers died, with whatever status.
+        return status if stopping or (status and not watch.answered) else UNHEALTHY
 
 
 def kill_all(server: subprocess.Popen[bytes]) -> None:

@@ -116,12 +116,7 @@ def seconds(value: str | float) -> float:
     return parsed
 
 
-def point(value: str) -> Point:
-    """Parse a point.
-
-    Raises:
-        click.BadParameter: it is not X,Y or X,Y,LABEL.
-    """
+def _point(value: str) -> Point:
     try:
         x, y, *label = value.split(",")
         return Point(float(x), float(y), *map(int, label))
@@ -131,17 +126,22 @@ def point(value: str) -> Point:
         ) from error
 
 
-def box(value: str) -> Box:
-    """Parse a box.
-
-    Raises:
-        click.BadParameter: it is not left,top,right,bottom.
-    """
+def _box(value: str) -> Box:
     try:
         x0, y0, x1, y1 = map(float, value.split(","))
         return Box(x0, y0, x1, y1)
     except (ValueError, PomonaError) as error:
         raise click.BadParameter(f"a box must be left,top,right,bottom, as 426,74,669,306, got {value!r}.") from error
+
+
+def point_option(meaning: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add `--point`, which the command gets as `points`."""
+    return click.option("--point", "points", type=_point, metavar="X,Y[,LABEL]", multiple=True, help=meaning)
+
+
+def box_option(meaning: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add `--box`, which the command gets as `boxes`."""
+    return click.option("--box", "boxes", type=_box, metavar="X0,Y0,X1,Y1", multiple=True, help=meaning)
 
 
 deadline_option = click.option("--deadline", type=seconds, metavar="SECONDS", help="After which an answer is too late.")

@@ -30,22 +30,8 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--point",
-    "points",
-    type=common.point,
-    metavar="X,Y[,LABEL]",
-    multiple=True,
-    help="On the object; with ,0 on the background.",
-)
-@click.option(
-    "--box",
-    "boxes",
-    type=common.box,
-    metavar="X0,Y0,X1,Y1",
-    multiple=True,
-    help="Around the object; several are an object each.",
-)
+@common.point_option("On the object; with ,0 on the background.")
+@common.box_option("Around the object; several are an object each.")
 @click.option("--mask", help="Image file of an earlier guess, not black inside.")
 @click.option("--single", is_flag=True, help="One mask rather than the best of three.")
 @click.option("-o", "--output", help="File, or folder for several images, for the best mask as PNG; - for stdout.")

@@ -23,22 +23,8 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("frames", nargs=-1, required=True, metavar="FRAME...")
-@click.option(
-    "--point",
-    "points",
-    type=common.point,
-    metavar="X,Y[,LABEL]",
-    multiple=True,
-    help="On the object in the first frame; with ,0 on the background.",
-)
-@click.option(
-    "--box",
-    "boxes",
-    type=common.box,
-    metavar="X0,Y0,X1,Y1",
-    multiple=True,
-    help="Around the object in the first frame; several are an object each, numbered from 1.",
-)
+@common.point_option("On the object in the first frame; with ,0 on the background.")
+@common.box_option("Around the object in the first frame; several are an object each, numbered from 1.")
 @click.option("-o", "--output", help="Folder for a PNG per frame whose pixels are the objects' numbers.")
 @click.option("--overlay", is_flag=True, help="Write the frames with the masks drawn in rather than the numbers.")
 @click.option("--model", help="Name of a SAM 2 in the catalogue.")
@@ -82,19 +68,17 @@ def track(
                 save_image(result.overlay(source) if overlay else result.index_image(), targets[name])
             return result
 
-        try:
-            for outcome in common.run(names, work, jobs=1, progress=not json_lines):
-                summary.add(outcome)
-                if json_lines:
-                    click.echo(outcome.to_json())
-                elif outcome.result is not None:
-                    click.echo(f"{outcome.name}: {_line(outcome.result)}")
-                if session is None:
-                    break
-        finally:
-            if session is not None:
-                with contextlib.suppress(PomonaError):  # it expires by itself
-                    client.end_tracking(session)
+        for outcome in common.run(names, work, jobs=1, progress=not json_lines):
+            summary.add(outcome)
+            if json_lines:
+                click.echo(outcome.to_json())
+            elif outcome.result is not None:
+                click.echo(f"{outcome.name}: {_line(outcome.result)}")
+            if session is None:
+                break
+        if session is not None:  # after an interrupt it expires by itself
+            with contextlib.suppress(PomonaError):
+                client.end_tracking(session)
     summary.finish()
 
 
