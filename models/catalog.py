@@ -95,6 +95,22 @@ class LocalFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FineTuned:
+    """The checkpoint of another entry in which the tensors of a file replace its own.
+
+    Attributes:
+        base: the other entry.
+        tensors: a `.safetensors` file on this machine, part of this project.
+    """
+
+    base: CatalogueEntry
+    tensors: Path
+
+    def __str__(self) -> str:
+        return f"{self.base.name} with {self.tensors.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogueEntry:
     """One model with its checkpoint.
 
@@ -116,7 +132,7 @@ class CatalogueEntry:
     filename: str
     size: int
     sha256: str
-    sources: tuple[OfficialAddress | SourcePackage | LocalFile, ...]
+    sources: tuple[OfficialAddress | SourcePackage | LocalFile | FineTuned, ...]
     classes: tuple[str, ...] = ()
     input_area: int | None = None
 

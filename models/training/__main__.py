@@ -39,7 +39,7 @@ _UNET = (
     "rendered",
     "rendered_validation",
 )
-_SAM = ("model", "side", "padding", "batch", "rounds")
+_SAM = ("model", "sides", "padding", "batch", "rounds")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,6 +126,13 @@ def sam_options(options: argparse.Namespace) -> SamOptions:
     loss = SamLossWeights(focal=options.focal_weight, dice=options.dice_weight, iou=options.iou_weight)
     fit = dataclasses.replace(default.fit, **_given(options, _FIT))
     return dataclasses.replace(default, fit=fit, loss=loss, **_given(options, _SAM))
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(side) for side in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be sizes such as 512 or 512,1024, got {text!r}") from None
 
 
 def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -221,10 +228,11 @@ def _add_sam_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default=default.model, help="catalogue entry to start from (default: %(default)s)")
     add(
         "--size",
-        type=int,
-        default=default.side,
-        dest="side",
-        help="longest side in pixels at which it will be served: 1024, 768 or 512 (default: %(default)s)",
+        type=_sides,
+        default=default.sides,
+        dest="sides",
+        metavar="N[,N]",
+        help="longest sides in pixels at which it will be served, of 1024, 768 and 512 (default: 1024)",
     )
     add(
         "--padding",

@@ -242,7 +242,8 @@ class SamOptions:
     Attributes:
         fit: epochs, learning rate, averaging, patience, seed.
         model: name of the catalogue entry to start from.
-        side: side of the model's square at which it will be served: 1024, 768, 512, or another multiple of 64.
+        sides: sides of the model's square at which it will be served, each different: 1024, 768, 512, or other
+            multiples of 64. An epoch shows every image at each.
         padding: padding at which it will be served.
         batch: largest number of prompts in a batch.
         rounds: corrections after the first prompt of each fruit: a click on an error of the previous answer, with that
@@ -255,15 +256,18 @@ class SamOptions:
 
     fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=10, learning_rate=1e-4, patience=4))
     model: str = "mobile-sam"
-    side: int = INPUT_SIDE
+    sides: tuple[int, ...] = (INPUT_SIDE,)
     padding: Padding = "square"
     batch: int = 16
     rounds: int = 1
     loss: SamLossWeights = field(default_factory=SamLossWeights)
 
     def __post_init__(self) -> None:
-        if self.side < PADDING_STEP or self.side % PADDING_STEP:
-            raise CannotTrain(f"The input size must be a multiple of {PADDING_STEP}, got {self.side}.")
+        if not self.sides or len(set(self.sides)) < len(self.sides):
+            raise CannotTrain(f"Input sizes must be different, and at least one, got {self.sides}.")
+        for side in self.sides:
+            if side < PADDING_STEP or side % PADDING_STEP:
+                raise CannotTrain(f"The input size must be a multiple of {PADDING_STEP}, got {side}.")
         if self.padding not in ("none", "square"):
             raise CannotTrain(f"padding must be 'none' or 'square', got {self.padding!r}.")
         if self.batch < 1 or self.rounds < 0:
@@ -277,7 +281,7 @@ class SamOptions:
         """
         if architecture.family != "sam":
             raise CannotTrain(f"{self.model} is a {architecture}, not a SAM.")
-        if architecture not in _FLEXIBLE and (self.side != INPUT_SIDE or self.padding != "square"):
+        if architecture not in _FLEXIBLE and (self.sides != (INPUT_SIDE,) or self.padding != "square"):
             raise CannotTrain(
                 f"{self.model} is a {architecture}, whose position embeddings need the padded square of {INPUT_SIDE} "
                 f"pixels: use --size {INPUT_SIDE} --padding square."

@@ -44,13 +44,16 @@ class EmbeddingStore:
         side: side of the model's square.
         padding: padding of the images.
         open_backend: loads the encoder; called at most once, and only if an embedding is missing.
+
+    Attributes:
+        side: side of the model's square.
     """
 
     def __init__(
         self, folder: Path, *, revision: str, side: int, padding: Padding, open_backend: Callable[[], SamBackend]
     ) -> None:
         self._folder = folder / f"{revision}-{side}-{padding}"
-        self._side = side
+        self.side: Final = side
         self._padding: Padding = padding
         self._open_backend = open_backend
         self._backend: SamBackend | None = None
@@ -69,7 +72,7 @@ class EmbeddingStore:
             BackendError: the encoder cannot be loaded or fails.
             OSError: the file cannot be written.
         """
-        letterbox = letterbox_for(Size(*pixels.shape[:2]), self._side, self._padding)
+        letterbox = letterbox_for(Size(*pixels.shape[:2]), self.side, self._padding)
         content = hashlib.sha256(f"{pixels.shape} ".encode())
         content.update(np.ascontiguousarray(pixels).data)
         file = self._folder / f"{content.hexdigest()[:32]}.safetensors"

@@ -6,12 +6,14 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from models.backends.base import SamBackend
 from models.backends.load import BackendChoice, ModelStore, choose_backend, load_sam
 from models.catalog import CatalogueEntry, load_catalogue
 from models.data.sources import DataSource, OpenedSource, open_sources
@@ -102,9 +104,14 @@ def train_sam(
     )
     decoder = build_sam(entry.architecture, tensors).decoder
 
-    store = _store(folder, entry, options, origin)
-    validator = SamValidator(opened, store, original=decoder.to(device), device=device)
-    images = [(load_images(each.dataset, names, store), weight) for each in opened for names, weight in each.weighted]
+    stores = _stores(folder, entry, options, origin)
+    validator = SamValidator(opened, stores, original=decoder.to(device), device=device)
+    images = [
+        (load_images(each.dataset, names, store), weight / len(stores))
+        for store in stores
+        for each in opened
+        for names, weight in each.weighted
+    ]
     tasks = Tasks.of(images, batch=options.batch, seed=options.fit.seed)
     learner = SamLearner(
         decoder, tasks=tasks, validator=validator, weights=options.loss, rounds=options.rounds, device=device
@@ -152,15 +159,21 @@ def _entry(options: SamOptions, origin: Origin) -> CatalogueEntry:
     return entry
 
 
-def _store(folder: RunFolder, entry: CatalogueEntry, options: SamOptions, origin: Origin) -> EmbeddingStore:
-    return EmbeddingStore(
-        folder.path / EMBEDDINGS,
-        revision=entry.revision,
-        side=options.side,
-        padding=options.padding,
-        open_backend=lambda: load_sam(
-            entry, choose_backend(origin.backend), origin.model_store, threads=torch.get_num_threads()
-        ),
+def _stores(
+    folder: RunFolder, entry: CatalogueEntry, options: SamOptions, origin: Origin
+) -> tuple[EmbeddingStore, ...]:
+    """Return a store for each size; they share one encoder, which is loaded if an embedding is missing."""
+
+    @cache
+    def encoder() -> SamBackend:
+        backend = choose_backend(origin.backend)
+        return load_sam(entry, backend, origin.model_store, threads=torch.get_num_threads())
+
+    return tuple(
+        EmbeddingStore(
+            folder.path / EMBEDDINGS, revision=entry.revision, side=side, padding=options.padding, open_backend=encoder
+        )
+        for side in options.sides
     )
 
 
@@ -174,6 +187,7 @@ def _card(
     validations: tuple[Mapping[str, float], Validation],
 ) -> ModelCard:
     before, after = validations
+    sides = " or ".join(map(str, options.sides))
     return ModelCard(
         name=product.name,
         architecture=entry.architecture.value,
@@ -191,7 +205,7 @@ def _card(
         validation={**after.measures, **{f"{name} before": value for name, value in before.items()}},
         options=dataclasses.asdict(options),
         remarks=(
-            f"Serve it at the input size and padding that it was trained at: {options.side}, {options.padding}.",
+            f"Serve it as it was trained: at an input size of {sides}, with padding {options.padding}.",
             *(f"{name}: {meaning}." for name, meaning in MEASURES.items()),
             "Measures with 'before' are those of the original model for the same prompts. A score above 0 means that "
             "the masks are better on every set, by box and by centre.",

@@ -2,8 +2,9 @@
 
 Every fruit is prompted for twice: by a box with jitter, the same at every validation and for every input size, and by
 its centre. Masks are made and compared at the size of the image, as the service makes them. Each source has its own
-measures. The score that chooses the best epoch is the smallest gain over the original model among all sources, by box
-and by centre: a model with a score above 0 is better on every set.
+measures, and if there are several input sizes, each source has them for each. The score that chooses the best epoch is
+the smallest gain over the original model among all of these, by box and by centre: a model with a score above 0 is
+better on every set at every size.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ _PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
 
 _JUDGED: Final = ("box_iou", "point_iou")
 
-SCORE: Final = "the smallest gain over the original model among the sources, in `box_iou` or `point_iou`"
+SCORE: Final = (
+    "the smallest gain over the original model among the sources and input sizes, in `box_iou` or `point_iou`"
+)
 
 MEASURES: Final[Mapping[str, str]] = MappingProxyType({
     "box_iou": "mean IoU of the best-scored of three masks, for boxes with jitter",
@@ -92,7 +95,7 @@ class SamValidator:
 
     Args:
         sources: sets; those without a fruit to validate on are left out.
-        store: store of embeddings.
+        stores: stores of embeddings, one for each input size.
         original: decoder of the model to start from, on the device; the score is the gain over it.
         device: device of the networks.
 
@@ -107,10 +110,19 @@ class SamValidator:
     """
 
     def __init__(
-        self, sources: Sequence[OpenedSource], store: EmbeddingStore, *, original: PromptDecoder, device: torch.device
+        self,
+        sources: Sequence[OpenedSource],
+        stores: Sequence[EmbeddingStore],
+        *,
+        original: PromptDecoder,
+        device: torch.device,
     ) -> None:
         self._device = device
-        images = {each.name: tuple(_images(each, store)) for each in sources}
+        images = {
+            each.name if len(stores) == 1 else f"{each.name} at {store.side}": tuple(_images(each, store))
+            for each in sources
+            for store in stores
+        }
         self._sources = {name: some for name, some in images.items() if some}
         if not self._sources:
             raise CannotTrain("At least one image to validate on must show a fruit.")
@@ -135,7 +147,7 @@ class SamValidator:
             network: a `PromptDecoder` on the device.
 
         Returns:
-            The score, see `SCORE`, and `SOURCE/MEASURE` for each of `MEASURES`.
+            The score, see `SCORE`, and `SOURCE/MEASURE` for each of `MEASURES`, or `SOURCE at SIDE/MEASURE`.
 
         Raises:
             CannotTrain: an embedding cannot be read, or all fruits are ignored.

@@ -50,6 +50,30 @@ def load_state_dict(path: Path, within: str | None = None) -> dict[str, torch.Te
     return _named_tensors(path, content)
 
 
+def write_fine_tuned(checkpoint: Path, tensors: Path, into: Path) -> None:
+    """Write a checkpoint in which the tensors of another file replace its own, in its types.
+
+    Equal inputs give equal files, so that the file can be verified by its hash.
+
+    Args:
+        checkpoint: file of the original.
+        tensors: file of the tensors to replace.
+        into: `.safetensors` file to write.
+
+    Raises:
+        BadCheckpoint: a file cannot be read, or a tensor to replace is not in the original, or of another shape.
+        OSError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    whole = load_state_dict(checkpoint)
+    for name, tensor in load_state_dict(tensors).items():
+        if name not in whole or whole[name].shape != tensor.shape:
+            raise BadCheckpoint(f"{tensors}: {name} must be a tensor of {checkpoint}, of the same shape")
+        whole[name] = tensor.to(whole[name].dtype)
+    into.write_bytes(save({name: tensor.contiguous() for name, tensor in whole.items()}))
+
+
 def mismatch(architecture: str, error: RuntimeError, advice: str = "") -> BadCheckpoint:
     """Make the error for a checkpoint whose tensors do not fit an architecture.
 

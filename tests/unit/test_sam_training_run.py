@@ -26,7 +26,7 @@ from models.training.trainer import FitResult, Trainer
 from models.types import PixelClass
 from models.weights.checkpoints import load_state_dict
 from models.weights.run_folder import RunFolder
-from tests.tiny_sam import BoxDecoder, ColourEncoder, tiny_decoder, tiny_store, write_image, write_scenes
+from tests.tiny_sam import SIDE, BoxDecoder, ColourEncoder, tiny_decoder, tiny_store, write_image, write_scenes
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def learner(source: OpenedSource, folder: Path, *, rounds: int = 1) -> SamLearne
     return SamLearner(
         tiny_decoder(),
         tasks=Tasks.of([(load_images(source.dataset, source.train, store), 1.0)], batch=4, seed=0),
-        validator=SamValidator([source], store, original=tiny_decoder(), device=CPU),
+        validator=SamValidator([source], [store], original=tiny_decoder(), device=CPU),
         weights=SamLossWeights(),
         rounds=rounds,
         device=CPU,
@@ -97,7 +97,7 @@ def test_the_decoder_of_the_caller_is_not_changed(source: OpenedSource, tmp_path
     decoder = tiny_decoder()
     store = tiny_store(tmp_path, ColourEncoder())
     tasks = Tasks.of([(load_images(source.dataset, source.train[:1], store), 1.0)], batch=4, seed=0)
-    validator = SamValidator([source], store, original=tiny_decoder(), device=CPU)
+    validator = SamValidator([source], [store], original=tiny_decoder(), device=CPU)
     student = SamLearner(decoder, tasks=tasks, validator=validator, weights=SamLossWeights(), rounds=0, device=CPU)
     with torch.no_grad():
         next(student.network.parameters()).fill_(1)
@@ -185,7 +185,7 @@ def box_decoder(kind: type[BoxDecoder] = BoxDecoder) -> BoxDecoder:
 
 
 def validator_of(source: OpenedSource, folder: Path, original: PromptDecoder) -> SamValidator:
-    return SamValidator([source], tiny_store(folder / "e", ColourEncoder()), original=original, device=CPU)
+    return SamValidator([source], [tiny_store(folder / "e", ColourEncoder())], original=original, device=CPU)
 
 
 def test_measures_separate_the_best_scored_the_single_and_the_best_mask(tmp_path: Path) -> None:
@@ -212,6 +212,14 @@ def test_the_score_is_the_smallest_gain_over_the_original_model(tmp_path: Path) 
     assert better.score == 0  # by points both answer nothing
     worse = validator_of(source, tmp_path, box_decoder(SureBoxDecoder)).validate(box_decoder())
     assert worse.score == -better.measures["one/box_iou"]
+
+
+def test_a_model_for_several_input_sizes_is_validated_at_each(tmp_path: Path) -> None:
+    source = write_image(tmp_path, rectangle())
+    stores = [tiny_store(tmp_path / "e", ColourEncoder(), side=side) for side in (SIDE, 2 * SIDE)]
+    validator = SamValidator([source], stores, original=box_decoder(), device=CPU)
+    assert validator.before.keys() == {f"one at {side}/{name}" for side in (SIDE, 2 * SIDE) for name in MEASURES}
+    assert validator.before[f"one at {SIDE}/box_iou_single"] != validator.before[f"one at {2 * SIDE}/box_iou_single"]
 
 
 def test_ignored_pixels_do_not_count_in_a_validation(tmp_path: Path) -> None:
@@ -255,13 +263,15 @@ def test_an_unknown_model_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"side": 500}, "multiple of 64, got 500"),
+        ({"sides": (1024, 500)}, "multiple of 64, got 500"),
+        ({"sides": ()}, "at least one"),
+        ({"sides": (512, 512)}, "must be different"),
         ({"padding": "some"}, "got 'some'"),
         ({"batch": 0}, "got 0 and 1"),
         ({"rounds": -1}, "got 16 and -1"),
     ],
 )
-def test_options_out_of_range_are_rejected(change: dict[str, int], words: str) -> None:
+def test_options_out_of_range_are_rejected(change: dict[str, object], words: str) -> None:
     with pytest.raises(CannotTrain, match=words):
         replace(SamOptions(), **change)  # type: ignore[arg-type]
 
@@ -269,13 +279,13 @@ def test_options_out_of_range_are_rejected(change: dict[str, int], words: str) -
 @pytest.mark.parametrize(
     ("architecture", "change", "words"),
     [
-        (Architecture.SAM_VIT_B, {"side": 512}, "padded square of 1024"),
+        (Architecture.SAM_VIT_B, {"sides": (512,)}, "padded square of 1024"),
         (Architecture.SAM_VIT_H, {"padding": "none"}, "padded square of 1024"),
         (Architecture.UNET_RESNET18, {}, "not a SAM"),
     ],
 )
 def test_an_architecture_is_trained_only_as_it_can_be_served(
-    architecture: Architecture, change: dict[str, int], words: str
+    architecture: Architecture, change: dict[str, object], words: str
 ) -> None:
     with pytest.raises(CannotTrain, match=words):
         replace(SamOptions(), **change).check_fits(architecture)  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def test_batches_have_about_the_area_that_the_model_will_be_served_with() -> Non
     assert {crop.pixels for crop in options.crops} == {608 * 320, 544 * 352, 480 * 416}
     assert sam_options(command_line().parse_args(["sam", "--out", "x"])) == SamOptions()
     small = sam_options(command_line().parse_args(["sam", "--out", "x", "--size", "512", "--epochs", "3"]))
-    assert (small.side, small.fit.epochs, small.fit.learning_rate) == (512, 3, 1e-4)
+    assert (small.sides, small.fit.epochs, small.fit.learning_rate) == ((512,), 3, 1e-4)
 
 
 @pytest.mark.parametrize("command", ["unet", "sam"])

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from models.catalog import Architecture, CatalogueEntry, LocalFile, OfficialAddress
-from models.errors import DiskFull, NoSource, WeightsError, WrongHash
+from models.catalog import Architecture, CatalogueEntry, FineTuned, LocalFile, OfficialAddress
+from models.errors import BadCheckpoint, DiskFull, NoSource, WeightsError, WrongHash
 from models.weights.checkpoints import sha256_of
 from models.weights.fetch import cached_path, fetch
 from tests.file_server import FileServer, serving
@@ -242,3 +245,50 @@ def test_fetching_needs_no_torch() -> None:
     code = "import sys, models.weights, models.catalog, models.weights.checkpoints; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def fine_tuned(base: CatalogueEntry, tensors: Path, checkpoint: bytes) -> CatalogueEntry:
+    return replace(
+        base,
+        name="tuned",
+        filename="tuned.safetensors",
+        size=len(checkpoint),
+        sha256=hashlib.sha256(checkpoint).hexdigest(),
+        sources=(FineTuned(base, tensors),),
+    )
+
+
+def tiny_checkpoint(path: Path, tensors: dict[str, torch.Tensor]) -> CatalogueEntry:
+    path.write_bytes(save(tensors))
+    return replace(entry_of(path), filename=path.name, size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def test_a_fine_tuned_checkpoint_is_that_of_its_base_with_other_tensors(cache: Path, tmp_path: Path) -> None:
+    original = {"encoder.a": torch.arange(3.0), "decoder.b": torch.zeros(2)}
+    base = tiny_checkpoint(tmp_path / "base.safetensors", original)
+    tensors = tmp_path / "tuned.safetensors"
+    tensors.write_bytes(save({"decoder.b": torch.ones(2, dtype=torch.float16)}))
+    expected = save({"encoder.a": torch.arange(3.0), "decoder.b": torch.ones(2)})
+    entry = fine_tuned(base, tensors, expected)
+    assert fetch(entry, cache_dir=cache, weights_dir=None).read_bytes() == expected
+    assert files_in(cache) == ["tuned.safetensors"]
+
+
+def test_a_fine_tuned_checkpoint_of_other_tensors_than_its_entry_tells_is_refused(cache: Path, tmp_path: Path) -> None:
+    base = tiny_checkpoint(tmp_path / "base.safetensors", {"decoder.b": torch.zeros(2)})
+    tensors = tmp_path / "tuned.safetensors"
+    entry = fine_tuned(base, tensors, save({"decoder.b": torch.ones(2)}))
+    tensors.write_bytes(save({"decoder.b": torch.zeros(2)}))
+    with pytest.raises(WrongHash, match="not the file that the entry was made of"):
+        fetch(entry, cache_dir=cache, weights_dir=None)
+    for wrong in ({"decoder.c": torch.zeros(2)}, {"decoder.b": torch.zeros(3)}):
+        tensors.write_bytes(save(wrong))
+        with pytest.raises(BadCheckpoint, match="must be a tensor of"):
+            fetch(entry, cache_dir=cache, weights_dir=None)
+    assert files_in(cache) == []
+
+
+def test_a_fine_tuned_checkpoint_whose_base_cannot_be_fetched_names_the_base(cache: Path, tmp_path: Path) -> None:
+    base = entry_of("http://127.0.0.1:1/tiny.pt")
+    with pytest.raises(NoSource, match=r"tiny: every source of tiny\.pt failed"):
+        fetch(fine_tuned(base, tmp_path / "tuned.safetensors", b""), cache_dir=cache, weights_dir=None)
