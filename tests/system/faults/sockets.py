@@ -5,7 +5,8 @@ from __future__ import annotations
 import select
 import socket
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 
 from tests.fakes import PATIENCE_S
 
@@ -25,6 +26,14 @@ def upload(size: int, sent: int, path: str = "/v1/embed") -> bytes:
     """The head of an upload of `size` bytes, and the first of them."""
     head = f"POST {path} HTTP/1.1\r\nhost: pomona\r\ncontent-type: image/png\r\ncontent-length: {size}\r\n\r\n"
     return head.encode() + bytes(sent)
+
+
+@contextmanager
+def begin_upload(port: int, size: int) -> Iterator[socket.socket]:
+    """Connect, send the head of an upload, and go on once the server waits for its body."""
+    with opened(port, upload(size, 0).replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")) as connection:
+        assert received(connection).startswith(b"HTTP/1.1 100 ")
+        yield connection
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:

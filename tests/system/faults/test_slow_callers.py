@@ -21,7 +21,7 @@ from tests.contract.door import MIB, open_door
 from tests.contract.live import LiveDoor, live_door
 from tests.fakes import PATIENCE_S, make_settings
 from tests.identity import Identity
-from tests.system.faults.sockets import answer, get, is_closed, opened, seconds_open, upload
+from tests.system.faults.sockets import answer, begin_upload, get, is_closed, opened, seconds_open, upload
 
 HEADER_S, IDLE_S, WRITE_S = 1.0, 4.5, 1.0
 CHECKED_WITHIN_S = 3.0
@@ -124,8 +124,7 @@ def test_where_all_connections_have_a_request_probes_are_answered_and_others_ref
     port = httpx.URL(full.address).port or 0
     with ExitStack() as stack:
         for _ in range(CONNECTIONS):
-            stack.enter_context(opened(port, upload(1000, 10)))
-        time.sleep(0.2)
+            stack.enter_context(begin_upload(port, 1000))
         for path in ("/livez", "/readyz", "/metrics"):
             with opened(port, get(path)) as probe:
                 assert answer(probe)[0] == 200
