@@ -424,7 +424,8 @@ class Fruit(Schema):
     )
     truncated: bool = Field(description="Whether the mask touches the image's edge: part of the fruit may lie outside.")
     refined: bool = Field(
-        description="Whether the SAM outlined the fruit; false where its mask disagreed with the U-Net."
+        description="Whether the SAM outlined the fruit; false where its mask disagreed with the U-Net's (an IoU below "
+        "0.7)."
     )
 
 
@@ -468,6 +469,7 @@ class InspectResponse(Schema):
                 "mode": "accurate",
                 "degraded": False,
                 "reason": None,
+                "dismissed": 0,
                 "frame": {
                     "frame_id": "cam2-004711",
                     "trigger_id": "lane3-000815",
@@ -495,6 +497,9 @@ class InspectResponse(Schema):
     mode: InspectMode = Field(description="The mode that was used.")
     degraded: bool = Field(description="Whether mode auto gave less than without the deadline or the load; see reason.")
     reason: str | None = Field(description="Why mode auto gave less than the best there is; else null.")
+    dismissed: int = Field(
+        description="Number of fruits that the U-Net found and the SAM did not see in their boxes: they are none."
+    )
     frame: Frame
     overlay: Binary | None = Field(description=_OVERLAY)
     batch: Batch

@@ -42,7 +42,7 @@ class HardFrames:
         fruits = answer.fruits
         if any(fruit.confidence < self.confidence for fruit in fruits):
             found.append("low_confidence")
-        if answer.models.sam is not None and not all(fruit.refined for fruit in fruits):
+        if answer.models.sam is not None and (answer.dismissed or not all(fruit.refined for fruit in fruits)):
             found.append("disagreement")
         if any(self._is_near(fruit.infected_fraction, grade.most) for fruit in fruits for grade in grades):
             found.append("near_grade")

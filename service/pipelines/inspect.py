@@ -168,6 +168,7 @@ class InspectPipeline:
             mode="fast" if refinement is None else "accurate",
             degraded=plan.degraded,
             reason=plan.reason,
+            dismissed=inspection.dismissed,
             frame=schema.Frame.model_construct(
                 frame_id=request.frame_id, trigger_id=request.trigger_id, captured_at_ns=request.captured_at_ns
             ),
@@ -348,7 +349,7 @@ class InspectPipeline:
         deadline = self._outlines_due(plan, request, context)
         try:
             async with asyncio.timeout_at(None if request.mode == "accurate" else deadline):
-                return await self.refiner.refine(*by, found, context, deadline)
+                return await self.refiner.refine(*by, found, context, deadline, confirmed=plan.finding is not None)
         except (DeadlineUnreachable, DeadlineExceeded, Overloaded, TimeoutError) as late:
             if request.mode == "accurate":
                 raise

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median_high
 from typing import Any, Final
 
@@ -105,6 +106,8 @@ class Refiner:
         inspection: Inspection,
         context: RequestContext,
         deadline: float | None,
+        *,
+        confirmed: bool,
     ) -> Inspection:
         """Return the inspection with the SAM's outlines, of the largest fruits where there are more than max_prompts.
 
@@ -114,6 +117,7 @@ class Refiner:
             inspection: with at least one fruit.
             context: of the request.
             deadline: when the prompts must be off the device.
+            confirmed: a detector has seen all fruits, so that the SAM dismisses none.
 
         Raises:
             Overloaded, DeadlineUnreachable: the prompts would be late.
@@ -145,8 +149,8 @@ class Refiner:
 
         async with context.hold(Kind.WORK, costs.encoding(size, "rle", len(prompts))):
             outlines = await asyncio.gather(*map(outline, range(len(prompts))))
-            masks = {number: mask for number, mask in zip(chosen, outlines, strict=True) if mask is not None}
-            refined = await engine.in_worker(refine, inspection, masks)
+            masks = dict(zip(chosen, outlines, strict=True))
+            refined = await engine.in_worker(partial(refine, confirmed=confirmed), inspection, masks)
         context.record("postprocess", engine.clock() - upsampling)
         engine.learn_cost(_REFINE, len(prompts) * share(letterbox), engine.clock() - tick)
         return refined
@@ -161,5 +165,5 @@ class Refiner:
 
 
 def _outline(fruit: Fruit, decoded: Decoded, row: int, letterbox: Letterbox) -> CroppedMask | None:
-    """Return the one mask of the prompt in `row`, if it may be the fruit's."""
+    """Return the one mask of the prompt in `row`, if it may show the fruit."""
     return agreeing(fruit, next(decoded.crops(row, letterbox)))

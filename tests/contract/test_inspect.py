@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,14 @@ from models.confidence import FractionIntervals, FractionRange
 from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits
 from service.api import schema
+from service.runners.base import Runner
 from service.runners.unet import UNetRunner
+from service.scheduler.queue import DeviceQueue
 from tests.contract.door import Door, image, open_door, problem, serving, within
 from tests.contract.doors import pixels_of
 from tests.contract.scenes import CLEAN, FRUIT_SIZE, NO_FRUIT, SICK, SPOT, TWO, Corners, fruit_image, fruit_mask, turned
 from tests.contract.test_answers import overlay_pixels
+from tests.fake_detector import LOADED_DETECTOR, FakeDetector, WatchedDetectorRunner
 from tests.fakes import (
     LOADED,
     LOADED_UNET,
@@ -107,13 +110,20 @@ class LostSam(FakeSam):
         return np.full_like(logits, -9), scores
 
 
-async def test_where_the_sam_disagrees_the_u_nets_outline_stays(door: Door) -> None:
+async def test_fruit_that_the_sam_does_not_see_is_none_unless_a_detector_sees_it(door: Door) -> None:
     sam = LostSam()
-    async with serving(door, make_pipelines(sam, unet=FakeUNet(device="fake:2", clock=sam.clock))):
-        answer = await door.inspect(mode="accurate")
-    assert answer.mode == "accurate"
-    assert [(fruit.box, fruit.refined) for fruit in answer.fruits] == [(CLEAN, False), (SICK, False)]
-    assert answer.fruits[1].infected_fraction == 0.08
+    unet = FakeUNet(device="fake:2", clock=sam.clock)
+    detector = FakeDetector(device="fake:3", clock=sam.clock)
+
+    def finder(queue_of: Callable[[str], DeviceQueue]) -> Mapping[str, Runner]:
+        return {LOADED_DETECTOR.name: WatchedDetectorRunner(LOADED_DETECTOR, detector, queue_of(detector.device))}
+
+    async with serving(door, make_pipelines(sam, unet=unet, more=finder)):
+        answer = await door.inspect(mode="accurate", finder="unet")
+        assert (answer.mode, answer.fruits, answer.dismissed) == ("accurate", [], 2)
+        answer = await door.inspect(mode="accurate", finder="both")
+        assert [(fruit.box, fruit.refined) for fruit in answer.fruits] == [(CLEAN, False), (SICK, False)]
+        assert (answer.fruits[1].infected_fraction, answer.dismissed) == (0.08, 0)
 
 
 @dataclass

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -265,14 +267,34 @@ def test_a_mask_that_agrees_is_used_and_its_infected_pixels_are_counted() -> Non
     np.testing.assert_array_equal(fruit.infected.full(), rectangle(44, 20, 60, 60, EXACT.original))
 
 
-@pytest.mark.parametrize(
-    "other", [(200, 100, 240, 140), (40, 20, 67, 60), (0, 0, 448, 224), (79, 59, 119, 99), (0, 0, 1, 1)]
-)
-def test_a_mask_that_disagrees_is_not_used(other: Corners) -> None:
+NOTHING: Final = CroppedMask(np.zeros((1, 1), np.bool_), 0, 0, EXACT.original)
+
+
+@pytest.mark.parametrize("other", [(40, 20, 67, 60), (50, 20, 90, 60), (30, 20, 90, 62)], ids=["part", "aside", "more"])
+def test_a_mask_that_agrees_in_part_is_not_used(other: Corners) -> None:
     before = seen(LEFT)
-    assert refine(before, {0: sam_mask(*other)}).fruits == before.fruits
-    nothing = CroppedMask(np.zeros((1, 1), np.bool_), 0, 0, EXACT.original)
-    assert refine(before, {0: nothing}).fruits == before.fruits
+    found = refine(before, {0: sam_mask(*other)})
+    assert (found.fruits, found.dismissed) == (before.fruits, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [sam_mask(200, 100, 240, 140), sam_mask(40, 20, 59, 60), sam_mask(0, 0, 448, 224), NOTHING, None],
+    ids=["elsewhere", "less than half", "all", "nothing", "not even nearly"],
+)
+def test_a_fruit_that_the_sam_does_not_see_is_none_unless_a_detector_saw_it(other: CroppedMask | None) -> None:
+    before = seen(LEFT, RIGHT)
+    found = refine(before, {0: other, 1: sam_mask(*RIGHT)})
+    (right,) = found.fruits
+    assert (right.box, right.refined, found.dismissed) == (RIGHT, True, 1)
+    confirmed = refine(before, {0: other, 1: sam_mask(*RIGHT)}, confirmed=True)
+    assert confirmed.fruits[0] is before.fruits[0]
+    assert (len(confirmed.fruits), confirmed.dismissed) == (2, 0)
+
+
+def test_a_dismissed_fruit_keeps_no_pixel_from_others() -> None:
+    found = refine(seen(LEFT, RIGHT), {0: None, 1: sam_mask(70, 20, 120, 60)})
+    assert [fruit.box for fruit in found.fruits] == [(70, 20, 120, 60)]
 
 
 def test_fruits_without_a_mask_stay_as_they_are_and_lose_nothing_to_others() -> None:
@@ -302,7 +324,7 @@ SAM_BOXES = st.tuples(st.integers(0, 200), st.integers(0, 100), st.integers(30, 
 @given(masks=st.lists(SAM_BOXES, min_size=4, max_size=4))
 def test_refined_masks_never_share_a_pixel(masks: list[Corners]) -> None:
     before = seen((40, 20, 80, 60), (80, 20, 120, 60), (60, 60, 100, 100), (200, 100, 300, 200))
-    found = refine(before, {number: sam_mask(*box) for number, box in enumerate(masks)})
+    found = refine(before, {number: sam_mask(*box) for number, box in enumerate(masks)}, confirmed=True)
     count: NDArray[np.int32] = np.zeros((224, 448), np.int32)
     for fruit, earlier in zip(found.fruits, before.fruits, strict=True):
         assert fruit.area == fruit.mask.area > 0

@@ -1610,6 +1610,7 @@ class InspectResponse(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DISMISSED_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
     OVERLAY_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
@@ -1622,6 +1623,8 @@ class InspectResponse(_message.Message):
     """AUTO gave less than without the deadline or the load; see `reason`."""
     reason: _builtins.str
     """Why AUTO gave less than the best there is."""
+    dismissed: _builtins.int
+    """Number of fruits that the U-Net found and the SAM did not see in their boxes: they are none."""
     overlay: _builtins.bytes
     """PNG of the image's size, where requested."""
     @_builtins.property
@@ -1658,6 +1661,7 @@ class InspectResponse(_message.Message):
         mode: Global___InspectMode.ValueType = ...,
         degraded: _builtins.bool = ...,
         reason: _builtins.str | None = ...,
+        dismissed: _builtins.int = ...,
         frame: Global___Frame | None = ...,
         overlay: _builtins.bytes | None = ...,
         batch: Global___Batch | None = ...,
@@ -1665,7 +1669,7 @@ class InspectResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "_reason", b"_reason", "batch", b"batch", "frame", b"frame", "image", b"image", "models", b"models", "overlay", b"overlay", "reason", b"reason", "timing_ms", b"timing_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "_reason", b"_reason", "batch", b"batch", "degraded", b"degraded", "frame", b"frame", "fruits", b"fruits", "image", b"image", "mode", b"mode", "models", b"models", "overlay", b"overlay", "reason", b"reason", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlay", b"_overlay", "_reason", b"_reason", "batch", b"batch", "degraded", b"degraded", "dismissed", b"dismissed", "frame", b"frame", "fruits", b"fruits", "image", b"image", "mode", b"mode", "models", b"models", "overlay", b"overlay", "reason", b"reason", "request_id", b"request_id", "timing_ms", b"timing_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__overlay: _TypeAlias = _typing.Literal["overlay"]  # noqa: Y015
     _WhichOneofArgType__overlay: _TypeAlias = _typing.Literal["_overlay", b"_overlay"]  # noqa: Y015
