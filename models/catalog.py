@@ -22,6 +22,10 @@ Family: TypeAlias = Literal["sam", "sam2", "unet", "detector", "grounding"]
 "detector" finds boxes of known classes, "grounding" those of whatever a text names."""
 
 
+SamInputSize: TypeAlias = Literal[1024, 768, 512]
+"""Longest side in pixels at which a SAM that takes several encodes an image."""
+
+
 class Architecture(StrEnum):
     """The supported networks."""
 
@@ -124,6 +128,8 @@ class CatalogueEntry:
         sources: sources of the checkpoint, in the order in which they are tried.
         classes: names of what a detector finds, in the order of its outputs; empty for those of COCO.
         input_area: most pixels of a U-Net's input, padding included; None for 448 x 224.
+        input_size: longest side in pixels at which a SAM encodes images where a request has none, because it was
+            fine-tuned for that; None for that of the settings.
     """
 
     name: str
@@ -135,6 +141,7 @@ class CatalogueEntry:
     sources: tuple[OfficialAddress | SourcePackage | LocalFile | FineTuned, ...]
     classes: tuple[str, ...] = ()
     input_area: int | None = None
+    input_size: SamInputSize | None = None
 
     @property
     def revision(self) -> str:
@@ -164,6 +171,7 @@ class _Model(BaseModel):
     sha256: _Sha256 | None = None
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)] | None = None
     input_area: Annotated[int, Field(ge=LEAST_INPUT_AREA, le=MAX_INPUT_AREA)] | None = None
+    input_size: SamInputSize | None = None
 
 
 class _ModelsFile(BaseModel):
@@ -255,6 +263,8 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
         raise CatalogueError(f"{models_file}: model {name!r}: only detectors have 'classes'; leave the key out")
     if model.input_area is not None and model.architecture.family != "unet":
         raise CatalogueError(f"{models_file}: model {name!r}: only U-Nets have 'input_area'; leave the key out")
+    if model.input_size is not None and model.architecture is not Architecture.MOBILE_SAM:
+        raise CatalogueError(f"{models_file}: model {name!r}: only a mobile-sam has 'input_size'; leave the key out")
     if len({each.casefold() for each in classes}) < len(classes):
         raise CatalogueError(f"{models_file}: model {name!r}: the names in 'classes' must all be different")
     try:
@@ -273,7 +283,16 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
         ) from error
     source = LocalFile(path)
     return CatalogueEntry(
-        name, model.architecture, model.licence, path.name, size, sha256, (source,), classes, model.input_area
+        name,
+        model.architecture,
+        model.licence,
+        path.name,
+        size,
+        sha256,
+        (source,),
+        classes,
+        model.input_area,
+        model.input_size,
     )
 
 

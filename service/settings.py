@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     input_size: InputSize = Field(
         1024,
         description="Longest side in pixels at which images are encoded, where a request has no input_size and the "
-        "model supports others than 1024: 1024, 768, 512 or auto.",
+        "model supports others than 1024 and has none of its own: 1024, 768, 512 or auto.",
     )
     camera_sizes: Annotated[tuple[Size, ...], NoDecode] = Field(
         (),

@@ -127,15 +127,16 @@ def sam_setups(selection: Selection, catalogue: Mapping[str, CatalogueEntry]) ->
         UnknownModel, CatalogueError: as `find_models`.
         CannotEvaluate: likewise; or an input size that the model does not support, or a card that cannot be read.
     """
-    setups = []
+    setups: list[SamSetup] = []
     for word, tuned in [*((word, False) for word in selection.sams), *((word, True) for word in selection.tuned)]:
         if word == NONE:
             continue
         before, at, after = word.rpartition("@")
         name, size = (before, int(after)) if at and after.isdecimal() else (word, selection.input_size)
         for entry in find_models(name, "sam", catalogue):
-            setup = _as_trained(entry) if tuned else SamSetup(entry)
-            setups.append(replace(setup, side=_checked_side(size or setup.side, entry)))
+            trained = _as_trained(entry) if tuned else [SamSetup(entry)]
+            sized = [replace(each, side=_checked_side(size or each.side, entry)) for each in trained]
+            setups += sized[:1] if size else sized
     return setups
 
 
@@ -240,8 +241,8 @@ def load_detectors(words: Sequence[str], loader: Loader) -> list[tuple[str, Dete
     return [(entry.name, load_detector(entry, loader.backend, loader.model_store)) for entry in entries]
 
 
-def _as_trained(entry: CatalogueEntry) -> SamSetup:
-    """Return the setup with the input size and padding of a fine-tuned model's card, where the card lies beside it."""
+def _as_trained(entry: CatalogueEntry) -> list[SamSetup]:
+    """Return a setup for each input size of a fine-tuned model's card, with its padding, if the card lies beside it."""
     setup = SamSetup(entry, tuned=True)
     cards = [RunFolder(each.path.parent).card_json for each in entry.sources if isinstance(each, LocalFile)]
     for file in cards:
@@ -251,11 +252,11 @@ def _as_trained(entry: CatalogueEntry) -> SamSetup:
             card = json.loads(file.read_bytes())
             if card["sha256"] != entry.sha256:
                 continue  # of another model
-            side, padding = int(card["options"]["side"]), card["options"]["padding"]
+            sides, padding = [int(side) for side in card["options"]["sides"]], card["options"]["padding"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CannotEvaluate(f"{file} does not hold the input size of the training: {error!r}") from error
-        return replace(setup, side=side, padding="square" if padding == "square" else "none")
-    return setup
+        return [replace(setup, side=side, padding="square" if padding == "square" else "none") for side in sides]
+    return [setup]
 
 
 def _checked_side(side: int, entry: CatalogueEntry) -> int:

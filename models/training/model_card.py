@@ -42,6 +42,7 @@ class ModelCard:
         options: options of the run.
         remarks: what a user should know.
         input_area: most pixels of a U-Net's input, where it is not that of 448 x 224.
+        input_size: longest side in pixels at which a SAM is to be served, where it is not that of the settings.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelCard:
     options: Mapping[str, object]
     remarks: Sequence[str]
     input_area: int | None = None
+    input_size: int | None = None
 
 
 def check_name(name: str) -> None:
@@ -107,6 +109,8 @@ def models_entry(card: ModelCard) -> str:
     }
     if card.input_area is not None:
         keys["input_area"] = card.input_area
+    if card.input_size is not None:
+        keys["input_size"] = card.input_size
     return str(yaml.safe_dump({"models": {card.name: keys}}, sort_keys=False, allow_unicode=True))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
-from models.catalog import LEAST_INPUT_AREA, MAX_INPUT_AREA, Architecture
+from models.catalog import LEAST_INPUT_AREA, MAX_INPUT_AREA, Architecture, SamInputSize
 from models.letterbox import Padding
 from models.sam.constants import INPUT_SIDE, PADDING_STEP
 from models.training.augmentation import Augmentation
@@ -272,6 +272,12 @@ class SamOptions:
             raise CannotTrain(f"padding must be 'none' or 'square', got {self.padding!r}.")
         if self.batch < 1 or self.rounds < 0:
             raise CannotTrain(f"batch must be at least 1 and rounds at least 0, got {self.batch} and {self.rounds}.")
+
+    @property
+    def input_size(self) -> SamInputSize | None:
+        """Size to serve it at where a request has none: the largest of `sides`; None for 1024, and for unnamed ones."""
+        served = [size for size in get_args(SamInputSize) if size in self.sides]
+        return None if not served or INPUT_SIDE in served else max(served)
 
     def check_fits(self, architecture: Architecture) -> None:
         """Reject an architecture that cannot be trained with these options.

@@ -210,4 +210,5 @@ def _card(
             "Measures with 'before' are those of the original model for the same prompts. A score above 0 means that "
             "the masks are better on every set, by box and by centre.",
         ),
+        input_size=options.input_size,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -420,22 +420,29 @@ def _entry_of(request: api.LoadModelRequest, active: CatalogueEntry, folder: Pat
         raise UnusableModel(f"{request.file!r} cannot be read: {error.strerror}.") from error
     if request.sha256 is not None and request.sha256.lower() != sha256:
         raise UnusableModel(f"{request.file!r} must have the SHA-256 {request.sha256.lower()}, got {sha256}.")
-    source, area = LocalFile(path), _input_area(path, sha256, active)
-    return CatalogueEntry(
-        active.name, architecture, active.licence, path.name, size, sha256, (source,), active.classes, area
+    as_trained = _as_trained(path, sha256, active)
+    return replace(
+        active,
+        architecture=architecture,
+        filename=path.name,
+        size=size,
+        sha256=sha256,
+        sources=(LocalFile(path),),
+        input_area=as_trained.input_area,
+        input_size=as_trained.input_size,
     )
 
 
-def _input_area(path: Path, sha256: str, active: CatalogueEntry) -> int | None:
-    """Return the area that a U-Net was trained for: by the models file of its run, otherwise the active revision's."""
+def _as_trained(path: Path, sha256: str, active: CatalogueEntry) -> CatalogueEntry:
+    """Return the entry that says what a file was trained for: by the models file of its run, else the active one."""
     models_file = RunFolder(path.parent).models_file
-    if active.architecture.family != "unet" or not models_file.is_file():
-        return active.input_area
+    if not models_file.is_file():
+        return active
     try:
         entries = read_models_file(models_file).values()
     except CatalogueError as error:
         raise UnusableModel(f"The models file beside {path.name!r} cannot be used: {error.detail}") from error
-    return next((entry.input_area for entry in entries if entry.sha256 == sha256), active.input_area)
+    return next((entry for entry in entries if entry.sha256 == sha256), active)
 
 
 def _choices(active: CatalogueEntry) -> str:

@@ -15,6 +15,7 @@ from models.errors import UnknownModel
 from models.images import Stop
 from models.types import Size
 from service.api.context import RequestContext
+from service.api.schema import InputSize
 from service.errors import DeadlineExceeded, ModelNotLoaded, WrongFamily
 from service.memory import WORKING
 from service.pipelines.source import ImageSource
@@ -72,6 +73,10 @@ class Engine:
     def default(self, family: Family) -> str | None:
         """Return the model that answers requests that name none, where one is loaded."""
         return next((name for name, runner in self.runners.items() if runner.family in _able(family)), None)
+
+    def input_size(self, sam: Runner) -> InputSize:
+        """Return the input size of requests that have none."""
+        return sam.entry.input_size or self.settings.input_size
 
     def runner(self, kind: type[R], name: str | None) -> R:
         """Choose the runner that answers.

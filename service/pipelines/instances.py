@@ -122,7 +122,7 @@ class InstancesPipeline:
             size = await engine.size(source)
             outlines = _as_segment(request, sam)
             # Refused here where the SAM would refuse it later.
-            candidate_letterboxes(outlines, size, sam.backend, engine.settings.input_size)
+            candidate_letterboxes(outlines, size, sam.backend, engine.input_size(sam))
             if points:
                 check(Prompt(tuple(points)), letterbox_for(size))
             outlining = engine.predict(_OUTLINE, size)

@@ -160,8 +160,7 @@ class Refiner:
         return self.engine.predict_cost(_REFINE, median_high(self.counts or (1,)) * share(letterbox))
 
     def _letterboxes(self, sam: SamRunner, size: Size) -> list[Letterbox]:
-        default = self.engine.settings.input_size
-        return candidate_letterboxes(_DEFAULTS, size, sam.backend, default)
+        return candidate_letterboxes(_DEFAULTS, size, sam.backend, self.engine.input_size(sam))
 
 
 def _outline(fruit: Fruit, decoded: Decoded, row: int, letterbox: Letterbox) -> CroppedMask | None:

@@ -300,7 +300,7 @@ class SegmentPipeline:
 
     async def _look_up(self, request: schema.EmbedRequest, image: ImageInput, runner: SamRunner) -> _Lookup:
         """Find the image's embedding, or the letterboxes in which it may be encoded."""
-        entry, settings, source = runner.entry, self.engine.settings, image.source
+        entry, source = runner.entry, image.source
         if source is None:
             image.check_one()
             image_id = image.image_id or ""
@@ -315,7 +315,7 @@ class SegmentPipeline:
         small = source.nbytes <= costs.HASHED_AT_ONCE
         image_id = source.content_id() if small else await self.engine.in_worker(source.content_id)
         size = await self.engine.size(source)
-        letterboxes = candidate_letterboxes(request, size, runner.backend, settings.input_size)
+        letterboxes = candidate_letterboxes(request, size, runner.backend, self.engine.input_size(runner))
         for letterbox in letterboxes:
             if (found := self.cache.get(_key(image_id, letterbox, runner))) is not None:
                 return _Lookup(image_id, source, [letterbox], found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from models import images
 from service.api import schema
 from service.proto.generated.pomona.v1 import segmentation_pb2 as pb
+from service.runners.sam import SamRunner
 from tests.contract.door import ALL_MODELS, BOX, POINT, Door, checked, fields, image, only, plain, prompted
 from tests.contract.doors import (
     Request,
@@ -182,6 +184,18 @@ async def test_a_messages_masks_are_bytes_and_absent_fields_are_absent(caller: C
 
 
 # /v1/segment
+
+
+@pytest.mark.parametrize(("asked", "seen"), [({}, 512), ({"input_size": 1024}, 1024)])
+async def test_a_sam_tuned_for_an_input_size_is_asked_at_that_unless_another_is_wanted(
+    door: Door, asked: dict[str, Any], seen: int
+) -> None:
+    runner = door.pipelines.engine.runner(SamRunner, None)
+    runner.entry = replace(runner.entry, input_size=512)
+    assert (await door.segment(image(), prompted(POINT, **asked))).model.input_size == seen
+    inspected = await door.inspect(mode="accurate")
+    assert inspected.models.sam is not None
+    assert inspected.models.sam.input_size == 512
 
 
 async def test_a_point_is_answered_with_three_masks_and_their_measures(door: Door) -> None:

@@ -132,6 +132,14 @@ def test_a_relative_models_file_still_names_its_checkpoint_after_a_change_of_fol
         pytest.param(
             as_yaml(input_area="200704"), ["'my-oranges'", "only U-Nets have 'input_area'"], id="a SAM's area"
         ),
+        pytest.param(
+            as_yaml(input_size="640"), ["'my-oranges'", "'input_size'", "1024, 768 or 512"], id="no such size"
+        ),
+        pytest.param(
+            as_yaml(input_size="512", architecture="sam-vit-b"),
+            ["'my-oranges'", "only a mobile-sam has 'input_size'"],
+            id="a size of a SAM that has but one",
+        ),
         pytest.param(as_yaml(input_area="900"), ["'my-oranges'", "'input_area'", "1024"], id="too small an area"),
         pytest.param(as_yaml(input_area="401409"), ["'my-oranges'", "'input_area'", "401408"], id="too large an area"),
         pytest.param(as_yaml(licence=None), ["'my-oranges'", "'licence' is missing"], id="a missing key"),

@@ -17,7 +17,7 @@ from tests.untrained import write_untrained_unet
 NONE = ("none",)
 
 
-def run_folder(folder: Path, architecture: Architecture, *, side: int = 0, padding: str = "none") -> Path:
+def run_folder(folder: Path, architecture: Architecture, *, sides: tuple[int, ...] = (), padding: str = "none") -> Path:
     """Write as much of a run folder as an evaluation reads; the checkpoint of a SAM is not valid."""
     folder.mkdir()
     model = folder / "model.safetensors"
@@ -28,8 +28,8 @@ def run_folder(folder: Path, architecture: Architecture, *, side: int = 0, paddi
     (folder / "models.yaml").write_text(
         f"models:\n  {folder.name}:\n    architecture: {architecture}\n    file: {model.name}\n    licence: own\n"
     )
-    if side:
-        card = {"sha256": sha256_of(model), "options": {"side": side, "padding": padding}}
+    if sides:
+        card = {"sha256": sha256_of(model), "options": {"sides": sides, "padding": padding}}
         (folder / "card.json").write_text(json.dumps(card))
     return folder
 
@@ -72,12 +72,13 @@ def test_unknown_names_and_models_of_another_family_are_refused(tmp_path: Path) 
 
 
 def test_a_fine_tuned_sam_runs_at_the_size_of_its_card(tmp_path: Path) -> None:
-    at_512 = run_folder(tmp_path / "at-512", Architecture.MOBILE_SAM, side=512)
-    at_1024 = run_folder(tmp_path / "at-1024", Architecture.MOBILE_SAM, side=1024, padding="square")
+    at_512 = run_folder(tmp_path / "at-512", Architecture.MOBILE_SAM, sides=(512,))
+    at_1024 = run_folder(tmp_path / "at-1024", Architecture.MOBILE_SAM, sides=(1024,), padding="square")
+    both = run_folder(tmp_path / "both", Architecture.MOBILE_SAM, sides=(512, 1024))
     cardless = run_folder(tmp_path / "cardless", Architecture.MOBILE_SAM)
-    other = run_folder(tmp_path / "other", Architecture.MOBILE_SAM, side=512)
+    other = run_folder(tmp_path / "other", Architecture.MOBILE_SAM, sides=(512,))
     (other / "model.safetensors").write_bytes(b"of another model than its card")
-    tuned = (str(at_512), str(at_1024), str(cardless), str(other), f"{at_1024}@768")
+    tuned = (str(at_512), str(at_1024), str(cardless), str(other), f"{at_1024}@768", str(both), f"{both}@768")
     setups = sam_setups(Selection(tuned=tuned), CATALOGUE)
     assert [(each.name, each.tuned, each.side, each.padding) for each in setups] == [
         ("mobile-sam", False, 1024, "none"),
@@ -86,11 +87,14 @@ def test_a_fine_tuned_sam_runs_at_the_size_of_its_card(tmp_path: Path) -> None:
         ("cardless", True, 1024, "none"),
         ("other", True, 1024, "none"),
         ("at-1024-768", True, 768, "square"),
+        ("both-512", True, 512, "none"),
+        ("both", True, 1024, "none"),
+        ("both-768", True, 768, "none"),
     ]
 
 
 def test_an_input_size_holds_for_sams_without_their_own(tmp_path: Path) -> None:
-    tuned = run_folder(tmp_path / "tuned", Architecture.MOBILE_SAM, side=512)
+    tuned = run_folder(tmp_path / "tuned", Architecture.MOBILE_SAM, sides=(512,))
     selection = Selection(sams=("mobile-sam", "mobile-sam@1024"), tuned=(str(tuned),), input_size=768)
     assert [setup.name for setup in sam_setups(selection, CATALOGUE)] == ["mobile-sam-768", "mobile-sam", "tuned-768"]
 
@@ -102,7 +106,7 @@ def test_unsupported_input_sizes_are_refused(word: str, message: str) -> None:
 
 
 def test_a_damaged_card_is_refused(tmp_path: Path) -> None:
-    tuned = run_folder(tmp_path / "tuned", Architecture.MOBILE_SAM, side=512)
+    tuned = run_folder(tmp_path / "tuned", Architecture.MOBILE_SAM, sides=(512,))
     (tuned / "card.json").write_text("{}")
     with pytest.raises(CannotEvaluate, match=r"card\.json"):
         sam_setups(Selection(sams=NONE, tuned=(str(tuned),)), CATALOGUE)

@@ -80,6 +80,14 @@ def test_batches_have_about_the_area_that_the_model_will_be_served_with() -> Non
     assert (small.sides, small.fit.epochs, small.fit.learning_rate) == ((512,), 3, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("size", "served"), [("512", 512), ("512,768", 768), ("512,1024", None), ("1024", None), ("256", None)]
+)
+def test_a_sam_is_served_at_the_largest_size_that_it_was_trained_at(size: str, served: int | None) -> None:
+    options = sam_options(command_line().parse_args(["sam", "--out", "x", "--size", size]))
+    assert options.input_size == served
+
+
 @pytest.mark.parametrize("command", ["unet", "sam"])
 def test_every_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
