@@ -118,6 +118,8 @@ class BoxDecoder(PromptDecoder):
     """
 
     scores = (0.9, 0.8, 0.6, 0.5)
+    right: tuple[int, ...] = (0, 2)
+    """The tokens that have the box."""
 
     def forward(
         self,
@@ -135,5 +137,5 @@ class BoxDecoder(PromptDecoder):
         for row, column in torch.nonzero(labels == 2).tolist():
             (x0, y0), (x1, y1) = (points[row, column : column + 2] * side).tolist()
             inside = ((ys > y0) & (ys < y1))[:, None] & ((xs > x0) & (xs < x1))[None]
-            logits[row, (0, 2)] = torch.where(inside, 10.0, -10.0)
+            logits[row, self.right] = torch.where(inside, 10.0, -10.0)
         return logits, torch.tensor(self.scores).expand(len(labels), -1)

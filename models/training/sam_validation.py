@@ -46,10 +46,12 @@ _PANELS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({
     ],
 })  # fmt: skip
 
-_JUDGED: Final = ("box_iou", "point_iou")
+_JUDGED: Final = ("box_iou_single", "point_iou")
+"""Measures of what is used: of a box, as `/v1/inspect` prompts, the mask for clear prompts; of a click the best-scored
+of three, because it is ambiguous."""
 
 SCORE: Final = (
-    "the smallest gain over the original model among the sources and input sizes, in `box_iou` or `point_iou`"
+    "the smallest gain over the original model among the sources and input sizes, in `box_iou_single` or `point_iou`"
 )
 
 MEASURES: Final[Mapping[str, str]] = MappingProxyType({
