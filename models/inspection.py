@@ -45,9 +45,12 @@ mean IoU from 0.971 to 0.973 on those rendered fruits, from 0.950 to 0.964 on th
 photographs and nothing on rendered fruits."""
 
 _SEEN: Final = 0.5
-"""Least IoU with the U-Net's mask at which a SAM sees a fruit in its box at all; below, a fruit that the U-Net alone
-found is none. On validation images MobileSAM saw all 419 true ones that the U-Net found, and 36 of 54 false ones; with
-0.6, 416 and 31 (`docs/accuracy.md`)."""
+"""Least IoU with the U-Net's mask at which a SAM sees a fruit in its box at all."""
+
+_SURE: Final = 0.85
+"""Confidence from which a fruit is one, whatever a SAM sees, to which the box of a fruit that fills the image says little.
+Where the U-Net is less sure, no detector found the fruit and the SAM does not see it either, there is none: of the
+fruits on validation images MobileSAM kept all 419 true ones, and 37 of 54 false ones (`docs/accuracy.md`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ class Inspection:
         classes: uint8 (height, width) of the original image: BACKGROUND, HEALTHY or INFECTED.
         fruits: from left to right by the centres of their boxes, ties from top to bottom, as the outlets of a line
             are numbered.
-        dismissed: number of fruits that the U-Net found and a SAM did not see.
+        dismissed: number of fruits of which the U-Net was unsure and that a SAM did not see.
     """
 
     classes: SemanticMap
@@ -196,7 +199,7 @@ def agreeing(fruit: Fruit, mask: MaskCrop) -> CroppedMask | None:
 
 
 def refine(inspection: Inspection, masks: Mapping[int, CroppedMask | None], *, confirmed: bool = False) -> Inspection:
-    """Replace the U-Net's masks by a SAM's where they agree, and dismiss fruits that the SAM does not see.
+    """Replace the U-Net's masks by a SAM's where they agree, and dismiss unsure fruits that the SAM does not see.
 
     Infected pixels are those that the U-Net finds within the new mask. Pixels in two masks go to the one of the two
     fruits that has them in the U-Net's masks, else to the left fruit.
@@ -213,7 +216,7 @@ def refine(inspection: Inspection, masks: Mapping[int, CroppedMask | None], *, c
         if number in masks:
             mask = masks[number]
             iou = 0.0 if mask is None else _iou(fruit.mask, mask)
-            if iou < _SEEN and not confirmed:
+            if iou < _SEEN and fruit.confidence < _SURE and not confirmed:
                 continue
             if mask is not None and iou >= _AGREEMENT:
                 accepted[len(fruits)] = mask

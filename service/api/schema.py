@@ -498,7 +498,8 @@ class InspectResponse(Schema):
     degraded: bool = Field(description="Whether mode auto gave less than without the deadline or the load; see reason.")
     reason: str | None = Field(description="Why mode auto gave less than the best there is; else null.")
     dismissed: int = Field(
-        description="Number of fruits that the U-Net found and the SAM did not see in their boxes: they are none."
+        description="Number of fruits of which the U-Net was unsure and that the SAM did not see in their boxes: they "
+        "are none."
     )
     frame: Frame
     overlay: Binary | None = Field(description=_OVERLAY)

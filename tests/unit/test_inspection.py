@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -267,6 +268,10 @@ def test_a_mask_that_agrees_is_used_and_its_infected_pixels_are_counted() -> Non
     np.testing.assert_array_equal(fruit.infected.full(), rectangle(44, 20, 60, 60, EXACT.original))
 
 
+def unsure(inspection: Inspection) -> Inspection:
+    return replace(inspection, fruits=tuple(replace(fruit, confidence=0.8) for fruit in inspection.fruits))
+
+
 NOTHING: Final = CroppedMask(np.zeros((1, 1), np.bool_), 0, 0, EXACT.original)
 
 
@@ -282,8 +287,8 @@ def test_a_mask_that_agrees_in_part_is_not_used(other: Corners) -> None:
     [sam_mask(200, 100, 240, 140), sam_mask(40, 20, 59, 60), sam_mask(0, 0, 448, 224), NOTHING, None],
     ids=["elsewhere", "less than half", "all", "nothing", "not even nearly"],
 )
-def test_a_fruit_that_the_sam_does_not_see_is_none_unless_a_detector_saw_it(other: CroppedMask | None) -> None:
-    before = seen(LEFT, RIGHT)
+def test_an_unsure_fruit_that_the_sam_does_not_see_is_none_unless_a_detector_saw_it(other: CroppedMask | None) -> None:
+    before = unsure(seen(LEFT, RIGHT))
     found = refine(before, {0: other, 1: sam_mask(*RIGHT)})
     (right,) = found.fruits
     assert (right.box, right.refined, found.dismissed) == (RIGHT, True, 1)
@@ -292,8 +297,15 @@ def test_a_fruit_that_the_sam_does_not_see_is_none_unless_a_detector_saw_it(othe
     assert (len(confirmed.fruits), confirmed.dismissed) == (2, 0)
 
 
+def test_a_fruit_of_which_the_u_net_is_sure_is_one_whatever_the_sam_sees() -> None:
+    before = seen(LEFT)
+    assert before.fruits[0].confidence > 0.85
+    found = refine(before, {0: None})
+    assert (found.fruits, found.dismissed) == (before.fruits, 0)
+
+
 def test_a_dismissed_fruit_keeps_no_pixel_from_others() -> None:
-    found = refine(seen(LEFT, RIGHT), {0: None, 1: sam_mask(70, 20, 120, 60)})
+    found = refine(unsure(seen(LEFT, RIGHT)), {0: None, 1: sam_mask(70, 20, 120, 60)})
     assert [fruit.box for fruit in found.fruits] == [(70, 20, 120, 60)]
 
 

@@ -353,7 +353,7 @@ class Inspection(MaskResult):
         mode: that was used.
         degraded: mode `auto` gave less than without the deadline or the load.
         reason: why, or None.
-        dismissed: number of fruits that the U-Net found and the SAM did not see; they are not among `fruits`.
+        dismissed: number of fruits of which the U-Net was unsure and that the SAM did not see; not among `fruits`.
         frame: identifiers of the frame, as they were sent.
         track_ids: of a stream that follows fruit, one per fruit, in their order; 0 for what is not followed.
         verdicts: that this frame of such a stream brings.

@@ -1624,7 +1624,7 @@ class InspectResponse(_message.Message):
     reason: _builtins.str
     """Why AUTO gave less than the best there is."""
     dismissed: _builtins.int
-    """Number of fruits that the U-Net found and the SAM did not see in their boxes: they are none."""
+    """Number of fruits of which the U-Net was unsure and that the SAM did not see in their boxes: they are none."""
     overlay: _builtins.bytes
     """PNG of the image's size, where requested."""
     @_builtins.property
