@@ -48,7 +48,7 @@ _SEEN: Final = 0.5
 """Least IoU with the U-Net's mask at which a SAM sees a fruit in its box at all."""
 
 _SURE: Final = 0.85
-"""Confidence from which a fruit is one, whatever a SAM sees, to which the box of a fruit that fills the image says little.
+"""Confidence from which a fruit is one, whatever a SAM sees: the box of a fruit that fills the image says little.
 Where the U-Net is less sure, no detector found the fruit and the SAM does not see it either, there is none: of the
 fruits on validation images MobileSAM kept all 419 true ones, and 37 of 54 false ones (`docs/accuracy.md`)."""
 
