@@ -281,18 +281,17 @@ def _entry(name: str, model: _Model, models_file: Path) -> CatalogueEntry:
             f"{models_file}: model {name!r}: {path} cannot be read ({error.strerror}); make it readable for the user "
             "that runs Pomona"
         ) from error
-    source = LocalFile(path)
     return CatalogueEntry(
-        name,
-        model.architecture,
-        model.licence,
-        path.name,
-        size,
-        sha256,
-        (source,),
-        classes,
-        model.input_area,
-        model.input_size,
+        name=name,
+        architecture=model.architecture,
+        licence=model.licence,
+        filename=path.name,
+        size=size,
+        sha256=sha256,
+        sources=(LocalFile(path),),
+        classes=classes,
+        input_area=model.input_area,
+        input_size=model.input_size,
     )
 
 

@@ -107,7 +107,7 @@ def supervise(server: subprocess.Popen[bytes], check: Callable[[], Health], *, e
         drain: seconds that a server has to end once it should.
 
     Returns:
-        The server's exit status where it was told to stop or could not start; else `UNHEALTHY`.
+        The server's exit status where it was asked to stop or could not start; else `UNHEALTHY`.
     """
     stopping: float | None = None
 

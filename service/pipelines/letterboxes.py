@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, get_args
 
 from models.backends.base import SamBackend
+from models.catalog import SamInputSize
 from models.letterbox import Letterbox, Padding, letterbox_for
 from models.sam.constants import INPUT_SIDE
 from models.types import Size
 from service.api.schema import EmbedRequest, InputSize
 from service.errors import UnsupportedInput
 
-INPUT_SIZES: Final[tuple[Literal[1024, 768, 512], ...]] = (1024, 768, 512)
+INPUT_SIZES: Final[tuple[SamInputSize, ...]] = get_args(SamInputSize)
 
 
 def candidate_letterboxes(
