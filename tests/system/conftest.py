@@ -35,9 +35,9 @@ def scene() -> Scene:
     return render_scene(7)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def known(client: httpx.Client, scene: Scene) -> str:
-    """The id of `scene`, whose embedding the server holds."""
+    """The id of `scene`, whose embedding the server holds now: it forgets embeddings after ten minutes."""
     return embed(client, scene.data).image.id
 
 
