@@ -372,18 +372,22 @@ class WatchedCache(EmbeddingCache):
 
 
 class WatchedRunner(SamRunner):
-    """Counts images and requests with prompts that wait for the device, or ran."""
+    """Counts images and requests with prompts that wait for the device, or ran, and images that no longer do."""
 
     backend: FakeSam
 
     def __init__(self, entry: CatalogueEntry, backend: FakeSam, queue: DeviceQueue) -> None:
         super().__init__(entry, backend, queue)
         self.images = Tally()
+        self.settled = Tally()
         self.requests = Tally()
 
     async def encode(self, ticket: Ticket, prepared: Any) -> BatchResult[Embedding]:
         self.images.add()
-        return await super().encode(ticket, prepared)
+        try:
+            return await super().encode(ticket, prepared)
+        finally:
+            self.settled.add()
 
     async def decode(
         self, reservation: Reservation, embedding: Embedding, prompts: Sequence[Prompt], letterbox: Letterbox

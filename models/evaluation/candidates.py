@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.types import BinaryMask, Mask, PixelClass, Prompt, SemanticMap
 from models.unet.letterbox import input_area, unet_letterbox
+from models.unet.scales import SCALES, mean_of_scales, unet_scales
 
 _BOX_JITTER: Final = (
     f"each side moved by normal noise of {CAREFUL_USER.deviation:.0%} of the box's length, "
@@ -108,22 +109,32 @@ class Inspected:
     answer: Answer
 
 
+View: TypeAlias = Literal["own", "fast", "scales"]
+"""What a U-Net sees of an image: as much as it was trained for, as little as in mode `fast`, or three scales as in mode
+`accurate`."""
+
+_VIEWS: Final[Mapping[View, str]] = {"own": "", "fast": ", mode fast", "scales": ", three scales"}
+
+
 class UNetCandidate:
     """A U-Net on a backend.
 
     Args:
         entry: the model.
         backend: runs it.
-        fast: whether it sees as little as in the mode `fast`.
+        view: what it sees of an image.
     """
 
-    def __init__(self, entry: CatalogueEntry, backend: UNetBackend, *, fast: bool = False) -> None:
+    def __init__(self, entry: CatalogueEntry, backend: UNetBackend, view: View = "own") -> None:
+        self.entry = entry
         self.backend = backend
-        self.area = input_area(entry.input_area, fast=fast)
+        self.view = view
+        self.area = input_area(entry.input_area, fast=view == "fast")
         self._intervals = INTERVALS.read(entry)
+        areas = [self.area] if view != "scales" else [round(scale * self.area) for scale in sorted(SCALES)]
         self.candidate = Candidate(
-            name=f"{entry.name}@fast" if fast else entry.name,
-            title=f"U-Net {entry.name}{', mode fast' if fast else ''}",
+            name=entry.name if view == "own" else f"{entry.name}@{view}",
+            title=f"U-Net {entry.name}{_VIEWS[view]}",
             family="unet",
             description="Sees the image only: no prompt, nothing of the annotation.",
             revision=entry.revision,
@@ -131,24 +142,32 @@ class UNetCandidate:
                 "architecture": entry.architecture,
                 "backend": backend.name,
                 "device": backend.device,
-                "input": f"at most {self.area:,} pixels",
+                "input": f"at most {', '.join(f'{area:,}' for area in areas)} pixels",
             },
         )
 
     def inspect(self, image: EncodedSample) -> Inspected:
         """Find classes and fruits of an image, as `/v1/semantic` does, and `/v1/inspect` without a SAM.
 
+        At three scales it finds what `/v1/inspect` in mode `accurate` gives to the SAM.
+
         Raises:
             BackendError: the device failed.
         """
         watch = Stopwatch()
-        letterbox = unet_letterbox(image.sample.size, self.area)
+        size = image.sample.size
+        letterboxes = unet_scales(size, self.area) if self.view == "scales" else (unet_letterbox(size, self.area),)
+        sizes = [each.resized for each in letterboxes]
         with watch.stage("decode"):
-            pixels = images.decode_resized(image.data, letterbox.resized, max_pixels=MAX_PIXELS, scaled=True)
+            decoded = images.decode_to_sizes(image.data, sizes, max_pixels=MAX_PIXELS, scaled=True)
         with watch.stage("infer"):
-            (output,) = self.backend.infer([self.backend.prepare(pixels, letterbox)])
+            outputs = [
+                self.backend.infer([self.backend.prepare(pixels, letterbox)])[0]
+                for pixels, letterbox in zip(decoded, letterboxes, strict=True)
+            ]
         with watch.stage("postprocess"):
-            inspection = inspect(output, letterbox)
+            output = outputs[0] if len(outputs) == 1 else mean_of_scales(outputs, letterboxes)
+            inspection = inspect(output, letterboxes[0])
         answer = Answer(
             inspection.classes,
             tuple(fruit.mask.full() for fruit in inspection.fruits),

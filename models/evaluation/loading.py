@@ -75,16 +75,17 @@ def load_candidates(selection: Selection, loader: Loader) -> tuple[Candidates, t
     """
     setups = sam_setups(selection, loader.catalogue)
     unets, notes = load_unets(selection, loader)
+    scaled = [UNetCandidate(each.entry, each.backend, "scales") for each in unets if each.view == "own"]
     _check_unique([each.candidate.name for each in unets])
     _check_unique([each.name for each in setups])
     if not setups:
         notes.append("No SAM was selected.")
     elif not selection.tuned:
         notes.append("No fine-tuned SAM was selected (--fine-tuned).")
-    sams = _load_sams(setups, loader, unets[0].candidate.name if unets else None)
+    sams = _load_sams(setups, loader, scaled[0].candidate.name if scaled else None)
     if not unets and not sams:
         raise CannotEvaluate(f"there are no models to evaluate: {' '.join(notes)}")
-    return Candidates(unets, sams), tuple(notes)
+    return Candidates([*unets, *scaled], sams), tuple(notes)
 
 
 def load_sams(selection: Selection, loader: Loader) -> list[SamCandidate]:
@@ -217,7 +218,7 @@ def load_unets(selection: Selection, loader: Loader) -> tuple[list[UNetCandidate
         else:
             unets.append(UNetCandidate(entry, backend))
             if input_area(entry.input_area, fast=True) < input_area(entry.input_area):
-                unets.append(UNetCandidate(entry, backend, fast=True))
+                unets.append(UNetCandidate(entry, backend, "fast"))
     if not (unets or notes):
         notes.append("The catalogue has no U-Net, and none was selected (--unet): no SAM is prompted with its fruits.")
     return unets, notes

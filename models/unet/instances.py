@@ -110,22 +110,29 @@ class Cells:
         cells = output[:, : letterbox.resized.height, : letterbox.resized.width]
         margins = cells[1 : len(CLASSES)] - cells[0]
         classes = predicted_class(*margins)
-        _drop_doubtful(margins, classes)
+        doubtful = doubtful_cells(classes > 0, margins.max(axis=0))
+        if doubtful is not None:
+            classes[doubtful] = 0
+            np.minimum(margins, 0, out=margins, where=doubtful)
         return cls(margins, classes, cells[len(CLASSES) :], letterbox)
 
 
-def _drop_doubtful(margins: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
-    """Turn regions of fruit that are nowhere certain into background, in place."""
-    count, found = cv2.connectedComponents((classes > 0).view(np.uint8), connectivity=8)
+def doubtful_cells(fruit: NDArray[np.bool_], margins: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+    """Return the cells of regions of fruit that are nowhere certain.
+
+    Args:
+        fruit: bool (height, width).
+        margins: float32 (height, width), of fruit over background.
+
+    Returns:
+        bool (height, width); None if there are none.
+    """
+    count, found = cv2.connectedComponents(fruit.view(np.uint8), connectivity=8)
     regions = np.asarray(found, np.int32)
     certain = np.zeros(count, np.bool_)
-    certain[regions[margins.max(axis=0) >= _CERTAIN_SOMEWHERE]] = True
+    certain[regions[margins >= _CERTAIN_SOMEWHERE]] = True
     certain[0] = True  # the background stays as it is
-    if certain.all():
-        return
-    doubtful = ~certain[regions]
-    classes[doubtful] = 0
-    np.minimum(margins, 0, out=margins, where=doubtful)
+    return None if certain.all() else ~certain[regions]
 
 
 def fruit_labels(cells: Cells) -> NDArray[np.int32]:

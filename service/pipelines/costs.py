@@ -16,6 +16,7 @@ from models.letterbox import HasResized, Letterbox, letterbox_for
 from models.masks import Rle
 from models.sam.constants import INPUT_SIDE
 from models.types import Prompt, Size
+from models.unet.scales import SCALES
 from service.api.schema import MaskFormat
 from service.capture.captures import RESERVED_BYTES
 from service.memory import Kind
@@ -141,10 +142,19 @@ def queued_detector(padded: Size, original: Size, output: int, *, whole: bool) -
     return _SMALL + prepared(padded) + _LOGITS * output + (PIXELS * original.pixels if whole else 0)
 
 
-def queued_fruits(padded: Size, original: Size, letterbox: Letterbox | None, *, whole: bool) -> int:
-    """Return what an inspection holds: a U-Net's request, its fruit, and what the SAM takes, where there is one."""
+def queued_fruits(padded: Sequence[Size], original: Size, letterbox: Letterbox | None, *, whole: bool) -> int:
+    """Return what an inspection holds: a U-Net's request, its fruit, and what the SAM takes, where there is one.
+
+    Args:
+        padded: inputs of the U-Net, one for each scale.
+        original: of the image.
+        letterbox: of the SAM.
+        whole: whether the image's pixels are kept.
+    """
+    own, *others = padded
+    scales = sum(each.pixels * (PIXELS + _OUTPUT) + own.pixels * 2 * _OUTPUT for each in others)
     sam = 0 if letterbox is None else prepared(letterbox.padded) + _MOST_FRUITS * letterbox.logits.pixels * _LOGITS
-    return queued_unet(padded, original, whole=whole) + _FRUITS * original.pixels + sam
+    return queued_unet(own, original, whole=whole) + scales + _FRUITS * original.pixels + sam
 
 
 def decoding(data: bytes | None, size: Size, letterboxes: Sequence[HasResized] = ()) -> int:
@@ -190,7 +200,7 @@ def largest(settings: Settings) -> dict[Kind, int]:
         Kind.WORK: _SMALL + max(max(DECODED, OVERLAY) * pixels, _EDGES * pixels + _THINNING * square.padded.pixels),
         Kind.QUEUED: max(
             queued_sam(square, _MASKS * settings.max_prompts, whole=False) + PIXELS * pixels,
-            queued_fruits(Size(1, MAX_INPUT_AREA), image, square, whole=True),
+            queued_fruits([Size(1, round(scale * MAX_INPUT_AREA)) for scale in SCALES], image, square, whole=True),
             queued_sam(square, _IN_HAND, whole=False) + proposals(crops=True) + PIXELS * pixels,
         ),
     }

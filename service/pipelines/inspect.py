@@ -7,7 +7,7 @@ fruit is also the answer wherever the SAM's outlines would be late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Hashable, Mapping
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 from models.backends.base import Embedding
 from models.drift import Statistic, image_statistics
 from models.images import Stop
-from models.inspection import Fruit, Grade, Inspection, inspect
+from models.inspection import Fruit, Grade, Inspection
 from models.letterbox import HasResized, resize
 from models.overlay import draw_fruits, encode_overlay
 from models.types import Pixels
@@ -32,14 +32,14 @@ from service.pipelines.encoding import describe_image, describe_sam, describe_un
 from service.pipelines.engine import Engine
 from service.pipelines.finding import Boxes, Finding
 from service.pipelines.letterboxes import may_scale
+from service.pipelines.looking import Look
 from service.pipelines.refinement import Refinement, Refiner
 from service.pipelines.shadow import Shadows, grades_of
 from service.pipelines.source import ImageInput, ImageSource
 from service.runners.sam import SamRunner
 from service.runners.unet import UNetRunner
-from service.scheduler.queue import BatchResult, Ticket
+from service.scheduler.queue import BatchResult
 
-_FIND: Final = "inspect.find"
 _MARGIN_S: Final = 0.025
 """More than encoding takes, where the SAM may be given up at the last moment: the U-Net's fruit must not be late."""
 
@@ -48,16 +48,26 @@ _NO_SAM: Final = "No SAM is loaded, so the U-Net's outlines are the best there a
 
 @dataclass(slots=True)
 class _Plan:
-    """How a request is answered: its places on the device, and why it gets less than the best, where it does."""
+    """How a request is answered: its places on the device, and why it gets less than the best, where it does.
 
-    letterbox: UNetLetterbox
+    Attributes:
+        letterboxes: at which the U-Net sees the image; its answer is in cells of the first.
+        reason: why there is no SAM.
+    """
+
+    letterboxes: Sequence[UNetLetterbox]
     reason: str | None
-    ticket: Ticket | None = None
+    look: Look | None = None
     refinement: Refinement | None = None
     degraded: bool = False
     finding: Finding | None = None
     boxes: asyncio.Task[Boxes] | None = None
-    output: Any = None
+    outputs: Sequence[Any] = ()
+
+    @property
+    def letterbox(self) -> UNetLetterbox:
+        """That of the U-Net's answer."""
+        return self.letterboxes[0]
 
     def degrade(self, reason: str) -> None:
         self.degraded, self.reason = True, reason
@@ -71,8 +81,8 @@ class _Plan:
 
     def release(self) -> None:
         """Release every place that is not running."""
-        if self.ticket is not None:
-            self.ticket.release()
+        if self.look is not None:
+            self.look.release()
         if self.refinement is not None:
             self.refinement.ticket.release()
         if self.boxes is not None:
@@ -84,7 +94,7 @@ class _Decoded:
     """An image's id, the inputs of the U-Net and of the SAM, and where they are needed its pixels and statistics."""
 
     image_id: str
-    small: Any
+    small: Sequence[Any]
     large: Any
     pixels: Pixels | None
     statistics: Mapping[Statistic, float]
@@ -141,20 +151,23 @@ class InspectPipeline:
         sam, reason = self._sam(request)
         finding = Finding.of(self.detect, request)
         async with self.engine.in_time(context, runner), AsyncExitStack() as held:
-            plan = _Plan(runner.letterbox(await self.engine.size(source), fast=sam is None), reason)
+            size = await self.engine.size(source)
+            letterboxes = (runner.letterbox(size, fast=True),) if sam is None else runner.scales(size)
+            plan = _Plan(letterboxes, reason)
             try:
-                ticket = self._reserve(plan, request, runner, sam, context)
+                look = self._reserve(plan, request, runner, sam, context)
                 await held.enter_async_context(context.hold(Kind.QUEUED, _waiting(plan, request)))
                 if finding is not None:
                     plan.finding, plan.boxes = finding, asyncio.create_task(finding.find(source, context))
-                decoded = await self._decode(plan, request, runner, source, context)
-                inspection = await self._look(plan, request, runner, ticket, decoded, context)
+                decoded = await self._decode(plan, request, look, source, context)
+                inspection = await self._look(plan, request, look, decoded, context)
             finally:
                 plan.release()
             fruits, overlay = await self._encode(plan, request, runner, decoded, inspection, context)
             grades = grades_of(request.grades or self.engine.settings.grades)
             if self.shadows is not None:
-                self.shadows.offer(runner, decoded.small, plan.letterbox, plan.output, source, grades, context)
+                own, prepared = plan.outputs[0], decoded.small[0]
+                self.shadows.offer(runner, prepared, plan.letterbox, own, source, grades, context)
         refinement = plan.refinement
         answer = schema.InspectResponse.model_construct(
             request_id=context.request_id,
@@ -200,7 +213,7 @@ class InspectPipeline:
         runner: UNetRunner,
         sam: SamRunner | None,
         context: RequestContext,
-    ) -> Ticket:
+    ) -> Look:
         """Reserve the places of a request on arrival: also the SAM's, where there is time for it."""
         size = plan.letterbox.original
         ready_by = self.engine.clock() + self._predict(_decode_work(whole=request.overlay or sam is not None), plan)
@@ -208,22 +221,24 @@ class InspectPipeline:
             deadline = self._outlines_due(plan, request, context)
             # The U-Net's deadline is the earlier one: what it finds becomes the SAM's prompts.
             before = (
-                None if deadline is None else deadline - self._predict(_FIND, plan) - self.refiner.predict(sam, size)
+                None
+                if deadline is None
+                else deadline - self._predict(_find_work(plan), plan) - self.refiner.predict(sam, size)
             )
             try:
-                plan.ticket = runner.reserve(context, plan.letterbox, deadline=before, ready_by=ready_by)
+                plan.look = Look.reserve(runner, plan.letterboxes, context, deadline=before, ready_by=ready_by)
                 plan.refinement = self.refiner.reserve(sam, size, context, deadline=deadline, ready_by=ready_by)
             except (DeadlineUnreachable, Overloaded) as refusal:
                 if request.mode == "accurate":
                     raise
                 plan.release()
                 plan.drop_sam(refusal)
-                plan.letterbox = runner.letterbox(size, fast=True)
+                plan.letterboxes = (runner.letterbox(size, fast=True),)
             else:
                 if plan.refinement.degraded:
                     side = plan.refinement.letterbox.side
                     plan.degrade(f"To be in time, the SAM saw the image at {side} pixels.")
-                return plan.ticket
+                return plan.look
         return self._reserve_alone(plan, request, runner, context, ready_by=ready_by)
 
     def _reserve_alone(
@@ -234,65 +249,68 @@ class InspectPipeline:
         context: RequestContext,
         *,
         ready_by: float,
-    ) -> Ticket:
+    ) -> Look:
         """Reserve the U-Net's place where no SAM follows."""
-        deadline = context.due(before=self._predict(_FIND, plan) + self._predict(_encode_work(request), plan))
-        plan.ticket = runner.reserve(context, plan.letterbox, deadline=deadline, ready_by=ready_by)
-        return plan.ticket
+        deadline = context.due(
+            before=self._predict(_find_work(plan), plan) + self._predict(_encode_work(request), plan)
+        )
+        plan.look = Look.reserve(runner, plan.letterboxes, context, deadline=deadline, ready_by=ready_by)
+        return plan.look
 
     async def _decode(
         self,
         plan: _Plan,
         request: schema.InspectRequest,
-        runner: UNetRunner,
+        look: Look,
         source: ImageSource,
         context: RequestContext,
     ) -> _Decoded:
         """Decode once for both models."""
-        limit, letterbox, refinement = self.engine.settings.max_pixels, plan.letterbox, plan.refinement
-        letterboxes: list[HasResized] = [letterbox, *([] if refinement is None else [refinement.letterbox])]
+        limit, size, refinement = self.engine.settings.max_pixels, plan.letterbox.original, plan.refinement
+        letterboxes: list[HasResized] = [*look.letterboxes, *([] if refinement is None else [refinement.letterbox])]
         scaled = not request.overlay and (refinement is None or may_scale(refinement.letterbox))
 
         def decode(stop: Stop) -> _Decoded:
             pixels = source.pixels(limit, stop) if request.overlay else None
             if pixels is None:
-                small, *large = source.resized(letterboxes, limit, stop, scaled=scaled)
+                resized = source.resized(letterboxes, limit, stop, scaled=scaled)
             else:
-                small, *large = (resize(pixels, each) for each in letterboxes)
+                resized = [resize(pixels, each) for each in letterboxes]
+            small, large = resized[: len(look.letterboxes)], resized[len(look.letterboxes) :]
             prepared = None if refinement is None else refinement.prepare(*large)
-            watched = self.drift is not None and self.drift.watches(runner)
-            statistics = image_statistics(small) if watched else {}
-            return _Decoded(source.content_id(), runner.prepare(small, letterbox), prepared, pixels, statistics)
+            watched = self.drift is not None and self.drift.watches(look.runner)
+            statistics = image_statistics(small[0]) if watched else {}
+            return _Decoded(source.content_id(), look.prepare(small), prepared, pixels, statistics)
 
         work = _decode_work(whole=request.overlay or refinement is not None)
-        async with context.hold(Kind.WORK, source.decoding(letterbox.original, letterboxes if scaled else [])):
-            return await self.engine.decode(context, work, letterbox.original, decode)
+        async with context.hold(Kind.WORK, source.decoding(size, letterboxes if scaled else [])):
+            return await self.engine.decode(context, work, size, decode)
 
     async def _look(
         self,
         plan: _Plan,
         request: schema.InspectRequest,
-        runner: UNetRunner,
-        ticket: Ticket,
+        look: Look,
         decoded: _Decoded,
         context: RequestContext,
     ) -> Inspection:
         """Find the fruit, and let the SAM outline it."""
         refinement, tick = plan.refinement, self.engine.clock()
         if refinement is None:
-            inspection, context.timings.postprocess = await self._find(plan, runner, ticket, decoded, context)
+            inspection, context.timings.postprocess = await self._find(plan, look, decoded, context)
             return inspection
         encoding = asyncio.ensure_future(refinement.runner.encode(refinement.ticket, decoded.large))
         try:
             try:
-                inspection, _ = await self._find(plan, runner, ticket, decoded, context)
+                inspection, _ = await self._find(plan, look, decoded, context)
             except DeadlineExceeded as late:
                 # Too late for the SAM, which was to follow; the U-Net alone may be in time.
                 if request.mode == "accurate":
                     raise
                 plan.drop_sam(late)
-                alone = self._reserve_alone(plan, request, runner, context, ready_by=self.engine.clock())
-                inspection, _ = await self._find(plan, runner, alone, decoded, context)
+                plan.letterboxes = plan.letterboxes[:1]
+                alone = self._reserve_alone(plan, request, look.runner, context, ready_by=self.engine.clock())
+                inspection, _ = await self._find(plan, alone, decoded, context)
             if inspection.fruits and plan.refinement is not None:
                 inspection = await self._refine(plan, request, (refinement, encoding), inspection, context)
         finally:
@@ -305,18 +323,15 @@ class InspectPipeline:
         return inspection
 
     async def _find(
-        self, plan: _Plan, runner: UNetRunner, ticket: Ticket, decoded: _Decoded, context: RequestContext
+        self, plan: _Plan, look: Look, decoded: _Decoded, context: RequestContext
     ) -> tuple[Inspection, float]:
         """Return what the U-Net sees, and how long it took to read that from its output."""
-        result = await runner.infer(ticket, decoded.small)
-        plan.output = result.value
-        context.timings.queue, context.timings.infer = result.queued, result.ran
-        context.batch.infer = result.batch_size
+        plan.outputs = await look.see(decoded.small, context)
         tick = self.engine.clock()
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=False)):
-            inspection = await self.engine.in_worker(inspect, result.value, plan.letterbox)
+            inspection = await self.engine.in_worker(look.find, plan.outputs)
         seconds = self.engine.clock() - tick
-        self.engine.learn(_FIND, plan.letterbox.original, seconds)
+        self.engine.learn(_find_work(plan), plan.letterbox.original, seconds)
         context.record("postprocess", seconds)
         return await self._with_boxes(plan, inspection, context), seconds
 
@@ -401,6 +416,10 @@ def _decode_work(*, whole: bool) -> Hashable:
     return "inspect.decode", whole
 
 
+def _find_work(plan: _Plan) -> Hashable:
+    return "inspect.find", len(plan.letterboxes)
+
+
 def _encode_work(request: schema.InspectRequest) -> Hashable:
     return "inspect.encode", request.overlay
 
@@ -409,7 +428,9 @@ def _waiting(plan: _Plan, request: schema.InspectRequest) -> int:
     """Return the bytes that a request holds while it waits for the device."""
     letterbox, refinement = plan.letterbox, plan.refinement
     large = None if refinement is None else refinement.letterbox
-    return costs.queued_fruits(letterbox.padded, letterbox.original, large, whole=request.overlay)
+    return costs.queued_fruits(
+        [each.padded for each in plan.letterboxes], letterbox.original, large, whole=request.overlay
+    )
 
 
 def _draw(pixels: Pixels, fruits: list[Fruit], grades: list[Grade]) -> bytes:

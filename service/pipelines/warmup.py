@@ -18,7 +18,7 @@ import PIL.Image
 from models.types import Point, Prompt, Size
 from service.api.context import RequestContext
 from service.api.detection import DetectRequest
-from service.api.schema import InputSize, InspectRequest, SegmentRequest, SemanticRequest
+from service.api.schema import InputSize, InspectMode, InspectRequest, SegmentRequest, SemanticRequest
 from service.pipelines import Pipelines
 from service.pipelines.letterboxes import INPUT_SIZES
 from service.pipelines.source import encoded
@@ -46,6 +46,8 @@ async def warm_up(pipelines: Pipelines, sizes: Sequence[Size]) -> None:
     """
     segment = replace(pipelines.segment, cache=EmbeddingCache(max_bytes=0, max_age=0))
     inspect = pipelines.inspect.unwatched()
+    has_sam = any(isinstance(runner, SamRunner) for runner in pipelines.engine.runners.values())
+    modes: tuple[InspectMode, ...] = ("fast", "accurate") if has_sam else ("fast",)
     for size in sizes:
         for number in range(_ROUNDS):
             image = encoded(await asyncio.to_thread(_noise, size, number))
@@ -58,7 +60,8 @@ async def warm_up(pipelines: Pipelines, sizes: Sequence[Size]) -> None:
                     await pipelines.detect.run(DetectRequest(model=name), image, _context(pipelines))
                 elif isinstance(runner, UNetRunner):
                     await pipelines.semantic.run(SemanticRequest(model=name), image, _context(pipelines))
-                    await inspect.run(InspectRequest(model=name, mode="fast"), image, _context(pipelines))
+                    for mode in modes:
+                        await inspect.run(InspectRequest(model=name, mode=mode), image, _context(pipelines))
 
 
 def _context(pipelines: Pipelines) -> RequestContext:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from models.confidence import FractionIntervals
 from models.drift import Reference
 from models.types import Pixels, Size
 from models.unet.letterbox import INPUT_SIZE, UNetLetterbox, input_area, unet_letterbox
+from models.unet.scales import SCALES, unet_scales
 from service.runners.base import Runner, best_size, megapixels, sizes_like
 from service.scheduler.policy import Limits, Requester, WorkItem
 from service.scheduler.queue import Background, BatchKey, BatchResult, DeviceQueue, Ticket
@@ -44,6 +44,10 @@ class UNetRunner(Runner):
         """Fit an image into the input of the model; where it is to be fast, into one of at most 448 x 224 pixels."""
         return unet_letterbox(size, input_area(self.entry.input_area, fast=fast))
 
+    def scales(self, size: Size) -> tuple[UNetLetterbox, ...]:
+        """Fit an image into the input of the model at every scale, that of `letterbox` first."""
+        return unet_scales(size, self.entry.input_area)
+
     def prepare(self, pixels: Pixels, letterbox: UNetLetterbox) -> Any:
         """Return the network's input from a resized image; for worker threads."""
         return self.backend.prepare(pixels, letterbox)
@@ -51,11 +55,18 @@ class UNetRunner(Runner):
     def reserve(
         self, request: Requester, letterbox: UNetLetterbox, *, deadline: float | None, ready_by: float
     ) -> Ticket:
-        """Reserve the place of one image on arrival.
+        """Reserve the place of an image that the network sees once; see `reserve_scales`."""
+        (ticket,) = self.reserve_scales(request, (letterbox,), deadline=deadline, ready_by=ready_by)
+        return ticket
+
+    def reserve_scales(
+        self, request: Requester, letterboxes: Sequence[UNetLetterbox], *, deadline: float | None, ready_by: float
+    ) -> Sequence[Ticket]:
+        """Reserve the places of one image on arrival, all or none.
 
         Args:
             request: whose image it is.
-            letterbox: how the image fits into what the network sees.
+            letterboxes: how the image fits into what the network sees, each time that it sees it.
             deadline: when the image must be off the device.
             ready_by: when the image should be prepared; both in seconds on the clock.
 
@@ -64,11 +75,12 @@ class UNetRunner(Runner):
             NotReady: the server is shutting down.
             DeviceBroken: the device failed for good.
         """
-        cost = megapixels(letterbox.padded)
-        (ticket,) = self._queue.reserve(
-            WorkItem(self._key(letterbox), request, deadline=deadline, cost=cost, ready_by=ready_by)
+        return self._queue.reserve(
+            *(
+                WorkItem(self._key(each), request, deadline=deadline, cost=megapixels(each.padded), ready_by=ready_by)
+                for each in letterboxes
+            )
         )
-        return ticket
 
     async def infer(self, ticket: Ticket, prepared: Any) -> BatchResult[NDArray[np.float32]]:
         """Run the network on a prepared image.
@@ -109,7 +121,9 @@ class UNetRunner(Runner):
         )
 
     def _limits(self, key: BatchKey) -> Limits:  # noqa: ARG002 (all of its work is of one kind)
-        return Limits(self._max_images, math.inf)
+        # Larger images of `scales` take no more memory than as many of the model's own area, or one of them.
+        own = input_area(self.entry.input_area) / 1e6
+        return Limits(self._max_images, max(self._max_images, *SCALES) * own)
 
     def _execute(self, key: BatchKey, payloads: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 (as above)
         return self.backend.infer(payloads)

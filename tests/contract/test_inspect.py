@@ -20,6 +20,8 @@ from models.backends.base import Embedding
 from models.confidence import FractionIntervals, FractionRange
 from models.sam.prompts import PackedPrompts
 from models.types import BinaryMask, Logits
+from models.unet.letterbox import unet_letterbox
+from models.unet.scales import unet_scales
 from service.api import schema
 from service.runners.base import Runner
 from service.runners.unet import UNetRunner
@@ -88,8 +90,19 @@ async def test_accurate_takes_the_sams_outlines_and_their_infected_fraction(door
     assert sick.infected_fraction == 800 / sick.area
     np.testing.assert_array_equal(pixels(sick.infected_mask), fruit_mask(SPOT))
     assert answer.batch == schema.Batch(infer=1, encode=1, prompt=2)
-    assert (door.unet.encodes, door.sam.encodes) == ([1], [1])
+    assert (door.unet.encodes, door.sam.encodes) == ([1, 1, 1], [1])
     assert [letterbox.original for letterbox in door.sam.frames] == [FRUIT_SIZE]
+
+
+@pytest.mark.parametrize("mode", ["accurate", "auto"])
+async def test_where_a_sam_follows_the_unet_sees_three_scales(door: Door, mode: str) -> None:
+    await door.inspect(mode=mode)
+    assert door.unet.frames == list(unet_scales(FRUIT_SIZE))
+
+
+async def test_fast_shows_the_unet_one_scale(door: Door) -> None:
+    await door.inspect(mode="fast")
+    assert door.unet.frames == [unet_letterbox(FRUIT_SIZE)]
 
 
 async def test_auto_is_accurate_where_there_is_time(door: Door) -> None:

@@ -19,6 +19,7 @@ from models.catalog import CatalogueEntry
 from models.errors import PomonaError, TooManyPixels, TooManyPrompts, UnknownModel
 from models.images import Stop
 from models.types import Size
+from models.unet.scales import unet_scales
 from service.api.context import RETURN_S, RequestContext
 from service.errors import (
     DeadlineExceeded,
@@ -337,6 +338,13 @@ async def test_a_u_net_is_warmed_up_for_both_of_its_operations() -> None:
     unet = FakeUNet()
     async with warmed([CAMERA], unet=unet):
         assert unet.prepares == 6
+
+
+async def test_beside_a_sam_a_u_net_is_warmed_up_for_every_scale() -> None:
+    unet = FakeUNet()
+    async with warmed([CAMERA], FakeSam(), unet=unet):
+        assert set(unet.frames) == set(unet_scales(CAMERA))
+        assert unet.prepares == 15
 
 
 async def test_closing_finishes_admitted_work_and_admits_no_more(sam: FakeSam) -> None:

@@ -17,6 +17,7 @@ from models.letterbox import Letterbox, letterbox_for
 from models.sam.constants import LOGITS_SIDE
 from models.types import Box, Logits, Point, Prompt, Size
 from models.unet.letterbox import UNetLetterbox, unet_letterbox
+from models.unet.scales import unet_scales
 from service.api.context import RequestContext
 from service.errors import DeadlineUnreachable
 from service.runners.base import best_size
@@ -202,6 +203,18 @@ async def test_images_share_a_u_nets_batch_if_their_padded_sizes_are_equal() -> 
     assert runner.backend.encodes == [1, 2, 2]
     assert [result.batch_size for result in results] == [2, 2, 2, 2]
     assert [result.value.shape[1:] for result in results] == [(224, 448), (448, 224)] * 2
+
+
+async def test_a_batch_of_larger_images_has_no_more_pixels_than_one_of_the_models_own_size() -> None:
+    runner = open_unet(FakeUNet(image_batches=(1, 4)))
+    _, half, twice = unet_scales(Size(224, 448))
+    async with busy(runner):
+        letterboxes = (half,) * 4 + (twice,) * 4
+        calls = [asyncio.create_task(infer(runner, peel(letterbox), letterbox)) for letterbox in letterboxes]
+        await runner.images.reach(9)
+    results = await asyncio.gather(*calls)
+    await runner.close(PATIENCE_S)
+    assert [result.batch_size for result in results] == [4] * 4 + [2] * 4
 
 
 async def test_prompts_with_masks_run_in_their_own_batch_and_results_keep_their_order(

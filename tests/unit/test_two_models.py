@@ -104,7 +104,7 @@ async def test_the_u_net_runs_before_the_sam_also_where_both_had_to_wait(
     let_go(device.sam)
     await busy
     answer = await inspecting
-    assert device.sam.ran == ["encode", "infer", "encode", "decode"]
+    assert device.sam.ran == ["encode", *["infer"] * 3, "encode", "decode"]
     assert [fruit.refined for fruit in answer.fruits] == [True, True]
     assert not device.sam.overlapped
 
@@ -115,7 +115,7 @@ async def test_the_parts_of_an_inspections_time_add_up_to_no_more_than_the_whole
     timings = (await device.inspect(mode)).timing_ms
     parts = timings.decode + timings.queue + timings.infer + timings.encode + timings.prompt + timings.postprocess
     assert parts <= timings.total + 0.05  # each is rounded to 0.01
-    assert timings.infer == pytest.approx(2000, abs=1000)
+    assert timings.infer == pytest.approx(6000 if mode == "accurate" else 2000, abs=1000)
     assert timings.encode == pytest.approx(40_000 if mode == "accurate" else 0, abs=1000)
     assert timings.prompt == pytest.approx(6000 if mode == "accurate" else 0, abs=1000)
 
@@ -125,12 +125,13 @@ async def test_an_inspections_deadline_must_leave_time_for_both_models(device: O
     for runner in device.pipelines.engine.runners.values():
         await runner.warm_up()
     device.sam.ran.clear()
+    # The U-Net sees three scales.
     with pytest.raises(DeadlineUnreachable):
-        await device.inspect(within=500)
+        await device.inspect(within=900)
     assert device.sam.ran == []
-    degraded = await device.inspect("auto", within=500)
+    degraded = await device.inspect("auto", within=900)
     assert (degraded.mode, degraded.degraded, device.sam.ran) == ("fast", True, ["infer"])
-    assert (await device.inspect(within=700)).mode == "accurate"
+    assert (await device.inspect(within=1300)).mode == "accurate"
 
 
 async def test_an_image_that_comes_too_late_off_the_u_net_for_the_sam_is_answered_without_it(device: OneDevice) -> None:

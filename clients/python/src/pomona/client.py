@@ -171,8 +171,8 @@ class Client(BaseClient):
 
         Args:
             image: a path, encoded bytes, a PIL image, or a uint8 array (RGB).
-            mode: `fast` is the U-Net alone, with `accurate` a SAM outlines the fruit, `auto` is accurate where time
-                allows.
+            mode: `fast` is the U-Net alone, with `accurate` that sees three scales and a SAM outlines the fruit, `auto`
+                is accurate where time allows.
             model: name of the U-Net in the catalogue; None for the service's default.
             sam_model: name of the SAM in the catalogue; None for the service's default.
             grades: largest infected fraction of each grade, from best to worst, rising: `{"A": 0.01}`.
