@@ -364,8 +364,9 @@ class InspectRequest(Schema):
     sam_model: str | None = Field(None, description=f"Outlines the fruit. {_SAM}")
     mode: Literal["fast", "accurate", "auto"] = Field(
         "auto",
-        description="fast: the U-Net alone. accurate: the U-Net sees the image at three scales, and a SAM outlines each "
-        "fruit that it finds. auto: accurate where a SAM is loaded and X-Deadline-Ms leaves time for it, else fast.",
+        description="fast: the U-Net alone. accurate: the U-Net sees the image at three scales, and a SAM outlines "
+        "each fruit that it finds. auto: accurate where a SAM is loaded and X-Deadline-Ms leaves time for it, else "
+        "fast.",
     )
     finder: Literal["unet", "detector", "both"] | None = Field(
         None,
