@@ -308,6 +308,7 @@ class InspectPipeline:
                 if request.mode == "accurate":
                     raise
                 plan.drop_sam(late)
+                look.release()
                 plan.letterboxes = plan.letterboxes[:1]
                 alone = self._reserve_alone(plan, request, look.runner, context, ready_by=self.engine.clock())
                 inspection, _ = await self._find(plan, alone, decoded, context)
