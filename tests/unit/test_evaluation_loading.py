@@ -116,7 +116,7 @@ def test_a_unet_without_weights_is_left_out_unless_it_was_named(tmp_path: Path) 
     unet = run_folder(tmp_path / "mine", Architecture.UNET_MOBILENETV2)
     (mine,) = find_models(str(unet), "unet", {})
     candidates, notes = load_candidates(Selection(sams=NONE), loader(tmp_path, LOADED_UNET, mine))
-    assert [each.candidate.name for each in candidates.unets] == ["mine"]
+    assert [each.candidate.name for each in candidates.unets] == ["mine", "mine@scales"]
     assert notes[0].startswith(f"{LOADED_UNET.name} was left out: ")
     with pytest.raises(WeightsError):
         load_candidates(Selection(unets=(LOADED_UNET.name,), sams=NONE), loader(tmp_path, LOADED_UNET))

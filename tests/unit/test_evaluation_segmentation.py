@@ -231,6 +231,15 @@ def square(x: int, y: int, half: int, shape: tuple[int, int] = (256, 512)) -> Sa
     return Sample(f"square-{half}", pixels, semantic, (Instance(1, box, PixelClass.HEALTHY),), instances)
 
 
+def test_at_three_scales_fruit_that_a_unet_sees_at_one_alone_is_none() -> None:
+    backend = KnowingUNet(TWO)  # at its own scale
+    measured, _ = run(
+        Candidates([UNetCandidate(LOADED_UNET, backend), UNetCandidate(LOADED_UNET, backend, "scales")], []), TWO
+    )
+    assert values(measured[NAME])["object_recall"] == 1
+    assert values(measured[f"{NAME}@scales"])["object_recall"] == 0
+
+
 def test_a_perfect_unet_scores_1() -> None:
     measured, _ = run(Candidates([unet(TWO, TOUCHING)], []), TWO, TOUCHING)
     found = values(measured[NAME])
