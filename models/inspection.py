@@ -23,6 +23,7 @@ from models.types import BinaryMask, Box, PixelClass, Prompt, SemanticMap, Size
 from models.unet.instances import MIN_REGION, Cells, fruit_labels, label_boxes, label_scores
 from models.unet.letterbox import UNetLetterbox
 from models.unet.postprocess import INFECTED_SHARE, Axis, class_map
+from models.unet.scales import mean_of_scales
 
 _STRAY: Final = -1
 """Label of cells that are fruit, but belong to no detected fruit."""
@@ -134,6 +135,20 @@ class Inspection:
     classes: SemanticMap
     fruits: tuple[Fruit, ...]
     dismissed: int = 0
+
+
+def inspect_scales(outputs: Sequence[NDArray[np.float32]], letterboxes: Sequence[UNetLetterbox]) -> Inspection:
+    """Find the fruits of an image that the U-Net saw at one scale, or at those of `unet_scales`; see `inspect`.
+
+    Args:
+        outputs: one for each letterbox.
+        letterboxes: of the image; pixels and fruits are found in the cells of the first.
+
+    Raises:
+        ValueError: there are not as many outputs as letterboxes, or one has another size.
+    """
+    output = outputs[0] if len(outputs) == 1 else mean_of_scales(outputs, letterboxes)
+    return inspect(output, letterboxes[0])
 
 
 def inspect(output: NDArray[np.float32], letterbox: UNetLetterbox) -> Inspection:

@@ -20,7 +20,7 @@ from models.confidence import INTERVALS
 from models.evaluation.prompts import PromptedFruit, prompted_fruits
 from models.evaluation.results import Candidate
 from models.evaluation.samples import EncodedSample
-from models.inspection import Inspection, inspect, prompt_for, refine
+from models.inspection import Inspection, inspect_scales, prompt_for, refine
 from models.letterbox import Letterbox, Padding, letterbox_for
 from models.masks import MAX_PIXELS, whole
 from models.metrics import mask_iou
@@ -30,7 +30,7 @@ from models.sam.postprocess import masks_of
 from models.sam.prompts import pack
 from models.types import BinaryMask, Mask, PixelClass, Prompt, SemanticMap
 from models.unet.letterbox import input_area, unet_letterbox
-from models.unet.scales import SCALES, mean_of_scales, unet_scales
+from models.unet.scales import SCALES, unet_scales
 
 _BOX_JITTER: Final = (
     f"each side moved by normal noise of {CAREFUL_USER.deviation:.0%} of the box's length, "
@@ -166,8 +166,7 @@ class UNetCandidate:
                 for pixels, letterbox in zip(decoded, letterboxes, strict=True)
             ]
         with watch.stage("postprocess"):
-            output = outputs[0] if len(outputs) == 1 else mean_of_scales(outputs, letterboxes)
-            inspection = inspect(output, letterboxes[0])
+            inspection = inspect_scales(outputs, letterboxes)
         answer = Answer(
             inspection.classes,
             tuple(fruit.mask.full() for fruit in inspection.fruits),

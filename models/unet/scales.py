@@ -1,7 +1,7 @@
 """Shows a U-Net an image at three scales and takes the mean of what it sees: multi-scale inference.
 
-False fruit of one scale is seldom there at the others, and healthy and infected fruit is told apart better by the mean;
-but fruit of a few cells is lost at the smallest scale. So that scale has a say in whether a region is fruit and what is
+False fruit of one scale is seldom there at the others, and the mean separates healthy from infected fruit better; but
+fruit of a few cells is lost at the smallest scale. So that scale has a say in whether a region is fruit and what is
 infected, and none in where its outline is. `docs/accuracy.md` has the figures of this and of what else was tried.
 """
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from models.backends.base import Embedding
 from models.drift import Statistic, image_statistics
 from models.images import Stop
-from models.inspection import Fruit, Grade, Inspection
+from models.inspection import Fruit, Grade, Inspection, inspect_scales
 from models.letterbox import HasResized, resize
 from models.overlay import draw_fruits, encode_overlay
 from models.types import Pixels
@@ -330,7 +330,7 @@ class InspectPipeline:
         plan.outputs = await look.see(decoded.small, context)
         tick = self.engine.clock()
         async with context.hold(Kind.WORK, costs.encoding_classes(plan.letterbox.original, overlay=False)):
-            inspection = await self.engine.in_worker(look.find, plan.outputs)
+            inspection = await self.engine.in_worker(inspect_scales, plan.outputs, look.letterboxes)
         seconds = self.engine.clock() - tick
         self.engine.learn(_find_work(plan), plan.letterbox.original, seconds)
         context.record("postprocess", seconds)

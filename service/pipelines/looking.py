@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inspection import Inspection, inspect
 from models.types import Pixels
 from models.unet.letterbox import UNetLetterbox
-from models.unet.scales import mean_of_scales
 from service.api.context import RequestContext
 from service.runners.unet import UNetRunner
 from service.scheduler.queue import Ticket
@@ -77,11 +75,6 @@ class Look:
         context.timings.queue, context.timings.infer = results[0].queued, sum(each.ran for each in results)
         context.batch.infer = results[0].batch_size
         return [each.value for each in results]
-
-    def find(self, outputs: Sequence[NDArray[np.float32]]) -> Inspection:
-        """Find the fruit in the outputs, in that of all scales together where there are several; for worker threads."""
-        output = outputs[0] if len(outputs) == 1 else mean_of_scales(outputs, self.letterboxes)
-        return inspect(output, self.letterboxes[0])
 
     def release(self) -> None:
         """Release every place that is not running."""

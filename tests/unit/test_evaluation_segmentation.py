@@ -289,7 +289,7 @@ def test_fruit_of_partly_unknown_health_is_measured_by_what_is_known() -> None:
     truth = scene(40, 10, 10)
     truth[:10, 5:15] = PixelClass.FRUIT
     for predicted in (scene(40, 10, 10), scene(40, 10, 10)):
-        predicted[:10, 5:15] = PixelClass.INFECTED  # nobody knows
+        predicted[:10, 5:15] = PixelClass.INFECTED  # unknown
         found = values(result((predicted, sample(truth))))
         assert found["infected_iou_per_image"] == found["fruit_iou_per_image"] == 1
         assert found["infected_fraction_error_per_image"] == 0
